@@ -8,28 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-def tensor_shapes(layers: int, hidden: int, intermediate: int, kv: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
-    for layer in range(layers):
-        name = f"model.layers.{layer}"
-        shapes |= {
-            f"{name}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{name}.self_attn.k_proj.weight": (kv, hidden),
-            f"{name}.self_attn.v_proj.weight": (kv, hidden),
-            f"{name}.self_attn.o_proj.weight": (hidden, hidden),
-            f"{name}.mlp.gate_proj.weight": (intermediate, hidden),
-            f"{name}.mlp.up_proj.weight": (intermediate, hidden),
-            f"{name}.mlp.down_proj.weight": (hidden, intermediate),
-            f"{name}.input_layernorm.weight": (hidden,),
-            f"{name}.post_attention_layernorm.weight": (hidden,),
-        }
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+from tests.checkpoints import llama_shapes
 
 
 def make(
@@ -83,7 +70,7 @@ def main() -> None:
     parser.add_argument("--kv", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=32000)
     options = parser.parse_args()
-    shapes = tensor_shapes(options.layers, options.hidden, options.intermediate, options.kv, options.vocabulary)
+    shapes = llama_shapes(options.layers, options.hidden, options.intermediate, options.vocabulary, options.kv)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": options.hidden,
         "intermediate_size": options.intermediate, "num_hidden_layers": options.layers,

@@ -4,7 +4,7 @@
     python -m venv mk && mk/bin/pip install mergekit==0.1.5
     python benchmarks/merge.py models --mergekit mk/bin/mergekit-yaml --method task_arithmetic
 
-Files are read once before the first run, so that both programs start with a warm page cache. Anonymous and resident
+Files are read before each run, so that both programs start with a warm page cache. Anonymous and resident
 memory of the process are sampled from /proc every 5 ms.
 """
 
@@ -67,6 +67,14 @@ def memory_of(pid: int) -> tuple[float, float]:
     return tuple(int(fields.get(name, "0 kB").split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))  # type: ignore[return-value]
 
 
+def warm(models: Path) -> None:
+    """Read every checkpoint, so that no program pays for what another pushed out of the page cache."""
+    for file in sorted(models.rglob("*.safetensors")):
+        with file.open("rb") as handle:
+            while handle.read(1 << 24):
+                pass
+
+
 def write_recipe(
     file: Path, models: Path, method: str, parameters: dict[str, object], extra: dict[str, object]
 ) -> None:
@@ -99,10 +107,6 @@ def main() -> None:
     recipe = options.work / "recipe.yaml"
     extra = {"calibrate": options.calibrate} if options.calibrate else {}
     write_recipe(recipe, options.models, options.method, options.parameters, extra)
-    for file in sorted(options.models.rglob("*.safetensors")):
-        with file.open("rb") as handle:
-            while handle.read(1 << 24):
-                pass
     ours = options.work / "ours"
     theirs = options.work / "theirs"
     commands = {
@@ -115,6 +119,7 @@ def main() -> None:
         for name, command in commands.items():
             for folder in (ours, theirs):
                 shutil.rmtree(folder, ignore_errors=True)
+            warm(options.models)
             runs[name].append(measure(command))
             print(f"{name:9s} {runs[name][-1]}", flush=True)
     print(f"\nmedian of {options.runs}; {options.method} {options.parameters} {extra}")

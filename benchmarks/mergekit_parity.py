@@ -1,90 +1,306 @@
-"""Compare the element-wise methods with mergekit's own output on a tiny random model, tensor by tensor.
+"""Run mergekit's recipes, whole, through both commands on small random models, and compare what they write.
 
-    python benchmarks/mergekit_parity.py /path/to/an/environment/with/mergekit/bin/python
+    python benchmarks/mergekit_parity.py [--environment FOLDER] [NAME ...]
 
-mergekit runs in the environment given, the methods of svc_dist in this one, both in float32 on the same files. Methods
-without randomness must agree to 1e-6 of a tensor's norm and in every entry; random ones are compared by what they keep.
+mergekit is installed into an environment of its own (made in FOLDER, or used where it is there). ``mergekit-yaml`` and
+``svc-dist merge`` take the same file, with dtype float32. Methods without randomness must agree to 1e-6 of a tensor's
+norm and in every entry; of random ones the same share must be kept in every quarter of the magnitudes, and the sum of
+what is kept must agree. Recipes that are refused must be refused for the reason given here. Ends with 1 where something
+differs.
 
-Where the two differ on purpose:
-
-- TIES keeps ``int(density * numel)`` entries, also where that is none; mergekit keeps at least one.
-- Among equal magnitudes the first in the tensor is kept; in mergekit it is left to an unstable sort.
-- DARE and DELLA divide kept entries by their probability of being kept, as the papers do; mergekit rescales a
-  tensor so that its L1 norm stays what it was.
-- SCE weighs experts by their energy however small it is; mergekit weighs them alike when the mean squares add up to
-  less than 1e-6, which is where deltas of most fine-tunings lie. It also keeps a divisor above 1e-6.
-- Model Stock takes the cosine of small deltas too; mergekit bounds the product of their norms by 1e-6 from below.
+The recipes are our own rendering of what mergekit's documentation and examples show. Where the two differ on purpose is
+in docs/mergekit.md; the models here keep out of it: their deltas are large enough, and no two magnitudes are equal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import tempfile
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from svc_dist.methods.apply import elementwise
-from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.registry import METHODS
+from tests.checkpoints import llama_shapes
 
-LAYERS, HIDDEN, FFN, VOCABULARY, HEADS = 2, 64, 176, 320, 4
-
-#: name -> (method, parameters of all experts, how many experts); weights per expert come on top where a method has them
-CASES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "linear": ("linear", {}, 3),
-    "linear, not normalized": ("linear", {"normalize": False}, 3),
-    "task_arithmetic": ("task_arithmetic", {}, 3),
-    "task_arithmetic, normalized": ("task_arithmetic", {"normalize": True}, 3),
-    "ties 0.2": ("ties", {"density": 0.2}, 3),
-    "ties 0.7, not normalized": ("ties", {"density": 0.7, "normalize": False}, 3),
-    "ties 1.0": ("ties", {"density": 1.0}, 3),
-    "breadcrumbs 0.8/0.02": ("breadcrumbs", {"density": 0.8, "gamma": 0.02}, 3),
-    "breadcrumbs 0.95/0.2": ("breadcrumbs", {"density": 0.95, "gamma": 0.2}, 3),
-    "breadcrumbs_ties 0.4/0.05": ("breadcrumbs_ties", {"density": 0.4, "gamma": 0.05}, 3),
-    "model_stock": ("model_stock", {}, 3),
-    "sce 1.0": ("sce", {"select_topk": 1.0}, 3),
-    "sce 0.3": ("sce", {"select_topk": 0.3}, 3),
-    "slerp 0.3": ("slerp", {"t": 0.3}, 1),
-    "slerp 0.5": ("slerp", {"t": 0.5}, 1),
-    "passthrough": ("passthrough", {}, 1),
-    "dare_linear 0.4": ("dare_linear", {"density": 0.4}, 1),
-    "dare_ties 0.4": ("dare_ties", {"density": 0.4}, 1),
-    "della_linear 0.5/0.3": ("della_linear", {"density": 0.5, "epsilon": 0.3}, 1),
-    "della 0.5/0.3": ("della", {"density": 0.5, "epsilon": 0.3}, 1),
-}
-WEIGHTS = [0.5, 0.3, 0.4]
+VERSION = "0.1.5"
+LAYERS, HIDDEN, FFN, VOCABULARY, HEADS = 5, 64, 176, 320, 4
+TOLERANCE, SHARE = 1e-6, 0.02
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
+_THREE = """
+  - {model: MODELS/1, parameters: {weight: 0.5%s}}
+  - {model: MODELS/2, parameters: {weight: 0.3%s}}
+  - {model: MODELS/3, parameters: {weight: 0.4%s}}"""
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    names: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
-    for layer in range(LAYERS):
-        prefix = f"model.layers.{layer}."
-        names |= {f"{prefix}self_attn.{part}_proj.weight": (HIDDEN, HIDDEN) for part in "qkvo"}
-        names |= {f"{prefix}mlp.{part}_proj.weight": (FFN, HIDDEN) for part in ("gate", "up")}
-        names[f"{prefix}mlp.down_proj.weight"] = (HIDDEN, FFN)
-        names |= {f"{prefix}{norm}_layernorm.weight": (HIDDEN,) for norm in ("input", "post_attention")}
-    return names | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+
+def plain(method: str, own: str = "", shared: str = "", models: str = _THREE) -> str:
+    """A recipe of one method: parameters of each expert, and of all."""
+    listed = models.replace("%s", f", {own}" if own else "")
+    return f"merge_method: {method}\nbase_model: MODELS/0\nmodels:{listed}\nparameters: {{{shared}}}\n"
+
+
+_PAIR = "\n  - model: MODELS/0\n  - model: MODELS/1"
+_ALONE = "\n  - {model: MODELS/1, parameters: {weight: 0.5%s}}"
+
+#: One recipe per method and kind of parameter.
+METHODS = {
+    "linear": plain("linear").replace("base_model: MODELS/0\n", ""),
+    "linear, not normalized": plain("linear", shared="normalize: false").replace("base_model: MODELS/0\n", ""),
+    "linear with its base": plain("linear", models=_THREE + "\n  - {model: MODELS/0, parameters: {weight: 2}}"),
+    "task_arithmetic": plain("task_arithmetic", shared="lambda: 0.7"),
+    "task_arithmetic, normalized": plain("task_arithmetic", shared="normalize: true"),
+    "ties": plain("ties"),
+    "ties 0.2": plain("ties", "density: 0.2"),
+    "ties 0.7, not normalized": plain("ties", "density: 0.7", "normalize: false"),
+    "ties 0.3, rescaled": plain("ties", "density: 0.3", "rescale: true"),
+    "breadcrumbs 0.8/0.02": plain("breadcrumbs", "density: 0.8, gamma: 0.02"),
+    "breadcrumbs 0.95/0.2": plain("breadcrumbs", "density: 0.95, gamma: 0.2"),
+    "breadcrumbs 0.5, rescaled": plain("breadcrumbs", "density: 0.5", "rescale: true, lambda: 0.5"),
+    "breadcrumbs_ties 0.4/0.05": plain("breadcrumbs_ties", "density: 0.4, gamma: 0.05"),
+    "della 1.0": plain("della", "density: 1.0"),
+    "della_linear 1.0": plain("della_linear", "density: 1.0", "lambda: 0.5"),
+    "dare_ties 1.0": plain("dare_ties", "density: 1.0", "normalize: true"),
+    "model_stock": plain("model_stock", models=_THREE.replace(", parameters: {weight: 0.5%s}", "").replace(
+        ", parameters: {weight: 0.3%s}", "").replace(", parameters: {weight: 0.4%s}", "")),
+    "sce": plain("sce", models=_PAIR + "\n  - model: MODELS/2"),
+    "sce 0.3": plain("sce", shared="select_topk: 0.3", models=_PAIR + "\n  - model: MODELS/2\n  - model: MODELS/3"),
+    "slerp 0.3": plain("slerp", shared="t: 0.3", models=_PAIR),
+    "slerp, gradient": plain("slerp", shared="t: [0, 0.9, 0.2]", models=_PAIR),
+    "dare_linear 0.4": plain("dare_linear", "density: 0.4", models=_ALONE),
+    "dare_ties 0.4": plain("dare_ties", "density: 0.4", models=_ALONE),
+    "dare_linear 0.4, not rescaled": plain("dare_linear", "density: 0.4", "rescale: false", models=_ALONE),
+    "della 0.5/0.3": plain("della", "density: 0.5, epsilon: 0.3", models=_ALONE),
+    "della_linear 0.5/0.3": plain("della_linear", "density: 0.5, epsilon: 0.3", models=_ALONE),
+    "della_linear 0.5/0.3, not rescaled": plain("della_linear", "density: 0.5, epsilon: 0.3", "rescale: false",
+                                                models=_ALONE),
+}  # fmt: skip
+
+#: What mergekit's documentation and examples show, by what they are there: our rendering.
+DOCUMENTED = {
+    "examples/linear.yml": """
+models:
+  - {model: MODELS/1, parameters: {weight: 1.0}}
+  - {model: MODELS/2, parameters: {weight: 0.3}}
+  - {model: MODELS/3, parameters: {weight: 0.5}}
+merge_method: linear
+""",
+    "examples/bio-merge.yml": """
+models:
+  - model: MODELS/1
+    parameters: {density: 0.5, weight: 0.5}
+  - model: MODELS/2
+    parameters: {density: 0.5, weight: 0.5}
+merge_method: ties
+base_model: MODELS/0
+parameters:
+  normalize: false
+  int8_mask: true
+""",
+    "examples/gradient-slerp.yml, its slice as models": """
+models:
+  - model: MODELS/0
+  - model: MODELS/1
+merge_method: slerp
+base_model: MODELS/0
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - value: 0.5
+""",
+    "examples/mega.yml, second document": """
+models:
+  - model: MODELS/1
+    parameters:
+      density: [1, 0.7, 0.1]
+      weight: 1.0
+  - model: MODELS/2
+    parameters:
+      density: 0.33
+      weight:
+        - filter: mlp
+          value: 0.5
+        - value: 0
+merge_method: ties
+base_model: MODELS/0
+parameters:
+  normalize: true
+  int8_mask: true
+""",
+    "examples/vlm-ties.yml, the base among the models": """
+models:
+  - model: MODELS/1
+    parameters:
+      density: [1, 0.7, 0.1]
+      weight: 1.0
+  - model: MODELS/0
+    parameters:
+      density: 0.5
+      weight: [0, 0.3, 0.7, 1]
+merge_method: ties
+base_model: MODELS/0
+parameters:
+  normalize: true
+  int8_mask: true
+""",
+    "examples/ties.yml, three gradients": """
+models:
+  - model: MODELS/1
+    parameters:
+      density: [0.8, 0.3, 0.1]
+      weight: [1.0, 0.8, 0.5]
+  - model: MODELS/2
+    parameters:
+      density: [0.1, 0.4, 0.1]
+      weight: [0.2, 0.8, 0.1]
+  - model: MODELS/3
+    parameters:
+      density: [0.1, 0.2, 0.6]
+      weight: [0.5, 0.8, 1.0]
+merge_method: ties
+base_model: MODELS/0
+parameters:
+""",
+    "README, tokenizer and chat template": """
+models:
+  - model: MODELS/1
+    parameters: {weight: 0.6}
+  - model: MODELS/2
+    parameters: {weight: 0.4}
+merge_method: task_arithmetic
+base_model: MODELS/0
+tokenizer: {source: base}
+chat_template: chatml
+""",
+    "README, tokenizer_source of a model": """
+models:
+  - model: MODELS/1
+    parameters: {weight: 0.6}
+  - model: MODELS/2
+    parameters: {weight: 0.4}
+  - model: MODELS/3
+    parameters: {weight: 0.2}
+merge_method: linear
+base_model: MODELS/1
+tokenizer_source: MODELS/2
+chat_template: auto
+out_dtype: float32
+""",
+    "docs/merge_methods.md, breadcrumbs_ties": """
+models:
+  - model: MODELS/1
+  - model: MODELS/2
+merge_method: breadcrumbs_ties
+base_model: MODELS/0
+parameters:
+  weight: 0.5
+  density: 0.9
+  gamma: 0.01
+  lambda: 1.2
+""",
+    "docs/merge_methods.md, model_stock": """
+models:
+  - model: MODELS/1
+  - model: MODELS/2
+  - model: MODELS/3
+merge_method: model_stock
+base_model: MODELS/0
+""",
+}
+
+#: Recipes of the same sources that are refused, and what the refusal says.
+REFUSED = {
+    "examples/gradient-slerp.yml, with slices": (
+        """
+slices:
+  - sources:
+      - {model: MODELS/0, layer_range: [0, 5]}
+      - {model: MODELS/1, layer_range: [0, 5]}
+merge_method: slerp
+base_model: MODELS/0
+parameters: {t: 0.5}
+""",
+        "if 5 layers are all that the models have, write in place of `slices`",
+    ),
+    "examples/orcamini-platy-44layer.yml": (
+        """
+slices:
+  - sources: [{model: MODELS/1, layer_range: [0, 3]}]
+  - sources: [{model: MODELS/2, layer_range: [2, 5]}]
+merge_method: passthrough
+""",
+        "layers are not taken from different models",
+    ),
+    "examples/chipalign.yml": (
+        """
+models: [{model: MODELS/1}, {model: MODELS/2}]
+merge_method: nuslerp
+tokenizer: {source: union}
+""",
+        "a union of vocabularies is not built here",
+    ),
+    "docs/merge_methods.md, karcher": (
+        "models: [{model: MODELS/1}, {model: MODELS/2}]\nmerge_method: karcher\nbase_model: MODELS/0\n",
+        "mergekit's karcher is not done here",
+    ),
+    "README, tokens of a tokenizer": (
+        """
+models: [{model: MODELS/1, parameters: {weight: 1}}]
+merge_method: task_arithmetic
+base_model: MODELS/0
+tokenizer: {source: base, tokens: {"<|im_start|>": {source: MODELS/1}}}
+""",
+        "embeddings are not rebuilt token by token",
+    ),
+}
+
+#: Run by mergekit's own python: one start of the library for all recipes.
+THEIRS = """
+import sys
+from mergekit.scripts.run_yaml import main
+for config, output in zip(sys.argv[1::2], sys.argv[2::2]):
+    main([config, output, "--random-seed", "1", "--no-write-model-card", "--quiet"], standalone_mode=False)
+"""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How far two results are apart, and whether that is too far."""
+
+    text: str
+    differs: bool
 
 
 def write_models(folder: Path) -> list[dict[str, Tensor]]:
-    """A base and three experts of it in ``folder/0`` to ``folder/3``."""
+    """A base and three experts of it in ``folder/0`` to ``folder/3``, with a tokenizer."""
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "vocab_size": VOCABULARY,
         "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS, "max_position_embeddings": 128, "tie_word_embeddings": False,
         "torch_dtype": "float32", "rms_norm_eps": 1e-5, "hidden_act": "silu",
     }  # fmt: skip
+    vocabulary = {f"t{number}": number for number in range(VOCABULARY)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}
+    tokenizer = {"version": "1.0", "model": model, "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}}
     generator = torch.Generator().manual_seed(0)
-    base = {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes().items()}
-    shared = {name: torch.randn(shape, generator=generator) for name, shape in shapes().items()}
+    shapes = llama_shapes(LAYERS, HIDDEN, FFN, VOCABULARY, HIDDEN)
+    base = {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
+    shared = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     models = [base]
     for index in range(3):
         expert = {}
@@ -92,108 +308,143 @@ def write_models(folder: Path) -> list[dict[str, Tensor]]:
             own = torch.randn(tensor.shape, generator=generator)
             expert[name] = tensor + (0.01 + 0.005 * index) * (own + 0.7 * shared[name])
         models.append(expert)
-    for number, model in enumerate(models):
-        (folder / str(number)).mkdir()
-        save_file(model, folder / str(number) / "model.safetensors", metadata={"format": "pt"})
-        (folder / str(number) / "config.json").write_text(json.dumps(config))
+    for number, tensors in enumerate(models):
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+        (place / "config.json").write_text(json.dumps(config))
+        (place / "tokenizer.json").write_text(json.dumps(tokenizer))
+        template = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": f"{{{{ messages }}}} of {number // 2}",
+        }
+        (place / "tokenizer_config.json").write_text(json.dumps(template))
     return models
 
 
-def theirs(python: str, folder: Path, method: str, parameters: dict[str, Any], count: int) -> dict[str, Tensor]:
-    """mergekit's merge of the first ``count`` experts."""
-    entries: list[dict[str, Any]] = []
-    for index in range(count):
-        own = {"weight": WEIGHTS[index]} if METHODS[method].parameter("weight") else {}
-        own |= {key: value for key, value in parameters.items() if _per_model(method, key)}
-        entries.append({"model": str(folder / str(index + 1)), "parameters": own})
-    shared = {key: value for key, value in parameters.items() if not _per_model(method, key)}
-    if method == "slerp":
-        entries.insert(0, {"model": str(folder / "0"), "parameters": {}})
-    recipe: dict[str, Any] = {"merge_method": method, "models": entries, "parameters": shared, "dtype": "float32"}
-    if method == "passthrough":
-        layers = {"model": entries[0]["model"], "layer_range": [0, LAYERS]}
-        recipe = {"merge_method": method, "slices": [{"sources": [layers]}], "dtype": "float32"}
-    elif method != "linear":
-        recipe["base_model"] = str(folder / "0")
-    config, output = folder / "recipe.yaml", folder / "merged"
-    config.write_text(json.dumps(recipe))  # JSON is YAML
-    command = [python, "-m", "mergekit.scripts.run_yaml", str(config), str(output), "--random-seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"mergekit failed on {method}:\n{done.stderr[-3000:]}")
-    merged: dict[str, Tensor] = {}
-    for file in sorted(output.glob("*.safetensors")):
-        merged |= load_file(file)
-        file.unlink()
-    return merged
+def installed(environment: Path) -> Path:
+    """The python of an environment with mergekit, which is made where it is not there."""
+    python = environment / "bin" / "python"
+    if not python.exists():
+        print(f"making an environment with mergekit {VERSION} in {environment}", flush=True)
+        venv.create(environment, with_pip=True)
+        constraint = f"torch=={torch.__version__}"
+        subprocess.run([python, "-m", "pip", "install", "-q", f"mergekit=={VERSION}", constraint], check=True)
+    return python
 
 
-def ours(models: list[dict[str, Tensor]], name: str, method: str, parameters: dict[str, Any], count: int) -> Tensor:
-    """The same by svc_dist's methods, one tensor."""
-    chosen = METHODS[method]
-    complete: dict[str, Any] = {}
-    for parameter in chosen.parameters:
-        value = parameters.get(parameter.name, parameter.default)
-        complete[parameter.name] = [value] * count if parameter.per_model else value
-    if "weight" in complete:
-        complete["weight"] = WEIGHTS[:count]
-    if chosen.takes_base:
-        complete["base_weight"] = 0.0
-    base = models[0][name]
-    deltas = TaskDeltas([model[name] for model in models[1 : count + 1]], base, tensor=name)
-    if method == "passthrough":
-        return models[1][name]
-    return base + elementwise(deltas, chosen, complete)
+def written(folder: Path, name: str, text: str) -> tuple[Path, Path]:
+    """The file of a recipe, and the folder for its result."""
+    place = folder / "".join(letter if letter.isalnum() else "_" for letter in name)
+    place.mkdir()
+    recipe = yaml.safe_load(text.replace("MODELS", str(folder / "models")))
+    (place / "recipe.yaml").write_text(yaml.safe_dump({"dtype": "float32", **recipe}, sort_keys=False))
+    return place / "recipe.yaml", place
 
 
-def _per_model(method: str, key: str) -> bool:
-    parameter = METHODS[method].parameter(key)
-    return parameter is not None and parameter.per_model
+def ours(recipe: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """``svc-dist merge``."""
+    command = [sys.executable, "-m", "svc_dist", "merge", str(recipe), str(output), "--executor", "inline"]
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
 
 
-def kept_by_rank(base: Tensor, expert: Tensor, merged: Tensor) -> list[float]:
-    """Shares of entries that a random method kept, by quarters of the magnitude rank within rows."""
-    delta, kept = expert - base, (merged - base).abs() > 1e-9
-    order = delta.abs().argsort(dim=1)
-    return [float(part.double().mean()) for part in kept.gather(1, order).tensor_split(4, dim=1)]
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def compare(models: list[dict[str, Tensor]], recipe: dict[str, Any], one: Path, other: Path) -> Compared:
+    """Two results of one recipe."""
+    mine, theirs = tensors(one), tensors(other)
+    if set(mine) != set(theirs):
+        return Compared(f"other tensors: {sorted(set(mine) ^ set(theirs))[:3]}", True)
+    densities = [entry.get("parameters", {}).get("density", 1.0) for entry in recipe["models"]]
+    if recipe["merge_method"] in RANDOM and densities != [1.0] * len(densities):
+        return _by_share(models, mine, theirs)
+    errors = [
+        float(torch.linalg.norm(mine[name].double() - theirs[name]) / torch.linalg.norm(theirs[name].double()))
+        for name in mine
+    ]
+    largest = max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
+    return Compared(f"{max(errors):10.1e} {largest:10.1e}", max(errors) > TOLERANCE or largest > TOLERANCE)
+
+
+def _by_share(models: list[dict[str, Tensor]], mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> Compared:
+    """What two draws kept of one expert, by quarters of the magnitude rank within rows, and the sum of it."""
+    base, expert = models[0], models[1]
+    rows = [name for name, tensor in base.items() if tensor.dim() == 2]
+    kept, size = [], []
+    for result in (mine, theirs):
+        shares, sums = torch.zeros(4, dtype=torch.float64), 0.0
+        for name in rows:
+            delta = result[name] - base[name]
+            order = (expert[name] - base[name]).abs().argsort(dim=1)
+            quarters = (delta.abs() > 1e-9).gather(1, order).double().tensor_split(4, dim=1)
+            shares += torch.stack([part.mean() for part in quarters]) / len(rows)
+            sums += float((delta * (expert[name] - base[name]).sign()).sum())
+        kept.append(shares)
+        size.append(sums)
+    apart, ratio = float((kept[0] - kept[1]).abs().max()), size[0] / size[1]
+    texts = ["/".join(f"{100 * float(share):.0f}" for share in shares) for shares in kept]
+    text = f"kept by rank {texts[0]} %, theirs {texts[1]} %; sum {ratio:.3f} of theirs"
+    return Compared(text, apart > SHARE or abs(ratio - 1) > SHARE)
+
+
+def same_companions(one: Path, other: Path) -> str | None:
+    """What differs between two results beside the weights."""
+    from transformers import AutoTokenizer
+
+    first, second = (AutoTokenizer.from_pretrained(place) for place in (one, other))
+    if first.get_vocab() != second.get_vocab():
+        return "other vocabularies"
+    chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    said = [tokenizer.apply_chat_template(chat, tokenize=False) for tokenizer in (first, second)]
+    return None if said[0] == said[1] else f"another chat: {said[0]!r}, theirs {said[1]!r}"
+
+
+def run(python: Path, folder: Path, wanted: list[str]) -> Iterator[tuple[str, Compared]]:
+    models = write_models(folder / "models")
+    recipes = {name: text for name, text in {**METHODS, **DOCUMENTED}.items() if not wanted or name in wanted}
+    places = {name: written(folder, name, text) for name, text in recipes.items()}
+    pairs = [part for recipe, place in places.values() for part in (str(recipe), str(place / "theirs"))]
+    if pairs:
+        done = subprocess.run([python, "-c", THEIRS, *pairs], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"mergekit failed:\n{done.stderr[-3000:]}")
+    for name, (recipe, place) in places.items():
+        merged = ours(recipe, place / "ours")
+        if merged.returncode:
+            yield name, Compared(merged.stderr.strip(), True)
+            continue
+        data = yaml.safe_load(recipe.read_text())
+        compared = compare(models, data, place / "ours", place / "theirs")
+        problem = same_companions(place / "ours", place / "theirs") if "chat_template" in data else None
+        yield name, compared if problem is None else Compared(f"{compared.text} {problem}", True)
+    for name, (text, words) in REFUSED.items():
+        if not wanted or name in wanted:
+            recipe, place = written(folder, name, text)
+            merged = ours(recipe, place / "ours")
+            refused = merged.returncode == 2 and words in merged.stderr
+            yield (
+                name,
+                Compared(f"refused: {words}" if refused else merged.stderr.strip() or "not refused", not refused),
+            )
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("python", help="the python of an environment with mergekit")
-    python = arguments.parse_args().python
+    arguments.add_argument("--environment", type=Path, help="folder of the environment with mergekit; kept if named")
+    arguments.add_argument("names", nargs="*", help="recipes to run; default: all")
+    given = arguments.parse_args()
     failed = 0
-    with tempfile.TemporaryDirectory() as place:
+    with TemporaryDirectory() as place:
         folder = Path(place)
-        models = write_models(folder)
-        print(f"{'case':30} {'relative error':>15} {'largest entry':>15}")
-        for case, (method, parameters, count) in CASES.items():
-            other = theirs(python, folder, method, parameters, count)
-            assert set(other) == set(models[0]), set(other) ^ set(models[0])
-            results = {name: ours(models, name, method, parameters, count) for name in other}
-            if method in RANDOM:
-                rows = [name for name, tensor in other.items() if tensor.dim() == 2]
-                shares = torch.tensor([
-                    [kept_by_rank(models[0][name], models[1][name], result[name]) for result in (other, results)]
-                    for name in rows
-                ]).mean(0)  # fmt: skip
-                wrong = float((shares[0] - shares[1]).abs().max()) > 0.02
-                print(f"{case:30} kept by rank: theirs {_percent(shares[0])}, ours {_percent(shares[1])}", end="")
-            else:
-                errors = [
-                    float(torch.linalg.norm(results[name].double() - other[name]) / torch.linalg.norm(other[name]))
-                    for name in other
-                ]
-                largest = max(float((results[name] - other[name]).abs().max()) for name in other)
-                wrong = max(errors) > 1e-6 or largest > 1e-6
-                print(f"{case:30} {max(errors):15.1e} {largest:15.1e}", end="")
-            print("   DIFFERS" if wrong else "")
-            failed += wrong
+        python = installed(given.environment or folder / "environment")
+        print(f"{'recipe':50}  relative    largest", flush=True)
+        for name, compared in run(python, folder, given.names):
+            print(f"{name:50} {compared.text}{'   DIFFERS' if compared.differs else ''}", flush=True)
+            failed += compared.differs
     return 1 if failed else 0
-
-
-def _percent(shares: Tensor) -> str:
-    return "/".join(f"{100 * float(share):.0f}" for share in shares) + " %"
 
 
 if __name__ == "__main__":

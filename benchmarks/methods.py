@@ -31,30 +31,14 @@ from torch import Tensor
 from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import METHODS
+from svc_dist.run.host import return_freed_memory
 from tests.methods import spectral_references as plain
 from tests.methods.peak_memory import PeakMemory
+from tests.methods.spectral_cases import fine_tunes
 
 SHAPES = ("2048x2048", "5632x2048", "2048x5632", "4096x4096")
+SEED = 7
 ALL = ("svc", "swudi", "swudi_a", "tsv_m", "iso_c", "iso_cts", "star", "wudi", "optmerge")
-
-
-def experts_like_fine_tunes(rows: int, columns: int, experts: int, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
-    """A base and ``experts`` fine-tunes: strong directions shared by all, own ones that decay, and a dense rest."""
-    generator = torch.Generator().manual_seed(7)
-    rank = min(rows, columns) // 4
-
-    def directions(strength: float, decay: float, count: int) -> Tensor:
-        values = strength * torch.arange(1, count + 1) ** -decay
-        left = torch.randn(rows, count, generator=generator) / math.sqrt(rows)
-        return (left * values) @ torch.randn(count, columns, generator=generator) / math.sqrt(columns)
-
-    base = torch.randn(rows, columns, generator=generator) * 0.02
-    shared = directions(3.0, 0.7, max(8, rank // 8))
-    models = [base.to(dtype)]
-    for _ in range(experts):
-        dense = torch.randn(rows, columns, generator=generator) * 3e-4
-        models.append((base + 0.7 * shared + directions(2.0, 0.6, rank) + dense).to(dtype))
-    return models
 
 
 def plain_form(method: str, steps: int) -> Callable[[Tensor], Tensor]:
@@ -107,7 +91,8 @@ def _measure_peak(
     form: str, method: str, shape: str, experts: int, steps: int, options: dict[str, Any], threads: int
 ) -> float:
     torch.set_num_threads(threads)
-    models = experts_like_fine_tunes(*_size(shape), experts)
+    return_freed_memory()  # as a worker does, for every form
+    models = fine_tunes(*_size(shape), experts, SEED)
     warm = torch.randn(64, 64)
     torch.linalg.eigh(warm @ warm.T)
     with PeakMemory() as memory:
@@ -161,7 +146,7 @@ def main() -> None:
                     for form in chosen.forms:
                         row[f"{form} MiB"] = round(peak_of(form, method, shape, experts, chosen.steps, options))
                 else:
-                    models = experts_like_fine_tunes(*_size(shape), experts)
+                    models = fine_tunes(*_size(shape), experts, SEED)
                     row.update(measured(method, models, chosen, options))
                     for form in chosen.forms:
                         if f"{form} speedup" in row:

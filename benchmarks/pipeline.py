@@ -1,16 +1,19 @@
 """A whole-model SVC merge beside the sequential form that papers' code has: one matrix after another on all cores.
 
-    python benchmarks/checkpoints.py models --layers 4
-    python benchmarks/pipeline.py models
+    python benchmarks/checkpoints.py models
+    python benchmarks/pipeline.py models --layers 6
 
 The sequential form reads the models, and for each matrix stacks the deltas in float32, sums them, makes a full SVD and
 calibrates (``tests/methods/spectral_references.py``), with torch's threads on all cores. Ours is the command
-``svc-dist merge`` with the same recipe, from process start to published model.
+``svc-dist merge`` with the same recipe, from process start to published model. ``--layers`` makes smaller models first,
+of the first so many layers of the models given.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -46,9 +49,33 @@ for shard in sorted(folders[0].glob("*.safetensors")):
 """
 
 
+def shortened(models: Path, folder: Path, layers: int) -> Path:
+    """Copies in ``folder`` of the models in ``models``, each in one shard, without the layers past ``layers``."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    def wanted(name: str) -> bool:
+        number = re.search(r"\blayers\.(\d+)\.", name)
+        return number is None or int(number[1]) < layers
+
+    for model in sorted(path for path in models.iterdir() if path.is_dir()):
+        tensors = {}
+        for shard in sorted(model.glob("*.safetensors")):
+            with safe_open(shard, framework="pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+        (folder / model.name).mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / model.name / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": layers}
+        (folder / model.name / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, help="folder made by checkpoints.py")
+    parser.add_argument(
+        "--layers", type=int, help="merge only so many of the models' layers, and what is outside of them"
+    )
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--flags", default="", help="more options for svc-dist merge")
     parser.add_argument("--work", type=Path, default=Path("benchmark-work"))
@@ -56,6 +83,8 @@ def main() -> None:
     from benchmarks.merge import write_recipe
 
     options.work.mkdir(exist_ok=True)
+    if options.layers is not None:
+        options.models = shortened(options.models, options.work / f"layers-{options.layers}", options.layers)
     recipe, ours, theirs = options.work / "svc.yaml", options.work / "pipeline", options.work / "sequential"
     write_recipe(recipe, options.models, "task_arithmetic", {}, {"calibrate": "svc"})
     root = str(Path(__file__).resolve().parents[1])
@@ -73,6 +102,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - began)
             print(f"{name:10s} {seconds[name][-1]:7.1f} s", flush=True)
     ratios = [b / a for a, b in zip(seconds["svc-dist"], seconds["sequential"], strict=True)]
+    print(f"{options.layers or 'all'} layers")
     print(f"sequential / svc-dist: median {statistics.median(ratios):.2f} of {options.runs}")
 
 

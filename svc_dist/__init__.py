@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from svc_dist.errors import SvcDistError
 
 if TYPE_CHECKING:
-    from svc_dist.api import calibrate, make_plan, merge, merge_deltas
+    from svc_dist.api import calibrate, inspect, make_plan, merge, merge_deltas, predict
 
 __version__ = version("svc-dist")
-__all__ = ["SvcDistError", "calibrate", "make_plan", "merge", "merge_deltas"]
+__all__ = ["SvcDistError", "calibrate", "inspect", "make_plan", "merge", "merge_deltas", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `import svc_dist` stays cheap, torch comes only with what needs it.
-    if name in ("calibrate", "make_plan", "merge", "merge_deltas"):
+    if name in ("calibrate", "inspect", "make_plan", "merge", "merge_deltas", "predict"):
         return getattr(import_module("svc_dist.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
+from svc_dist.choices import complete_calibration
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan import Plan, Settings
 from svc_dist.plan import make_plan as _make_plan
-from svc_dist.recipe import Recipe, complete_calibration, load_recipe, recipe_from
+from svc_dist.recipe import load_recipe, recipe_from
+from svc_dist.schema import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from svc_dist.methods.calibration import Calibrated
+    from svc_dist.run.cost.prediction import Prediction
     from svc_dist.run.session import MergeReport
 
 
@@ -31,15 +36,20 @@ def merge(
     threads_per_unit: int | None = None,
     max_shard_size: str | int | None = None,
     scratch: str | None = None,
+    access: Access = DEFAULT_ACCESS,
     restart: bool = False,
     grace: float = 60.0,
+    max_runtime: float | None = None,
+    unit_deadline: float = 1800.0,
     progress: bool = False,
 ) -> MergeReport:
-    """Merge the experts of a recipe into a model in the folder ``output``; called again, it goes on or finds it done.
+    """Merge the experts of a recipe into a model at ``output``, a folder or URL; called again, it goes on or is done.
 
     ``recipe``: a file, or what its YAML would parse to (relative paths then count from the working folder). The options
-    are those of ``svc-dist merge --help``. Raises SvcDistError; its ``exit_code`` is what the command would end with.
+    are those of ``svc-dist merge --help``; ``access`` says how storages are reached that the recipe says nothing of.
+    Raises SvcDistError; its ``exit_code`` is what the command would end with.
     """
+    from svc_dist.run.loop import Limits
     from svc_dist.run.session import Options, run_merge
 
     options = Options(
@@ -50,8 +60,9 @@ def merge(
         precision=precision,
         threads_per_unit=threads_per_unit,
         scratch=scratch,
+        access=access,
         restart=restart,
-        grace=grace,
+        limits=Limits(grace, max_runtime, unit_deadline),
         bar=progress,
     )
     return run_merge(_sized(_recipe(recipe), max_shard_size), str(output), options)
@@ -65,18 +76,71 @@ def make_plan(
     threads_per_unit: int | None = None,
     device: str = "cpu",
     max_shard_size: str | int | None = None,
+    access: Access = DEFAULT_ACCESS,
 ) -> Plan:
     """What a merge would do, from headers alone. With ``output``: the settings of the run that is there, if one is."""
     settings = Settings()
+    checked = _sized(_recipe(recipe), max_shard_size)
+    access = checked.access(access)
     if output is not None:
-        from svc_dist.run.journal import Journal
+        from svc_dist.run.output import Output
 
-        old = Journal.at(str(output)).plan()
+        old = Output(str(output), access).journal.plan()
         settings = old.settings if old is not None else settings
     settings = Settings(
         precision or settings.precision, threads_per_unit or settings.threads_per_unit, device or settings.device
     )
-    return _make_plan(_sized(_recipe(recipe), max_shard_size), settings)
+    return _make_plan(checked, settings, access)
+
+
+def inspect(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    layers: str | None = None,
+    *,
+    access: Access = DEFAULT_ACCESS,
+    slots: int | None = None,
+    precision: str = "mixed",
+    scratch: str | None = None,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """What SVC would find in the plain sum of a recipe's task deltas, in the form of ``merge_report.json``.
+
+    ``layers``: ``"0,10,20-23"``, or all. See ``report.diagnosis.Diagnosis`` for what can be read from it. Raises
+    RecipeError, PlanError, DamagedInputError, StorageError.
+    """
+    from svc_dist.run.inspect import inspect as look
+    from svc_dist.run.inspect import parse_layers
+
+    wanted = None if layers is None else parse_layers(layers)
+    return look(_recipe(recipe), wanted, access, slots=slots, precision=precision, scratch=scratch, tell=tell)
+
+
+def predict(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    cluster: str,
+    *,
+    precision: str | None = None,
+    max_shard_size: str | int | None = None,
+    access: Access = DEFAULT_ACCESS,
+) -> Prediction:
+    """What a merge would take on a cluster, simulated from its plan: seconds, what bounds them, bytes, requests.
+
+    ``cluster``: ``nodes=4,gpus=8,gpu=h100,net=25Gbps``, ``nodes=2,cpus=16`` or ``host=FILE,slots=2``, as of
+    ``svc-dist plan --cluster``. Raises RecipeError and what ``make_plan`` does.
+    """
+    from svc_dist.run.cost.cluster import parse_cluster
+    from svc_dist.run.cost.prediction import predict as simulated
+
+    machines = parse_cluster(cluster)
+    plan = make_plan(
+        recipe,
+        precision=precision,
+        threads_per_unit=machines.threads_per_unit,
+        device=machines.device,
+        max_shard_size=max_shard_size,
+        access=access,
+    )
+    return simulated(plan, machines)
 
 
 def merge_deltas(
@@ -89,6 +153,7 @@ def merge_deltas(
 ) -> Tensor:
     """The merged delta of one tensor from its K task deltas, all of one shape.
 
+    Three dimensions are a batch of matrices, more are a convolution kernel: one matrix ``(out, -1)``.
     ``method`` and ``parameters`` as in a recipe (``weight=0.3`` for all, ``weight=[0.3, 0.5]`` one per expert);
     ``calibrate``: ``"svc"`` or ``{"method": "svc", "alpha": 1.0, "side": "left"}``. Returns a tensor of that shape in
     the compute dtype of ``precision``, times ``lambda`` where given. Raises RecipeError, NumericsError.
@@ -97,7 +162,8 @@ def merge_deltas(
 
     from svc_dist.methods.apply import merged_pieces
     from svc_dist.methods.deltas import Copy, TaskDeltas
-    from svc_dist.methods.linalg import PRECISIONS
+    from svc_dist.methods.linalg import PRECISIONS, require_finite
+    from svc_dist.methods.low_rank import LowRank
 
     if precision not in PRECISIONS:
         raise RecipeError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
@@ -113,11 +179,13 @@ def merge_deltas(
         name = given.get("method")
         if name not in CALIBRATIONS:
             raise RecipeError(f"there is no calibration '{name}'; known: {', '.join(CALIBRATIONS)}")
-        calibration = complete_calibration(CALIBRATIONS[str(name)], given, len(deltas), "calibrate")
+        calibration = complete_calibration(CALIBRATIONS[str(name)], given, len(deltas), lambda key: f"calibrate.{key}")
     shape = deltas[0].shape
     batch: tuple[int, int, int] | None = None
-    if len(shape) in (2, 3):
-        batch = (1 if len(shape) == 2 else shape[0], shape[-2], shape[-1])
+    if len(shape) == 3:
+        batch = (shape[0], shape[1], shape[2])
+    elif len(shape) > 1:
+        batch = (1, shape[0], math.prod(shape[1:]))
     if batch is None and METHODS[method].family == "spectral":
         raise RecipeError(f"{method} takes matrices; these deltas have shape {list(shape)}")
     device = str(deltas[0].device)
@@ -127,8 +195,11 @@ def merge_deltas(
     for start, end, merged, _ in merged_pieces(taken, method, complete, calibration, batch):
         if isinstance(merged, Copy):
             merged = taken.chunk(start, end)[merged.expert]
+        if isinstance(merged, LowRank):
+            merged = merged.dense(taken.dtype, device)
         if merged is not None:
             torch.mul(merged, scale, out=flat[start:end])
+    require_finite(result, f"the delta merged by {method}")
     return result
 
 
@@ -153,7 +224,7 @@ def calibrate(
     if merged.ndim != 2 or not deltas or any(delta.shape != merged.shape for delta in deltas):
         raise RecipeError("calibrate wants a matrix and one or more deltas of its shape")
     given = {"method": "svc", "side": side} | ({} if alpha is None else {"alpha": alpha})
-    complete = complete_calibration(CALIBRATIONS["svc"], given, len(deltas), "calibrate")
+    complete = complete_calibration(CALIBRATIONS["svc"], given, len(deltas), lambda key: f"calibrate.{key}")
     dtype = compute_dtype(precision)
     return svc(
         merged.detach().to(dtype),

@@ -8,23 +8,25 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svc_dist.errors import DrainedError, ExitCode, SvcDistError, VerificationError
+from svc_dist import logs
+from svc_dist.errors import ExitCode, RecipeError, StorageError, SvcDistError, VerificationError
 
 if TYPE_CHECKING:
+    from svc_dist.checkpoint.access import Access
     from svc_dist.plan import Plan
 
 app = typer.Typer(
     name="svc-dist",
     help="Merge fine-tuned experts of very large models: out of core, resumable, spectrally calibrated.",
     epilog="Exit codes: 0 done and verified, 2 recipe or usage, 3 input damaged or changed, 4 storage, 5 another live "
-    "run holds the output, 6 some units failed (resumable), 70 internal, 75 stopped as asked (try again).",
+    "run holds the output, 6 some units failed (resumable), 70 internal, 75 stopped as asked, or the cluster was lost "
+    "(try again).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,15 +46,34 @@ Threads = Annotated[
 ]
 
 
+Endpoint = Annotated[
+    str | None, typer.Option(help="S3-compatible store, where the recipe says nothing (also: AWS_ENDPOINT_URL)")
+]
+Profile = Annotated[str | None, typer.Option(help="AWS profile, where the recipe says nothing (also: AWS_PROFILE)")]
+Anonymous = Annotated[bool, typer.Option("--anonymous", help="read public data without credentials")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from svc_dist import __version__
+
+        typer.echo(f"svc-dist {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options() -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
     """Merge fine-tuned experts of very large models: out of core, resumable, spectrally calibrated."""
 
 
 @app.command()
 def merge(
     recipe: RecipeArgument,
-    output: Annotated[str, typer.Argument(help="folder for the merged model", metavar="OUTPUT")],
+    output: Annotated[str, typer.Argument(help="folder or URL for the merged model", metavar="OUTPUT")],
     executor: Annotated[
         str,
         typer.Option(help="auto, inline (threads in this process) or ray; auto: inline on one device", metavar="KIND"),
@@ -66,8 +87,23 @@ def merge(
     scratch: Annotated[
         str | None, typer.Option(help="folder for ranges of remote inputs; default: the system's temporary folder")
     ] = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+    parallel: Annotated[int, typer.Option(help="storage requests in flight for one unit")] = 16,
+    storage_deadline: Annotated[
+        float, typer.Option(help="seconds for which a storage request that fails for a passing reason is tried again")
+    ] = 300.0,
+    storage_timeout: Annotated[float, typer.Option(help="seconds after which a storage request has failed")] = 60.0,
     restart: Annotated[bool, typer.Option("--restart", help="discard what an earlier run put into OUTPUT")] = False,
     grace: Annotated[float, typer.Option(help="seconds that units in flight get after SIGTERM or Ctrl-C")] = 60.0,
+    max_runtime: Annotated[
+        float | None, typer.Option(help="seconds after which to stop in order, with exit code 75, to go on later")
+    ] = None,
+    unit_deadline: Annotated[
+        float,
+        typer.Option(help="seconds after which a unit on a cluster counts as lost, beside what its size explains"),
+    ] = 1800.0,
     log_format: Annotated[str, typer.Option(help="text or json", metavar="FORMAT")] = "text",
 ) -> None:
     """Plan, run, publish and verify a merge. The same command again goes on where it stopped.
@@ -78,11 +114,14 @@ def merge(
     from svc_dist.api import merge as run
     from svc_dist.sizes import format_size
 
-    report = run(
-        recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
-        threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch, restart=restart, grace=grace,
-        progress=log_format == "text" and sys.stderr.isatty(),
-    )  # fmt: skip
+    with logs.prints_logged():
+        report = run(
+            recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
+            threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch,
+            access=_access(endpoint_url, profile, anonymous, parallel, storage_deadline, storage_timeout),
+            restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
+            progress=log_format == "text" and sys.stderr.isatty(),
+        )  # fmt: skip
     if log_format == "json":
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(report)})
         return
@@ -99,24 +138,69 @@ def plan(
     output: Annotated[
         str | None, typer.Argument(help="plan with the settings of the run there", metavar="[OUTPUT]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the whole plan as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the whole plan, or the prediction, as JSON")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="simulate the merge there: nodes=4,gpus=8,gpu=h100,net=25Gbps or nodes=2,cpus=16 or host=FILE,slots=2",
+            metavar="MACHINES",
+        ),
+    ] = None,
     precision: Precision = None,
     max_shard_size: ShardSize = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
 ) -> None:
     """Show what a merge would do. Reads headers only.
 
-    Example: svc-dist plan recipe.yaml
+    Example: svc-dist plan recipe.yaml --cluster nodes=4,gpus=8,gpu=h100,net=25Gbps
     """
-    from svc_dist.api import make_plan
+    from svc_dist.api import make_plan, predict
 
-    made = make_plan(recipe, output, precision=precision, max_shard_size=max_shard_size)
+    access = _access(endpoint_url, profile, anonymous)
+    if cluster is not None:
+        if output is not None:
+            raise typer.BadParameter("a prediction is of a new merge: leave OUTPUT out", param_hint="--cluster")
+        found = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
+        typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
+        return
+    made = make_plan(recipe, output, precision=precision, max_shard_size=max_shard_size, access=access)
     typer.echo(made.to_json()) if as_json else _print_plan(made)
+
+
+@app.command("calibrate-host")
+def calibrate_host(
+    file: Annotated[
+        Path | None, typer.Argument(help="where to write the rates; left out: printed", metavar="[FILE]")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="on the disk to measure (default: the system's temporary folder)")
+    ] = None,
+    threads_per_unit: Annotated[int, typer.Option(help="threads that one unit computes with")] = 1,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a prefix to measure too, in which a folder is made and removed")
+    ] = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+) -> None:
+    """Measure how fast this machine reads, computes and writes: a minute, best with nothing else running.
+
+    Example: svc-dist calibrate-host host.json && svc-dist plan recipe.yaml --cluster host=host.json
+    """
+    from svc_dist.run.cost.calibrate import calibrate
+
+    text = calibrate(folder, threads_per_unit, storage, _access(endpoint_url, profile)).to_json()
+    file.write_text(text) if file is not None else typer.echo(text, nl=False)
 
 
 @app.command()
 def verify(
     output: Annotated[str, typer.Argument(help="folder or URL of a merged model", metavar="OUTPUT")],
     deep: Annotated[bool, typer.Option("--deep", help="re-read all data: checksums, NaN, Inf")] = False,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
 ) -> None:
     """Check that a merged model is complete, well-formed and (with --deep) unchanged and finite.
 
@@ -124,7 +208,7 @@ def verify(
     """
     from svc_dist.run.verify import verify as check
 
-    result = check(output, deep=deep)
+    result = check(output, deep, _access(endpoint_url, profile, anonymous))
     for text in result.checked:
         typer.echo(f"ok       {text}")
     for text in result.skipped:
@@ -136,9 +220,94 @@ def verify(
 
 
 @app.command()
+def inspect(
+    recipe: RecipeArgument,
+    layers: Annotated[str | None, typer.Option(help="only these layers, e.g. 0,10,20-23", metavar="LIST")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="write a page with plots, too", metavar="FILE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all figures, as JSON")] = False,
+    slots: Annotated[int | None, typer.Option(help="units at once")] = None,
+    precision: Annotated[str, typer.Option(help="mixed, fast or float64", metavar="LEVEL")] = "mixed",
+    scratch: Annotated[str | None, typer.Option(help="folder for ranges of remote inputs")] = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Look at experts before any merge: how inflated their sum is, and which of them overlap where.
+
+    Example: svc-dist inspect recipe.yaml --layers 0,10,20
+    """
+    from svc_dist.api import inspect as look
+    from svc_dist.report.diagnosis import Diagnosis
+
+    access = _access(endpoint_url, profile, anonymous)
+    found = look(recipe, layers, access=access, slots=slots, precision=precision, scratch=scratch, tell=_count)
+    if page is not None:
+        _write_page(found, f"Inspection of {recipe.name}", page)
+    typer.echo(json.dumps(found) if as_json else Diagnosis(found).text())
+
+
+@app.command()
+def report(
+    output: Annotated[str, typer.Argument(help="folder or URL of a merged model", metavar="OUTPUT")],
+    page: Annotated[Path, typer.Option("--html", help="the page to write", metavar="FILE")] = Path("merge_report.html"),
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Write a page with plots of a merge: over-counting, spectra, overlap, ranks, timings, provenance.
+
+    Example: svc-dist report merged/
+    """
+    from svc_dist.run.report_file import read_report
+
+    _write_page(read_report(output, _access(endpoint_url, profile, anonymous)), f"Merge {output}", page)
+
+
+@app.command()
+def smoke(
+    output: Annotated[str, typer.Argument(help="folder of a merged model", metavar="OUTPUT")],
+    prompt: Annotated[str, typer.Option(help="what a language model goes on from")] = "The capital of France is",
+    tokens: Annotated[int, typer.Option(help="tokens that it goes on for", min=1)] = 16,
+) -> None:
+    """Load a merged model in transformers, on what devices there are, and run it once. Needs svc-dist[check].
+
+    Example: svc-dist smoke merged/
+    """
+    from svc_dist.run.smoke import smoke as run
+
+    typer.echo(run(output, prompt, tokens).text())
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="folder or URL of a model", metavar="A")],
+    b: Annotated[str, typer.Argument(help="folder or URL of another", metavar="B")],
+    most: Annotated[int, typer.Option(help="tensors shown, those that differ most first", min=0)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="every tensor, as JSON")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="end with 1 when they differ")] = False,
+    scratch: Annotated[str | None, typer.Option(help="folder for ranges of remote models")] = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Compare two models tensor by tensor: identical, largest difference, relative norm, cosine.
+
+    Example: svc-dist diff base/ merged/
+    """
+    from svc_dist.run.diff import diff as compare
+
+    found = compare(a, b, _access(endpoint_url, profile, anonymous), scratch)
+    typer.echo(json.dumps(found.data()) if as_json else found.text(most))
+    if exit_code and not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(
-    output: Annotated[str, typer.Argument(help="folder of a merge", metavar="OUTPUT")],
+    output: Annotated[str, typer.Argument(help="folder or URL of a merge", metavar="OUTPUT")],
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
 ) -> None:
     """Show how far a merge is, from any shell.
 
@@ -146,8 +315,60 @@ def status(
     """
     from svc_dist.run.status import read_status
 
-    found = read_status(output)
+    found = read_status(output, _access(endpoint_url, profile))
     typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
+
+
+@app.command()
+def clean(
+    output: Annotated[str, typer.Argument(help="folder or URL of a merge that did not end", metavar="OUTPUT")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+) -> None:
+    """Remove an abandoned merge: its partial files or uploads and its run folder, nothing else. Asks first.
+
+    Example: svc-dist clean s3://bucket/merged
+    """
+    from svc_dist.run.clean import clean as remove
+    from svc_dist.run.clean import look
+    from svc_dist.run.output import Output
+
+    target = Output(output, _access(endpoint_url, profile))
+    typer.echo(look(target).text())
+    if not yes:
+        try:
+            sure = typer.confirm("remove?")
+        except typer.Abort:
+            raise RecipeError("nothing was removed: nobody answered", "say --yes where nobody can be asked") from None
+        if not sure:
+            typer.echo("nothing was removed")
+            return
+    remove(target)
+    typer.echo("removed")
+
+
+@app.command()
+def doctor(
+    recipe: RecipeArgument,
+    output: Annotated[str, typer.Argument(help="folder or URL for the merged model", metavar="OUTPUT")],
+    scratch: Annotated[str | None, typer.Option(help="folder for ranges of remote inputs")] = None,
+    endpoint_url: Endpoint = None,
+    profile: Profile = None,
+    anonymous: Anonymous = False,
+) -> None:
+    """Check in seconds what a merge needs, without reading weights: storages, scratch space, memory, devices, versions.
+
+    Example: svc-dist doctor recipe.yaml s3://bucket/merged
+    """
+    from svc_dist.run.doctor import examine
+
+    code = ExitCode.DONE
+    for finding in examine(recipe, output, scratch, _access(endpoint_url, profile, anonymous)):
+        typer.echo(finding.text())
+        code = code or finding.exit_code
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -176,6 +397,39 @@ def demo(
     from svc_dist.demo.demo import run_demo
 
     run_demo(folder, Console())
+
+
+def _access(
+    endpoint_url: str | None,
+    profile: str | None,
+    anonymous: bool = False,
+    parallel: int = 16,
+    deadline: float = 300.0,
+    timeout: float = 60.0,
+) -> Access:
+    from svc_dist.checkpoint.access import Access, ClientOptions, check_endpoint
+
+    check_endpoint(endpoint_url, "--endpoint-url")
+    if parallel < 1 or deadline < 0 or timeout <= 0:
+        raise typer.BadParameter("--parallel is at least 1, --storage-deadline at least 0, --storage-timeout above 0")
+    options = ClientOptions(endpoint_url=endpoint_url, profile=profile, anonymous=anonymous or None)
+    return Access.for_s3(options, parallel=parallel, timeout=timeout, deadline=deadline)
+
+
+def _write_page(report: dict[str, Any], title: str, page: Path) -> None:
+    from svc_dist.report.page import render
+
+    try:
+        page.write_text(render(report, title), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {page}: {error.strerror}") from None
+    typer.echo(f"{page} written", err=True)
+
+
+def _count(done: int, of: int) -> None:
+    """A line that overwrites itself, on a terminal."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done}/{of} units" + ("\n" if done == of else ""), err=True, nl=False)
 
 
 def _print_methods() -> None:
@@ -218,7 +472,7 @@ def _print_plan(made: Plan) -> None:
     for name, reason in made.not_written:
         typer.echo(f"not written: {printable(name)}; {reason}")
     largest = max(made.units, key=lambda unit: unit.memory)
-    holder = printable(made.tensors[largest.pieces[0][0]].name)
+    holder = printable(made.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     experts = len(made.models) - 1
     typer.echo(
         f"{experts} expert{'s' if experts > 1 else ''} over {made.models[0].location}\n"
@@ -242,25 +496,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        return json.dumps(entry | getattr(record, "fields", {}))
-
-
 def _logging(log_format: str) -> None:
     if log_format not in ("text", "json"):
         raise typer.BadParameter(f"'{log_format}' is not text or json", param_hint="--log-format")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter("%(message)s"))
-    logger = logging.getLogger("svc_dist")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logs.set_up(log_format == "json")
 
 
 def main() -> None:
@@ -268,21 +507,28 @@ def main() -> None:
     try:
         app()
     except SvcDistError as error:
-        logger = logging.getLogger("svc_dist")
-        if any(isinstance(handler.formatter, _JsonLines) for handler in logger.handlers):
-            logger.error(error.message, extra={"fields": {"hint": error.hint, "exit_code": error.exit_code}})
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        _end(error.exit_code, hard=isinstance(error, DrainedError))
+        _say(error.message, f"error: {error}", hint=error.hint, exit_code=error.exit_code)
+        _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
+        said = "interrupted; start the same command again to go on"
+        _say(said, said, exit_code=ExitCode.TRY_AGAIN)
         _end(ExitCode.TRY_AGAIN, hard=True)
     except BrokenPipeError:
         _end(ExitCode.DONE, hard=True)
     except Exception:  # a bug, not a user's error: show it whole, and end with the code that says so
-        traceback.print_exc()
-        print("internal error in svc-dist; please report it with the lines above", file=sys.stderr)
+        from svc_dist.checkpoint.secrets import redact
+
+        said, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
+        _say(said, f"{trace}{said}", trace=trace, exit_code=ExitCode.INTERNAL)
         _end(ExitCode.INTERNAL, hard=False)
+
+
+def _say(message: str, text: str, **fields: Any) -> None:
+    """The last word of a command that failed: a log line with fields where lines are JSON, else a text."""
+    if logs.is_json():
+        logging.getLogger("svc_dist").error(message, extra={"fields": fields})
+    else:
+        print(text, file=sys.stderr)
 
 
 def _end(code: int, hard: bool) -> None:

@@ -108,3 +108,9 @@ class DrainedError(SvcDistError):
     """The run was asked to stop and did so in order; start it again to go on."""
 
     exit_code = ExitCode.TRY_AGAIN
+
+
+class ClusterLostError(SvcDistError):
+    """The cluster that the run used is gone, or out of reach; start it again, there or on another, to go on."""
+
+    exit_code = ExitCode.TRY_AGAIN

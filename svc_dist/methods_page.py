@@ -50,6 +50,8 @@ def _section(entry: Method | Calibration) -> list[str]:
         about += (
             "; takes exactly one expert." if most == 1 else f"; takes at least {least} experts." if least > 1 else "."
         )
+        if entry.factored is not None:
+            about += " LoRA adapters are merged from their factors ([lora.md](lora.md))."
     lines = [f"### {entry.name}", "", about, ""]
     parameters = entry.all_parameters if isinstance(entry, Method) else entry.parameters
     if parameters:

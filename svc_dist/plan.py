@@ -6,22 +6,29 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES, bytes_of
+from svc_dist import dialect
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
+from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.index import Checkpoint, open_checkpoint
-from svc_dist.checkpoint.layout import Shard, pack, ranges
-from svc_dist.checkpoint.storage import FileIdentity
-from svc_dist.disposition import Batch, Decision, Disposition, decide
+from svc_dist.checkpoint.layout import Shard, ShardFile, pack, parts, ranges
+from svc_dist.checkpoint.source import ByteRange
+from svc_dist.choices import choices
+from svc_dist.companions import Companions, companions
+from svc_dist.disposition import Batch, Decision, Disposition, decide, matches
 from svc_dist.errors import RecipeError
-from svc_dist.methods.registry import CALIBRATIONS, METHODS, memory_of_chunks, memory_of_selection
-from svc_dist.recipe import Recipe, choices
+from svc_dist.inputs import Factors, Model, Slot, held, model_of
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.renames import renamed
+from svc_dist.schema import Recipe
 from svc_dist.sizes import parse_size
+from svc_dist.unit_costs import memory_of_results, takes_matrices, work_of_results
 
 #: Raised whenever the same inputs would be planned or written differently; a part of the fingerprint.
 PLAN_VERSION = 1
@@ -38,30 +45,13 @@ class Settings:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Model:
-    """One input: the base (first) or an expert, and who its files were when the plan was made."""
-
-    location: str
-    files: tuple[FileIdentity, ...]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one model holds a tensor."""
-
-    file: str
-    start: int
-    end: int
-    dtype: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One output tensor: its place in shard ``shard``, what becomes of it, and where its inputs are (base first).
 
     ``disposition`` counts into the plan's list. ``batch``: ``(count, m, n)`` where it is matrices. ``slots`` hold only
-    what is read: the base alone for a copied tensor.
+    what is read: of a copied tensor the one model it comes from, of a merged one all models, None for an expert that
+    has the base's. ``factors``: what an adapter adds to each expert (to the copied tensor), empty where none does.
     """
 
     name: str
@@ -72,10 +62,33 @@ class PlannedTensor:
     end: int
     disposition: int
     batch: Batch | None
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot | None, ...]
+    factors: tuple[Factors | None, ...] = ()
+
+    @property
+    def row(self) -> int:
+        """Elements of a row."""
+        return self.shape[-1] if self.shape else 1
+
+    def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
+        """The byte ranges that elements ``[first, last)`` are made from, each with the number of its input."""
+        for slot in self.slots:
+            if slot is not None:
+                yield slot.input, slot.part(first, last)
+        for factors in self.factors if last > first else ():
+            if factors is not None:
+                left, right = factors.parts(first, last, self.row)
+                yield factors.left.input, left
+                yield factors.right.input, right
+
+    def ranks(self) -> list[int] | None:
+        """The rank of each expert's delta; None where one is not made of an adapter's factors."""
+        if any(slot is not None for slot in self.slots[1:]):
+            return None
+        return [0 if factors is None else factors.rank for factors in self.factors]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One contiguous range ``[start, end)`` of a shard: the pieces ``(tensor, first element, last element)`` in it.
 
@@ -99,16 +112,21 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class ShardFile:
-    """An output file of ``size`` bytes."""
+class Result:
+    """One of several results of a plan: its folder inside OUTPUT ("" for OUTPUT itself), and what becomes of each
+    tensor there (in the place of ``Plan.dispositions``)."""
 
-    file: str
-    size: int
+    path: str
+    dispositions: tuple[Disposition, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole merge, decided. JSON in and out; the same inputs always give the same plan."""
+    """A whole merge, decided. JSON in and out; the same inputs always give the same plan.
+
+    Several results have the same shards, each in its folder: ``shards`` are those of the first, then those of the next.
+    A unit writes its range in each of them. ``dispositions`` are those of the first.
+    """
 
     fingerprint: str
     recipe: dict[str, Any]
@@ -121,6 +139,26 @@ class Plan:
     units: tuple[Unit, ...]
     warnings: tuple[str, ...]
     methods: dict[str, int]
+    companions: Companions = field(default_factory=Companions)
+    outputs: tuple[Result, ...] = ()
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """What is made: one result in OUTPUT itself, or several, each in a folder of its own."""
+        return self.outputs or (Result("", self.dispositions),)
+
+    @property
+    def count(self) -> int:
+        """Shards of one result."""
+        return len(self.shards) // len(self.results)
+
+    def written(self, unit: Unit) -> list[int]:
+        """The shards that a unit writes a range of, one for each result."""
+        return [result * self.count + unit.shard for result in range(len(self.results))]
+
+    def shard_file(self, shard: int) -> str:
+        """A shard's name in the folder of its result."""
+        return self.shards[shard].file.rpartition("/")[2]
 
     @property
     def bytes_in(self) -> int:
@@ -138,14 +176,35 @@ class Plan:
     @functools.cached_property
     def shard_tensors(self) -> tuple[tuple[PlannedTensor, ...], ...]:
         """The tensors of each shard in order of their bytes."""
-        groups: list[list[PlannedTensor]] = [[] for _ in self.shards]
+        groups: list[list[PlannedTensor]] = [[] for _ in range(self.count)]
         for tensor in self.tensors:
             groups[tensor.shard].append(tensor)
-        return tuple(tuple(group) for group in groups)
+        return tuple(tuple(group) for group in groups) * len(self.results)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """For each unit the number of its first part in its shard's upload, and the sizes of its parts."""
+        sent = [0] * self.count
+        found: dict[str, tuple[int, tuple[int, ...]]] = {}
+        for unit in self.units:
+            sizes = tuple(parts(unit.end - unit.start, self.shards[unit.shard].size))
+            found[unit.id] = (sent[unit.shard] + 1, sizes)
+            sent[unit.shard] += len(sizes)
+        return found
 
     @functools.cached_property
     def unit(self) -> dict[str, Unit]:
         return {unit.id: unit for unit in self.units}
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Model, ...]:
+        """Every location that is read: the models, then the adapters that models have beside."""
+        return (*self.models, *(model.adapter for model in self.models if model.adapter is not None))
+
+    def wanted(self, unit: Unit, number: int) -> list[ByteRange]:
+        """The ranges of one input's files that a unit reads."""
+        reads = (read for tensor, first, last in unit.pieces for read in self.tensors[tensor].reads(first, last))
+        return [part for source, part in reads if source == number]
 
     def layout(self, shard: int) -> Shard:
         """The layout of one shard, with which its header is rendered."""
@@ -155,7 +214,7 @@ class Plan:
         return Shard(file.file, tensors[0].start if tensors else file.size, file.size, specs)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        return json.dumps(_plain(self), separators=(",", ":"), default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -164,7 +223,7 @@ class Plan:
             fingerprint=data["fingerprint"],
             recipe=data["recipe"],
             settings=Settings(**data["settings"]),
-            models=tuple(Model(m["location"], tuple(FileIdentity(**f) for f in m["files"])) for m in data["models"]),
+            models=tuple(Model.from_plain(entry) for entry in data["models"]),
             dispositions=tuple(Disposition(**entry) for entry in data["dispositions"]),
             shards=tuple(ShardFile(**entry) for entry in data["shards"]),
             tensors=tuple(_tensor_from(entry) for entry in data["tensors"]),
@@ -174,7 +233,17 @@ class Plan:
             ),
             warnings=tuple(data["warnings"]),
             methods=data["methods"],
+            companions=Companions(**data["companions"]),
+            outputs=tuple(
+                Result(entry["path"], tuple(Disposition(**item) for item in entry["dispositions"]))
+                for entry in data["outputs"]
+            ),
         )
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """The fields of a dataclass, not copied all the way down as ``asdict`` would: a plan has a million values."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def _tensor_from(entry: dict[str, Any]) -> PlannedTensor:
@@ -184,43 +253,61 @@ def _tensor_from(entry: dict[str, Any]) -> PlannedTensor:
             **entry,
             "shape": tuple(entry["shape"]),
             "batch": None if batch is None else (batch[0], batch[1], batch[2]),
-            "slots": tuple(Slot(**slot) for slot in entry["slots"]),
+            "slots": tuple(None if slot is None else Slot(**slot) for slot in entry["slots"]),
+            "factors": tuple(None if item is None else Factors.from_plain(item) for item in entry["factors"]),
         }
     )
 
 
-def make_plan(recipe: Recipe, settings: Settings) -> Plan:
+def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCESS) -> Plan:
     """Plan a merge. Reads headers, indexes and configs only.
 
-    Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
+    ``access``: how storages are reached. Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError,
+    StorageError.
     """
-    chosen = choices(recipe)
+    results = recipe.results()
+    alternatives = [choices(result) for _, result in results]
+    chosen = alternatives[0]
     locations = [chosen.base, *chosen.experts]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
-        checkpoints = list(pool.map(open_checkpoint, locations))
-    base, experts = checkpoints[0], checkpoints[1:]
-    decisions = decide(recipe, chosen, base, experts)
+        opening = [pool.submit(open_expert, location, access) for location in chosen.experts]
+        base = open_checkpoint(chosen.base, access)
+        opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
+    if recipe.base_model is None and any(expert.model is None for expert in opened):
+        raise RecipeError(f"{recipe.where('models')}: an adapter is merged over a base: base_model is missing")
+    models, renames = renamed(recipe, locations, opened)
+    assert models[0].model is not None
+    base = models[0].model
+    experts = [attach(model, base) for model in models[1:]]
+    whole = [expert.whole for expert in experts]
+    each = [decide(one, its, base, whole) for (_, one), its in zip(results, alternatives, strict=True)]
+    decisions = each[0]
     written = [decision for decision in decisions if decision.disposition.kind in ("merged", "copied")]
     if not written:
         raise RecipeError(f"{recipe.where()}: nothing to write: the base {base.location} holds no tensors")
 
-    specs = [(d.name, _written_dtype(base.tensors[d.name].dtype, recipe), base.tensors[d.name].shape) for d in written]
+    specs = [(d.name, _written_dtype(d.spec.dtype, recipe), d.spec.shape) for d in written if d.spec is not None]
     layout = pack(specs, parse_size(recipe.max_shard_size))
-    dispositions, tensors = _place(layout, written, checkpoints)
-    units = _units(layout, dispositions, tensors, settings)
-    used = sorted(
-        {d.method for d in dispositions if d.method} | {d.calibration["method"] for d in dispositions if d.calibration}
-    )
+    by_name = {alike[0].name: alike for alike in zip(*each, strict=True)}
+    table, tensors = _place(layout, by_name, base, experts)
+    outputs = tuple(Result(path, dispositions) for (path, _), dispositions in zip(results, table, strict=True))
+    units = _units(layout, table, tensors, settings)
+    every = [disposition for dispositions in table for disposition in dispositions]
+    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
     versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
-    models = tuple(Model(checkpoint.location, checkpoint.files) for checkpoint in checkpoints)
+    planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
     canonical = recipe.canonical()
     return Plan(
-        fingerprint=_fingerprint(canonical, settings, models, versions),
+        fingerprint=_fingerprint(canonical, settings, planned, versions),
         recipe=canonical,
         settings=settings,
-        models=models,
-        dispositions=dispositions,
-        shards=tuple(ShardFile(shard.file, shard.size) for shard in layout),
+        models=planned,
+        dispositions=table[0],
+        shards=tuple(
+            ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size)
+            for path, _ in results
+            for shard in layout
+        ),
         tensors=tensors,
         not_written=tuple(
             (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
@@ -228,6 +315,8 @@ def make_plan(recipe: Recipe, settings: Settings) -> Plan:
         units=units,
         warnings=tuple(_warnings(recipe, decisions)),
         methods=versions,
+        companions=companions(recipe, chosen, [model.location for model in planned], decisions, access),
+        outputs=outputs if recipe.outputs else (),
     )
 
 
@@ -236,8 +325,8 @@ def differences(old: Plan, new: Plan) -> list[str]:
     found = _differences("recipe", old.recipe, new.recipe)
     found += _differences("settings", dataclasses.asdict(old.settings), dataclasses.asdict(new.settings))
     found += _differences("method version", old.methods, new.methods)
-    before = {model.location: {file.name: file for file in model.files} for model in old.models}
-    for model in new.models:
+    before = {model.location: {file.name: file for file in model.files} for model in old.inputs}
+    for model in new.inputs:
         known = before.get(model.location)
         if known is None:
             continue  # the recipe's difference says so already
@@ -266,37 +355,39 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
 
 
 def _written_dtype(dtype: str, recipe: Recipe) -> str:
-    return RECIPE_DTYPES[recipe.dtype] if recipe.dtype is not None and dtype in FLOAT_DTYPES else dtype
+    wanted = recipe.written_dtype
+    return RECIPE_DTYPES[wanted] if wanted is not None and dtype in FLOAT_DTYPES else dtype
 
 
 def _place(
-    layout: Sequence[Shard], written: Sequence[Decision], checkpoints: Sequence[Checkpoint]
-) -> tuple[tuple[Disposition, ...], tuple[PlannedTensor, ...]]:
-    by_name = {decision.name: decision for decision in written}
-    table: dict[str, int] = {}
-    dispositions: list[Disposition] = []
+    layout: Sequence[Shard], by_name: Mapping[str, Sequence[Decision]], base: Checkpoint, experts: Sequence[Expert]
+) -> tuple[tuple[tuple[Disposition, ...], ...], tuple[PlannedTensor, ...]]:
+    """The dispositions of each result, and the tensors. ``by_name``: the decisions of all results about a name."""
+    table: dict[tuple[Any, ...], int] = {}
+    dispositions: list[tuple[Disposition, ...]] = []
     tensors: list[PlannedTensor] = []
     for number, shard in enumerate(layout):
         for spec in shard.tensors:
-            decision = by_name[spec.name]
-            key = json.dumps(dataclasses.asdict(decision.disposition))
+            decision = by_name[spec.name][0]
+            alike = tuple(one.disposition for one in by_name[spec.name])
+            own = alike[0]
+            # Parameters and calibrations are the recipe's: identity says enough.
+            values = (id(part) for one in alike for part in (one.parameters, one.calibration))
+            key = (own.source, own.reason, own.method, *values)
             if key not in table:
                 table[key] = len(dispositions)
-                dispositions.append(decision.disposition)
-            read = checkpoints if decision.disposition.kind == "merged" else checkpoints[:1]
-            held = [model.tensors[spec.name] for model in read]
-            slots = tuple(Slot(own.file, own.start, own.end, own.dtype) for own in held)
+                dispositions.append(alike)
+            inputs = held(spec, base, experts, None if own.kind == "merged" else own.source)
+            place = (number, spec.start, spec.end)
             tensors.append(
-                PlannedTensor(
-                    spec.name, spec.dtype, spec.shape, number, spec.start, spec.end, table[key], decision.batch, slots
-                )
+                PlannedTensor(spec.name, spec.dtype, spec.shape, *place, table[key], decision.batch, *inputs)
             )
-    return tuple(dispositions), tuple(tensors)
+    return tuple(zip(*dispositions, strict=True)), tuple(tensors)
 
 
 def _units(
     layout: Sequence[Shard],
-    dispositions: Sequence[Disposition],
+    table: Sequence[Sequence[Disposition]],
     tensors: Sequence[PlannedTensor],
     settings: Settings,
 ) -> tuple[Unit, ...]:
@@ -304,15 +395,15 @@ def _units(
 
     def grain(spec: TensorSpec) -> int:
         tensor = tensors[number_of[spec.name]]
-        disposition = dispositions[tensor.disposition]
+        disposition = table[0][tensor.disposition]
         if disposition.method is not None and METHODS[disposition.method].statistics is not None:
             return 0
-        if takes_matrices(tensor, disposition):
+        if any(takes_matrices(tensor, dispositions[tensor.disposition]) for dispositions in table):
             assert tensor.batch is not None
             return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
         if disposition.method is not None and METHODS[disposition.method].access != "one pass":
             return 0
-        return tensor.shape[-1] if tensor.shape else 1
+        return tensor.row
 
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
@@ -321,10 +412,10 @@ def _units(
             bytes_in, flops, memory = 0, 0.0, 0
             for number, first, last in pieces:
                 tensor = tensors[number]
-                disposition = dispositions[tensor.disposition]
-                bytes_in += sum(bytes_of(slot.dtype, last - first) for slot in tensor.slots)
-                flops += _flops(tensor, disposition, last - first)
-                memory = max(memory, _memory(tensor, disposition, settings.precision))
+                alike = [dispositions[tensor.disposition] for dispositions in table]
+                bytes_in += sum(part.end - part.start for _, part in tensor.reads(first, last))
+                flops += work_of_results(tensor, alike, last - first, settings.precision).flops
+                memory = max(memory, memory_of_results(tensor, alike, settings.precision))
             units.append(
                 Unit(
                     f"{len(units):06d}",
@@ -333,49 +424,12 @@ def _units(
                     cut.end,
                     pieces,
                     bytes_in,
-                    cut.end - cut.start,
+                    (cut.end - cut.start) * len(table),
                     flops,
                     memory,
                 )
             )
     return tuple(units)
-
-
-def takes_matrices(tensor: PlannedTensor, disposition: Disposition) -> bool:
-    """Whether a tensor is worked on matrix by matrix, not in chunks."""
-    if tensor.batch is None or disposition.method is None:
-        return False
-    return disposition.calibration is not None or METHODS[disposition.method].family == "spectral"
-
-
-def _flops(tensor: PlannedTensor, disposition: Disposition, elements: int) -> float:
-    if disposition.method is None:
-        return 0.0
-    experts = len(tensor.slots) - 1
-    method = METHODS[disposition.method]
-    if tensor.batch is None:
-        return method.flops(1, elements, experts)
-    _, rows, columns = tensor.batch
-    each = method.flops(rows, columns, experts)
-    if disposition.calibration is not None:
-        each += CALIBRATIONS[disposition.calibration["method"]].flops(rows, columns, experts)
-    return each * elements / (rows * columns)
-
-
-def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> int:
-    chunked = memory_of_chunks(precision)
-    if disposition.method is not None and METHODS[disposition.method].statistics is not None:
-        chunked += memory_of_selection(math.prod(tensor.shape), precision)
-    if not takes_matrices(tensor, disposition):
-        return chunked
-    assert tensor.batch is not None
-    assert disposition.method is not None
-    _, rows, columns = tensor.batch
-    experts = len(tensor.slots) - 1
-    peak = METHODS[disposition.method].memory(rows, columns, experts, precision)
-    if disposition.calibration is not None:
-        peak = max(peak, CALIBRATIONS[disposition.calibration["method"]].memory(rows, columns, experts, precision))
-    return int(peak) + chunked
 
 
 def _fingerprint(
@@ -391,19 +445,41 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _warnings(recipe: Recipe, decisions: Sequence[Decision]) -> list[str]:
-    from fnmatch import fnmatchcase
+_HARMLESS = 0.25  # alpha: 1/K of four experts was seen to do no harm
 
+
+def _calibration_advice(recipe: Recipe, decisions: Sequence[Decision]) -> Iterator[str]:
+    """What is known against a calibration on a method, where a recipe leaves alpha and ``lambda`` to the defaults."""
+    calibrated = {
+        decision.disposition.method
+        for decision in decisions
+        if (decision.disposition.calibration or {}).get("alpha", 1.0) < _HARMLESS
+        and (decision.disposition.parameters or {}).get("lambda", 1.0) == 1.0
+    }
+    asked: dict[str, str] = {}
+    if recipe.calibrate is not None and "alpha" not in recipe.calibrate:
+        asked[recipe.merge_method] = recipe.where("calibrate")
+    for index, rule in enumerate(recipe.rules):
+        given = rule.calibrate if rule.calibrate is not None else recipe.calibrate
+        if rule.keep is None and given is not None and "alpha" not in given:
+            asked.setdefault(rule.merge_method or recipe.merge_method, recipe.where("rules", index))
+    for method, where in asked.items():
+        if method in calibrated and (advice := METHODS[method].calibration_advice) is not None:
+            yield f"{where}: svc without alpha on {method}: {advice}"
+
+
+def _warnings(recipe: Recipe, decisions: Sequence[Decision]) -> list[str]:
     found = []
     for index, rule in enumerate(recipe.rules):
         if rule.optional:
             continue
         for pattern in rule.match:
-            if len(rule.match) > 1 and not any(fnmatchcase(decision.name, pattern) for decision in decisions):
+            if len(rule.match) > 1 and not any(matches(decision.name, [pattern]) for decision in decisions):
                 found.append(f"{recipe.where('rules', index, 'match')}: the pattern {pattern!r} matches no tensor")
     calibrated = any(decision.disposition.calibration for decision in decisions)
     if recipe.calibrate is not None and recipe.calibrate.get("method") != "none" and not calibrated:
         found.append(f"{recipe.where('calibrate')}: no tensor is calibrated: none is a matrix that a rule leaves to it")
+    found.extend(_calibration_advice(recipe, decisions))
     if "fallback" in recipe.model_fields_set and METHODS[recipe.merge_method].family == "elementwise":
         found.append(f"{recipe.where('fallback')}: has no effect: {recipe.merge_method} takes every tensor")
-    return found
+    return [*found, *dialect.warnings(recipe, [decision.name for decision in decisions])]

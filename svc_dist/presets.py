@@ -7,32 +7,57 @@ beside the model show the expanded values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Recipe keys to fill in, why, and from where."""
+    """Recipe keys to fill in, why, and from where. ``instead``: merge methods that another preset is for."""
 
     values: Mapping[str, Any]
     doc: str
     source: str
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 #: The authors of SWUDI keep embeddings and the output head as they are in the base.
 _KEEP = ({"match": ["*embed_tokens.weight", "*lm_head.weight"], "keep": "base", "optional": True},)
 
+#: What vision- and audio-language models have beside their language model, by the names of many architectures.
+_MODALITIES = (
+    "*visual*", "*vision*", "*vit.*", "*image*", "*audio*", "*speech*", "*whisper*", "*video*", "*projector*",
+    "*multi_modal*", "*multimodal*", "*resampler*", "*perceiver*", "*qformer*", "*connector*", "*query_tokens*",
+    "mlp1.*", "*.aligner.*", "aligner.*",
+)  # fmt: skip
+
 PRESETS = {
+    "llm-backbone-only": Preset(
+        {"rules": ({"match": list(_MODALITIES), "keep": "owner", "optional": True},)},
+        "merges the language model alone: towers, projectors and the like as in the one model that has them "
+        "(in the base, if it has them)",
+        "",
+    ),
     "svc-paper": Preset(
         {"merge_method": "task_arithmetic", "calibrate": {"method": "svc", "side": "left"}},
         "SVC with alpha 1/K on task arithmetic, as the paper uses it for every method but TSV-M",
         "Li et al. 2026, arXiv 2602.05536",
+        instead={"tsv_m": "svc-paper-tsv-m"},
     ),
     "svc-paper-tsv-m": Preset(
         {"merge_method": "tsv_m", "calibrate": {"method": "svc", "alpha": 1.0, "side": "left"}},
         "TSV-M with SVC at alpha 1, which only suppresses, as the paper uses it",
         "Li et al. 2026, arXiv 2602.05536",
+    ),
+    "svc-every-matrix": Preset(
+        {
+            "merge_method": "task_arithmetic",
+            "calibrate": {"method": "svc", "alpha": 0.1, "side": "left"},
+            "embedding_patterns": (),
+        },
+        "SVC with alpha 0.1 on every matrix, embeddings and output heads too, as code other than the authors' does; "
+        "the authors leave embeddings and projections of text as they were merged",
+        "",
     ),
     "swudi-llama-full": Preset(
         {
@@ -64,14 +89,18 @@ PRESETS = {
 def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with its preset's values filled in and the key ``preset`` gone.
 
-    ``parameters`` are filled in one by one; a preset's rules come after the recipe's own. Raises KeyError for a preset
-    that there is not, ValueError when the recipe asks for another merge method than the preset's parameters are for.
+    ``parameters`` and the keys of ``calibrate`` are filled in one by one; a preset's rules come after the recipe's own.
+    Raises KeyError for a preset that there is not, ValueError when the recipe asks for another merge method than the
+    preset's values are for.
     """
     name = recipe.get("preset")
     if name is None:
         return dict(recipe)
-    values = PRESETS[name].values
-    method = recipe.get("merge_method", values["merge_method"])
+    preset = PRESETS[name]
+    values = preset.values
+    method = recipe.get("merge_method", values.get("merge_method"))
+    if isinstance(method, str) and method in preset.instead:
+        raise ValueError(f"{name} is not for merge_method {method}: take {preset.instead[method]}")
     if "parameters" in values and method != values["merge_method"]:
         raise ValueError(f"{name} is for merge_method {values['merge_method']}, but the recipe says {method}")
     if not isinstance(recipe.get("rules") or [], list) or not isinstance(recipe.get("parameters") or {}, Mapping):
@@ -83,6 +112,15 @@ def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
             expanded["rules"] = [*own, *({**rule, "match": list(rule["match"])} for rule in value)]
         elif key == "parameters":
             expanded["parameters"] = {**value, **(expanded.get("parameters") or {})}
+        elif key == "calibrate":
+            expanded[key] = _calibration(expanded.get(key, value), value)
         else:
-            expanded.setdefault(key, value)
+            expanded.setdefault(key, [*value] if isinstance(value, tuple) else value)
     return expanded
+
+
+def _calibration(own: Any, value: Mapping[str, Any]) -> Any:
+    """The recipe's calibration, with what it leaves out where it is the preset's method."""
+    given = {"method": own} if isinstance(own, str) else own
+    same = isinstance(given, Mapping) and given.get("method", value["method"]) == value["method"]
+    return {**value, **given} if same else own

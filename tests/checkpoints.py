@@ -7,7 +7,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,129 @@ def llama_shapes(layers: int, hidden: int, intermediate: int, vocabulary: int, k
     shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
         name = f"model.layers.{layer}"
-        shapes |= {
-            f"{name}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{name}.self_attn.k_proj.weight": (kv, hidden),
-            f"{name}.self_attn.v_proj.weight": (kv, hidden),
-            f"{name}.self_attn.o_proj.weight": (hidden, hidden),
+        shapes |= _attention(name, hidden, hidden, kv) | {
             f"{name}.mlp.gate_proj.weight": (intermediate, hidden),
             f"{name}.mlp.up_proj.weight": (intermediate, hidden),
             f"{name}.mlp.down_proj.weight": (hidden, intermediate),
-            f"{name}.input_layernorm.weight": (hidden,),
-            f"{name}.post_attention_layernorm.weight": (hidden,),
         }
+        shapes |= _norms(name, hidden)
     shapes["model.norm.weight"] = (hidden,)
     return shapes | ({"lm_head.weight": (vocabulary, hidden)} if head else {})
+
+
+def mixtral_shapes(layers: int, hidden: int, intermediate: int, vocabulary: int, kv: int, experts: int) -> Shapes:
+    """Shapes of a Mixtral by their real names: a router and experts of three matrices each."""
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        name = f"model.layers.{layer}"
+        shapes |= _attention(name, hidden, hidden, kv) | {f"{name}.block_sparse_moe.gate.weight": (experts, hidden)}
+        for expert in range(experts):
+            one = f"{name}.block_sparse_moe.experts.{expert}"
+            shapes |= {f"{one}.w1.weight": (intermediate, hidden), f"{one}.w2.weight": (hidden, intermediate)}
+            shapes |= {f"{one}.w3.weight": (intermediate, hidden)}
+        shapes |= _norms(name, hidden)
+    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+
+
+def qwen_moe_shapes(
+    layers: int, hidden: int, q: int, kv: int, intermediate: int, vocabulary: int, experts: int, fused: bool
+) -> Shapes:
+    """Shapes of a Qwen3-MoE by their real names: experts one by one, as on the hub, or fused, as in memory."""
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        name = f"model.layers.{layer}"
+        shapes |= _attention(name, hidden, q, kv)
+        shapes |= {f"{name}.self_attn.q_norm.weight": (128,), f"{name}.self_attn.k_norm.weight": (128,)}
+        shapes |= {f"{name}.mlp.gate.weight": (experts, hidden)}
+        if fused:
+            shapes |= {f"{name}.mlp.experts.gate_up_proj": (experts, 2 * intermediate, hidden)}
+            shapes |= {f"{name}.mlp.experts.down_proj": (experts, hidden, intermediate)}
+        else:
+            for expert in range(experts):
+                one = f"{name}.mlp.experts.{expert}"
+                shapes |= {f"{one}.{part}_proj.weight": (intermediate, hidden) for part in ("gate", "up")}
+                shapes |= {f"{one}.down_proj.weight": (hidden, intermediate)}
+        shapes |= _norms(name, hidden)
+    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+
+
+def llama4_shapes(layers: int, hidden: int, intermediate: int, vocabulary: int, kv: int, experts: int) -> Shapes:
+    """Shapes of Llama 4's text model by their real names: fused experts, stored transposed, beside a shared one."""
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        name = f"model.layers.{layer}"
+        shapes |= _attention(name, hidden, hidden, kv) | {
+            f"{name}.feed_forward.experts.gate_up_proj": (experts, hidden, 2 * intermediate),
+            f"{name}.feed_forward.experts.down_proj": (experts, intermediate, hidden),
+            f"{name}.feed_forward.router.weight": (experts, hidden),
+            f"{name}.feed_forward.shared_expert.gate_proj.weight": (intermediate, hidden),
+            f"{name}.feed_forward.shared_expert.up_proj.weight": (intermediate, hidden),
+            f"{name}.feed_forward.shared_expert.down_proj.weight": (hidden, intermediate),
+        }
+        shapes |= _norms(name, hidden)
+    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+
+
+def llava_shapes(vocabulary: int = 32064) -> Shapes:
+    """Shapes of LLaVA 1.5 7B by the names that the hub's copy for transformers has: CLIP ViT-L, projector, Vicuna."""
+    tower = "vision_tower.vision_model"
+    shapes: Shapes = {f"{tower}.embeddings.class_embedding": (1024,)}
+    shapes |= {f"{tower}.embeddings.patch_embedding.weight": (1024, 3, 14, 14)}
+    shapes |= {f"{tower}.embeddings.position_embedding.weight": (577, 1024)}
+    for layer in range(24):
+        one = f"{tower}.encoder.layers.{layer}"
+        for part, shape in (("self_attn.q_proj", (1024, 1024)), ("self_attn.k_proj", (1024, 1024)),
+                            ("self_attn.v_proj", (1024, 1024)), ("self_attn.out_proj", (1024, 1024)),
+                            ("mlp.fc1", (4096, 1024)), ("mlp.fc2", (1024, 4096))):  # fmt: skip
+            shapes |= {f"{one}.{part}.weight": shape, f"{one}.{part}.bias": shape[:1]}
+        for part in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{one}.{part}.weight": (1024,), f"{one}.{part}.bias": (1024,)}
+    for part in ("pre_layrnorm", "post_layernorm"):
+        shapes |= {f"{tower}.{part}.weight": (1024,), f"{tower}.{part}.bias": (1024,)}
+    shapes |= {"multi_modal_projector.linear_1.weight": (4096, 1024), "multi_modal_projector.linear_1.bias": (4096,)}
+    shapes |= {"multi_modal_projector.linear_2.weight": (4096, 4096), "multi_modal_projector.linear_2.bias": (4096,)}
+    vicuna = llama_shapes(32, 4096, 11008, vocabulary, 4096)
+    return shapes | {f"language_model.{name}": shape for name, shape in vicuna.items()}
+
+
+def vicuna_audio_shapes() -> Shapes:
+    """Shapes of an audio-language model over Vicuna: its own names, a Whisper encoder, a projector."""
+    shapes: Shapes = {"audio_encoder.conv1.weight": (1280, 128, 3), "audio_encoder.conv2.weight": (1280, 1280, 3)}
+    for layer in range(32):
+        one = f"audio_encoder.layers.{layer}"
+        shapes |= {f"{one}.self_attn.{part}_proj.weight": (1280, 1280) for part in ("q", "k", "v", "out")}
+        shapes |= {f"{one}.fc1.weight": (5120, 1280), f"{one}.fc2.weight": (1280, 5120)}
+        shapes |= {f"{one}.self_attn_layer_norm.weight": (1280,), f"{one}.final_layer_norm.weight": (1280,)}
+    shapes |= {"audio_projector.weight": (4096, 1280), "audio_projector.bias": (4096,)}
+    return shapes | llama_shapes(32, 4096, 11008, 32000, 4096)
+
+
+def _attention(layer: str, hidden: int, q: int, kv: int) -> Shapes:
+    return {
+        f"{layer}.self_attn.q_proj.weight": (q, hidden),
+        f"{layer}.self_attn.k_proj.weight": (kv, hidden),
+        f"{layer}.self_attn.v_proj.weight": (kv, hidden),
+        f"{layer}.self_attn.o_proj.weight": (hidden, q),
+    }
+
+
+def _norms(layer: str, hidden: int) -> Shapes:
+    return {f"{layer}.input_layernorm.weight": (hidden,), f"{layer}.post_attention_layernorm.weight": (hidden,)}
+
+
+#: Real models, by the shapes that their configurations give.
+MODELS: dict[str, Callable[[], Shapes]] = {
+    "llama-3-8b": lambda: llama_shapes(32, 4096, 14336, 128256, 1024),
+    "llama-3-70b": lambda: llama_shapes(80, 8192, 28672, 128256, 1024),
+    "llama-3.1-405b": lambda: llama_shapes(126, 16384, 53248, 128256, 1024),
+    "vicuna-7b": lambda: llama_shapes(32, 4096, 11008, 32000, 4096),
+    "llava-1.5-7b": llava_shapes,
+    "audio-vicuna-7b": vicuna_audio_shapes,
+    "mixtral-8x7b": lambda: mixtral_shapes(32, 4096, 14336, 32000, 1024, 8),
+    "qwen3-30b-a3b": lambda: qwen_moe_shapes(48, 2048, 4096, 512, 768, 151936, 128, fused=False),
+    "qwen3-30b-a3b-fused": lambda: qwen_moe_shapes(48, 2048, 4096, 512, 768, 151936, 128, fused=True),
+    "llama-4-scout-text": lambda: llama4_shapes(48, 5120, 8192, 202048, 1024, 16),
+}
 
 
 def llama_like(
@@ -131,24 +241,33 @@ def entry(dtype: str, shape: Sequence[int], start: int, end: int | None = None) 
 
 
 def sparse_checkpoint(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16", per_shard: int = 40
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16", shard_size: int = 5 * 10**9
 ) -> Path:
-    """A checkpoint of any size that takes no room: true headers and an index, and a hole where the data would be."""
+    """A checkpoint of any size that takes no room: true headers and an index, and a hole where the data would be.
+
+    Sharded as the hub's models are: in the model's order, a new shard wherever ``shard_size`` bytes would be exceeded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(shapes)
-    shards = -(-len(names) // per_shard)
+    headers: list[dict[str, Any]] = []
+    position = 0
+    for name, shape in shapes.items():
+        size = byte_count(dtype, shape) or 0
+        if not headers or (position and position + size > shard_size):
+            headers.append({})
+            position = 0
+        headers[-1][name] = entry(dtype, shape, position)
+        position += size
     weight_map: dict[str, str] = {}
-    for number in range(shards):
-        file = shard_name(number, shards)
-        position, header = 0, {}
-        for name in names[number * per_shard : (number + 1) * per_shard]:
-            header[name] = entry(dtype, shapes[name], position)
-            position = header[name]["data_offsets"][1]
-            weight_map[name] = file
+    total = 0
+    for number, header in enumerate(headers):
+        file = shard_name(number, len(headers))
         path = raw_file(folder / file, header)
-        os.truncate(path, path.stat().st_size + position)
-    if shards > 1:
-        write_index(folder, weight_map)
+        size = max(tensor["data_offsets"][1] for tensor in header.values())
+        os.truncate(path, path.stat().st_size + size)
+        weight_map |= dict.fromkeys(header, file)
+        total += size
+    if len(headers) > 1:
+        write_index(folder, weight_map, total)
     return folder
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import svc_dist
-from svc_dist.errors import RecipeError
+from svc_dist.errors import NumericsError, RecipeError
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.safetensors"))
 TOLERANCE = {"float64": 1e-10, "mixed": 5e-5, "fast": 2e-3}
@@ -111,3 +111,21 @@ def test_lambda_scales_the_merged_delta() -> None:
     deltas, expected = load(VECTORS[0])
     found = svc_dist.merge_deltas(deltas, "task_arithmetic", weight=0.3, **{"lambda": 2.0})
     assert error(found, 2 * expected["task_arithmetic|weight=0.3"]) < 1e-12
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "swudi"])
+def test_a_convolution_kernel_is_one_matrix(method: str) -> None:
+    deltas, _ = load(VECTORS[0])
+    rows = len(deltas[0])
+    kernels = [delta[:, : delta.shape[1] // 4 * 4].reshape(rows, -1, 2, 2) for delta in deltas]
+    found = svc_dist.merge_deltas(kernels, method, calibrate="svc")
+    expected = svc_dist.merge_deltas([kernel.reshape(rows, -1) for kernel in kernels], method, calibrate="svc")
+    assert found.shape == kernels[0].shape
+    assert torch.equal(found.reshape(rows, -1), expected)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "swudi"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_deltas_that_are_not_finite_are_an_error(method: str, value: float) -> None:
+    with pytest.raises(NumericsError, match="not finite"):
+        svc_dist.merge_deltas([torch.ones(3, 2), torch.full((3, 2), value)], method)

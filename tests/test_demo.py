@@ -182,8 +182,9 @@ def test_finished_checkpoints_are_kept_and_an_unfinished_one_is_made_anew(traine
 def test_recipes_are_valid_and_an_edited_one_is_left_alone(trained: Path) -> None:
     written = write_recipes(trained)
     recipes = {path.stem: load_recipe(path) for path in written}
-    assert list(recipes) == ["averaging", "task_arithmetic", "task_arithmetic_svc"]
+    assert list(recipes) == ["averaging", "task_arithmetic", "task_arithmetic_svc", "sum", "sum_svc", "swudi"]
     assert recipes["averaging"].merge_method == "linear"
+    assert recipes["swudi"].merge_method == "swudi"
     assert recipes["task_arithmetic"].calibrate is None
     assert recipes["task_arithmetic_svc"].calibrate == {"method": "svc", "alpha": 1 / len(TASKS)}
     for recipe in recipes.values():
@@ -233,7 +234,7 @@ def test_a_short_demo_merges_measures_and_keeps_what_is_done(tmp_path: Path) -> 
         for console in (first, second)
     ]
     assert tables[0] == tables[1]
-    assert len(tables[0]) == 1 + len(TASKS) + 3
+    assert len(tables[0]) == 1 + len(TASKS) + 6
 
     # An own recipe gets a row; edited after its merge, it is reported, nothing is replaced, and the rest is shown.
     own, third, fourth = folder / "recipes" / "mine.yaml", io.StringIO(), io.StringIO()

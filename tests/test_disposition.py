@@ -15,9 +15,11 @@ from torch import Tensor
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.index import Checkpoint
 from svc_dist.checkpoint.layout import natural_key
+from svc_dist.choices import choices
 from svc_dist.disposition import Decision, decide, matrices
 from svc_dist.errors import ExitCode, PlanError, RecipeError
-from svc_dist.recipe import EMBEDDING_PATTERNS, choices, recipe_from
+from svc_dist.recipe import recipe_from
+from svc_dist.schema import EMBEDDING_PATTERNS
 from tests.checkpoints import llama_config, llama_like
 
 Shape = tuple[str, tuple[int, ...]]
@@ -133,7 +135,7 @@ CASES = {
     "extra in an expert": Case(
         lambda: pair(PLAIN, {**PLAIN, "c.weight": WEIGHT}),
         {"c.weight": "left_out"},
-        ("c.weight: in /expert0, but not in the base /base",),
+        ("c.weight: in /expert0, but not in the base /base", "written out by `keep: owner`"),
     ),
     "another shape": Case(
         lambda: pair(PLAIN, {**PLAIN, "b.weight": ("BF16", (6, 4))}),
@@ -146,12 +148,12 @@ CASES = {
     "a grown vocabulary": Case(
         lambda: pair(llama(), llama(vocabulary=48)),
         {"model.embed_tokens.weight": "copied", "lm_head.weight": "copied"},
-        ("[40, 16] in the base, [48, 16] in /expert0", "another vocabulary?", "2 tensors cannot be merged"),
+        ("[40, 16] in the base, [48, 16] in /expert0 (another vocabulary)", "`vocab: base` merges", "2 tensors cannot"),
     ),
     "head tied in the base only": Case(
         lambda: (model("/base", llama(head=False), TIED), model("/one", llama(), UNTIED)),
         {"lm_head.weight": "tied"},
-        ("lm_head.weight: stored in /one, but tied in the base /base",),
+        ("lm_head.weight: stored in /one, but tied in the base /base", "A tied head is the embedding once more"),
     ),
     "head tied in one expert only": Case(
         lambda: (*pair(llama(), llama()), model("/two", llama(head=False), TIED)),
@@ -244,6 +246,85 @@ def test_a_rule_that_merges_does_not_decide_about_what_cannot_be_merged() -> Non
         decided(*pair(PLAIN, {**PLAIN, "b.weight": ("BF16", (6, 4))}), rules=rules)
 
 
+TOWER = {**PLAIN, "tower.weight": ("F32", (2, 3))}
+
+
+@pytest.mark.parametrize("keep", ["owner", "expert1", "/expert1"])
+def test_what_one_expert_brings_is_kept_from_it(keep: str) -> None:
+    found = decided(*pair(PLAIN, PLAIN, TOWER), rules=[{"match": "tower.*", "keep": keep}])["tower.weight"]
+    assert (found.disposition.kind, found.disposition.source) == ("copied", 2)
+    assert found.disposition.reason == "kept from /expert1 by rules[0]"
+    assert found.spec is not None
+    assert (found.spec.dtype, found.spec.shape) == ("F32", (2, 3))
+
+
+def test_the_owner_of_what_the_base_has_is_the_base() -> None:
+    found = decided(*pair(TOWER, TOWER, PLAIN), rules=[{"match": "tower.*", "keep": "owner"}])["tower.weight"]
+    assert (found.disposition.kind, found.disposition.source) == ("copied", 0)
+
+
+def test_of_a_tensor_that_all_have_one_experts_can_be_kept() -> None:
+    found = decided(*pair(PLAIN, PLAIN, PLAIN), rules=[{"match": "b.*", "keep": "expert0"}])["b.weight"]
+    assert (found.disposition.kind, found.disposition.source) == ("copied", 1)
+
+
+@pytest.mark.parametrize(
+    ("keep", "models", "words"),
+    [
+        ("owner", pair(PLAIN, TOWER, TOWER), "from its owner, but /expert0, /expert1 have it and the base does not"),
+        ("expert0", pair(PLAIN, PLAIN, TOWER), "keeps it from /expert0, which does not have it (it is in /expert1)"),
+    ],
+)
+def test_what_cannot_be_kept_so_is_refused_by_name(keep: str, models: tuple[Checkpoint, ...], words: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        decided(*models, rules=[{"match": "tower.*", "keep": keep}])
+    assert words in caught.value.message
+
+
+def test_a_head_that_is_tied_in_an_expert_cannot_be_kept_from_it() -> None:
+    models = (*pair(llama(), llama()), model("/two", llama(head=False), TIED))
+    with pytest.raises(PlanError, match="from /two, which does not have it, because its head is tied"):
+        decided(*models, rules=[{"match": "lm_head.weight", "keep": "two"}])
+
+
+GROWN = pair(llama(), llama(vocabulary=48), llama())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"vocab": "base"},
+        {"rules": [{"match": ["*embed*", "*head*"], "vocab": "base"}]},
+        {"rules": [{"match": "*embed*", "vocab": "base", "merge_method": "linear"}], "vocab": "base"},
+    ],
+)
+def test_of_a_grown_vocabulary_the_bases_rows_are_merged(keys: dict[str, Any]) -> None:
+    found = decided(*GROWN, **keys)
+    assert set(kinds(found).values()) == {"merged"}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert found[name].spec == GROWN[0].tensors[name]
+        assert found[name].disposition.reason.endswith("without the rows beyond the base's (vocab: base)")
+    assert "rows" not in found["model.norm.weight"].disposition.reason
+
+
+def test_a_rule_can_refuse_what_the_recipe_allows() -> None:
+    with pytest.raises(PlanError, match="1 tensor cannot be merged"):
+        decided(*GROWN, vocab="base", rules=[{"match": "lm_head.*", "vocab": "error"}])
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        pair(llama(vocabulary=48), llama()),  # fewer tokens than the base: some of its rows have no fine-tune
+        pair(PLAIN, {**PLAIN, "b.weight": ("BF16", (8, 6))}),  # rows that are no tokens
+        pair({"embed_tokens.weight": WEIGHT}, {"embed_tokens.weight": ("BF16", (8, 9))}),
+    ],
+)
+def test_vocab_base_allows_nothing_but_more_tokens(models: tuple[Checkpoint, ...]) -> None:
+    with pytest.raises(PlanError, match="cannot be merged"):
+        decided(*models, vocab="base")
+
+
 def test_other_float_dtypes_may_meet() -> None:
     other = {"a.weight": ("F32", (4, 6)), "b.weight": ("F16", (4, 6))}
     assert set(kinds(decided(*pair(PLAIN, other))).values()) == {"merged"}
@@ -295,3 +376,21 @@ def test_the_first_rule_that_matches_wins() -> None:
 def test_what_spectral_steps_see_as_matrices(name: str, tensor: Tensor, batch: tuple[int, int, int] | None) -> None:
     spec = TensorSpec(name, "F32", tuple(tensor.shape), "f", 0, tensor.nbytes)
     assert matrices(spec, EMBEDDING_PATTERNS) == batch
+
+
+def test_a_recipe_says_itself_what_is_an_embedding() -> None:
+    models = pair(
+        {"a.table": WEIGHT, "model.embed_tokens.weight": WEIGHT},
+        {"a.table": WEIGHT, "model.embed_tokens.weight": WEIGHT},
+    )
+    found = decided(*models, merge_method="iso_c", embedding_patterns=["*.table"])
+    assert found["a.table"].disposition.method == "linear"
+    assert found["model.embed_tokens.weight"].disposition.method == "iso_c"
+
+
+def test_an_embedding_pattern_of_the_recipes_own_that_matches_nothing_is_an_error() -> None:
+    tensors = {"model.embed_tokens.weight": WEIGHT}
+    with pytest.raises(
+        RecipeError, match=r"\(embedding_patterns\[1\]\): matches no tensor of any model\n.*begin one with \*"
+    ):
+        decided(*pair(tensors, tensors), embedding_patterns=["*lm_head*", "embed_tokens.weight"])

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import svc_dist
+from svc_dist.choices import choices
 from svc_dist.errors import RecipeError
 from svc_dist.methods_page import render
 from svc_dist.presets import PRESETS
-from svc_dist.recipe import choices, recipe_from
+from svc_dist.recipe import recipe_from
 
-from .checkpoints import write_llamas
+from .checkpoints import recipe_data, write_llamas
 
 MODELS = {"base_model": "b", "models": [{"model": "e0"}, {"model": "e1"}]}
 
@@ -20,10 +21,11 @@ MODELS = {"base_model": "b", "models": [{"model": "e0"}, {"model": "e1"}]}
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_valid_recipe_whose_values_are_shown(name: str, tmp_path: Path) -> None:
     models = write_llamas(tmp_path, experts=2)
-    recipe = {"base_model": str(models[0]), "models": [{"model": str(m)} for m in models[1:]], "preset": name}
+    method = PRESETS[name].values.get("merge_method", "ties")
+    recipe = recipe_data(models, method, preset=name)
     plan = svc_dist.make_plan(recipe)
     assert "preset" not in plan.recipe
-    assert plan.recipe["merge_method"] == PRESETS[name].values["merge_method"]
+    assert plan.recipe["merge_method"] == method
     assert plan.recipe["parameters"] == dict(PRESETS[name].values.get("parameters", {}))
 
 
@@ -37,6 +39,35 @@ def test_svc_paper_goes_on_top_of_any_method() -> None:
     chosen = choices(recipe_from({**MODELS, "preset": "svc-paper", "merge_method": "ties"})).default
     assert chosen.method == "ties"
     assert chosen.calibration == {"method": "svc", "alpha": 0.5, "side": "left"}
+
+
+def test_every_matrix_is_calibrated_where_a_preset_says_so(tmp_path: Path) -> None:
+    models = write_llamas(tmp_path, experts=2)
+    recipe = {"base_model": str(models[0]), "models": [{"model": str(m)} for m in models[1:]]}
+    calibrated = {}
+    for name in ("svc-paper", "svc-every-matrix"):
+        plan = svc_dist.make_plan({**recipe, "preset": name})
+        of = {tensor.name: plan.dispositions[tensor.disposition].calibration for tensor in plan.tensors}
+        calibrated[name] = {tensor for tensor, calibration in of.items() if calibration is not None}
+    added = calibrated["svc-every-matrix"] - calibrated["svc-paper"]
+    assert calibrated["svc-paper"]
+    assert added == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"side": "right"}, {"method": "svc", "alpha": 1.0, "side": "right"}),
+        ({"method": "svc", "side": "right"}, {"method": "svc", "alpha": 1.0, "side": "right"}),
+        ("svc", {"method": "svc", "alpha": 1.0, "side": "left"}),
+        ({"alpha": 0.2}, {"method": "svc", "alpha": 0.2, "side": "left"}),
+        ("none", None),
+        (None, None),
+    ],
+)
+def test_a_calibration_keeps_what_the_recipe_does_not_say_of_it(own: object, expected: object) -> None:
+    recipe = recipe_from({**MODELS, "preset": "svc-paper-tsv-m", "calibrate": own})
+    assert choices(recipe).default.calibration == expected
 
 
 def test_a_presets_rule_may_match_nothing_and_comes_after_the_recipes_own(tmp_path: Path) -> None:
@@ -53,6 +84,8 @@ def test_a_presets_rule_may_match_nothing_and_comes_after_the_recipes_own(tmp_pa
     [
         ({"preset": "svc-papr"}, "did you mean 'svc-paper'"),
         ({"preset": "swudi-lora", "merge_method": "ties"}, "for merge_method swudi, but the recipe says ties"),
+        ({"preset": "svc-paper", "merge_method": "tsv_m"}, "not for merge_method tsv_m: take svc-paper-tsv-m"),
+        ({"preset": "svc-paper", "calibrate": 3}, "calibrate"),
         ({"preset": "swudi-lora", "rules": "none"}, "rules"),
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from svc_dist.choices import Choice, Choices, Keep, choices
 from svc_dist.errors import ExitCode, RecipeError
-from svc_dist.recipe import Choices, choices, load_recipe, parse_recipe, recipe_from
+from svc_dist.recipe import load_recipe, parse_recipe, recipe_from
 
 MINIMAL = """\
 base_model: base
@@ -58,11 +59,29 @@ def test_a_minimal_recipe_means_what_it_does_in_mergekit() -> None:
         ("parameters: {lambda: '0.3'}", "lambda is '0.3', but must be a number"),
         ("parameters: {lambda: .nan}", "lambda is nan, but must be a number"),
         ("parameters: {lambda: true}", "lambda is True, but must be a number"),
-        ("parameters: {lambda: [0.1, 0.2]}", "lambda is [0.1, 0.2], but must be a number"),
+        ("parameters: {lambda: [0.1, x]}", "r.yaml:7 (parameters.lambda): task_arithmetic: lambda is 'x', but must be"),
+        ("parameters: {lambda: []}", "task_arithmetic: an empty list"),
+        ("parameters: {lambda: [{filter: a, value: x}]}", "lambda is 'x', but must be a number"),
+        ("parameters: {lambda: {filter: a, value: [1, x]}}", "lambda is 'x', but must be a number"),
+        ("parameters: {lambda: [{filter: a, value: 1}, 2]}", "2 is not a condition\n  write {filter: part of a name"),
+        ("parameters: {lambda: [{filter: a}]}", "{'filter': 'a'} is not a condition"),
+        ("parameters: {lambda: [{filtre: a, value: 1}]}", "is not a condition"),
+        ("parameters: {lambda: [{filter: 3, value: 1}]}", "the filter 3 is not text"),
         (f"parameters: {{lambda: {'9' * 400}}}", "but must be a number"),
         ("parameters: {normalize: 1}", "normalize is 1, but must be true or false"),
-        ("parameters:", "r.yaml:7 (parameters): None must be a mapping"),
-        ("calibrate: {method: svc, alpha: 0}", "r.yaml:7 (calibrate): svc: alpha is 0, but must be a number above 0"),
+        ("parameters: x", "r.yaml:7 (parameters): 'x' must be a mapping"),
+        ("calibrate: {method: svc, alpha: 0}", "r.yaml:7 (calibrate.alpha): svc: alpha is 0, but must be"),
+        ("calibrate:\n  method: svc\n  side: up", "r.yaml:9 (calibrate.side): svc: side is 'up', but must be one"),
+        (
+            "rules:\n  - match: a\n    calibrate:\n      method: svc\n      alpha: 0",
+            "r.yaml:11 (rules[0].calibrate.alpha): svc: alpha is 0, but must be a number above 0",
+        ),
+        ("rules:\n  - {match: a, merge_method: slerp}", "r.yaml:8 (rules[0]): slerp takes exactly one expert, not 2"),
+        (
+            "rules:\n  - match: a\n    merge_method: della\n    parameters: {density: 0.9}",
+            "r.yaml:8 (rules[0]): della: density 0.9 with epsilon 0.15",
+        ),
+        ("fallback: {method: della, parameters: {density: 0.9}}", "r.yaml:7 (fallback): della: density 0.9 with"),
         ("calibrate: {method: svc, side: top}", "side is 'top', but must be one of left, right"),
         ("calibrate: {method: svc, alfa: 1}", "r.yaml:7 (calibrate.alfa): svc takes no parameter 'alfa'"),
         ("calibrate: {method: svc, alfa: 1}", "did you mean 'alpha'?"),
@@ -76,8 +95,8 @@ def test_a_minimal_recipe_means_what_it_does_in_mergekit() -> None:
         ("fallback: {method: linear, alpha: 1}", "fallback takes method and parameters, not 'alpha'"),
         ("fallback: {method: [linear]}", "there is no merge method '['linear']'"),
         ("fallback: lineer", "r.yaml:7 (fallback): there is no merge method 'lineer'\n  did you mean 'linear'?"),
-        ("rules: [{match: '*', keep: all}]", "r.yaml:7 (rules[0].keep): Input should be 'base'"),
-        ("rules: [{match: '*'}]", "the rule says nothing\n  give it keep, merge_method, parameters or calibrate"),
+        ("rules: [{match: '*', keep: all}]", "r.yaml:7 (rules[0].keep): no model is called 'all'\n  known: base, one"),
+        ("rules: [{match: '*'}]", "the rule says nothing\n  give it keep, merge_method, parameters, calibrate"),
         ("rules: [{match: [], keep: base}]", "rules[0].match"),
         ("rules: [{keep: base}]", "r.yaml:7 (rules[0].match): the key 'match' is missing"),
         ("rules: [{match: 3, keep: base}]", "r.yaml:7 (rules[0].match): 3 must be a list"),
@@ -112,6 +131,14 @@ def test_what_is_wrong_is_named_with_its_key_line_and_remedy(line: str, words: s
         (MINIMAL.replace("  - model: two\n", "  - two\n"), "r.yaml:5 (models[1]): 'two' must be a mapping"),
         (MINIMAL.replace("base_model: base\n", ""), "merge_method task_arithmetic needs base_model"),
         (MINIMAL.replace("task_arithmetic", "task_arithmatic"), "did you mean 'task_arithmetic'?"),
+        (
+            MINIMAL.replace("task_arithmetic", "slerp").replace("{weight: 0.3}", "{}"),
+            "(merge_method): slerp takes exactly one",
+        ),
+        (
+            "base_model: b\nmodels: [{model: a}]\nmerge_method: della\nparameters:\n  density: 0.9",
+            "r.yaml:4 (parameters): della: density 0.9 with epsilon 0.15",
+        ),
         (MINIMAL.replace("merge_method: task_arithmetic\n", ""), "the key 'merge_method' is missing"),
         ("base_model: b\nmodels: []\nmerge_method: linear", "r.yaml:2 (models)"),
         ("base_model: b\nmodels: [{model: b}]\nmerge_method: linear", "no expert besides the base"),
@@ -159,10 +186,10 @@ rules:
   - {match: [e, f], calibrate: {method: svc, alpha: 1.0}}
 """
     ).rules
-    assert found[0] is None
+    assert found[0] == Keep(0)
     plain = {"weight": [0.3, 0.5], "normalize": False, "lambda": 0.7}
     half = {"method": "svc", "alpha": 0.5, "side": "left"}
-    assert [(c.method, c.parameters, c.calibration) for c in found if c is not None] == [
+    assert [(c.method, c.parameters, c.calibration) for c in found if isinstance(c, Choice)] == [
         ("task_arithmetic", plain, None),
         ("task_arithmetic", {**plain, "weight": [0.9, 0.9]}, half),
         ("linear", {"weight": [0.3, 0.5], "normalize": True, "base_weight": 0.0}, half),
@@ -203,6 +230,53 @@ def test_weights_that_add_up_to_nothing_cannot_be_normalized(text: str) -> None:
     message = refused(recipe + "parameters: {normalize: true}")
     assert "r.yaml:3 (models): the weights add up to zero" in message
     assert "normalize: false" in message
+
+
+NAMED = """\
+base_model: models/base
+models:
+  - {model: models/vl, name: vision}
+  - {model: s3://bucket/a/audio/}
+  - {model: hf://owner/video@v1}
+merge_method: linear
+rules: [{match: x, keep: KEEP}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "source"),
+    [
+        ("base", 0), ("models/base", 0), ("vision", 1), ("vl", 1), ("models/vl", 1), ("audio", 2),
+        ("s3://bucket/a/audio/", 2), ("video", 3), ("hf://owner/video@v1", 3), ("owner", None),
+    ],
+)  # fmt: skip
+def test_a_model_is_called_by_its_name_its_path_or_the_last_part_of_it(keep: str, source: int | None) -> None:
+    recipe = parse_recipe(NAMED.replace("KEEP", keep), "r.yaml", "/recipes")
+    assert choices(recipe).rules == [Keep(source)]
+    assert choices(recipe_from(recipe.canonical())).rules == [Keep(source)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            NAMED.replace("KEEP", "vison"),
+            "(rules[0].keep): no model is called 'vison'\n  did you mean 'vision'?",
+        ),
+        (NAMED.replace("KEEP", "audio").replace("models/vl,", "x/audio,"), "'audio' may be /recipes/x/audio or s3://"),
+        (NAMED.replace("KEEP", "audio").replace("name: vision", "name: audio"), "give the models a `name`"),
+        (NAMED.replace("name: vision", "name: owner"), "r.yaml:3 (models[0].name): 'owner' is taken"),
+        (MINIMAL + "config_source: three", "r.yaml:7 (config_source): no model is called 'three'"),
+        (MINIMAL + "vocab: all", "r.yaml:7 (vocab): Input should be 'base' or 'error'"),
+        (MINIMAL + "rename: {from: a}", "r.yaml:7 (rename[0].to): the key 'to' is missing"),
+        (MINIMAL + "rename: {from: a, too: b}", "r.yaml:7 (rename[0].too): unknown key 'too'; did you mean 'to'?"),
+        (MINIMAL + f"config_source: 'https://u:{'s3cr3t'}@h/b'", "no model is called 'https://"),
+    ],
+)
+def test_models_and_prefixes_are_named_unambiguously(text: str, words: str) -> None:
+    message = refused(text)
+    assert words in message
+    assert "s3cr3t" not in message
 
 
 def test_relative_paths_count_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

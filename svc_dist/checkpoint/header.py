@@ -20,7 +20,7 @@ MAX_HEADER = 100_000_000
 DATA_ALIGNMENT = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Where one tensor's bytes lie: ``[start, end)`` counted from the beginning of ``file``."""
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
 from svc_dist.checkpoint.header import TensorSpec, header_length, parse_header, unique_names
-from svc_dist.checkpoint.storage import FileIdentity, Folder, open_folder
-from svc_dist.errors import DamagedInputError
+from svc_dist.checkpoint.objects import open_folder
+from svc_dist.checkpoint.storage import FileIdentity, Folder, is_local, local_path
+from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError
+
+Value = TypeVar("Value")
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _FIRST_READ = 1 << 18  # most headers fit: one request instead of two on remote storage
+_OPEN_TRIES = 4
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -32,20 +40,51 @@ class Checkpoint:
     def nbytes(self) -> int:
         return sum(spec.nbytes for spec in self.tensors.values())
 
+    def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Checkpoint:
+        """The same tensors under other names: of the pairs ``(from, to)``, the first that fits the name's beginning.
 
-def open_checkpoint(location: str) -> Checkpoint:
+        Raises RecipeError where two tensors would have one name.
+        """
+        if not prefixes:
+            return self
+        tensors = rename_keys(self.tensors, prefixes, self.location)
+        return dataclasses.replace(
+            self, tensors={name: dataclasses.replace(spec, name=name) for name, spec in tensors.items()}
+        )
+
+
+def rename_keys(named: Mapping[str, Value], prefixes: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:
+    """What goes by names, by others: of the pairs ``(from, to)`` the first that fits a name's beginning counts.
+
+    ``where``: the location, for messages. Raises RecipeError where two would have one name.
+    """
+    found: dict[str, Value] = {}
+    for name, value in named.items():
+        new = next((to + name.removeprefix(old) for old, to in prefixes if name.startswith(old)), name)
+        if new in found:
+            raise RecipeError(
+                f"{where}: rename makes two tensors one: {name!r} and another would both be {new!r}",
+                "choose another prefix to put in its place",
+            )
+        found[new] = value
+    return found
+
+
+def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoint:
     """Read index, headers and config. Reads kilobytes, whatever the model's size.
 
     Raises DamagedInputError naming file and tensor for anything malformed, StorageError when it cannot be read.
     """
-    folder = open_folder(location)
-    names = folder.names()
-    if not names:
-        raise DamagedInputError(f"{location}: no such model: nothing is there", "check the path or URL in the recipe")
+    folder, names = open_model(location, access)
+    if ADAPTER_CONFIG in names:
+        raise DamagedInputError(
+            f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
+            "merge it into its base with peft first; if the file is a leftover beside a whole model, remove it",
+        )
     weight_map = _weight_map(folder, names)
     files = [_single_file(folder, names)] if weight_map is None else sorted(set(weight_map.values()))
     with ThreadPoolExecutor(min(16, len(files))) as pool:
-        opened = list(pool.map(lambda file: _open_file(folder, file), files))
+        opened = list(pool.map(lambda file: open_file(folder, file), files))
     tensors: dict[str, TensorSpec] = {}
     for (_, specs), file in zip(opened, files, strict=True):
         for name, spec in specs.items():
@@ -59,6 +98,18 @@ def open_checkpoint(location: str) -> Checkpoint:
                 f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
             )
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, _config(folder, names))
+
+
+def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Folder, list[str]]:
+    """The folder of a model or adapter, and the names in it. Raises StorageError when nothing is there."""
+    folder = open_folder(location, access)
+    names = [] if is_local(location) and not Path(local_path(location)).exists() else folder.names()
+    if not names:
+        raise StorageError(
+            f"{location}: no such model: nothing is there",
+            "check the path or URL in the recipe; a model on a hub is written hf://owner/name",
+        )
+    return folder, names
 
 
 def _weight_map(folder: Folder, names: list[str]) -> dict[str, str] | None:
@@ -113,14 +164,22 @@ def _single_file(folder: Folder, names: list[str]) -> str:
     raise DamagedInputError(f"{folder.location}: no safetensors file", "check the path or URL in the recipe")
 
 
-def _open_file(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+def open_file(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+    """Who a file is, and its header, of one and the same version."""
+    for _ in range(_OPEN_TRIES - 1):
+        with contextlib.suppress(ChangedInputError):  # replaced in between, or the answer about it was garbled
+            return _open_version(folder, file)
+    return _open_version(folder, file)
+
+
+def _open_version(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
     where = f"{folder.location}/{file}"
     identity = folder.identity(file)
     if identity is None:
         raise DamagedInputError(f"{where}: the index names this file, but it is missing", "download the model again")
-    first = folder.read(file, 0, min(identity.size, _FIRST_READ))
+    first = folder.read(file, 0, min(identity.size, _FIRST_READ), identity)
     end = 8 + header_length(first, where, identity.size)
-    header = first[8:end] if end <= len(first) else first[8:] + folder.read(file, len(first), end)
+    header = first[8:end] if end <= len(first) else first[8:] + folder.read(file, len(first), end, identity)
     try:
         return identity, parse_header(header, file, identity.size)
     except DamagedInputError as error:

@@ -12,10 +12,13 @@ from svc_dist.checkpoint.index import SINGLE_FILE
 
 #: A range on object storage is one part of a multipart upload: at least this many bytes, except the last of a shard.
 MIN_RANGE = 5 * 2**20
+#: A longer range is sent as several parts of this size, each over a connection of its own.
+PART = 16 * 2**20
 #: Element-wise work on a larger tensor is split, so that slots stay busy and memory small.
 MAX_RANGE = 64 * 2**20
-#: Object storage allows 10,000 parts an upload; ranges grow so that a shard stays below this many.
+#: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard stays below this many together.
 _MAX_RANGES = 8000
+_MAX_PARTS = 2000
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class ShardFile:
+    """An output file of ``size`` bytes."""
+
+    file: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Elements ``[start, end)`` of a tensor (by name) inside one range."""
 
@@ -41,7 +52,7 @@ class Piece:
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Range:
     """Bytes ``[start, end)`` of a shard (the first range holds the header too) and the pieces they consist of."""
 
@@ -104,6 +115,13 @@ def ranges(shard: Shard, grain: Callable[[TensorSpec], int]) -> list[Range]:
     if pieces or start < shard.size or not result:
         result.append(Range(start, shard.size, tuple(pieces)))
     return result
+
+
+def parts(range_size: int, shard_size: int) -> list[int]:
+    """Sizes of the parts that one range of a shard is uploaded in; none is below ``MIN_RANGE`` unless the range is."""
+    part = max(PART, -(-shard_size // _MAX_PARTS))
+    count = max(1, range_size // part)
+    return [part] * (count - 1) + [range_size - part * (count - 1)]
 
 
 def _cuts(spec: TensorSpec, grain: int, largest: int) -> Sequence[tuple[int, int]]:

@@ -10,24 +10,45 @@ import ctypes
 import errno
 import os
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from svc_dist.checkpoint.source import write_all
-from svc_dist.checkpoint.storage import is_local, local_path, refuse_credentials, storage_error
-from svc_dist.errors import OutputError, StorageError
+from svc_dist.checkpoint.layout import ShardFile
+from svc_dist.checkpoint.retry import Retries
+from svc_dist.checkpoint.storage import local_path, storage_error, write_all
+from svc_dist.errors import StorageError
 
 _RWF_DONTCACHE = 0x80  # <linux/fs.h>, since 6.14
 _dontcache = sys.platform == "linux" and hasattr(os, "pwritev")  # until a write says that it cannot
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a sink holds of a shard: all of it under its name, or a partial one.
+
+    ``tokens``: what it gave for each part, by number (more than one when a part was sent again), where it can tell;
+    else the receipts are to be believed.
+    """
+
+    finished: bool
+    tokens: Mapping[int, Collection[str]] | None = None
+
+
+class LostRangesError(StorageError):
+    """A shard cannot be finished: the store does not hold all the parts that it gave tokens for."""
+
+
 class RangeWriter(Protocol):
-    """Takes the bytes of one range in order. ``commit`` makes them durable and returns the store's token for them."""
+    """Takes the bytes of one range in order. ``commit`` makes them durable and returns the store's tokens for them."""
+
+    retries: Retries
 
     def write(self, data: memoryview) -> None: ...
 
-    def commit(self) -> str | None: ...
+    def commit(self) -> tuple[str, ...]: ...
 
     def __enter__(self) -> RangeWriter: ...
 
@@ -37,62 +58,72 @@ class RangeWriter(Protocol):
 
 
 class Sink(Protocol):
-    """Where a model is written to."""
+    """Where a model is written to. ``memory``: bytes that it holds at most for each range in flight."""
 
-    def prepare(self, file: str, size: int) -> None:
-        """Make room for a shard of ``size`` bytes. Done again, it keeps what is there."""
+    memory: int
 
-    def partial_size(self, file: str) -> int | None:
-        """Size of a shard that is not finished; None when there is none."""
+    def prepare(self, shards: Sequence[ShardFile]) -> None:
+        """Make room for shards. Done again, it keeps what is there."""
 
-    def finished_size(self, file: str) -> int | None:
-        """Size of a finished file; None when there is none."""
+    def held(self, shard: ShardFile) -> Held | None:
+        """What is there of a shard; None when nothing is that this plan put there."""
 
-    def write_range(self, file: str, start: int, end: int) -> RangeWriter:
-        """A writer for bytes ``[start, end)`` of a prepared shard."""
+    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
+        """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
 
-    def finish(self, file: str) -> None:
-        """Make a complete shard visible under its name. Done again, it does nothing."""
+    def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
+        """Make a complete shard visible, ``tokens`` those of its parts in order. Done again, it does nothing.
+
+        Raises LostRangesError when some are not there; ``held`` tells which.
+        """
 
 
 class LocalSink:
     """Writes into a folder of a mounted file system."""
 
+    memory = 0
+
     def __init__(self, location: str, partial: str = ".svc_dist/partial") -> None:
         self.root = Path(local_path(location))
         self._partial = self.root / partial
 
-    def prepare(self, file: str, size: int) -> None:
-        path = self._partial / file
-        if self.finished_size(file) == size or self.partial_size(file) == size:
-            return
+    def prepare(self, shards: Sequence[ShardFile]) -> None:
+        for shard in shards:
+            if self.held(shard) is None:
+                self._make_room(shard)
+
+    def _make_room(self, shard: ShardFile) -> None:
+        path = self._partial / shard.file
         try:
-            self._partial.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                _allocate(descriptor, size)
+                _allocate(descriptor, shard.size)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            sync_folder(self._partial)
+            sync_folder(path.parent)
         except OSError as error:
-            raise storage_error(error, f"cannot make room for {size:,} bytes in {path}") from None
+            raise storage_error(error, f"cannot make room for {shard.size:,} bytes in {path}") from None
 
-    def partial_size(self, file: str) -> int | None:
-        return _size(self._partial / file)
+    def held(self, shard: ShardFile) -> Held | None:
+        if _size(self.root / shard.file) == shard.size:
+            return Held(finished=True)
+        return Held(finished=False) if _size(self._partial / shard.file) == shard.size else None
 
-    def finished_size(self, file: str) -> int | None:
-        return _size(self.root / file)
+    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
+        return _LocalRange(self._partial / shard.file, start, end)
 
-    def write_range(self, file: str, start: int, end: int) -> RangeWriter:
-        return _LocalRange(self._partial / file, start, end)
-
-    def finish(self, file: str) -> None:
-        source, target = self._partial / file, self.root / file
+    def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
+        source, target = self._partial / shard.file, self.root / shard.file
         try:
             if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
-            sync_folder(self.root)
+            for folder in (target.parent, *target.parent.parents):  # those that were made for it, and what they are in
+                sync_folder(folder)
+                if folder == self.root:
+                    break
         except OSError as error:
             raise storage_error(error, f"cannot finish {target}") from None
         if not target.exists():
@@ -103,6 +134,7 @@ class _LocalRange:
     def __init__(self, path: Path, start: int, end: int) -> None:
         self._path, self._start, self._position, self._end = path, start, start, end
         self._descriptor: int | None = None
+        self.retries = Retries()
 
     def __enter__(self) -> _LocalRange:
         try:
@@ -121,7 +153,7 @@ class _LocalRange:
             raise storage_error(error, f"cannot write to {self._path}") from None
         self._position += data.nbytes
 
-    def commit(self) -> str | None:
+    def commit(self) -> tuple[str, ...]:
         assert self._descriptor is not None
         if self._position != self._end:
             raise ValueError(f"{self._path}: the range ends at {self._end}, only {self._position} is written")
@@ -132,7 +164,7 @@ class _LocalRange:
                 os.posix_fadvise(self._descriptor, self._start, length, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise storage_error(error, f"cannot make {self._path} durable") from None
-        return None
+        return ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,17 +172,6 @@ class _LocalRange:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def open_sink(location: str) -> Sink:
-    """The sink for an output location. Raises OutputError for what cannot be written to."""
-    refuse_credentials(location, "OUTPUT")
-    if not is_local(location):
-        raise OutputError(
-            f"cannot write to {location}: only local folders can be written to so far",
-            "name a local folder as OUTPUT and copy the finished model from there",
-        )
-    return LocalSink(location)
 
 
 def sync_folder(path: Path) -> None:

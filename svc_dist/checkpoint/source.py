@@ -15,19 +15,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
+from svc_dist.checkpoint.objects import Objects, changed, open_objects
+from svc_dist.checkpoint.retry import Retries
 from svc_dist.checkpoint.storage import (
     FileIdentity,
     LocalFolder,
-    RemoteFolder,
+    is_local,
     local_identity,
-    open_folder,
+    local_path,
     storage_error,
 )
-from svc_dist.errors import ChangedInputError
+from svc_dist.errors import SvcDistError
 
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
+_REMOTE_GAP = 1 << 18  # remote ranges closer than this are one request: a round trip costs more than these bytes
 _FETCH = 16 << 20  # bytes of one remote request
-_PARALLEL = 16  # remote requests in flight for one unit
 
 
 @dataclass(frozen=True)
@@ -89,104 +92,172 @@ class MappedRanges:
 
 
 class Source:
-    """Reads ranges of one checkpoint's files, and notices when a file is no longer the planned one."""
+    """The files of one checkpoint as planned: notices when one is no longer that."""
 
-    def __init__(self, location: str, files: Iterable[FileIdentity], scratch: str | None = None) -> None:
-        self._folder = open_folder(location)
-        self._files = {file.name: file for file in files}
-        self._scratch = scratch
+    def __init__(self, location: str, files: Iterable[FileIdentity], access: Access = DEFAULT_ACCESS) -> None:
+        self.location = location
+        self.files = {file.name: file for file in files}
+        self.objects = None if is_local(location) else open_objects(location, access)
+        self._folder = LocalFolder(local_path(location))
+
+    def map_local(self, wanted: Iterable[ByteRange], mapped: MappedRanges) -> None:
+        """Map ranges of files on a mounted file system."""
+        for name, items in _by_file(wanted).items():
+            path = self._folder.path(name)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise storage_error(error, f"cannot open {path}") from None
+            try:
+                found = local_identity(name, os.fstat(descriptor))
+                if found != self.files[name]:
+                    raise changed(str(path), self.files[name], found)
+                mapped.add(items, descriptor, {item: item.start for item in items})
+            except OSError as error:
+                raise storage_error(error, f"cannot map {path}") from None
+            finally:
+                os.close(descriptor)
 
     @contextmanager
     def map(self, wanted: Iterable[ByteRange]) -> Iterator[MappedRanges]:
-        """Map ranges for the duration of a ``with``. Raises ChangedInputError, StorageError, DamagedInputError."""
-        by_file: dict[str, list[ByteRange]] = {}
-        for item in wanted:
-            by_file.setdefault(item.file, []).append(item)
-        mapped = MappedRanges()
-        try:
-            if isinstance(self._folder, LocalFolder):
-                for name, items in by_file.items():
-                    self._map_local(self._folder, name, items, mapped)
+        """Map ranges of this checkpoint alone; see ``map_ranges``."""
+        with map_ranges([self], [list(wanted)]) as reading:
+            yield reading.mapped[0]
+
+
+@dataclass
+class Reading:
+    """The mapped ranges of several checkpoints, and how often a request for them had to be repeated."""
+
+    mapped: list[MappedRanges]
+    retries: Retries
+
+
+@contextmanager
+def map_ranges(
+    sources: Sequence[Source],
+    wanted: Sequence[Sequence[ByteRange]],
+    scratch: str | None = None,
+    parallel: int = DEFAULT_ACCESS.parallel,
+) -> Iterator[Reading]:
+    """Map ranges of each of ``sources`` for the duration of a ``with``.
+
+    What is remote is fetched by ``parallel`` requests at once into one file in the folder ``scratch``, which goes with
+    the last mapping. Raises ChangedInputError, StorageError, DamagedInputError.
+    """
+    reading = Reading([MappedRanges() for _ in sources], Retries())
+    try:
+        requests: list[_Request] = []
+        places: list[dict[ByteRange, int]] = []
+        size = 0
+        for source, items, mapped in zip(sources, wanted, reading.mapped, strict=True):
+            place: dict[ByteRange, int] = {}
+            if source.objects is None:
+                source.map_local(items, mapped)
             else:
-                self._fetch(self._folder, by_file, mapped)
-            yield mapped
-        finally:
+                size = _plan_requests(source, items, size, requests, place)
+            places.append(place)
+        if requests:
+            descriptor = _fetch(requests, size, scratch, parallel, reading.retries)
+            try:
+                for mapped, place in zip(reading.mapped, places, strict=True):
+                    mapped.add(list(place), descriptor, place)
+            except OSError as error:
+                raise _scratch_error(error, scratch) from None
+            finally:
+                os.close(descriptor)
+        yield reading
+    finally:
+        for mapped in reading.mapped:
             mapped.clear()
 
-    def _map_local(self, folder: LocalFolder, name: str, items: list[ByteRange], mapped: MappedRanges) -> None:
-        path = folder.path(name)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise storage_error(error, f"cannot open {path}") from None
-        try:
-            self._require_planned(local_identity(name, os.fstat(descriptor)), str(path))
-            mapped.add(items, descriptor, {item: item.start for item in items})
-        except OSError as error:
-            raise storage_error(error, f"cannot map {path}") from None
-        finally:
-            os.close(descriptor)
 
-    def _fetch(self, folder: RemoteFolder, by_file: dict[str, list[ByteRange]], mapped: MappedRanges) -> None:
-        requests: list[tuple[str, int, int, int]] = []
-        offsets: dict[ByteRange, int] = {}
-        position = 0
-        for name, items in by_file.items():
-            found = folder.identity(name)
-            if found is None:
-                raise ChangedInputError(f"{folder.location}/{name} is gone since the plan was made")
-            self._require_planned(found, f"{folder.location}/{name}")
+@dataclass(frozen=True)
+class _Request:
+    """Bytes ``[start, end)`` of a file, wanted at ``offset`` of the scratch file."""
+
+    objects: Objects
+    file: FileIdentity
+    start: int
+    end: int
+    offset: int
+
+
+def _plan_requests(
+    source: Source, wanted: Sequence[ByteRange], size: int, requests: list[_Request], place: dict[ByteRange, int]
+) -> int:
+    """Requests for ranges, close ones joined and long ones divided. Returns the scratch file's new size."""
+    assert source.objects is not None
+    for name, items in _by_file(wanted).items():
+        source.objects.require_planned(source.files[name])
+        for start, end in _spans(items):
+            for first in range(start, end, _FETCH):
+                last = min(first + _FETCH, end)
+                requests.append(_Request(source.objects, source.files[name], first, last, size + first - start))
             for item in items:
-                offsets[item] = position
-                for start in range(item.start, item.end, _FETCH):
-                    end = min(start + _FETCH, item.end)
-                    requests.append((name, start, end, position + start - item.start))
-                position += item.end - item.start
-        descriptor = self._scratch_file(position)
-        try:
-
-            def fetch(request: tuple[str, int, int, int]) -> None:
-                name, start, end, offset = request
-                write_all(descriptor, folder.read(name, start, end), offset)
-
-            with ThreadPoolExecutor(_PARALLEL) as pool:
-                for _ in pool.map(fetch, requests):
-                    pass
-            mapped.add(list(offsets), descriptor, offsets)
-        except OSError as error:
-            raise storage_error(
-                error, f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}"
-            ) from None
-        finally:
-            os.close(descriptor)
-
-    def _scratch_file(self, size: int) -> int:
-        try:
-            if self._scratch is not None:
-                Path(self._scratch).mkdir(parents=True, exist_ok=True)
-            descriptor, path = tempfile.mkstemp(prefix="svc-dist-", dir=self._scratch)
-            Path(path).unlink()  # the bytes go when the last mapping does, even after kill -9
-            if size:
-                os.ftruncate(descriptor, size)
-        except OSError as error:
-            raise storage_error(
-                error, f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}"
-            ) from None
-        return descriptor
-
-    def _require_planned(self, found: FileIdentity, where: str) -> None:
-        planned = self._files[found.name]
-        if found != planned:
-            raise ChangedInputError(
-                f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), "
-                f"found {found.size:,} bytes ({found.version})",
-                "put the planned file back, or start over with --restart",
-            )
+                if start <= item.start and item.end <= end:
+                    place[item] = size + item.start - start
+            size += end - start
+    return size
 
 
-def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """``pwrite`` until everything is written."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+def request_count(wanted: Iterable[ByteRange]) -> int:
+    """How many requests ranges of one remote checkpoint are fetched by."""
+    spans = [span for items in _by_file(wanted).values() for span in _spans(items)]
+    return sum(-(-(end - start) // _FETCH) for start, end in spans)
+
+
+def _spans(items: Iterable[ByteRange]) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    for item in sorted(items, key=lambda item: item.start):
+        if item.end == item.start:
+            continue
+        if spans and item.start - spans[-1][1] <= _REMOTE_GAP:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], item.end))
+        else:
+            spans.append((item.start, item.end))
+    return spans
+
+
+def _fetch(requests: Sequence[_Request], size: int, scratch: str | None, parallel: int, retries: Retries) -> int:
+    """Fetch into a scratch file. Returns its descriptor."""
+    try:
+        if scratch is not None:
+            Path(scratch).mkdir(parents=True, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(prefix="svc-dist-", dir=scratch)
+    except OSError as error:
+        raise _scratch_error(error, scratch) from None
+    pool = ThreadPoolExecutor(min(parallel, len(requests)), thread_name_prefix="fetch")
+    try:
+        Path(path).unlink()  # the bytes go when the last mapping does, even after kill -9
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)  # a full disk shows here, not as a bus error later
+        else:
+            os.ftruncate(descriptor, size)
+
+        def fetch(request: _Request) -> None:
+            request.objects.fetch(request.file, request.start, request.end, descriptor, request.offset, retries)
+
+        for _ in pool.map(fetch, requests):
+            pass
+    except OSError as error:
+        pool.shutdown(cancel_futures=True)
+        os.close(descriptor)
+        raise _scratch_error(error, scratch) from None
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        os.close(descriptor)
+        raise
+    pool.shutdown()
+    return descriptor
+
+
+def _scratch_error(error: OSError, scratch: str | None) -> SvcDistError:
+    return storage_error(error, f"cannot use scratch space in {scratch or tempfile.gettempdir()}")
+
+
+def _by_file(wanted: Iterable[ByteRange]) -> dict[str, list[ByteRange]]:
+    by_file: dict[str, list[ByteRange]] = {}
+    for item in wanted:
+        by_file.setdefault(item.file, []).append(item)
+    return by_file

@@ -17,7 +17,7 @@ from rich.table import Table
 from svc_dist.demo.data import TASKS, Samples, load_digits
 from svc_dist.demo.experts import Settings, accuracy, expert_folder, train_base, train_experts
 from svc_dist.demo.model import load_model
-from svc_dist.demo.recipes import MergeFailedError, merge_command, merged_folder, run_merge, write_recipes
+from svc_dist.demo.recipes import WEIGHT, MergeFailedError, merge_command, merged_folder, run_merge, write_recipes
 from svc_dist.errors import OutputError
 
 STAMP = "demo.json"
@@ -62,7 +62,8 @@ def run_demo(folder: Path, console: Console, settings: Settings | None = None) -
         _table(_measure(checkpoints, test), _measure(merges, test)),
         f"Accuracy in percent on {len(test)} test digits that no training has seen, one seed, a fixed number of steps: "
         "a difference of a few points is noise. The average is over the four departments; [i]upright[/i] is what is "
-        "left of what the base could do. An expert is the mark to reach in its own column.",
+        "left of what the base could do. An expert is the mark to reach in its own column. [i]task_arithmetic[/i] adds "
+        f"{WEIGHT} of what each expert learned, [i]sum[/i] all of it: calibrated by SVC, either will do.",
     )
     console.print(_next_steps(folder), soft_wrap=True, markup=False, highlight=False)
     for failure in failures[1:]:

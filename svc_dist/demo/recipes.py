@@ -74,19 +74,20 @@ def run_merge(recipe: Path, folder: Path) -> None:
 
 def _texts(folder: Path) -> dict[str, str]:
     calibrate = _CALIBRATE.format(alpha=1 / len(TASKS))
-    return {
-        "averaging": _text(folder, "averaging", "The mean of the experts.", "linear"),
-        "task_arithmetic": _text(
-            folder, "task_arithmetic", "The base plus the weighted sum of the task deltas.", "task_arithmetic", WEIGHT
-        ),
-        "task_arithmetic_svc": _text(
-            folder, "task_arithmetic_svc", "The same sum, then its singular values calibrated by SVC.",
-            "task_arithmetic", WEIGHT, calibrate,
-        ),
+    weighted, whole = "The base plus the weighted sum of the task deltas.", "The base plus the sum of the task deltas."
+    merges = {
+        "averaging": ("The mean of the experts.", "linear", None, ""),
+        "task_arithmetic": (weighted, "task_arithmetic", WEIGHT, ""),
+        "task_arithmetic_svc": ("The same sum, then its singular values calibrated by SVC.",
+                                "task_arithmetic", WEIGHT, calibrate),
+        "sum": (whole, "task_arithmetic", 1.0, ""),
+        "sum_svc": ("The same sum, then its singular values calibrated by SVC.", "task_arithmetic", 1.0, calibrate),
+        "swudi": ("Least interference with every expert, in closed form.", "swudi", None, ""),
     }  # fmt: skip
+    return {name: _text(folder, name, *merge) for name, merge in merges.items()}
 
 
-def _text(folder: Path, name: str, about: str, method: str, weight: float | None = None, calibrate: str = "") -> str:
+def _text(folder: Path, name: str, about: str, method: str, weight: float | None, calibrate: str) -> str:
     models = []
     for task in TASKS:
         models.append(f"  - model: ../{expert_folder(folder, task.name).relative_to(folder).as_posix()}")

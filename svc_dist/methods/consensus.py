@@ -61,7 +61,7 @@ def elected_sum(
             absolute.add_(part.abs_())
     if signed is None:
         raise ValueError("there are no deltas to add up")
-    merged = torch.copysign(absolute, signed).add_(signed)
+    merged = _with_sign(absolute, signed).add_(signed)
     if ballot is None:
         return merged.mul_(0.5 * common)
     return merged.mul_(0.5 * common / ballot.unit).div_(ballot.elected(signed))
@@ -69,6 +69,12 @@ def elected_sum(
 
 def _factors(weight: Sequence[float], scale: Sequence[float] | None) -> list[float]:
     return list(weight) if scale is None else [one * other for one, other in zip(weight, scale, strict=True)]
+
+
+def _with_sign(absolute: Tensor, signed: Tensor) -> Tensor:
+    """``absolute`` with the signs of ``signed``, in its memory: ``torch.copysign`` takes twice as long on a CPU."""
+    bits, sign = (torch.int32, -(1 << 31)) if absolute.dtype == torch.float32 else (torch.int64, -(1 << 63))
+    return absolute.view(bits).bitwise_or_(signed.view(bits).bitwise_and(sign)).view(absolute.dtype)
 
 
 # Selecting by a condition (torch.where, masked_fill) on random signs costs a mispredicted branch per entry:

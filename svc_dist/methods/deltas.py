@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.linalg import compute_dtype
+from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.methods.registry import CHUNK
 
+STAGED = 8 << 20  # elements on their way to a device at once
 _RUN = 16  # neighbours sampled together: one cache line of storage serves them all
 
 
@@ -34,6 +36,26 @@ def chunks(numel: int, row: int, whole_rows: bool = False) -> Iterator[tuple[int
         yield start, min(start + step, numel)
 
 
+def moved(view: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    """A tensor in fresh memory on ``device``, which it reaches in its own dtype: it is cast there.
+
+    Towards a GPU it goes in blocks through pinned memory, so that the copies run beside the host's work on the next.
+    """
+    if device == "cpu":
+        return torch.empty(view.shape, dtype=dtype).copy_(view)
+    return staged(view, torch.empty(view.shape, dtype=dtype, device=device), pin=device.startswith("cuda"))
+
+
+def staged(view: Tensor, result: Tensor, pin: bool) -> Tensor:
+    """``result``, which ``view`` is copied and cast into block by block; ``pin``: each through pinned memory."""
+    source, target = view.reshape(-1), result.view(-1)
+    for start in range(0, source.numel(), STAGED):
+        block = source[start : start + STAGED]
+        block = block.pin_memory() if pin else block.clone()
+        target[start : start + STAGED] = block.to(result.device, non_blocking=pin)
+    return result
+
+
 class TaskDeltas:
     """K task deltas ``Di = Wi - W0`` of one tensor, each computed when it is asked for.
 
@@ -41,29 +63,39 @@ class TaskDeltas:
     experts *are* the deltas. ``deltas[i]`` is cast first and subtracted then, in the compute dtype of ``precision``, in
     fresh memory on ``device`` that the caller may overwrite. Nothing here keeps more than one delta alive.
 
+    An expert may be None, the base itself; ``changes`` hold what an adapter adds to each, or None. Where all experts
+    are None and there is no base, ``shape`` says the tensor's.
+
     ``tensor`` names the tensor, ``offset`` and ``row`` say which element of it ours begins at and how long its rows are
     (a chunk or one matrix of a batch is a part of a tensor), which is what random and row-wise methods need.
+    ``low_memory`` asks methods that can for less memory, at the price of time and of the last bits.
     """
 
     def __init__(
         self,
-        experts: Sequence[Tensor],
+        experts: Sequence[Tensor | None],
         base: Tensor | None = None,
         *,
+        changes: Sequence[Change | None] | None = None,
         precision: str = "mixed",
         device: str = "cpu",
         tensor: str = "",
         offset: int = 0,
         row: int | None = None,
+        shape: tuple[int, ...] | None = None,
+        low_memory: bool = False,
     ) -> None:
         self.experts = list(experts)
+        self.changes = [None] * len(self.experts) if changes is None else list(changes)
         self.base_view = base
         self.precision = precision
         self.dtype = compute_dtype(precision)
         self.device = device
         self.tensor = tensor
         self.offset = offset
-        self.shape = tuple(self.experts[0].shape)
+        self.low_memory = low_memory
+        like = next((view for view in (base, *self.experts) if view is not None), None)
+        self.shape = tuple(like.shape) if like is not None else tuple(shape or ())
         self.row = row if row is not None else (self.shape[-1] if self.shape else 1)
 
     def __len__(self) -> int:
@@ -71,19 +103,22 @@ class TaskDeltas:
 
     @property
     def numel(self) -> int:
-        return self.experts[0].numel()
+        return math.prod(self.shape)
 
     def __getitem__(self, index: int) -> Tensor:
         """Task delta ``index`` in the compute dtype, in fresh memory. Shape: that of the tensor."""
-        delta = self._cast(self.experts[index])
-        if self.base_view is None:
-            return delta
-        if self.numel <= CHUNK:
-            return delta.sub_(self.base)
-        flat, base = delta.view(-1), self.base_view.reshape(-1)
-        for start in range(0, self.numel, CHUNK):
-            flat[start : start + CHUNK].sub_(self._cast(base[start : start + CHUNK]))
-        return delta
+        expert, change = self.experts[index], self.changes[index]
+        if expert is None:
+            return self._zeros() if change is None else self._formed(change)
+        delta = self._cast(expert)
+        if self.base_view is not None:
+            if self.numel <= CHUNK:
+                delta.sub_(self.base)
+            else:
+                flat, base = delta.view(-1), self.base_view.reshape(-1)
+                for start in range(0, self.numel, CHUNK):
+                    flat[start : start + CHUNK].sub_(self._cast(base[start : start + CHUNK]))
+        return delta if change is None else self._changed(delta, change)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(len(self)))
@@ -91,18 +126,32 @@ class TaskDeltas:
     @cached_property
     def base(self) -> Tensor:
         """``W0`` in the compute dtype (zeros where there is no base). Kept once asked for: ask it of chunks."""
-        if self.base_view is None:
-            return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        return self._cast(self.base_view)
+        return self._zeros() if self.base_view is None else self._cast(self.base_view)
 
     def model(self, index: int) -> Tensor:
         """Expert ``index``'s own tensor ``Wi`` in the compute dtype, in fresh memory."""
-        return self._cast(self.experts[index])
+        expert, change = self.experts[index], self.changes[index]
+        view = self.base_view if expert is None else expert
+        own = self._zeros() if view is None else self._cast(view)
+        return own if change is None else self._changed(own, change)
+
+    def total(self) -> Tensor:
+        """``sum_i Di`` in the compute dtype, in fresh memory, formed chunk by chunk. Shape: that of the tensor."""
+        total = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        flat = total.view(-1)
+        for start, end in chunks(self.numel, self.row):
+            part, place = self.chunk(start, end), flat[start:end]
+            for index in range(len(part)):
+                place.copy_(part[index]) if index == 0 else place.add_(part[index])
+        return total
 
     def all_zero(self) -> bool:
         """Whether every delta is exactly zero. Costs next to nothing when they differ from the start."""
+        if any(change is not None and not change.is_zero() for change in self.changes):
+            return False
+        experts = [expert for expert in self.experts if expert is not None]
         if self.base_view is None:
-            return not any(bool(expert.any()) for expert in self.experts)
+            return not any(bool(expert.any()) for expert in experts)
         base = self.base_view
 
         def same(part: slice) -> bool:
@@ -110,17 +159,30 @@ class TaskDeltas:
                 torch.equal(expert.reshape(-1)[part], base.reshape(-1)[part])
                 if expert.dtype == base.dtype
                 else torch.equal(self._cast(expert.reshape(-1)[part]), self._cast(base.reshape(-1)[part]))
-                for expert in self.experts
+                for expert in experts
             )
 
         return same(slice(256)) and same(slice(None))  # torch.equal always reads to the end
 
+    def low_rank(self) -> list[LowRank] | None:
+        """Every delta of a matrix as its factors, a zero one without rank; None where one is not made of factors."""
+        if len(self.shape) != 2 or any(expert is not None for expert in self.experts):
+            return None
+        rows, columns = self.shape
+        found = []
+        for change in self.changes:
+            if change is None:
+                change = LowRank(torch.empty(rows, 0), torch.empty(0, columns))
+            if not isinstance(change, LowRank) or change.shape != self.shape:
+                return None
+            found.append(change)
+        return found
+
     def chunk(self, start: int, end: int) -> TaskDeltas:
         """The deltas of elements ``[start, end)`` of the flattened tensor."""
-        return TaskDeltas(
-            [expert.reshape(-1)[start:end] for expert in self.experts],
-            None if self.base_view is None else self.base_view.reshape(-1)[start:end],
-            precision=self.precision, device=self.device, tensor=self.tensor, offset=self.offset + start, row=self.row,
+        return self._part(
+            lambda view: view.reshape(-1)[start:end],
+            lambda change: change.chunk(start, end), (end - start,), self.offset + start, self.row,
         )  # fmt: skip
 
     def chunks(self, whole_rows: bool = False) -> Iterator[TaskDeltas]:
@@ -137,30 +199,65 @@ class TaskDeltas:
         def spread(view: Tensor) -> Tensor:
             return view.reshape(-1)[: runs * _RUN].view(runs, _RUN)[::stride]
 
-        return TaskDeltas(
-            [spread(expert) for expert in self.experts],
-            None if self.base_view is None else spread(self.base_view),
-            precision=self.precision, device=self.device, tensor=self.tensor,
+        shape = (len(range(0, runs, stride)), _RUN)
+        return self._part(
+            spread,
+            lambda change: change.pick(spread(torch.arange(runs * _RUN)).reshape(-1)), shape, 0, _RUN,
         )  # fmt: skip
 
     def matrix(self, index: int, batch: tuple[int, int, int]) -> TaskDeltas:
         """Matrix ``index`` of the tensor seen as a batch ``(count, m, n)`` of matrices."""
         count, rows, columns = batch
-        return TaskDeltas(
-            [expert.reshape(count, rows, columns)[index] for expert in self.experts],
-            None if self.base_view is None else self.base_view.reshape(count, rows, columns)[index],
-            precision=self.precision, device=self.device, tensor=self.tensor,
-            offset=self.offset + index * rows * columns, row=columns,
+        size = rows * columns
+        return self._part(
+            lambda view: view.reshape(count, rows, columns)[index],
+            lambda change: change.chunk(index * size, (index + 1) * size), (rows, columns),
+            self.offset + index * size, columns,
+        )  # fmt: skip
+
+    def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> TaskDeltas:
+        """The deltas of some rows or columns of a matrix; for sums, which do not ask where they lie."""
+        height, width = (len(range(*cut.indices(size))) for cut, size in zip((rows, columns), self.shape, strict=True))
+        return self._part(
+            lambda view: view[rows, columns],
+            lambda change: change.part(rows, columns), (height, width), self.offset, width,
         )  # fmt: skip
 
     def at(self, precision: str) -> TaskDeltas:
         """The same deltas at another level of precision."""
         return TaskDeltas(
-            self.experts, self.base_view, precision=precision, device=self.device, tensor=self.tensor,
-            offset=self.offset, row=self.row,
+            self.experts, self.base_view, changes=self.changes, precision=precision, device=self.device,
+            tensor=self.tensor, offset=self.offset, row=self.row, shape=self.shape, low_memory=self.low_memory,
         )  # fmt: skip
 
+    def _part(
+        self,
+        view: Callable[[Tensor], Tensor],
+        part: Callable[[Change], Change],
+        shape: tuple[int, ...],
+        offset: int,
+        row: int,
+    ) -> TaskDeltas:
+        return TaskDeltas(
+            [None if expert is None else view(expert) for expert in self.experts],
+            None if self.base_view is None else view(self.base_view),
+            changes=[None if change is None else part(change) for change in self.changes],
+            precision=self.precision, device=self.device, tensor=self.tensor, offset=offset, row=row, shape=shape,
+            low_memory=self.low_memory,
+        )  # fmt: skip
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+
+    def _formed(self, change: Change) -> Tensor:
+        return change.dense(self.dtype, self.device).view(self.shape)
+
+    def _changed(self, tensor: Tensor, change: Change) -> Tensor:
+        """A tensor with a change added in place."""
+        flat = tensor.view(-1)
+        for start, end in chunks(self.numel, self.row):
+            flat[start:end].add_(change.chunk(start, end).dense(self.dtype, self.device))
+        return tensor
+
     def _cast(self, view: Tensor) -> Tensor:
-        if self.device == "cpu":
-            return torch.empty(view.shape, dtype=self.dtype).copy_(view)
-        return view.to(self.device).to(self.dtype, copy=True)
+        return moved(view, self.dtype, self.device)

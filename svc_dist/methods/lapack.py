@@ -58,7 +58,7 @@ class Tridiagonal:
 
         Those of T are found in float64; ``dtype`` is that of the product with Q. Raises NotConvergedError.
         """
-        rows = self._inner_vectors(count).to(dtype)
+        rows = _narrowed(self._inner_vectors(count), dtype)
         for start in range(max(0, (self.size - 2) // _PANEL * _PANEL), -1, -_PANEL):
             self._reflect(rows, start, min(start + _PANEL, self.size - 1))
         _reverse(rows)
@@ -102,18 +102,32 @@ class Tridiagonal:
             _int(10 * size), ctypes.byref(info),
         )  # fmt: skip
         if info.value or number.value != count:
-            found = self._by_divide_and_conquer()[:, size - count :].T.contiguous()
+            del found, work
+            found = self._by_divide_and_conquer()[size - count :]
         return found
 
     def _by_divide_and_conquer(self) -> Tensor:
-        """The eigenvectors of T by the other method, for the rare matrix that the first one gives up on."""
-        dense = torch.diag(self._diagonal)
-        dense.diagonal(-1).copy_(self._beside[:-1])
-        try:
-            vectors: Tensor = torch.linalg.eigh(dense)[1]
-            return vectors
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise NotConvergedError(str(error)) from None
+        """All eigenvectors of T, as rows, ascending, by ``dstevd``: where many eigenvalues agree the other gives up."""
+        size, like = self.size, self._diagonal
+        diagonal, beside = self._diagonal.clone(), self._beside.clone()
+        found, work = like.new_empty(size, size), like.new_empty(1 + 4 * size + size * size)
+        integers, info = torch.empty(3 + 5 * size, dtype=torch.int32), ctypes.c_int()
+        _routine("dstevd")(
+            b"V", _int(size), _at(diagonal), _at(beside), _at(found), _int(size), _at(work), _int(len(work)),
+            _at(integers), _int(len(integers)), ctypes.byref(info),
+        )  # fmt: skip
+        _check(info)
+        return found
+
+
+def _narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """``rows`` as ``dtype``: a narrower one in their own memory, which is the largest there is beside the matrix."""
+    if dtype.itemsize >= rows.itemsize or rows.untyped_storage().nbytes() > rows.nbytes:
+        return rows.to(dtype)
+    narrow = rows.view(-1).view(dtype)[: rows.numel()].view(rows.shape)
+    for start in range(0, len(rows), _PANEL):  # each ends before the next of ``rows`` begins
+        narrow[start : start + _PANEL] = rows[start : start + _PANEL].to(dtype)
+    return narrow
 
 
 def _reverse(rows: Tensor) -> None:

@@ -11,7 +11,9 @@ Three levels of precision, named in recipes and results:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,36 @@ from svc_dist.methods.krylov import krylov_pays, leading_eigenpairs
 PRECISIONS = ("mixed", "fast", "float64")
 _COLUMNS = 1024  # columns of a matrix that are cast at once
 _ROWS = 512  # rows of a Gram matrix that are computed at once, up to its diagonal
+_PROBES = 4
+
+
+class Eigen(NamedTuple):
+    """Eigenvalues (descending), eigenvectors of the leading ones (columns), and how well they fit: see ``Probe``."""
+
+    values: Tensor
+    vectors: Tensor
+    residual: float
+
+
+class Probe:
+    """Random rows X and their product with a matrix A before its decomposition, to see afterwards how well that fits.
+
+    ``apply``: ``X (4, m) -> X A``; ``like``: a tensor of the dtype and device to work in.
+    """
+
+    def __init__(self, apply: Callable[[Tensor], Tensor], size: int, like: Tensor) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.rows = torch.randn(_PROBES, size, generator=generator).to(like)
+        self.images = apply(self.rows)
+
+    def residual(self, left: Tensor, values: Tensor, right: Tensor) -> float:
+        """An estimate of ``||A V - U diag(s)||_F / s_0`` for leading triplets ``U (m, k)``, ``s``, ``V (n, k)``."""
+        scale = float(values[0]) if len(values) else 0.0
+        if scale <= 0:
+            return 0.0
+        kind = left.dtype
+        error = self.images.to(kind) @ right - (self.rows.to(kind) @ left) * values[: left.shape[1]].to(kind)
+        return float(torch.linalg.vector_norm(error)) / (math.sqrt(_PROBES) * scale)
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -66,7 +98,8 @@ def mirrored(total: Tensor) -> Tensor:
         end = min(start + _ROWS, total.shape[0])
         total[start:end, end:] = total[end:, start:end].T
         corner = total[start:end, start:end]
-        corner.copy_(corner.tril() + corner.tril(-1).T)
+        corner.tril_()
+        corner += corner.tril(-1).T
     return total
 
 
@@ -77,7 +110,7 @@ def symmetric_eigen(
     count: int | Callable[[Tensor], int] | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Eigen:
     """Eigenvalues (descending) and eigenvectors (columns) of a symmetric ``(n, n)`` matrix, computed in its dtype.
 
     All eigenvalues ``(n)``; the eigenvectors of the ``count`` largest ones (default: all; or what ``count`` makes of
@@ -86,23 +119,26 @@ def symmetric_eigen(
     """
     require_finite(matrix, what)
     dtype = dtype or matrix.dtype
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
     try:
         if lapack.usable(matrix):
             reduced = lapack.Tridiagonal(matrix if overwrite else matrix.clone())
             values = reduced.values().flip(0)
-            return values, reduced.vectors(_wanted(count, values), dtype)
-        values, vectors = torch.linalg.eigh(matrix)
+            vectors = reduced.vectors(_wanted(count, values), dtype)
+        else:
+            values, vectors = torch.linalg.eigh(matrix)
+            values = values.flip(0)
+            vectors = vectors[:, len(matrix) - _wanted(count, values) :].to(dtype).flip(1)
     except (torch.linalg.LinAlgError, lapack.NotConvergedError) as error:  # type: ignore[attr-defined]
         raise NumericsError(f"the eigendecomposition of {what} did not converge: {error}") from None
-    values = values.flip(0)
-    return values, vectors[:, len(matrix) - _wanted(count, values) :].to(dtype).flip(1)
+    return Eigen(values, vectors, probe.residual(vectors, values, vectors))
 
 
 def _wanted(count: int | Callable[[Tensor], int] | None, values: Tensor) -> int:
     return len(values) if count is None else count if isinstance(count, int) else count(values)
 
 
-def leading_eigen(matrix: Tensor, count: int, what: str) -> tuple[Tensor, Tensor]:
+def leading_eigen(matrix: Tensor, count: int, what: str) -> Eigen:
     """The ``count`` largest eigenvalues and their eigenvectors ``(n, count)`` of a positive semidefinite matrix.
 
     In float64, from a Krylov space where few are wanted. ``matrix (n, n)`` may be overwritten. Raises NumericsError.
@@ -110,11 +146,19 @@ def leading_eigen(matrix: Tensor, count: int, what: str) -> tuple[Tensor, Tensor
     wide = matrix.double()
     if krylov_pays(len(matrix), count):
         require_finite(matrix, what)
-        found = leading_eigenpairs(lambda block: block @ wide, len(matrix), count, device=matrix.device)
+        found = _krylov(lambda block: block @ wide, count, wide)
         if found is not None:
             return found
-    values, vectors = symmetric_eigen(wide, what, count=count, overwrite=True)
-    return values[:count], vectors
+    values, vectors, residual = symmetric_eigen(wide, what, count=count, overwrite=True)
+    return Eigen(values[:count], vectors, residual)
+
+
+def _krylov(apply: Callable[[Tensor], Tensor], count: int, wide: Tensor) -> Eigen | None:
+    found = leading_eigenpairs(apply, len(wide), count, device=wide.device)
+    if found is None:
+        return None
+    values, vectors = found
+    return Eigen(values, vectors, Probe(apply, len(wide), wide).residual(vectors, values, vectors))
 
 
 def product(left: Tensor, matrix: Tensor) -> Tensor:
@@ -128,21 +172,20 @@ def product(left: Tensor, matrix: Tensor) -> Tensor:
     return result
 
 
-def leading_gram_vectors(matrix: Tensor, count: int | Callable[[Tensor], int], what: str, dtype: torch.dtype) -> Tensor:
-    """The ``count`` leading left singular vectors ``(m, count)`` of an ``(m, n)`` matrix with ``m <= n``, as ``dtype``.
+def leading_gram_eigen(matrix: Tensor, count: int | Callable[[Tensor], int], what: str, dtype: torch.dtype) -> Eigen:
+    """The ``count`` leading eigenpairs of ``A A^T (m, m)`` for ``A (m, n)``, ``m <= n``: its left singular vectors.
 
-    From its Gram matrix ``(m, m)`` in float64, of whose eigenvalues ``count`` may be a function; from a Krylov space
-    where few are wanted. Raises NumericsError.
+    In float64; ``count`` may be a function of the eigenvalues, and vectors are returned as ``dtype``. From a Krylov
+    space where few are wanted. Raises NumericsError.
     """
     require_finite(matrix, what)
-    rows = matrix.shape[0]
-    if isinstance(count, int) and krylov_pays(rows, count):
+    if isinstance(count, int) and krylov_pays(len(matrix), count):
         wide = matrix.double()
-        found = leading_eigenpairs(lambda block: (block @ wide) @ wide.T, rows, count, device=matrix.device)
+        found = _krylov(lambda block: (block @ wide) @ wide.T, count, wide)
         if found is not None:
-            return found[1].to(dtype)
+            return found._replace(vectors=found.vectors.to(dtype))
         del wide
-    return symmetric_eigen(gram(matrix), f"the Gram matrix of {what}", count=count, dtype=dtype, overwrite=True)[1]
+    return symmetric_eigen(gram(matrix), f"the Gram matrix of {what}", count=count, dtype=dtype, overwrite=True)
 
 
 def require_finite(tensor: Tensor, what: str) -> None:

@@ -14,8 +14,12 @@ TOP = 16  # leading values of a spectrum that a receipt carries
 class Merged:
     """A merged delta ``(m, n)`` and what a receipt says about how it was made.
 
-    ``left (m, r)`` and ``right (n, r)``: the directions that the method itself built, where the spectrum of ``delta``
-    is flat and so does not tell them apart.
+    ``left (m, r)`` and ``right (n, r)``: the directions that the method itself built, where they are the singular
+    vectors of ``delta`` or where its spectrum is flat and so does not tell any apart.
+
+    Of ``summary``, as far as a method has them: ``singular_values``, the leading ones of what it decomposed; ``sigma``,
+    those of ``delta``; ``kept_rank``, how many directions it kept, and ``cut``, how many more it would have kept but
+    for rounding; ``residual``, the largest of its decompositions' relative residuals.
     """
 
     delta: Tensor
@@ -24,7 +28,7 @@ class Merged:
     right: Tensor | None = None
 
     def basis(self, side: str) -> Tensor | None:
-        """The method's own directions on ``side`` (``left`` or ``right``), or None where the spectrum tells them."""
+        """The method's own directions on ``side`` (``left`` or ``right``), or None where it built none."""
         own = self.left if side == "left" else self.right
         return own if own is not None and own.shape[1] else None
 

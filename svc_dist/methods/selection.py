@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.masks import Array, places
 from svc_dist.methods.registry import COLLECTED, SAMPLE
 
 #: Non-negative magnitudes of one series (an expert, a statistic over experts) of a piece: fresh memory, flat or not.
 Magnitude = Callable[[TaskDeltas, int], Tensor]
-Array = np.ndarray[Any, Any]
 
 _SMALL = 1 << 18  # a tensor up to this size is collected whole
 _DEVIATIONS = 5.0  # half width of a bracket, in standard deviations of the sample's rank
@@ -134,44 +134,46 @@ class _Search:
         self.rank = rank
         self.low, self.high, self.heavy, self.expected = 0.0, math.inf, np.empty(0), numel
         if sample is not None:
-            self._bracket(np.sort(sample), numel)
+            self._bracket(sample, numel)
         self.above = 0
         self.collected: list[Array] = []
         self.heavy_counts: list[list[int]] = []
 
-    def _bracket(self, ascending: Array, numel: int) -> None:
-        size = len(ascending)
+    def _bracket(self, sample: Array, numel: int) -> None:
+        size = len(sample)
         place = size - self.rank / numel * size
         margin = _DEVIATIONS * math.sqrt(max(1.0, place * (1 - place / size))) + 8
         first, last = math.floor(place - margin), math.ceil(place + margin)
-        self.low = 0.0 if first < 0 else float(ascending[first])
-        self.high = math.inf if last >= size else float(ascending[last])
-        values, counts = np.unique(ascending[max(first, 0) : last + 1], return_counts=True)
-        values = values[counts > size // _HEAVY]
-        counts = np.searchsorted(ascending, values, "right") - np.searchsorted(ascending, values, "left")
-        self.heavy = values[::-1]
-        if self.low == self.high:
-            self.heavy = np.array([self.low], dtype=ascending.dtype)
-        inside = np.searchsorted(ascending, self.high, "right") - np.searchsorted(ascending, self.low, "left")
-        self.expected = int(max(inside - counts.sum(), 0) / size * numel)
+        least, most = max(first, 0), min(last, size - 1)
+        parted = np.partition(sample, (least, most))
+        self.low = 0.0 if first < 0 else float(parted[least])
+        self.high = math.inf if last >= size else float(parted[most])
+        values, counts = np.unique(parted[least : most + 1], return_counts=True)
+        values = values[counts > size // _HEAVY][::-1]
+        self.heavy = np.array([self.low], dtype=sample.dtype) if self.low == self.high else values
+        inside = int(np.count_nonzero((sample >= self.low) & (sample <= self.high)))
+        inside -= sum(int(np.count_nonzero(sample == value)) for value in values)
+        self.expected = int(max(inside, 0) / size * numel)  # below zero where NaN bounds the bracket
 
     def feed(self, magnitudes: Array) -> None:
         """Count and collect the next chunk. A NaN is neither counted nor collected."""
         kind = magnitudes.dtype.type
+        if self.low == self.high:
+            self.above += int(np.count_nonzero(magnitudes > kind(self.high)))
+            self.heavy_counts.append([int(np.count_nonzero(magnitudes == kind(self.low)))])
+            return
         above = magnitudes > kind(self.high)
+        self.above += int(np.count_nonzero(above))
         inside = magnitudes >= kind(self.low)
         inside ^= above
-        self.above += int(np.count_nonzero(above))
-        if self.low == self.high:
-            self.heavy_counts.append([int(np.count_nonzero(inside))])
-            return
+        near = magnitudes[places(inside)]
         counts = []
         for value in self.heavy:
-            equal = magnitudes == value
-            inside ^= equal
-            counts.append(int(np.count_nonzero(equal)))
+            light = near[near != value]
+            counts.append(len(near) - len(light))
+            near = light
         self.heavy_counts.append(counts)
-        self.collected.append(magnitudes[inside])
+        self.collected.append(near)
 
     def result(self) -> tuple[float, int, list[int]] | None:
         """The value at the rank, how many of its equals are to be kept, and how many each chunk has.

@@ -6,12 +6,14 @@ are never lifted: they are left out, and the receipt says how many (``cut``).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.merged import Merged, numbers
-from svc_dist.methods.svd import ThinSvd, polar_factor, spectral_norm, thin_svd
+from svc_dist.methods.merged import TOP, Merged, numbers
+from svc_dist.methods.svd import ThinSvd, leading_values, polar_factor, thin_svd
 
 
 def tsv_m(deltas: TaskDeltas) -> Merged:
@@ -25,18 +27,25 @@ def tsv_m(deltas: TaskDeltas) -> Merged:
     for index, delta in enumerate(deltas):
         triplets.add(thin_svd(delta, _name(index), count=count, dtype=torch.float64))
         del delta
-    left, right, values, cut = triplets.polar()
-    return Merged(
-        (left * values) @ right,
-        {"kept_rank": triplets.filled, "cut": cut, "singular_values": numbers(values.sort(descending=True).values)},
-    )
+    left, right, values = triplets.polar()
+    summary = triplets.summary()
+    if triplets.cut:
+        return Merged((left * values) @ right, summary)
+    # Both factors have orthonormal columns: they are the singular vectors, more exactly than the result tells them.
+    return Merged((left * values) @ right, summary | {"sigma": summary["singular_values"]}, left=left, right=right.T)
 
 
 def iso_c(deltas: TaskDeltas) -> Merged:
     """Iso-C: the sum of the deltas with a flat spectrum, ``mean(s) * U V^T``. Marczak et al. 2025, arXiv 2502.04959."""
-    svd = thin_svd(total(deltas), "the sum of the task deltas", dtype=torch.float64)
+    svd = thin_svd(deltas.total(), "the sum of the task deltas", dtype=torch.float64)
     flat = float(svd.values.sum()) / min(deltas.shape)
-    summary = {"kept_rank": svd.values.numel(), "cut": svd.cut, "singular_values": numbers(svd.values), "flat": flat}
+    summary = {
+        "kept_rank": len(svd.values),
+        "cut": svd.cut,
+        "residual": svd.residual,
+        "singular_values": numbers(svd.values),
+        "sigma": [flat] * min(TOP, len(svd.values)),
+    }
     return _flat(flat, svd.left, svd.right, summary, deltas.dtype)
 
 
@@ -50,7 +59,7 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     own = round((size - int(common_space_fraction * size)) / experts)
     own = min(own, size // experts)
     kept = size - own * experts
-    common = thin_svd(total(deltas), "the sum of the task deltas", count=kept, dtype=torch.float64)
+    common = thin_svd(deltas.total(), "the sum of the task deltas", count=kept, dtype=torch.float64)
     space, strongest, common_rank = common.left.to(deltas.dtype), numbers(common.values), len(common.values)
     triplets = _Triplets(deltas, size)
     triplets.add(common)
@@ -58,21 +67,17 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     for index, delta in enumerate(deltas):
         if own == 0:
             break
-        scale = spectral_norm(delta)
+        scale = leading_values(delta, 1)[0]
         delta.addmm_(space, space.T @ delta, alpha=-1)
         rest = f"what the common space leaves of {_name(index)}"
         triplets.add(thin_svd(delta, rest, count=own, dtype=torch.float64, scale=scale))
         del delta
     del space
-    left, right, values, cut = triplets.polar()
+    left, right, values = triplets.polar()
     flat = float(values.sum()) / size
-    summary = {
-        "kept_rank": triplets.filled,
-        "common_rank": common_rank,
-        "cut": cut,
-        "singular_values": strongest,
-        "flat": flat,
-    }
+    summary = triplets.summary() | {"common_rank": common_rank, "singular_values": strongest}
+    if not triplets.cut:
+        summary["sigma"] = [flat] * min(TOP, triplets.filled)
     return _flat(flat, left, right, summary, deltas.dtype)
 
 
@@ -83,6 +88,8 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
     """
     merged = torch.zeros(deltas.shape, dtype=deltas.dtype, device=deltas.device)
     ranks: list[int] = []
+    values: list[float] = []
+    cut, residual = 0, 0.0
     for index, delta in enumerate(deltas):
         nuclear = 0.0
 
@@ -94,18 +101,21 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
 
         svd = thin_svd(delta, _name(index), count=rank)
         ranks.append(len(svd.values))
+        values += numbers(svd.values)
+        cut, residual = cut + svd.cut, max(residual, svd.residual)
         if ranks[-1]:
             merged.addmm_(svd.left * (svd.values * (nuclear / float(svd.values.sum()) / len(deltas))), svd.right)
         del delta, svd
-    return Merged(merged, {"kept_ranks": ranks})
-
-
-def total(deltas: TaskDeltas) -> Tensor:
-    """``sum_i Di``, one expert at a time. Shape ``(m, n)``."""
-    merged = deltas[0]
-    for index in range(1, len(deltas)):
-        merged += deltas[index]
-    return merged
+    return Merged(
+        merged,
+        {
+            "kept_rank": sum(ranks),
+            "kept_ranks": ranks,
+            "cut": cut,
+            "residual": residual,
+            "singular_values": sorted(values, reverse=True)[:TOP],
+        },
+    )
 
 
 class _Triplets:
@@ -119,23 +129,37 @@ class _Triplets:
         self.dtype = deltas.dtype
         self.filled = 0
         self.cut = 0
+        self.residual = 0.0
 
     def add(self, svd: ThinSvd) -> None:
         place = slice(self.filled, self.filled + svd.values.numel())
         self.left[place], self.values[place], self.right[place] = svd.left.T, svd.values, svd.right
         self.filled += svd.values.numel()
         self.cut += svd.cut
+        self.residual = max(self.residual, svd.residual)
 
-    def polar(self) -> tuple[Tensor, Tensor, Tensor, int]:
-        """``polar(B_U)``, ``polar(B_V)``, ``s``, and how many directions were cut before or here, on either side."""
-        left, cut_left = polar_factor(self.left[: self.filled].T, "the experts' left directions", self.dtype)
-        self.left = self.left[:0]
-        right, cut_right = polar_factor(self.right[: self.filled], "the experts' right directions", self.dtype)
-        self.right = self.right[:0]
-        return left, right, self.values[: self.filled].to(self.dtype), self.cut + max(cut_left, cut_right)
+    def polar(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``polar(B_U)``, ``polar(B_V)`` and ``s``, the strongest first. Takes the collected directions' memory."""
+        left = polar_factor(self.left[: self.filled].T, "the experts' left directions", self.dtype)
+        del self.left
+        right = polar_factor(self.right[: self.filled], "the experts' right directions", self.dtype)
+        del self.right
+        self.cut += max(left.cut, right.cut)
+        self.residual = max(self.residual, left.residual, right.residual)
+        values, order = self.values[: self.filled].sort(descending=True, stable=True)
+        return left.factor[:, order], right.factor[order], values.to(self.dtype)
+
+    def summary(self) -> dict[str, Any]:
+        """What a receipt says once the polar factors are made; ``cut`` counts before them and there, on either side."""
+        return {
+            "kept_rank": self.filled,
+            "cut": self.cut,
+            "residual": self.residual,
+            "singular_values": numbers(self.values[: self.filled].sort(descending=True).values),
+        }
 
 
-def _flat(flat: float, left: Tensor, right: Tensor, summary: dict[str, object], dtype: torch.dtype) -> Merged:
+def _flat(flat: float, left: Tensor, right: Tensor, summary: dict[str, Any], dtype: torch.dtype) -> Merged:
     left, right = left.to(dtype), right.to(dtype)
     return Merged((left @ right).mul_(flat), summary, left=left, right=right.T)
 

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svc_dist.errors import NumericsError
-from svc_dist.methods.linalg import gram, leading_gram_vectors, product, require_finite, symmetric_eigen
+from svc_dist.methods.linalg import Probe, gram, leading_gram_eigen, product, require_finite, symmetric_eigen
+
+_BESIDE = 16  # vectors iterated beside those wanted
+_ITERATIONS = 4
+_TINY = 1e-30  # can be divided by in float32
 
 
 @dataclass(frozen=True)
 class ThinSvd:
     """``left (m, r) diag(values) right (r, n)``: the leading directions of a matrix, values descending.
 
-    ``cut``: how many of the directions asked for were at rounding level and left out.
+    ``cut``: how many of the directions asked for were at rounding level and left out; ``residual``: how well the
+    decomposition fits, relative to what was decomposed.
     """
 
     left: Tensor
     values: Tensor
     right: Tensor
     cut: int
+    residual: float
 
 
 def thin_svd(
@@ -55,19 +62,19 @@ def thin_svd(
         return count(torch.where(values > level * max(scale, float(values[0])), values, 0))
 
     if matrix.dtype == torch.float64:
-        left, values, right = full_svd(matrix, what)
+        left, values, right, residual = full_svd(matrix, what)
         values = values[: wanted(values)]
     elif rows > columns:
         flipped = thin_svd(matrix.T, what, count=count, dtype=dtype, scale=scale)
-        return ThinSvd(flipped.right.T, flipped.values, flipped.left.T, flipped.cut)
+        return ThinSvd(flipped.right.T, flipped.values, flipped.left.T, flipped.cut, flipped.residual)
     else:
         needed = (lambda squares: wanted(squares.clamp_min(0).sqrt())) if callable(count) else wanted(matrix[0])
-        left = leading_gram_vectors(matrix, needed, what, dtype or matrix.dtype)
+        _, left, residual = leading_gram_eigen(matrix, needed, what, dtype or matrix.dtype)
         right = product(left.T, matrix)
         values = torch.linalg.vector_norm(right, dim=1)
         right /= values.clamp_min(torch.finfo(values.dtype).tiny)[:, None]
     kept = int((values > level * max(scale, float(values[0]))).sum()) if len(values) else 0
-    return ThinSvd(left[:, :kept], values[:kept], right[:kept], len(values) - kept)
+    return ThinSvd(left[:, :kept], values[:kept], right[:kept], len(values) - kept, residual)
 
 
 def rounding_level(matrix: Tensor) -> float:
@@ -80,48 +87,68 @@ def rounding_level(matrix: Tensor) -> float:
     return noise if matrix.dtype == torch.float64 else max(noise**0.5, 4 * torch.finfo(matrix.dtype).eps)
 
 
-def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """``U V^T`` of a float64 ``A = U S V^T (m, n)`` as ``dtype``, and how many directions were cut at rounding level.
+class Polar(NamedTuple):
+    """``U V^T`` of ``A = U S V^T``, how many directions were cut at rounding level, and the residual of the SVD."""
+
+    factor: Tensor
+    cut: int
+    residual: float
+
+
+def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
+    """The polar factor of a float64 matrix ``(m, n)`` as ``dtype``.
 
     As float64 through the SVD, which tells directions apart down to ``max(m, n) * eps`` of the largest; else through
     the Gram matrix, down to the root of that, and with the last product in ``dtype``.
     """
     rows, columns = matrix.shape
     if rows > columns:
-        factor, cut = polar_factor(matrix.T, what, dtype)
-        return factor.T, cut
+        factor, cut, residual = polar_factor(matrix.T, what, dtype)
+        return Polar(factor.T, cut, residual)
     noise = max(rows, columns) * torch.finfo(matrix.dtype).eps
     if dtype == torch.float64:
-        left, values, right = full_svd(matrix, what)
+        left, values, right, residual = full_svd(matrix, what)
         kept = int((values > noise * values[0]).sum()) if rows else 0
-        return left[:, :kept] @ right[:kept], rows - kept
+        return Polar(left[:, :kept] @ right[:kept], rows - kept, residual)
 
     def above_noise(squares: Tensor) -> int:
         return int((squares > noise * squares[0]).sum()) if rows else 0
 
     gram_matrix = gram(matrix, matrix.dtype)
-    _, left = symmetric_eigen(gram_matrix, f"the Gram matrix of {what}", count=above_noise, overwrite=True)
+    _, left, residual = symmetric_eigen(gram_matrix, f"the Gram matrix of {what}", count=above_noise, overwrite=True)
     del gram_matrix
     right = left.T @ matrix
     right /= torch.linalg.vector_norm(right, dim=1, keepdim=True)
-    return left.to(dtype) @ right.to(dtype), rows - left.shape[1]
+    left, right = left.to(dtype), right.to(dtype)
+    return Polar(left @ right, rows - left.shape[1], residual)
 
 
-def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor]:
-    """LAPACK's thin SVD. Raises NumericsError naming ``what``."""
+def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:
+    """LAPACK's thin SVD ``U, s, V^T``, and its residual. Raises NumericsError naming ``what``."""
     require_finite(matrix, what)
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
     try:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
-    return left, values, right
+    return left, values, right, probe.residual(left, values, right.T)
 
 
-def spectral_norm(matrix: Tensor) -> float:
-    """The largest singular value, from below, within some percent: a yardstick for rounding levels. Power iteration."""
+def leading_values(matrix: Tensor, count: int) -> list[float]:
+    """The ``count`` largest singular values, from below, within some percent: for receipts, and as a yardstick.
+
+    A power iteration with a block of vectors: a small share of a decomposition's cost. Nothing of a matrix that is not
+    finite.
+    """
+    low, high = torch.aminmax(matrix)
+    scale = max(-float(low), float(high))
+    if not 0 < scale <= torch.finfo(matrix.dtype).max:
+        return [0.0] * min(count, *matrix.shape) if scale == 0 else []
+    scale = max(scale, _TINY)
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(matrix.shape[1], generator=generator).to(matrix)
-    for _ in range(8):
-        image = matrix @ (vector / torch.linalg.vector_norm(vector).clamp_min(torch.finfo(matrix.dtype).tiny))
-        vector = matrix.T @ image
-    return float(torch.linalg.vector_norm(image))
+    block = torch.randn(matrix.shape[1], min(count + _BESIDE, *matrix.shape), generator=generator).to(matrix)
+    for _ in range(_ITERATIONS):
+        space = torch.linalg.qr(matrix @ (block / scale)).Q
+        image = matrix.T @ (space / scale)
+        block = torch.linalg.qr(image).Q
+    return [scale * float(value) for value in torch.linalg.svdvals(image)[:count]]

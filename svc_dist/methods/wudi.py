@@ -7,14 +7,16 @@ number of experts. SWUDI replaces them by a closed form.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.linalg import add_gram, mirrored, require_finite
-from svc_dist.methods.merged import Merged
+from svc_dist.methods.merged import TOP, Merged, numbers
 from svc_dist.methods.normal_equations import NormalEquations, contributing, normal_equations
-from svc_dist.methods.svd import thin_svd
+from svc_dist.methods.svd import leading_values, thin_svd
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -26,7 +28,9 @@ def wudi(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
 
     Cheng et al. 2025, arXiv 2503.08099.
     """
-    return _descended(normal_equations(deltas), steps, lr)
+    equations = normal_equations(deltas)
+    total = deltas.total()
+    return _descended(total, equations, steps, lr, {"singular_values": leading_values(total, TOP)})
 
 
 def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
@@ -37,39 +41,51 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     rows, columns = deltas.shape
     count = max(1, min(rows, columns) // len(deltas))
     total = torch.zeros(deltas.shape, dtype=deltas.dtype, device=deltas.device)
-    for _, delta, _ in contributing(deltas):
+    for _, delta, _ in contributing(deltas):  # names an expert that is not finite, before the mean hides which
         total += delta
         del delta
-    mean = total / len(deltas)
     target = torch.zeros_like(total)
     normal = total.new_zeros(columns, columns)
-    experts = 0
-    for index, delta, squared in contributing(deltas):
+    experts = kept = cut = 0
+    values: list[float] = []
+    residual = 0.0
+    for index, delta, norm in contributing(deltas):
         experts += 1
         own = thin_svd(delta, f"expert {index}'s task delta", count=count)
-        projector = own.values[:, None] * own.right
-        delta -= mean
+        projector = (own.values / norm)[:, None] * own.right
+        values += numbers(own.values)
+        kept, cut, residual = kept + len(own.values), cut + own.cut, max(residual, own.residual)
+        del own
+        delta.sub_(total, alpha=1 / len(deltas))
         rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count)
         del delta
-        add_gram(normal, projector.T, 1 / squared)
-        response = mean @ projector.T + (rest.left * rest.values) @ (rest.right @ projector.T)
-        target.addmm_(response, projector, alpha=1 / squared)
-    return _descended(NormalEquations(mirrored(normal), target, total, experts), steps, lr, rank=count)
+        residual = max(residual, rest.residual)
+        add_gram(normal, projector.T)
+        response = (total @ projector.T).div_(len(deltas))
+        response += (rest.left * rest.values) @ (rest.right @ projector.T)
+        del rest
+        target.addmm_(response, projector)
+    summary = {
+        "kept_rank": kept,
+        "cut": cut,
+        "residual": residual,
+        "singular_values": sorted(values, reverse=True)[:TOP],
+    }
+    return _descended(total, NormalEquations(mirrored(normal), target, experts), steps, lr, summary)
 
 
-def _descended(equations: NormalEquations, steps: int, lr: float, **summary: int) -> Merged:
-    """Adam from the sum of the deltas. The rows of M do not depend on one another and are descended block by block."""
-    merged = equations.total
+def _descended(merged: Tensor, equations: NormalEquations, steps: int, lr: float, summary: dict[str, Any]) -> Merged:
+    """Adam from ``merged``, in its place. Rows do not depend on one another and are descended block by block."""
     first = _gradient_norm(merged, equations)
     noise = 32 * torch.finfo(merged.dtype).eps * float(torch.linalg.vector_norm(equations.target))
     if first <= noise:  # already the minimum, as for one expert: Adam would take rounding for a slope
-        return Merged(merged, {"steps": 0, "gradient_norm": [first, first], **summary})
+        return Merged(merged, {"steps": 0, "gradient_norm": [first, first]} | summary)
     for start in range(0, len(merged), _ROWS):
         rows = slice(start, start + _ROWS)
         _adam(merged[rows], equations.target[rows], equations.normal, steps, lr)
     require_finite(merged, "the result of gradient descent")
     last = _gradient_norm(merged, equations)
-    return Merged(merged, {"steps": steps, "gradient_norm": [first, last], **summary})
+    return Merged(merged, {"steps": steps, "gradient_norm": [first, last]} | summary)
 
 
 def _adam(block: Tensor, target: Tensor, normal: Tensor, steps: int, lr: float) -> None:

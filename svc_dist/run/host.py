@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
 from svc_dist.plan import Settings
+from svc_dist.run.placement import PER_DEVICE
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_CONTEXT = 512 << 20  # bytes of a GPU that each process on it keeps for CUDA and its libraries; an estimate
 
 
 def cores() -> int:
@@ -57,8 +60,18 @@ def detect_device() -> str:
 def default_slots(settings: Settings) -> int:
     """Units at once: two per GPU; on the CPU as many as its cores carry, at least two (one reads, one computes)."""
     if settings.device.startswith("cuda"):
-        return 2 * device_count(settings.device)
+        return PER_DEVICE * device_count(settings.device)
     return max(2, cores() // settings.threads_per_unit)
+
+
+def device_memory(device: str) -> int | None:
+    """Bytes for units on the smallest device of a kind here; None for the CPU, whose memory is the machine's."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
+    return max(0, smallest - PER_DEVICE * _CONTEXT)
 
 
 def device_count(device: str) -> int:
@@ -68,3 +81,12 @@ def device_count(device: str) -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def end_children(programs: Path) -> None:
+    """Kill this process's children whose program lies under ``programs`` (Linux; elsewhere nothing is done)."""
+    children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    for child in children:
+        with contextlib.suppress(OSError):  # it has ended since
+            if programs.resolve() in Path(f"/proc/{child}/exe").readlink().parents:
+                os.kill(int(child), signal.SIGKILL)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
+from collections.abc import Mapping
 
 from svc_dist.errors import SvcDistError
-from svc_dist.run.host import available_memory, default_slots
+from svc_dist.run.host import available_memory, default_slots, device_memory
+from svc_dist.run.placement import Node
 from svc_dist.run.schedule import Done, Event, Failed, Instruction
 from svc_dist.run.worker import Worker
 
@@ -18,13 +21,22 @@ class InlineExecutor:
 
     def __init__(self, worker: Worker, slots: int | None) -> None:
         self._worker = worker
-        self.slots = slots or default_slots(worker.plan.settings)
-        self.memory = available_memory() // 2
+        settings = worker.plan.settings
+        node = Node(
+            slots or default_slots(settings),
+            available_memory() // 2,
+            device_memory(settings.device),
+            socket.gethostname(),
+        )
+        self.nodes: Mapping[str, Node] = {"": node}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
 
     def submit(self, instruction: Instruction) -> None:
         # Daemon threads: a drain whose grace period is over must be able to leave them behind.
         threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True).start()
+
+    def give_up(self, instruction: Instruction) -> bool:
+        return False  # a thread cannot be stopped, and would go on beside its successor
 
     def wait(self, timeout: float) -> list[Event]:
         """Events that came in, waiting for one at most ``timeout`` seconds. Raises what no one foresaw."""

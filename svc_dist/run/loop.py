@@ -5,15 +5,32 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
 from svc_dist.plan import Plan
-from svc_dist.run.journal import Journal
+from svc_dist.run.journal import FailureRecord, Journal, describe_failure
+from svc_dist.run.lock import Lock
+from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
-from svc_dist.run.schedule import Done, Drain, Event, Instruction, Schedule
+from svc_dist.run.schedule import (
+    Capacity,
+    Done,
+    Drain,
+    Event,
+    Failed,
+    Failure,
+    FinishShard,
+    Instruction,
+    Publish,
+    RunRecord,
+    RunUnit,
+    Schedule,
+)
+from svc_dist.sizes import format_size
 
 _POLL = 0.5
 
@@ -21,63 +38,171 @@ _POLL = 0.5
 class Executor(Protocol):
     """Carries out instructions somewhere and reports how they went.
 
-    ``slots``: units that it can run at once; ``memory``: bytes that they may take together.
+    ``nodes``: what there is to run on at first; a Capacity event tells what there is later.
     """
 
     name: str
-    slots: int
-    memory: int
+
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
 
     def submit(self, instruction: Instruction) -> None: ...
+
+    def give_up(self, instruction: Instruction) -> bool:
+        """Stop waiting for an instruction that does not answer; False where that cannot be done."""
 
     def wait(self, timeout: float) -> list[Event]: ...
 
     def close(self) -> None: ...
 
 
-def drive(schedule: Schedule, executor: Executor, progress: Progress, journal: Journal, grace: float) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """Seconds. ``grace``: that units in flight get once the run is to stop; ``runtime``: after which it is to stop by
+    itself; ``unit``: after which a unit counts as lost, beside what its size explains, and a run for which there is no
+    node; ``pause``: before what was lost is tried again, twice as long each time."""
+
+    grace: float = 60.0
+    runtime: float | None = None
+    unit: float = 1800.0
+    pause: float = 1.0
+
+
+def drive(
+    schedule: Schedule, executor: Executor, progress: Progress, journal: Journal, limits: Limits, lock: Lock
+) -> None:
     """Run a schedule to its end.
 
-    SIGTERM or SIGINT drains: nothing new starts, what is in flight may finish for ``grace`` seconds, then DrainedError.
+    SIGTERM, SIGINT or the end of ``limits.runtime`` drains: nothing new starts, what is in flight may finish for
+    ``limits.grace`` seconds, then DrainedError. What does not answer within its time is given up and counts as lost.
     Raises the error of what failed for good; the next start resumes.
     """
     stop = threading.Event()
+    began = idle = time.monotonic()
     deadline: float | None = None
-    with _signals(stop):
-        for instruction in schedule.start():
+    started: dict[Instruction, float] = {}
+    held: dict[Instruction, tuple[float, Failed]] = {}  # losses, until the pause before the next attempt is over
+
+    def submit(instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            started[instruction] = time.monotonic()
+            if isinstance(instruction, Publish):
+                instruction = Publish(_run_record(schedule, executor, time.monotonic() - began))
             executor.submit(instruction)
+
+    def take(event: Event) -> None:
+        if isinstance(event, Done) and event.receipt is not None:
+            progress.unit_done(event.receipt.unit)
+        if isinstance(event, Capacity):
+            progress.note(f"the cluster has {_described(event.nodes)}")
+        if isinstance(event, Failed) and event.lost and event.instruction in schedule.in_flight:
+            attempt = schedule.attempts[event.instruction]
+            progress.note(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
+            held[event.instruction] = (time.monotonic() + limits.pause * 2 ** (attempt - 1), event)
+            return
+        submit(schedule.handle(event))
+
+    with _signals(stop):
+        submit(schedule.start())
         while not schedule.over:
-            if stop.is_set() and deadline is None:
+            now = time.monotonic()
+            late = limits.runtime is not None and now - began > limits.runtime
+            if (stop.is_set() or late) and deadline is None:
                 schedule.handle(Drain())
-                deadline = time.monotonic() + grace
-                progress.note(
-                    f"asked to stop: letting {len(schedule.in_flight)} in flight finish (up to {grace:.0f} s)"
-                )
+                deadline = now + limits.grace
+                why = "time is up" if late and not stop.is_set() else "asked to stop"
+                progress.note(f"{why}: letting {len(schedule.in_flight)} in flight finish (up to {limits.grace:.0f} s)")
                 continue
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and now > deadline:
                 break
             for event in executor.wait(_POLL):
-                if isinstance(event, Done) and event.receipt is not None:
-                    progress.unit_done(event.receipt.unit)
-                for instruction in schedule.handle(event):
-                    executor.submit(instruction)
+                take(event)
+            now = time.monotonic()
+            for instruction, (due, failed) in list(held.items()):
+                if now >= due or deadline is not None:
+                    del held[instruction]
+                    submit(schedule.handle(failed))
+            for instruction in [instruction for instruction in schedule.in_flight if instruction not in held]:
+                spent = now - started[instruction]
+                allowed = limits.unit + _longest(schedule.plan, instruction)
+                if spent > allowed and executor.give_up(instruction):
+                    error = UnitsFailedError(f"no answer within {spent:.0f} s")
+                    take(Failed(instruction, error, lost=True, silent=True))
+            if schedule.in_flight:
+                idle = now
+            elif not schedule.over and now - idle > limits.unit:
+                raise UnitsFailedError(
+                    f"no node that could take a unit for {now - idle:.0f} s",
+                    "start workers, then the same command again",
+                )
             progress.tick()
+            lock.require_held()
     if schedule.published:
         return
     if schedule.failures:
         with suppress(StorageError):  # on a full disk the reason matters more than its record
-            journal.record_failures({name: str(error) for name, error in schedule.failures.items()})
+            journal.record_failures(
+                {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
+            )
         raise _failure(schedule.plan, schedule.failures)
     raise DrainedError("stopped as asked before the merge was complete", "start the same command again to go on")
 
 
-def _failure(plan: Plan, failures: dict[str, SvcDistError]) -> SvcDistError:
+def _described(nodes: Mapping[str, Node]) -> str:
+    usable = [node for node in nodes.values() if node.slots]
+    slots, memory = sum(node.slots for node in usable), sum(node.memory for node in usable)
+    return f"{len(usable)} node{'s' * (len(usable) != 1)} for {slots} units at a time, {format_size(memory)} of memory"
+
+
+def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRecord:
+    units = [unit for unit in schedule.plan.units if unit.id not in schedule.done]
+    return RunRecord(
+        executor=executor.name,
+        nodes=tuple(node.name for node in executor.nodes.values() if node.slots),
+        seconds=seconds,
+        bytes_moved=sum(unit.bytes_in + unit.bytes_out for unit in units),
+        units=len(units),
+        units_resumed=len(schedule.plan.units) - len(units),
+        retries=schedule.retries,
+        attempts={
+            item.unit: count for item, count in schedule.attempts.items() if isinstance(item, RunUnit) and count > 1
+        },
+    )
+
+
+def _longest(plan: Plan, instruction: Instruction) -> float:
+    """Seconds that an instruction's size explains at worst: at 1 Gflop/s and 1 MB/s."""
+    match instruction:
+        case RunUnit(name):
+            unit = plan.unit[name]
+            return unit.flops / 1e9 + (unit.bytes_in + unit.bytes_out) / 1e6
+        case FinishShard(shard):
+            return plan.shards[shard].size / 1e6
+    return 0.0
+
+
+def _record(failure: Failure, plan: Plan) -> FailureRecord:
+    return {
+        "error": str(failure.error),
+        "attempts": failure.attempts,
+        "node": failure.node,
+        "device": plan.settings.device,
+        "tensors": _tensors(failure.instruction, plan),
+    }
+
+
+def _tensors(instruction: Instruction, plan: Plan) -> list[str]:
+    pieces = plan.unit[instruction.unit].pieces if isinstance(instruction, RunUnit) else ()
+    return [plan.tensors[number].name for number, _, _ in pieces]
+
+
+def _failure(plan: Plan, failures: dict[str, Failure]) -> SvcDistError:
     """The one error that a run ends with: the common cause where there is one, else that some units failed."""
-    first = next(iter(failures.values()))
+    first = next(iter(failures.values())).error
     more = f"\n(and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
     if isinstance(first, StorageError | DamagedInputError) or first.exit_code == DamagedInputError.exit_code:
         return type(first)(first.message + more, first.hint)
-    listed = "\n".join(f"  {name}: {error}" for name, error in failures.items())
+    listed = "\n".join(describe_failure(name, _record(failure, plan)) for name, failure in failures.items())
     return UnitsFailedError(
         f"{len(failures)} of {len(plan.units)} units failed:\n{listed}",
         "mend the cause and start the same command again",

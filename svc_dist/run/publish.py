@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from svc_dist import __version__
+from svc_dist.checkpoint.access import Access
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.index import INDEX_FILE
-from svc_dist.checkpoint.storage import local_path, open_folder
-from svc_dist.errors import VerificationError
+from svc_dist.checkpoint.objects import open_folder
+from svc_dist.checkpoint.tokenizer import CONFIG_FILE, TEMPLATE_FILE, is_tokenizer_file, with_template
+from svc_dist.errors import StorageError, VerificationError
 from svc_dist.plan import Plan
-from svc_dist.run.journal import Journal
-from svc_dist.run.receipt import Receipt
-from svc_dist.run.store import LocalStore, Store
+from svc_dist.run.output import Output
+from svc_dist.run.report_file import REPORT_FILE, report_of
+from svc_dist.run.schedule import RunRecord
 
-REPORT_FILE = "merge_report.json"
+OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 RECIPE_FILE = "merge_recipe.yaml"
 CARD_FILE = "README.md"
 _COMPANION_ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab")
@@ -26,92 +27,132 @@ _COMPANION_NAMES = ("LICENSE", "NOTICE", "USE_POLICY")
 _MOST = 200 * 2**20  # a companion larger than this is no companion
 
 
-def own_files(plan: Plan) -> list[str]:
-    """Every name that this plan puts into the output."""
-    names = [shard.file for shard in plan.shards]
-    return [*names, *companions(plan), CARD_FILE, RECIPE_FILE, REPORT_FILE, INDEX_FILE]
+def own_files(plan: Plan, access: Access) -> list[str]:
+    """Every name that this plan puts into the output, those of several results with their folders."""
+    return _in_folders(plan, _result_files(plan, companions(plan, access)))
 
 
-def companions(plan: Plan) -> list[str]:
-    """The base's files that a loader needs beside the weights: config, tokenizer, chat template, code, licence."""
-    folder = open_folder(plan.models[0].location)
+def _result_files(plan: Plan, beside: Iterable[str]) -> list[str]:
+    """Every name that this plan puts into the folder of a result; ``beside``: the companions."""
+    names = [plan.shard_file(number) for number in range(plan.count)]
+    return [*names, *beside, CARD_FILE, RECIPE_FILE, REPORT_FILE, INDEX_FILE]
+
+
+def _in_folders(plan: Plan, names: Sequence[str]) -> list[str]:
+    own = [f"{result.path}/{name}" if result.path else name for result in plan.results for name in names]
+    return [*own, OUTPUTS_FILE] if plan.outputs else own
+
+
+def completed(output: Output) -> dict[str, Any] | None:
+    """What a finished merge says of itself (``fingerprint``, ``settings``, ``files``); None where none is finished."""
+    report = recorded(output)
+    if report is None:
+        return None
+    indexes = [name for name in report["files"] if name.rpartition("/")[2] == INDEX_FILE]
+    return report if indexes and len(output.there(indexes)) == len(indexes) else None
+
+
+def recorded(output: Output) -> dict[str, Any] | None:
+    """The same, of a merge that was finished or nearly so once, whatever is there of it still."""
+    names = output.names()
+    file = OUTPUTS_FILE if OUTPUTS_FILE in names else REPORT_FILE
+    if file not in names:
+        return None
+    try:
+        report = json.loads(output.folder.read(file))
+        report["fingerprint"], report["settings"]
+        return dict(report) | {"files": [str(name) for name in report["files"]]}
+    except (StorageError, ValueError, KeyError, TypeError):
+        return None
+
+
+def companions(plan: Plan, access: Access) -> dict[str, int]:
+    """The files that a loader needs beside the weights, and the model that each comes from (0: the base).
+
+    Config, tokenizer, chat template, code, licence.
+    """
     own = {REPORT_FILE, RECIPE_FILE, CARD_FILE}
-    return [
-        name
-        for name in folder.names()
-        if (name.endswith(_COMPANION_ENDINGS) or name.split(".")[0] in _COMPANION_NAMES)
-        and not name.endswith(".index.json")
-        and not name.startswith(".")
-        and name not in own
-    ]
+    files: dict[str, int] = {}
+    for model, of_tokenizer in ((plan.companions.config, False), (plan.companions.tokenizer, True)):
+        for name in open_folder(plan.models[model].location, access).names():
+            if (
+                (name.endswith(_COMPANION_ENDINGS) or name.split(".")[0] in _COMPANION_NAMES)
+                and not name.endswith(".index.json")
+                and not name.startswith(".")
+                and name not in own
+                and is_tokenizer_file(name) == of_tokenizer
+            ):
+                files[name] = model
+    if plan.companions.chat_template is not None:
+        files[TEMPLATE_FILE] = plan.companions.tokenizer
+    return files
 
 
-def publish(plan: Plan, output: str, journal: Journal) -> None:
-    """Make the merged model complete. Every shard is finished; doing it again after a crash gives the same files."""
-    receipts = journal.receipts(plan)
+def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None:
+    """Make the merged model complete. Every shard is finished; doing it again after a crash gives the same files.
+
+    ``record``: the start of the run that got here, for the report.
+    """
+    done = completed(output)
+    if done is not None and done["fingerprint"] == plan.fingerprint:  # by a worker that was lost while it cleared up
+        output.journal.clear()
+        return
+    receipts = output.journal.receipts(plan)
     missing = [unit.id for unit in plan.units if unit.id not in receipts]
     if missing:
-        raise VerificationError(f"{output}: {len(missing)} units have no receipt ({missing[0]}, ...)", "start again")
+        raise VerificationError(
+            f"{output.location}: {len(missing)} units have no receipt ({missing[0]}, ...)", "start again"
+        )
     from svc_dist.run.verify import check_shards
 
     check_shards(plan, output)
-    store: Store = LocalStore(Path(local_path(output)))
-    base = open_folder(plan.models[0].location)
-    for name in companions(plan):
-        identity = base.identity(name)
-        if identity is None or identity.size > _MOST:
-            continue
-        data = base.read(name)
-        store.put(name, _config_of(data, plan) if name == "config.json" else data)
-    store.put(RECIPE_FILE, _recipe_text(plan).encode())
-    store.put(CARD_FILE, _card(plan).encode())
-    store.put(REPORT_FILE, json.dumps(report_of(plan, receipts), indent=1).encode())
-    store.put(INDEX_FILE, index_of(plan).encode())
-    journal.clear()
+    listed = companions(plan, output.access)
+    found = {name: _companion(plan, name, model, output.access) for name, model in listed.items()}
+    beside = {name: data for name, data in found.items() if data is not None}
+    names = _result_files(plan, beside)
+    for number, result in enumerate(plan.results):
+        store = output.inside(result.path).store
+        for name, data in beside.items():
+            store.put(name, data)
+        store.put(RECIPE_FILE, _recipe_text(plan).encode())
+        store.put(CARD_FILE, _card(plan).encode())
+        store.put(REPORT_FILE, json.dumps(report_of(plan, receipts, names, number, record), indent=1).encode())
+        store.put(INDEX_FILE, index_of(plan).encode())
+    if plan.outputs:
+        of_all = {
+            "fingerprint": plan.fingerprint,
+            "settings": dataclasses.asdict(plan.settings),
+            "outputs": [result.path for result in plan.outputs],
+            "files": _in_folders(plan, names),
+        }
+        output.store.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())
+    output.journal.clear()
 
 
 def index_of(plan: Plan) -> str:
     """The index: which shard holds which tensor."""
-    weight_map = {tensor.name: plan.shards[tensor.shard].file for tensor in plan.tensors}
+    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.tensors}
     return json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
 
 
-def report_of(plan: Plan, receipts: dict[str, Receipt]) -> dict[str, Any]:
-    """What stays beside the model: how it was made, from what, and the checksum of every range."""
-    ordered = [receipts[unit.id] for unit in plan.units]
-    stages = {stage for receipt in ordered for stage in receipt.seconds}
-    return {
-        "svc_dist": __version__,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "fingerprint": plan.fingerprint,
-        "recipe": plan.recipe,
-        "settings": dataclasses.asdict(plan.settings),
-        "methods": plan.methods,
-        "models": [dataclasses.asdict(model) for model in plan.models],
-        "bytes_in": plan.bytes_in,
-        "bytes_out": plan.bytes_out,
-        "unit_seconds": {stage: sum(r.seconds.get(stage, 0.0) for r in ordered) for stage in sorted(stages)},
-        "hosts": sorted({receipt.host for receipt in ordered}),
-        "devices": sorted({receipt.device for receipt in ordered}),
-        "files": own_files(plan),
-        "shards": [dataclasses.asdict(shard) for shard in plan.shards],
-        "dispositions": [dataclasses.asdict(entry) for entry in plan.dispositions],
-        "tensors": [
-            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "shard": t.shard, "disposition": t.disposition}
-            for t in plan.tensors
-        ],
-        "not_written": [list(entry) for entry in plan.not_written],
-        "ranges": [
-            {"unit": unit.id, "shard": unit.shard, "start": unit.start, "end": unit.end, "checksum": receipt.checksum}
-            for unit, receipt in zip(plan.units, ordered, strict=True)
-        ],
-        "matrices": [summary for receipt in ordered for summary in receipt.matrices],
-    }
+def _companion(plan: Plan, name: str, model: int, access: Access) -> bytes | None:
+    """What a file beside the weights holds; None for one that is gone or too large to be what its name says."""
+    template = plan.companions.chat_template
+    if name == TEMPLATE_FILE and template is not None:
+        return template.encode()
+    folder = open_folder(plan.models[model].location, access)
+    identity = folder.identity(name)
+    if identity is None or identity.size > _MOST:
+        return None
+    data = folder.read(name)
+    if name == CONFIG_FILE and template is not None:
+        return with_template(data, template)
+    return _config_of(data, plan) if name == "config.json" else data
 
 
 def _config_of(data: bytes, plan: Plan) -> bytes:
     """The base's config with the dtype that the recipe writes."""
-    dtype = plan.recipe.get("dtype")
+    dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
     config = json.loads(data)
     if dtype is None or not isinstance(config, dict):
         return data
@@ -143,7 +184,7 @@ def _card(plan: Plan) -> str:
     calibration = plan.recipe.get("calibrate")
     title = method + (f" + {calibration['method']}" if calibration and calibration["method"] != "none" else "")
     data = ModelCardData(library_name="transformers", tags=["merge", "svc-dist", method])
-    models = "\n".join(f"- `{model.location}`" for model in plan.models[1:])
+    models = "\n".join(f"- `{model.name}`" for model in plan.models[1:])
     text = f"""---
 {data.to_yaml()}
 ---

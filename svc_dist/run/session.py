@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
 from svc_dist.checkpoint.index import INDEX_FILE
-from svc_dist.checkpoint.sink import Sink, open_sink
+from svc_dist.checkpoint.layout import ShardFile
+from svc_dist.checkpoint.sink import Sink
 from svc_dist.checkpoint.storage import is_local, local_path
-from svc_dist.errors import ChangedInputError, DamagedInputError, OutputError, RecipeError
+from svc_dist.choices import choices
+from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError
 from svc_dist.plan import Plan, Settings, differences, make_plan
-from svc_dist.recipe import Recipe, choices
+from svc_dist.run.clean import remains, remove_run
 from svc_dist.run.host import detect_device, device_count
 from svc_dist.run.inline import InlineExecutor
-from svc_dist.run.journal import RUN_FOLDER, Journal
-from svc_dist.run.lock import LocalLock
-from svc_dist.run.loop import Executor, drive
+from svc_dist.run.journal import RUN_FOLDER
+from svc_dist.run.lock import Lock
+from svc_dist.run.loop import Executor, Limits, drive
+from svc_dist.run.output import Output
 from svc_dist.run.progress import Progress
-from svc_dist.run.publish import REPORT_FILE, own_files
+from svc_dist.run.publish import completed, own_files, recorded
+from svc_dist.run.report_file import REPORT_FILE
 from svc_dist.run.schedule import Schedule
 from svc_dist.run.worker import Worker
+from svc_dist.schema import Recipe
 from svc_dist.sizes import format_size
 
 _log = logging.getLogger("svc_dist")
@@ -44,8 +49,9 @@ class Options:
     precision: str | None = None
     threads_per_unit: int | None = None
     scratch: str | None = None
+    access: Access = DEFAULT_ACCESS
     restart: bool = False
-    grace: float = 60.0
+    limits: Limits = field(default_factory=Limits)
     bar: bool = False
 
 
@@ -72,36 +78,44 @@ def run_merge(recipe: Recipe, output: str, options: Options) -> MergeReport:
     """Merge, or go on with a merge, or find it done. See ``api.merge``."""
     began = time.monotonic()
     _check_options(options)
-    sink = open_sink(output)
-    output = str(Path(local_path(output)).absolute())
-    # torch takes a second to import: let it, while headers are read.
-    threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
+    access = recipe.access(options.access)
+    target = Output(output, access)
+    if options.executor != "ray" and options.address is None:  # torch takes seconds to import: let it meanwhile
+        threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
     chosen = choices(recipe)
-    _refuse_nesting(output, [chosen.base, *chosen.experts])
-    if options.restart and Path(output).is_dir():
-        make_plan(recipe, _settings(options, None))  # what is there goes only once the new merge can begin
-        with LocalLock(Path(output) / RUN_FOLDER / "lock"):
-            _discard(output)
-    complete = _completed(output)
+    _refuse_nesting(target, chosen.locations)
+    if options.restart and target.exists():
+        make_plan(recipe, _settings(options, None), access)  # what is there goes only once the new merge can begin
+        with target.lock():
+            _discard(target)
+    complete = completed(target)
     if complete is not None:
-        return _already_complete(recipe, output, complete, options, began)
-    _refuse_foreign(output)
-    journal = Journal.at(output)
-    made = [path for path in (Path(output), *Path(output).parents) if not path.exists()]
+        return _already_complete(recipe, target, complete, options, began)
+    _refuse_foreign(target, [path for path, _ in recipe.results()])
+    made = [path for path in _folders(target) if not path.exists()]
     try:
-        with LocalLock(Path(output) / RUN_FOLDER / "lock"):
+        with target.lock() as lock:
             try:
-                plan = _planned(recipe, output, journal, options)
-                for warning in plan.warnings:
-                    _log.warning(warning)
-                return _run(plan, output, journal, sink, options, began)
-            finally:
-                if journal.plan_is_missing():
-                    journal.clear()
+                plan = _planned(recipe, target, options)
+            except BaseException:
+                if target.is_local and not target.journal.is_there():
+                    target.journal.clear()
+                raise
+            for warning in plan.warnings:
+                _log.warning(warning)
+            return _run(plan, target, lock, options, began)
     finally:
-        for path in (Path(output) / RUN_FOLDER, *made):
+        for path in [*_folders(target)[:1], *made]:
             with contextlib.suppress(OSError):  # not empty: something came of it
                 path.rmdir()
+
+
+def _folders(output: Output) -> list[Path]:
+    """The run folder and the folders around it, on a disk: a start that fails removes those that it made."""
+    if not output.is_local:
+        return []
+    root = Path(output.location)
+    return [root / RUN_FOLDER, root, *root.parents]
 
 
 def _check_options(options: Options) -> None:
@@ -123,7 +137,7 @@ def _settings(options: Options, old: Plan | None) -> Settings:
     device = options.device
     if device == "auto":
         device = old.settings.device if old else detect_device()
-    if device == "cuda" and detect_device() != "cuda":
+    if device == "cuda" and options.address is None and detect_device() != "cuda":  # a cluster's nodes have their own
         raise RecipeError("there is no CUDA device that torch can use here", "leave out --device, or say --device cpu")
     return Settings(
         precision=options.precision or (old.settings.precision if old else "mixed"),
@@ -132,51 +146,71 @@ def _settings(options: Options, old: Plan | None) -> Settings:
     )
 
 
-def _planned(recipe: Recipe, output: str, journal: Journal, options: Options) -> Plan:
+def _planned(recipe: Recipe, output: Output, options: Options) -> Plan:
     """This run's plan: the recorded one if nothing changed since, else a new one in an empty output."""
-    old = journal.plan()
-    plan = make_plan(recipe, _settings(options, old))
+    old = output.journal.plan()
+    plan = make_plan(recipe, _settings(options, old), output.access)
     if old is not None:
         if old.fingerprint != plan.fingerprint:
-            raise _changed(output, old, plan)
+            raise _changed(output.location, old, plan)
         return old
-    taken = [name for name in own_files(plan) if (Path(output) / name).exists()]
+    taken = output.there(own_files(plan, output.access))
     if taken:
         raise OutputError(
-            f"{output}: {taken[0]} is there already, and no run of this plan put it there",
+            f"{output.location}: {taken[0]} is there already, and no run of this plan put it there",
             "name a new or empty folder as OUTPUT",
         )
-    journal.record_plan(plan)
+    output.journal.record_plan(plan)
     return plan
 
 
-def _run(plan: Plan, output: str, journal: Journal, sink: Sink, options: Options, began: float) -> MergeReport:
-    journal.void_lost_shards(plan, sink)
-    done = journal.receipts(plan)
-    for shard in plan.shards:
-        sink.prepare(shard.file, shard.size)
-    finished = [n for n, shard in enumerate(plan.shards) if sink.finished_size(shard.file) == shard.size]
+def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float) -> MergeReport:
+    sink = output.sink(plan.fingerprint)
+    done = output.journal.surviving(plan, sink, output.store.delete)
+    sink.prepare(plan.shards)
+    finished = [n for n, shard in enumerate(plan.shards) if _is_finished(sink, shard, n, plan, done)]
     kind = _executor_kind(plan, options)
     executor = _make_executor(kind, plan, output, options)
     if done:
         _log.info(f"resuming: {len(done)} of {len(plan.units)} units are done")
     _log.info(
         f"merging {len(plan.tensors)} tensors into {len(plan.shards)} shards ({format_size(plan.bytes_out)}): "
-        f"{len(plan.units) - len(done)} units, {kind}, {executor.slots} at a time, {plan.settings.precision}"
+        f"{len(plan.units) - len(done)} units, {kind}, {_at_once(executor)}{plan.settings.precision}"
     )
-    schedule = Schedule(plan, executor.slots, executor.memory, done=frozenset(done), finished=frozenset(finished))
+    schedule = Schedule(
+        plan,
+        executor.nodes,
+        options.slots,
+        done=frozenset(done),
+        finished=frozenset(finished),
+        sink_memory=sink.memory,
+    )
     try:
         with Progress(plan, done, options.bar) as progress:
-            drive(schedule, executor, progress, journal, options.grace)
+            drive(schedule, executor, progress, output.journal, options.limits, lock)
     finally:
         executor.close()
     seconds = time.monotonic() - began
-    return _report_of(plan, output, len(done), schedule.retries, seconds, kind)
+    return _report_of(plan, output.location, len(done), schedule.retries, seconds, kind)
 
 
-def _make_executor(kind: str, plan: Plan, output: str, options: Options) -> Executor:
+def _at_once(executor: Executor) -> str:
+    slots = sum(node.slots for node in executor.nodes.values())
+    return f"{slots} at a time, " if slots else ""
+
+
+def _is_finished(sink: Sink, shard: ShardFile, number: int, plan: Plan, done: Collection[str]) -> bool:
+    """Whether a shard is under its name; asked only where all of its units are done."""
+    if any(unit.shard == number % plan.count and unit.id not in done for unit in plan.units):
+        return False
+    held = sink.held(shard)
+    return held is not None and held.finished
+
+
+def _make_executor(kind: str, plan: Plan, output: Output, options: Options) -> Executor:
     if kind == "inline":
-        return InlineExecutor(Worker(output, plan.fingerprint, options.scratch, plan), options.slots)
+        worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan)
+        return InlineExecutor(worker, options.slots)
     from svc_dist.run.ray_graph import RayExecutor
 
     return RayExecutor(plan, output, options.scratch, options.address, options.slots)
@@ -206,21 +240,8 @@ def _report_of(plan: Plan, output: str, resumed: int, retries: int, seconds: flo
     )
 
 
-def _completed(output: str) -> dict[str, Any] | None:
-    """The merge report of a complete output; None when it is not complete."""
-    root = Path(output)
-    if not (root / INDEX_FILE).exists() or not (root / REPORT_FILE).exists():
-        return None
-    try:
-        report = json.loads((root / REPORT_FILE).read_text())
-        report["fingerprint"], report["settings"], report["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(report)
-
-
 def _already_complete(
-    recipe: Recipe, output: str, report: dict[str, Any], options: Options, began: float
+    recipe: Recipe, output: Output, report: dict[str, Any], options: Options, began: float
 ) -> MergeReport:
     recorded = Settings(**report["settings"])
     settings = Settings(
@@ -228,61 +249,66 @@ def _already_complete(
         options.threads_per_unit or recorded.threads_per_unit,
         recorded.device if options.device == "auto" else options.device,
     )
-    plan = make_plan(recipe, settings)
+    plan = make_plan(recipe, settings, output.access)
     if plan.fingerprint != report["fingerprint"]:
         raise ChangedInputError(
-            f"{output} holds a complete merge of something else: its recipe, settings or inputs differ from these",
-            f"name another OUTPUT, or replace it with --restart; what it was made from is in {output}/{REPORT_FILE}",
+            f"{output.location} holds a complete merge of something else: its recipe, settings or inputs differ from "
+            "these",
+            "name another OUTPUT, or replace it with --restart; what it was made from is in "
+            f"{output.location}/{REPORT_FILE}",
         )
-    journal = Journal.at(output)
-    if journal.store.names("."):
-        journal.clear()
-    _log.info(f"{output} is complete already")
-    return _report_of(plan, output, len(plan.units), 0, time.monotonic() - began, "none")
+    if not output.journal.store.is_empty():  # the start that completed it was killed before it had cleared up
+        with contextlib.suppress(LockedError), output.lock():
+            output.journal.clear()
+    _log.info(f"{output.location} is complete already")
+    return _report_of(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
 
 
-def _discard(output: str) -> None:
-    """Remove what an earlier run put there, index first, and nothing else."""
-    root = Path(output)
-    report = _completed(output)
-    names: list[str] = []
-    if report is not None:
-        names = [INDEX_FILE, *(str(name) for name in report["files"])]
-    else:
-        with contextlib.suppress(DamagedInputError):  # a plan that cannot be read: what it made cannot be told
-            old = Journal.at(output).plan()
-            names = [INDEX_FILE, *own_files(old)] if old is not None else []
-    for name in names:
-        if Path(name).name == name:
-            (root / name).unlink(missing_ok=True)
-    Journal.at(output).clear()
+def _discard(output: Output) -> None:
+    """Remove what an earlier run put there, index first, and nothing else; last, what tells what that was."""
+    report, left = completed(output), remains(output)
+    if report is None and left.plan is None:  # maybe a start was killed that removed a finished merge
+        report = recorded(output)
+    names = left.files if report is None else report["files"]
+    for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
+        if not {"", ".", ".."} & set(name.split("/")):
+            output.store.delete(name)
+    remove_run(output)
 
 
-def _refuse_foreign(output: str) -> None:
+def _refuse_foreign(output: Output, paths: Sequence[str]) -> None:
     """An output that is not empty must hold a run of ours, or nothing that looks like a model."""
-    root = Path(output)
-    if not root.exists():
+    if not output.exists() or output.journal.is_there():
         return
-    if not root.is_dir():
-        raise OutputError(f"{output} is a file", "name a folder as OUTPUT")
-    if (root / RUN_FOLDER / "plan.json").exists():
-        return
-    models = sorted(path.name for path in root.iterdir() if ".safetensors" in path.name)
-    if models:
-        raise OutputError(
-            f"{output} already holds {models[0]}, which no run of svc-dist put there", "name a new folder as OUTPUT"
-        )
-
-
-def _refuse_nesting(output: str, locations: Sequence[str]) -> None:
-    target = Path(output).resolve()
-    for location in locations:
-        if not is_local(location):
-            continue
-        source = Path(local_path(location)).resolve()
-        if target == source or source in target.parents or target in source.parents:
+    for place in map(output.inside, paths):
+        models = [name for name in place.names() if ".safetensors" in name]
+        earlier = recorded(output) if models else None
+        if earlier is not None and models[0] in {name.rpartition("/")[2] for name in earlier["files"]}:
             raise OutputError(
-                f"the output {output} and the input {location} lie inside one another",
+                f"{place.location} holds {models[0]} and maybe more of an earlier merge that is not whole any more",
+                "remove the rest with --restart, or name a new folder as OUTPUT",
+            )
+        if models:
+            raise OutputError(
+                f"{place.location} already holds {models[0]}, which no run of svc-dist put there",
+                "name a new folder as OUTPUT",
+            )
+
+
+def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
+    for location in locations:
+        if is_local(location) != output.is_local:
+            continue
+        if output.is_local:
+            target, source = Path(output.location).resolve(), Path(local_path(location)).resolve()
+            nested = target == source or source in target.parents or target in source.parents
+        else:
+            nested = f"{output.location}/".startswith(f"{location}/") or f"{location}/".startswith(
+                f"{output.location}/"
+            )
+        if nested:
+            raise OutputError(
+                f"the output {output.location} and the input {location} lie inside one another",
                 "inputs are never written to: name another folder as OUTPUT",
             )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from svc_dist.checkpoint.index import INDEX_FILE
-from svc_dist.checkpoint.storage import local_path
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
 from svc_dist.errors import OutputError
-from svc_dist.run.journal import RUN_FOLDER, Journal
-from svc_dist.run.lock import is_alive, read_holder
-from svc_dist.run.publish import REPORT_FILE
+from svc_dist.run.journal import FailureRecord, describe_failure
+from svc_dist.run.output import Output
+from svc_dist.run.publish import completed
 from svc_dist.sizes import format_size
 
 
@@ -26,7 +24,7 @@ class Status:
     bytes_out: int = 0
     bytes_done: int = 0
     work_share: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, FailureRecord] = field(default_factory=dict)
 
     def text(self) -> str:
         """A few lines for a terminal."""
@@ -38,26 +36,26 @@ class Status:
             f"{format_size(self.bytes_done)} of {format_size(self.bytes_out)} written, "
             f"{self.work_share:.0%} of the work",
         ]
-        return "\n".join(lines + [f"failed: {name}: {reason}" for name, reason in self.failed.items()])
+        return "\n".join(
+            lines + ["failed:" + describe_failure(name, record)[1:] for name, record in self.failed.items()]
+        )
 
 
-def read_status(output: str) -> Status:
+def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
     """Read the run folder of an output. Raises OutputError when there is neither a run nor a finished merge."""
-    root = Path(local_path(output))
-    if (root / INDEX_FILE).exists() and (root / REPORT_FILE).exists():
-        return Status(output, "complete")
-    journal = Journal.at(output)
-    plan = journal.plan()
+    output = Output(location, access)
+    if completed(output) is not None:
+        return Status(location, "complete")
+    plan = output.journal.plan()
     if plan is None:
         raise OutputError(
-            f"{output} holds no merge", "check the path; a merge that only just began may not be planned yet"
+            f"{location} holds no merge", "check the path; a merge that only just began may not be planned yet"
         )
-    holder = read_holder(root / RUN_FOLDER / "lock")
-    done = journal.receipts(plan)
+    done = output.journal.receipts(plan)
     work = sum(unit.work for unit in plan.units)
-    running = holder is not None and is_alive(holder)
+    running = output.lock().holder() is not None
     return Status(
-        output=output,
+        output=location,
         state="running" if running else "stopped; start the same command again to go on",
         units=len(plan.units),
         done=len(done),
@@ -65,5 +63,5 @@ def read_status(output: str) -> Status:
         bytes_out=plan.bytes_out,
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),
         work_share=sum(plan.unit[unit].work for unit in done) / work if work else 1.0,
-        failed={} if running else journal.failures(),
+        failed={} if running else output.journal.failures(),
     )

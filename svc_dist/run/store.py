@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from svc_dist.checkpoint.objects import Objects
 from svc_dist.checkpoint.sink import sync_folder
 from svc_dist.checkpoint.storage import storage_error
+
+_TOGETHER = 16  # files removed at once
 
 
 class Store(Protocol):
@@ -27,8 +32,40 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove a file; fine when it does not exist."""
 
+    def is_empty(self) -> bool:
+        """Whether nothing is under the prefix."""
+
     def clear(self) -> None:
-        """Remove everything under the prefix."""
+        """Remove everything under the prefix, but maybe the lock: that goes with its holder."""
+
+
+class RemoteStore:
+    """Files under a prefix of a storage that has whole files only."""
+
+    def __init__(self, objects: Objects, prefix: str = "") -> None:
+        self._objects = objects
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def put(self, name: str, data: bytes) -> None:
+        self._objects.put(self._prefix + name, data)
+
+    def get(self, name: str) -> bytes | None:
+        return self._objects.get(self._prefix + name)
+
+    def names(self, prefix: str) -> list[str]:
+        return self._objects.names(f"{self._prefix}{prefix}")
+
+    def delete(self, name: str) -> None:
+        self._objects.delete(self._prefix + name)
+
+    def is_empty(self) -> bool:
+        return not self._objects.walk(self._prefix)
+
+    def clear(self) -> None:
+        assert self._prefix, "a whole output is never cleared"
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            names = self._objects.walk(self._prefix)
+            list(pool.map(self._objects.delete, (name for name in names if name != f"{self._prefix}lock")))
 
 
 class LocalStore:
@@ -49,7 +86,8 @@ class LocalStore:
             staged.replace(target)
             sync_folder(target.parent)
         except OSError as error:
-            staged.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that has become read-only refuses this too
+                staged.unlink(missing_ok=True)
             raise storage_error(error, f"cannot write {target}") from None
 
     def get(self, name: str) -> bytes | None:
@@ -73,6 +111,9 @@ class LocalStore:
             (self.root / name).unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, f"cannot remove {self.root / name}") from None
+
+    def is_empty(self) -> bool:
+        return not self.root.exists()
 
     def clear(self) -> None:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,139 +14,249 @@ import torch
 import xxhash
 from torch import Tensor
 
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of, torch_dtype
+from svc_dist.checkpoint.access import DEFAULT_ACCESS
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
 from svc_dist.checkpoint.sink import Sink
-from svc_dist.checkpoint.source import ByteRange, MappedRanges, Source
-from svc_dist.errors import DamagedInputError, NumericsError
-from svc_dist.methods.apply import Piece, merged_pieces
-from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.checkpoint.source import ByteRange, MappedRanges, Source, map_ranges
+from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
+from svc_dist.inputs import Factors, Slot
+from svc_dist.methods.apply import Piece, Wanted, merged_pieces_each
+from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.linalg import all_finite
+from svc_dist.methods.low_rank import LowRank
+from svc_dist.methods.overlap import delta_overlap
 from svc_dist.methods.registry import CHUNK
-from svc_dist.plan import Plan, PlannedTensor, Unit, takes_matrices
-from svc_dist.run.receipt import Receipt
+from svc_dist.plan import Plan, PlannedTensor, Unit
+from svc_dist.run.memory import Way, let_go, ran_out, ways
+from svc_dist.run.receipt import Receipt, Written
 from svc_dist.run.view import tensor_view
+from svc_dist.sizes import format_size
+from svc_dist.unit_costs import takes_matrices
 
+_log = logging.getLogger("svc_dist")
 _RELEASE_EVERY = 16  # chunks after which the pages of the inputs are given back
 
 
-def run_unit(plan: Plan, unit: Unit, sources: list[Source], sink: Sink) -> Receipt:
+def run_unit(
+    plan: Plan,
+    unit: Unit,
+    sources: list[Source],
+    sink: Sink,
+    scratch: str | None = None,
+    parallel: int = DEFAULT_ACCESS.parallel,
+    low_memory: bool = False,
+) -> Receipt:
     """Do one unit of a plan. Running it again, anywhere, writes the same bytes.
 
-    ``sources``: one per model of the plan. Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor,
-    ChangedInputError, StorageError.
+    When memory runs out it is done once more on the path of least memory, and last on the CPU: the receipt says so, and
+    the last bits may differ then. ``low_memory`` begins there. ``sources``: one per input of the plan; ``scratch`` and
+    ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor,
+    UnitsFailedError when memory ran out every time, ChangedInputError, StorageError.
     """
     torch.set_num_threads(plan.settings.threads_per_unit)
+    torch.backends.cuda.matmul.allow_tf32 = plan.settings.precision == "fast"
     began = time.perf_counter()
-    digest = xxhash.xxh3_128()
-    writing = 0.0
-    matrices: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        mapped = [stack.enter_context(s.map(_wanted(plan, unit, i))) for i, s in enumerate(sources)]
+    wanted = [plan.wanted(unit, number) for number in range(len(sources))]
+    with map_ranges(sources, wanted, scratch, parallel) as inputs:
         reading = time.perf_counter() - began
-        writer = stack.enter_context(sink.write_range(plan.shards[unit.shard].file, unit.start, unit.end))
+        for way in ways(plan.settings.device, low_memory):
+            try:
+                receipt = _run(plan, unit, inputs.mapped, sink, way)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+            else:
+                seconds = receipt.seconds | {"read": reading}
+                return dataclasses.replace(receipt, seconds=seconds, retries=receipt.retries + inputs.retries.count)
+            let_go(way.device)
+            _log.warning(f"unit {unit.id} ran out of memory on {way.device}: {reason}")
+    raise UnitsFailedError(
+        f"out of memory on the path that takes least: {reason}",
+        f"it takes up to {format_size(unit.memory)}: use a machine with more, or fewer --slots",
+    )
 
-        def emit(data: memoryview) -> None:
+
+def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, way: Way) -> Receipt:
+    """Merge and write a unit whose inputs are mapped."""
+    began = time.perf_counter()
+    shards = plan.written(unit)
+    digests = [xxhash.xxh3_128() for _ in shards]
+    writing = 0.0
+    matrices: list[list[dict[str, Any]]] = [[] for _ in shards]
+    overlaps: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        first_part, parts = plan.parts[unit.id]
+        writers = [
+            stack.enter_context(sink.write_range(plan.shards[shard], unit.start, unit.end, first_part, parts))
+            for shard in shards
+        ]
+
+        def emit(result: int, data: memoryview) -> None:
             nonlocal writing
             start = time.perf_counter()
-            digest.update(data)
-            writer.write(data)
+            digests[result].update(data)
+            writers[result].write(data)
             writing += time.perf_counter() - start
 
         if unit.start == 0:
-            emit(memoryview(plan.layout(unit.shard).header()))
+            header = memoryview(plan.layout(unit.shard).header())
+            for result in range(len(shards)):
+                emit(result, header)
         for number, first, last in unit.pieces:
-            piece = _Piece(plan, plan.tensors[number], first, last, mapped)
-            for result in piece.results(matrices):
-                emit(result.view(torch.uint8).numpy().data)
+            piece = _Piece(plan, plan.tensors[number], first, last, mapped, way)
+            for result, values in piece.results(matrices, overlaps):
+                emit(result, values.view(torch.uint8).numpy().data)
         start = time.perf_counter()
-        token = writer.commit()
+        tokens = [writer.commit() for writer in writers]
         writing += time.perf_counter() - start
     total = time.perf_counter() - began
+    written = [
+        Written(f"xxh3_128:{digest.hexdigest()}", token, found)
+        for digest, token, found in zip(digests, tokens, matrices, strict=True)
+    ]
     return Receipt(
         unit=unit.id,
         fingerprint=plan.fingerprint,
-        checksum=f"xxh3_128:{digest.hexdigest()}",
-        token=token,
+        checksum=written[0].checksum,
+        tokens=written[0].tokens,
         bytes_in=unit.bytes_in,
         bytes_out=unit.bytes_out,
-        seconds={"read": reading, "compute": total - reading - writing, "write": writing},
+        seconds={"read": 0.0, "compute": total - writing, "write": writing},
         host=socket.gethostname(),
-        device=_device_name(plan.settings.device),
-        matrices=matrices,
+        device=_device_name(way.device),
+        low_memory=way.low_memory,
+        matrices=written[0].matrices,
+        deltas=overlaps,
+        others=tuple(written[1:]),
+        retries=sum(writer.retries.count for writer in writers),
     )
 
 
 class _Piece:
-    """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first)."""
+    """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first; None: the base's)."""
 
-    def __init__(self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges]) -> None:
-        self.plan, self.tensor, self.first, self.last = plan, tensor, first, last
-        self.disposition = plan.dispositions[tensor.disposition]
-        self.mapped = mapped[: len(tensor.slots)]
-        self.views = [
-            tensor_view(ranges.view(_byte_range(tensor, index, first, last)), tensor.slots[index].dtype)
-            for index, ranges in enumerate(self.mapped)
-        ]
+    def __init__(
+        self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges], way: Way
+    ) -> None:
+        self.plan, self.tensor, self.first, self.last, self.way = plan, tensor, first, last, way
+        self.dispositions = [result.dispositions[tensor.disposition] for result in plan.results]
+        self.disposition = self.dispositions[0]  # the others have the same method, and other parameters
+        self.mapped = mapped
+        self.views = [None if slot is None else self._view(slot, slot.part(first, last)) for slot in tensor.slots]
+        self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
         self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
 
-    def results(self, matrices: list[dict[str, Any]]) -> Iterator[Tensor]:
-        """The output elements in order, as flat tensors in the output dtype."""
+    @property
+    def base(self) -> Tensor:
+        assert self.views[0] is not None
+        return self.views[0]
+
+    def _view(self, slot: Slot, part: ByteRange) -> Tensor:
+        return tensor_view(self.mapped[slot.input].view(part), slot.dtype)
+
+    def _factors(self, factors: Factors) -> LowRank | None:
+        """What an adapter adds to these elements, of the rows that were read."""
+        if self.last == self.first:
+            return None
+        columns = self.tensor.row
+        parts = factors.parts(self.first, self.last, columns)
+        left, right = (self._view(slot, part) for slot, part in zip((factors.left, factors.right), parts, strict=True))
+        if factors.transposed:
+            left, right = left.view(factors.rank, -1).T, right.view(-1, factors.rank).T
+        else:
+            left, right = left.view(-1, factors.rank), right.view(factors.rank, -1)
+        skipped = factors.rows(self.first, self.last, columns)[0] * columns
+        return LowRank(left, right, factors.scale, self.first - skipped, self.last - skipped)
+
+    def results(
+        self, matrices: Sequence[list[dict[str, Any]]], overlaps: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The elements of each result in order, with its number, as flat tensors in the output dtype."""
         if self.last == self.first:
             return
-        steps = self._copied() if self.disposition.kind == "copied" else self._merged(matrices)
-        for count, result in enumerate(steps):
-            yield result
+        steps = self._merged(matrices, overlaps)
+        if self.disposition.kind == "copied":
+            steps = ((number, values) for values in self._copied() for number in range(len(self.dispositions)))
+        for count, step in enumerate(steps):
+            yield step
             if count % _RELEASE_EVERY == _RELEASE_EVERY - 1:
                 for ranges in self.mapped:
                     ranges.release()
 
     def _copied(self) -> Iterator[Tensor]:
-        base = self.views[0]
-        for start in range(0, base.numel(), CHUNK):
-            part = base[start : start + CHUNK]
+        if self.factors:  # an adapter's own tensor: the base's, or one that it stores, with what it adds
+            deltas = TaskDeltas(
+                [None], self.base, changes=self.factors, precision=self.plan.settings.precision, row=self.tensor.row
+            )
+            for chunk in deltas.chunks():
+                yield self._fitting(chunk.model(0))
+            return
+        for start in range(0, self.base.numel(), CHUNK):
+            part = self.base[start : start + CHUNK]
             if part.is_floating_point() and bool(part.isnan().any()):
                 raise self._damaged()
             yield self._cast(part)
 
-    def _merged(self, matrices: list[dict[str, Any]]) -> Iterator[Tensor]:
+    def _merged(
+        self, matrices: Sequence[list[dict[str, Any]]], overlaps: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, Tensor]]:
         settings = self.plan.settings
         assert self.disposition.method is not None
-        parameters = dict(self.disposition.parameters or {})
-        scale = parameters.pop("lambda", 1.0)
+        scales = [float((one.parameters or {}).get("lambda", 1.0)) for one in self.dispositions]
+        wanted = [
+            Wanted({k: v for k, v in (one.parameters or {}).items() if k != "lambda"}, one.calibration)
+            for one in self.dispositions
+        ]
         batch = None
-        if takes_matrices(self.tensor, self.disposition) and self.tensor.batch is not None:
+        if self.tensor.batch is not None and any(takes_matrices(self.tensor, one) for one in self.dispositions):
             _, rows, columns = self.tensor.batch
             batch = ((self.last - self.first) // (rows * columns), rows, columns)
         deltas = TaskDeltas(
             self.views[1:],
-            self.views[0],
+            self.base,
+            changes=self.factors or None,
             precision=settings.precision,
-            device=settings.device,
+            device=self.way.device,
+            low_memory=self.way.low_memory,
             tensor=self.tensor.name,
             offset=self.first,
-            row=self.tensor.shape[-1] if self.tensor.shape else 1,
+            row=self.tensor.row,
         )
-        summaries: list[dict[str, Any]] = []
-        pieces = merged_pieces(
-            deltas, self.disposition.method, parameters, self.disposition.calibration, batch, summaries
-        )
+        summaries: list[list[dict[str, Any]]] = [[] for _ in wanted]
+        pieces = merged_pieces_each(deltas, self.disposition.method, wanted, batch, summaries)
         try:
-            for piece in pieces:
+            for number, piece in pieces:
                 for start in range(0, piece.end - piece.start, CHUNK):
-                    yield self._output(piece, start, min(start + CHUNK, piece.end - piece.start), scale)
+                    end = min(start + CHUNK, piece.end - piece.start)
+                    yield number, self._output(piece, start, end, scales[number])
+                del piece  # before the next one is made
         except NumericsError as error:
             raise self._damaged(error) from None
-        matrices += [{"tensor": self.tensor.name, **summary} for summary in summaries]
+        for of_result, found in zip(matrices, summaries, strict=True):
+            of_result += [{"tensor": self.tensor.name, **summary} for summary in found]
+        if (overlap := delta_overlap(deltas)) is not None:
+            overlaps.append({"tensor": self.tensor.name, **overlap})
 
     def _output(self, piece: Piece, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a piece, checked and cast."""
-        if isinstance(piece.merged, Tensor):
+        if isinstance(piece.merged, Tensor | LowRank):
             # A chunk's base is in the cache still; of a matrix only this part of it is wanted.
             part = piece.deltas if piece.deltas.numel <= CHUNK else piece.deltas.chunk(start, end)
-            total = torch.add(part.base.view(-1), piece.merged[start:end], alpha=scale)
+            if isinstance(piece.merged, Tensor):
+                merged = piece.merged[start:end]
+            else:
+                merged = piece.merged.chunk(start, end).dense(part.dtype, part.device)
+            total = torch.add(part.base.view(-1), merged, alpha=scale)
+        elif isinstance(piece.merged, Copy) and self.factors and self.factors[piece.merged.expert] is not None:
+            total = piece.deltas.chunk(start, end).model(piece.merged.expert)
         else:
-            view = self.views[0] if piece.merged is None else self.views[1 + piece.merged.expert]
-            total = view[piece.start + start : piece.start + end]
+            view = None if piece.merged is None else self.views[1 + piece.merged.expert]
+            total = (self.base if view is None else view)[piece.start + start : piece.start + end]
+        return self._fitting(total)
+
+    def _fitting(self, total: Tensor) -> Tensor:
+        """Entries of the result, checked and cast."""
         low, high = (float(value) for value in torch.aminmax(total))
         if not max(-low, high) <= torch.finfo(self.dtype).max:
             raise self._damaged()
@@ -163,20 +275,35 @@ class _Piece:
             raise self._damaged()
         return cast
 
+    def _read(self) -> Iterator[tuple[Tensor, Slot, str, int, tuple[int, ...]]]:
+        """Each input as it is stored: its view, its slot, what it is, the first element read of it, and its shape."""
+        for view, slot in zip(self.views, self.tensor.slots, strict=True):
+            if view is not None and slot is not None:
+                yield view, slot, "tensor", self.first, self.tensor.shape
+        for factors, change in zip(self.tensor.factors, self.factors, strict=True):
+            if factors is None or change is None:
+                continue
+            rank, columns = factors.rank, self.tensor.row
+            rows = factors.rows(self.first, self.last, columns)[0]
+            if factors.transposed:
+                yield change.left.T, factors.left, "lora_A of tensor", 0, (rank, change.left.shape[0])
+                yield change.right.T, factors.right, "lora_B of tensor", 0, (columns, rank)
+            else:
+                yield change.left, factors.left, "lora_B of tensor", rows * rank, (self.tensor.shape[0], rank)
+                yield change.right, factors.right, "lora_A of tensor", 0, (rank, columns)
+
     def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
         """Whose fault it is that a result is not finite: an input's (file, tensor, element), or the arithmetic's."""
-        for index, view in enumerate(self.views):
+        for view, slot, what, place, shape in self._read():
             for start in range(0, view.numel(), CHUNK):
-                part = view[start : start + CHUNK]
+                part = view.reshape(-1)[start : start + CHUNK]
                 bad = part.isnan() if self.disposition.kind == "copied" else ~part.isfinite()
                 if not bool(bad.any()):
                     continue
                 element = start + int(bad.nonzero()[0])
-                value = float(view[element])
-                slot = self.tensor.slots[index]
                 return DamagedInputError(
-                    f"{self.plan.models[index].location}/{slot.file}: tensor {self.tensor.name!r} holds {value} "
-                    f"at element {self.first + element:,} of shape {list(self.tensor.shape)}",
+                    f"{self.plan.inputs[slot.input].location}/{slot.file}: {what} {self.tensor.name!r} holds "
+                    f"{float(part[element - start])} at element {place + element:,} of shape {list(shape)}",
                     "this checkpoint is damaged or its training diverged; use another, or keep this tensor of the base "
                     "by a rule if the damage is an expert's",
                 )
@@ -187,16 +314,6 @@ class _Piece:
             f"tensor {self.tensor.name!r} ({what}): the result does not fit into {FLOAT_DTYPES[self.tensor.dtype]}",
             "write a wider `dtype`, or lower `lambda` or the weights in the recipe",
         )
-
-
-def _byte_range(tensor: PlannedTensor, model: int, first: int, last: int) -> ByteRange:
-    slot = tensor.slots[model]
-    return ByteRange(slot.file, slot.start + bytes_of(slot.dtype, first), slot.start + bytes_of(slot.dtype, last))
-
-
-def _wanted(plan: Plan, unit: Unit, model: int) -> list[ByteRange]:
-    pieces = [(plan.tensors[number], first, last) for number, first, last in unit.pieces]
-    return [_byte_range(tensor, model, first, last) for tensor, first, last in pieces if model < len(tensor.slots)]
 
 
 def _device_name(device: str) -> str:

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.index import INDEX_FILE, Checkpoint, open_checkpoint
+from svc_dist.checkpoint.objects import open_folder
 from svc_dist.checkpoint.source import ByteRange, Source
-from svc_dist.checkpoint.storage import is_local, local_path, open_folder
+from svc_dist.checkpoint.storage import Folder, is_local, local_path
 from svc_dist.errors import SvcDistError, VerificationError
 from svc_dist.plan import Plan
+from svc_dist.run.output import Output
+from svc_dist.run.report_file import REPORT_FILE
 
 _CHUNK = 1 << 22
-_REPORT = "merge_report.json"
 
 
 @dataclass
@@ -33,10 +36,20 @@ class Verification:
         return not self.problems
 
 
-def check_shards(plan: Plan, output: str) -> None:
-    """Hold every finished shard's header against the plan, by safetensors' own reader. Raises VerificationError."""
+def check_shards(plan: Plan, output: Output) -> None:
+    """Hold every finished shard against the plan: on a disk by safetensors' own reader, else header bytes and size.
+
+    Raises VerificationError.
+    """
     for number, shard in enumerate(plan.shards):
-        path = Path(local_path(output)) / shard.file
+        if not output.is_local:
+            header = plan.layout(number).header()
+            found = output.folder.identity(shard.file)
+            if found is None or found.size != shard.size or output.folder.read(shard.file, 0, len(header)) != header:
+                where = f"{output.location}/{shard.file}"
+                raise VerificationError(f"{where}: not as it was planned", "start over with --restart")
+            continue
+        path = Path(output.location) / shard.file
         expected = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in plan.shard_tensors[number]}
         problem = _compare(read_by_safetensors(path), expected)
         if problem:
@@ -55,14 +68,15 @@ def read_by_safetensors(path: Path) -> dict[str, tuple[str, list[int]]]:
         raise VerificationError(f"{path}: the safetensors library cannot read it: {error}") from None
 
 
-def verify(output: str, deep: bool = False) -> Verification:
+def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> Verification:
     """Check a model: its index against the headers, names and shapes against the base, the architecture by its config.
 
     ``deep`` re-reads every byte against the recorded checksums and looks for NaN and Inf. Damage is reported, not
     raised; only an output that cannot be reached at all raises.
     """
     result = Verification()
-    names = open_folder(output).names()
+    folder = open_folder(output, access)
+    names = folder.names()
     if INDEX_FILE not in names:
         result.problems.append(
             f"{output} has no {INDEX_FILE}: the merge is not complete, or this is not a model of ours"
@@ -70,33 +84,33 @@ def verify(output: str, deep: bool = False) -> Verification:
         if not any(name.endswith(".safetensors") for name in names):
             return result
     try:
-        model = open_checkpoint(output)
+        model = open_checkpoint(output, access)
     except SvcDistError as error:
         result.problems.append(str(error))
         return result
     result.checked.append(f"{len(model.files)} shards, {len(model.tensors)} tensors: index and headers agree")
-    report = _report(output, names, result)
+    report = _report(folder, names, result)
     _check_reader(output, model, result)
-    _check_total(output, names, model, result)
+    _check_total(folder, names, model, result)
     if report is not None:
         _check_report(report, model, result)
-        _check_base(report, model, result)
+        _check_base(report, model, result, access)
     _check_architecture(output, model, result)
     if deep:
-        _check_data(output, model, report, result)
+        _check_data(Source(model.location, model.files, access), model, report, result)
     return result
 
 
-def _report(output: str, names: list[str], result: Verification) -> dict[str, Any] | None:
-    if _REPORT not in names:
-        result.skipped.append(f"recorded shapes, base and checksums: there is no {_REPORT}")
+def _report(folder: Folder, names: list[str], result: Verification) -> dict[str, Any] | None:
+    if REPORT_FILE not in names:
+        result.skipped.append(f"recorded shapes, base and checksums: there is no {REPORT_FILE}")
         return None
     try:
-        report = dict(json.loads(open_folder(output).read(_REPORT)))
+        report = dict(json.loads(folder.read(REPORT_FILE)))
         _require_fields(report)
         return report
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        result.problems.append(f"{output}/{_REPORT} cannot be read: {error!r}")
+        result.problems.append(f"{folder.location}/{REPORT_FILE} cannot be read: {error!r}")
         return None
 
 
@@ -106,6 +120,7 @@ def _require_fields(report: Mapping[str, Any]) -> None:
     for entry in report["tensors"]:
         str(entry["name"]), str(entry["dtype"]), list(entry["shape"]), kinds[entry["disposition"]]
     str(report["models"][0]["location"])
+    [(str(old), str(new)) for old, new in report["models"][0].get("renames", [])]
     for entry in report["not_written"]:
         _name, _reason = entry
     ends = [0] * len(report["shards"])
@@ -135,11 +150,11 @@ def _check_reader(output: str, model: Checkpoint, result: Verification) -> None:
     result.checked.append("the safetensors library reads every shard")
 
 
-def _check_total(output: str, names: list[str], model: Checkpoint, result: Verification) -> None:
+def _check_total(folder: Folder, names: list[str], model: Checkpoint, result: Verification) -> None:
     if INDEX_FILE not in names:
         return
     try:
-        total = json.loads(open_folder(output).read(INDEX_FILE))["metadata"]["total_size"]
+        total = json.loads(folder.read(INDEX_FILE))["metadata"]["total_size"]
     except (ValueError, KeyError, TypeError) as error:
         result.problems.append(f"{INDEX_FILE} has no total_size: {error!r}")
         return
@@ -160,16 +175,18 @@ def _check_report(report: Mapping[str, Any], model: Checkpoint, result: Verifica
         result.checked.append("names, dtypes, shapes and sizes are those that were written")
 
 
-def _check_base(report: Mapping[str, Any], model: Checkpoint, result: Verification) -> None:
+def _check_base(report: Mapping[str, Any], model: Checkpoint, result: Verification, access: Access) -> None:
     location = report["models"][0]["location"]
     try:
-        base = open_checkpoint(location)
+        base = open_checkpoint(location, access).renamed(report["models"][0].get("renames", []))
     except SvcDistError as error:
         result.skipped.append(f"names and shapes against the base: {error.message}")
         return
-    left_out = {name for name, _ in report["not_written"]}
-    expected = {s.name: list(s.shape) for s in base.tensors.values() if s.name not in left_out}
-    found = {s.name: list(s.shape) for s in model.tensors.values()}
+    sources = [entry.get("source", 0) for entry in report["dispositions"]]
+    other = {name for name, _ in report["not_written"]}
+    other |= {entry["name"] for entry in report["tensors"] if sources[entry["disposition"]] != 0}
+    expected = {s.name: list(s.shape) for s in base.tensors.values() if s.name not in other}
+    found = {s.name: list(s.shape) for s in model.tensors.values() if s.name not in other}
     problem = _compare(found, expected)
     if problem:
         result.problems.append(f"against the base {location}: {problem}")
@@ -240,8 +257,7 @@ def _loader_problems(kind: Any, folder: str) -> list[str]:
     return missing + other
 
 
-def _check_data(output: str, model: Checkpoint, report: Mapping[str, Any] | None, result: Verification) -> None:
-    source = Source(model.location, model.files)
+def _check_data(source: Source, model: Checkpoint, report: Mapping[str, Any] | None, result: Verification) -> None:
     if report is not None:
         files = [shard["file"] for shard in report["shards"]]
         sizes = {file.name: file.size for file in model.files}

@@ -55,7 +55,7 @@ def test_files_beside_the_index_are_not_read(tmp_path: Path) -> None:
 
 def test_a_header_larger_than_the_first_read_is_read_whole(tmp_path: Path) -> None:
     shapes = {f"model.layers.{number}.{'x' * 100}.weight": (2,) for number in range(2000)}
-    model = open_checkpoint(str(sparse_checkpoint(tmp_path, shapes, per_shard=2000)))
+    model = open_checkpoint(str(sparse_checkpoint(tmp_path, shapes)))
     assert set(model.tensors) == set(shapes)
 
 
@@ -156,7 +156,8 @@ def test_pickles_are_not_read(tmp_path: Path, name: str) -> None:
 
 
 def test_an_empty_folder_holds_no_model(tmp_path: Path) -> None:
-    refused(tmp_path, "nothing is there", "check the path")
+    with pytest.raises(StorageError, match=r"nothing is there\n  check the path"):
+        open_checkpoint(str(tmp_path))
 
 
 def test_a_folder_without_weights_holds_no_model(tmp_path: Path) -> None:
@@ -165,9 +166,10 @@ def test_a_folder_without_weights_holds_no_model(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"nowhere.*No such file or directory") as caught:
+    with pytest.raises(StorageError, match=r"nowhere.*nothing is there") as caught:
         open_checkpoint(str(tmp_path / "nowhere"))
-    assert caught.value.hint == "check the path"
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("check the path")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])

@@ -15,6 +15,7 @@ from svc_dist.methods import deltas as deltas_module
 from svc_dist.methods.apply import elementwise
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.draws import bernoulli, stream_key, uniform
+from svc_dist.methods.masks import places
 from svc_dist.methods.registry import METHODS
 from tests.methods import elementwise_references as plain
 from tests.methods.elementwise_references import merged, parameters, whole
@@ -213,10 +214,26 @@ def test_uniform_numbers_are_uniform() -> None:
 def test_draws_are_the_documented_stream() -> None:
     """Results of earlier runs can be reproduced: the stream is part of a method's version."""
     key = stream_key(42, "model.layers.0.mlp.up_proj.weight", 2, "dare")
-    assert key.hex() == "62e3c6c2167152a42ff4b9a8ce92bde2"
-    assert bernoulli(key, 0, 16, 0.5).tolist() == [1, 1, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 1, 1, 1, 0]
-    assert bernoulli(key, 1000, 1016, 0.3).tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 1, 0]
-    assert uniform(key, 0, 3).tolist() == pytest.approx([0.009646237, 0.605149984, 0.522843421], rel=1e-7)
+    assert key.hex() == "2c46c7d982c4905cff2913c70eabf16b49de759f41aee37e8576df1a72365f74"
+    assert bernoulli(key, 0, 16, 0.5).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 1]
+    assert bernoulli(key, 1000, 1016, 0.3).tolist() == [1, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert uniform(key, 0, 3).tolist() == pytest.approx([0.580590606, 0.437775254, 0.390648007], rel=1e-7)
+
+
+def test_words_are_those_of_splitmix64() -> None:
+    """Seed 0 and the golden ratio: the published outputs."""
+    key = (0).to_bytes(8, "little") + (0x9E3779B97F4A7C15).to_bytes(8, "little")
+    words = uniform(key, 2, 6)
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+    halves = [half for word in published for half in (word & 0xFFFFFFFF, word >> 32)]
+    assert words.tolist() == [(half >> 8) * 2.0**-24 for half in halves]
+
+
+@given(st.integers(0, 300), st.integers(0, 9), st.sampled_from([0.0, 0.004, 0.1, 0.9, 1.0]), st.integers(0, 99))
+@settings(max_examples=50)
+def test_places_are_those_that_hold(length: int, start: int, share: float, seed: int) -> None:
+    holds = (np.random.default_rng(seed).random(length + start) < share)[start:]
+    assert (places(holds) == np.flatnonzero(holds)).all()
 
 
 def test_one_function_serves_whole_tensors_and_pieces() -> None:

@@ -126,6 +126,6 @@ def test_the_registry_names_functions_that_take_its_parameters(name: str) -> Non
         assert parameter.doc
         assert parameter.default is None or parameter.check(parameter.default, name) == parameter.default
     assert (method.statistics is not None) == (method.access == "two passes")
-    assert method.flops(100, 200, 3) > 0
+    assert method.work(100, 200, 3, "mixed").flops > 0
     assert method.memory(100, 200, 3, "mixed") >= 0
     assert parameters(name, 2).keys() == {parameter.name for parameter in method.parameters}

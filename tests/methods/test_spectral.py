@@ -11,17 +11,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svc_dist.errors import NumericsError
-from svc_dist.methods.apply import merged_pieces
+from svc_dist.methods import calibration
+from svc_dist.methods.apply import merge_matrix, merged_pieces
 from svc_dist.methods.calibration import svc
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.linalg import symmetric_eigen
+from svc_dist.methods.linalg import PRECISIONS, symmetric_eigen
 from svc_dist.methods.normal_equations import normal_equations
 from svc_dist.methods.rank_rules import rank
+from svc_dist.methods.registry import METHODS
 from tests.methods import spectral_references as plain
+from tests.methods.elementwise_references import parameters
 from tests.methods.spectral_cases import SPECTRAL, adapters, calibrated, error, fine_tunes, run, stack, taken
 
 SHAPES = [(256, 256), (512, 192), (192, 512), (40, 400)]
-LARGEST = (512, 1376)
+LARGEST = (512, 1376)  # SWUDI sums it in float32
+ROUNDING = 2e-7  # of a result in float32
 CLOSED = ("tsv_m", "iso_c", "iso_cts", "star", "swudi", "optmerge", "wudi")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,33 +45,81 @@ def found(name: str, deltas: TaskDeltas) -> Tensor:
 def test_agrees_with_full_svds_in_float64(name: str, shape: tuple[int, int]) -> None:
     models = fine_tunes(*shape, 4)
     truth = expected(name, stack(taken(models, "float64")))
-    assert error(found(name, taken(models, "float64")), truth) <= 1e-8
-    assert error(found(name, taken(models, "mixed")), truth) <= 1.5e-5
-    assert error(found(name, taken(models, "fast")), truth) <= 1e-3
+    single = error(expected(name, torch.stack(list(taken(models, "mixed")))), truth)
+    errors = {precision: error(found(name, taken(models, precision)), truth) for precision in PRECISIONS}
+    assert errors["float64"] <= 1e-8
+    assert errors["mixed"] <= 1e-5
+    assert errors["fast"] <= min(1e-3, max(single, ROUNDING)), "float32 throughout, as in papers' code, is no better"
+    if name not in ("star", "wudi", "optmerge"):  # no small direction counts much in those
+        assert errors["mixed"] < single / 2
 
 
+def plain_svc(name: str, deltas: Tensor, side: str) -> Tensor:
+    """SVC on a method by full decompositions, in the dtype of ``deltas (K, m, n)``."""
+    merged = deltas.sum(0) if name == "task_arithmetic" else expected(name, deltas)
+    if side == "right":
+        basis = plain.iso_c_basis(deltas.mT) if name == "iso_c" else None
+        return plain.svc(merged.T, deltas.mT, basis=basis).T
+    return plain.svc(merged, deltas, basis=plain.iso_c_basis(deltas) if name == "iso_c" else None)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("method", "shape"), [
-    *((method, shape) for method in ("sum", "iso_c", "tsv_m", "swudi") for shape in SHAPES), ("sum", LARGEST),
+    *((method, shape) for method in ("task_arithmetic", "iso_c", "tsv_m", "star", "swudi") for shape in SHAPES),
+    ("task_arithmetic", LARGEST), ("swudi", LARGEST),
 ])  # fmt: skip
-def test_calibration_agrees_with_full_svds_in_float64(method: str, shape: tuple[int, int]) -> None:
+def test_calibration_agrees_with_full_svds_in_float64(method: str, shape: tuple[int, int], side: str) -> None:
     models = fine_tunes(*shape, 4)
-    deltas = stack(taken(models, "float64"))
-    merged = deltas.sum(0) if method == "sum" else expected(method, deltas)
-    basis = plain.iso_c_basis(deltas) if method == "iso_c" else None
-    truth = plain.svc(merged, deltas, basis=basis)
-    for precision, tolerance in (("float64", 1e-7), ("mixed", 3e-5), ("fast", 2e-3)):
-        own = taken(models, precision)
-        result = svc(deltas.sum(0).to(own.dtype), own, 4, precision=precision).delta if method == "sum" else None
-        result = calibrated(run(method, own), own) if result is None else result
-        assert error(result, truth) <= tolerance, precision
+    truth = plain_svc(method, stack(taken(models, "float64")), side)
+    single = error(plain_svc(method, torch.stack(list(taken(models, "mixed"))), side), truth)
+    given = parameters(method, 4), {"method": "svc", "alpha": None, "side": side}
+    errors = {}
+    for precision in PRECISIONS:
+        result = merge_matrix(taken(models, precision), METHODS[method], *given)
+        errors[precision] = error(result, truth)
+    assert errors["float64"] <= 1e-7
+    # gamma of a weak direction is a quotient of two small numbers: what rounding a merge came with, SVC multiplies.
+    # SWUDI's is 5e-6 where it sums in float32, elsewhere it is that of the merge's entries.
+    assert errors["mixed"] <= (2e-5 if (method, shape) == ("swudi", LARGEST) else 1e-5)
+    assert errors["fast"] <= min(1e-3, max(single, 20 * ROUNDING))
 
 
-def test_mixed_is_more_accurate_than_float32_throughout() -> None:
-    models = fine_tunes(512, 512, 4)
-    single = torch.stack(list(taken(models, "mixed")))
-    for name in ("tsv_m", "iso_c", "iso_cts", "swudi"):
-        truth = expected(name, stack(taken(models, "float64")))
-        assert error(found(name, taken(models, "mixed")), truth) < error(expected(name, single), truth)
+def test_projections_in_bfloat16_leave_the_strong_directions_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = fine_tunes(256, 320, 4)
+    truth = plain_svc("task_arithmetic", stack(taken(models, "float64")), "left")
+    merged = stack(taken(models, "float64")).sum(0).float()
+    monkeypatch.setattr(calibration, "coefficient_dtype", lambda precision, device: torch.bfloat16)
+    monkeypatch.setattr(calibration, "_SMALL", 0)
+    errors = {}
+    for exact in (0, calibration._EXACT):
+        monkeypatch.setattr(calibration, "_EXACT", exact)
+        errors[exact] = error(svc(merged, taken(models, "fast"), 4, precision="fast").delta, truth)
+    assert errors[64] <= 3e-4
+    assert errors[64] <= errors[0] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "side"), [((2048, 2048), "left"), ((2048, 2304), "right")])
+def test_fast_is_as_accurate_as_float32_where_it_projects_in_bfloat16(shape: tuple[int, int], side: str) -> None:
+    models = fine_tunes(*shape, 4)
+    truth = plain_svc("task_arithmetic", stack(taken(models, "float64")), side)
+    single = error(plain_svc("task_arithmetic", torch.stack(list(taken(models, "mixed"))), side), truth)
+    given = parameters("task_arithmetic", 4), {"method": "svc", "alpha": None, "side": side}
+    result = merge_matrix(taken(models, "fast"), METHODS["task_arithmetic"], *given)
+    assert error(result, truth) <= min(1e-3, single)
+
+
+def test_a_direction_between_the_cuts_is_lifted_in_float64_only() -> None:
+    # The weakest of these 256 directions, 4e-7 of the strongest, is above float64's rounding level but not above that
+    # of float32 entries: in mixed it stays out, and the receipt says so. All others agree.
+    models = fine_tunes(256, 256, 4, seed=1)
+    exact, mixed = (run("iso_c", taken(models, precision)) for precision in ("float64", "mixed"))
+    assert (exact.summary["cut"], mixed.summary["cut"]) == (0, 1)
+    weakest = torch.linalg.svd(stack(taken(models, "float64")).sum(0))
+    without = exact.delta - exact.delta @ torch.outer(weakest[2][-1], weakest[2][-1])
+    flat = mixed.summary["sigma"][0] / exact.summary["sigma"][0]
+    assert error(mixed.delta, without * flat) <= 1e-5
+    assert flat == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float64", "mixed", "fast"])
@@ -182,7 +234,7 @@ def test_a_batch_of_matrices_is_merged_one_by_one_with_a_summary_of_each() -> No
         assert end - start == 24 * 32
         assert torch.equal(piece.view(24, 32), calibrated(run("swudi", own), own, side="right"))
     assert len(summaries) == 2
-    assert {"kept_rank", "eigenvalues", "residual", "sigma", "gamma", "inflation"} <= summaries[0].keys()
+    assert {"kept_rank", "singular_values", "residual", "sigma", "gamma", "inflation"} <= summaries[0].keys()
     assert summaries[0]["kept_rank"] == math.ceil(0.65 * 32)
     assert 0 <= summaries[0]["residual"] < 1e-5
 
@@ -283,7 +335,7 @@ def test_methods_without_a_side_commute_with_transposition(deltas: list[Tensor])
 def test_the_spectrum_of_the_normal_matrix_sums_to_the_experts_that_count(deltas: list[Tensor], zeros: int) -> None:
     padded = [*deltas, *[torch.zeros_like(deltas[0])] * zeros]
     equations = normal_equations(TaskDeltas(padded, precision="float64"))
-    values, _ = symmetric_eigen(equations.normal, "C")
+    values = symmetric_eigen(equations.normal, "C").values
     assert equations.count == len(deltas)
     assert float(values.sum()) == pytest.approx(len(deltas), rel=1e-10)
     assert float(values[-1]) >= -1e-12
@@ -303,6 +355,7 @@ def test_few_directions_from_a_krylov_space_are_those_of_the_full_decomposition(
     models = fine_tunes(*shape, 3)
     truth = plain.swudi(stack(taken(models, "float64")), rank_ratio=0.03, init=init)
     monkeypatch.setattr(swudi, "krylov_pays", lambda size, count: True)
+    monkeypatch.setattr(swudi, "swudi_precision", lambda rows, columns, precision: precision)  # as for larger ones
     assert error(run("swudi", taken(models, "float64"), rank_ratio=0.03, init=init).delta, truth) <= 1e-8
     assert error(run("swudi", taken(models, "mixed"), rank_ratio=0.03, init=init).delta, truth) <= 1e-5
 
@@ -316,14 +369,14 @@ def test_the_small_gram_matrix_gives_the_same_result(init: str, ratio: float) ->
     assert error(run("swudi", taken(models, "mixed"), rank_ratio=ratio, init=init).delta, truth) <= 1e-5
 
 
-@pytest.mark.parametrize("shape", [(20, 300), (128, 128), (192, 96)], ids=str)
+@pytest.mark.parametrize("shape", [(20, 300), (128, 128), (192, 96), LARGEST], ids=str)
 @pytest.mark.parametrize("rule", ["participation_sqrt", "participation", "entropy", "stable_rank", "cumvar_0.9"])
 def test_swudi_a_minimises_on_the_directions_that_its_rule_keeps(rule: str, shape: tuple[int, int]) -> None:
     models = fine_tunes(*shape, 4)
     deltas = stack(taken(models, "float64"))
     values = torch.linalg.eigvalsh(plain.normalised(deltas)[0]).flip(0).clamp_min(1e-8)
     top = rank(rule, values, (4 * shape[0], shape[1]))
-    for precision, tolerance in (("float64", 1e-8), ("mixed", 1e-4)):
+    for precision, tolerance in (("float64", 1e-8), ("mixed", 1e-5)):
         result = run("swudi_a", taken(models, precision), rank_rule=rule)
         assert result.summary["kept_rank"] == top
         assert error(result.delta, plain.swudi_a(deltas, top)) <= tolerance

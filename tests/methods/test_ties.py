@@ -51,6 +51,17 @@ def test_a_weight_that_dwarfs_the_others_does_not_blur_them() -> None:
     assert result.tolist() == [pytest.approx(3.0), pytest.approx(2.0)]
 
 
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "breadcrumbs_ties"])
+def test_what_is_kept_can_be_scaled_to_the_norm_of_the_whole(name: str) -> None:
+    tensors = experts(1, (700, 900))  # several chunks
+    deltas = TaskDeltas(tensors, precision="float64")
+    keys = {"weight": [1.0], "density": [0.3], "normalize": False}
+    plainly, scaled = merged(name, deltas, **keys), merged(name, deltas, **keys, rescale=True)
+    assert float(scaled.abs().sum()) == pytest.approx(float(tensors[0].abs().sum()))
+    assert close(scaled, plainly * (tensors[0].abs().sum() / plainly.abs().sum()))
+    assert torch.equal(merged(name, deltas, **keys | {"density": [0.0]}, rescale=True), torch.zeros_like(tensors[0]))
+
+
 def test_a_zero_sum_elects_plus() -> None:
     result = merged("ties", TaskDeltas([torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])]))
     assert result.tolist() == [1.0, 2.0]

@@ -6,18 +6,19 @@ import random
 
 import pytest
 
-from svc_dist.errors import DamagedInputError, TransientStorageError
+from svc_dist.errors import DamagedInputError, TransientStorageError, UnitsFailedError
 from svc_dist.plan import Plan, Settings, ShardFile, Unit
-from svc_dist.run.schedule import Done, Drain, Failed, FinishShard, Instruction, Publish, RunUnit, Schedule
+from svc_dist.run.placement import Node
+from svc_dist.run.schedule import Capacity, Done, Drain, Failed, FinishShard, Instruction, Publish, RunUnit, Schedule
 
 
-def plan_of(*units: tuple[int, float, int]) -> Plan:
+def plan_of(*units: tuple[int, float, int], device: str = "cpu") -> Plan:
     """A plan of (shard, flops, memory) units; nothing else of it matters to the schedule."""
     shards = max(shard for shard, _, _ in units) + 1
     return Plan(
         fingerprint="f",
         recipe={},
-        settings=Settings(),
+        settings=Settings(device=device),
         models=(),
         dispositions=(),
         shards=tuple(ShardFile(f"s{number}", 1) for number in range(shards)),
@@ -29,6 +30,16 @@ def plan_of(*units: tuple[int, float, int]) -> Plan:
         warnings=(),
         methods={},
     )
+
+
+def one(slots: int, memory: int) -> dict[str, Node]:
+    """One node."""
+    return {"a": Node(slots, memory)}
+
+
+def placed(instructions: list[Instruction]) -> dict[str, str]:
+    """The node of each unit."""
+    return {item.unit: item.place.node for item in instructions if isinstance(item, RunUnit) and item.place}
 
 
 def run_all(schedule: Schedule, order: random.Random) -> list[Instruction]:
@@ -44,24 +55,24 @@ def run_all(schedule: Schedule, order: random.Random) -> list[Instruction]:
 
 
 def test_most_work_first() -> None:
-    schedule = Schedule(plan_of((0, 1, 1), (0, 9, 1), (0, 5, 1)), slots=2, memory_budget=100)
+    schedule = Schedule(plan_of((0, 1, 1), (0, 9, 1), (0, 5, 1)), one(2, 100))
     assert schedule.start() == [RunUnit("u1"), RunUnit("u2")]
 
 
 def test_never_more_units_in_flight_than_slots() -> None:
-    schedule = Schedule(plan_of(*((0, i, 1) for i in range(9))), slots=3, memory_budget=100)
+    schedule = Schedule(plan_of(*((0, i, 1) for i in range(9))), one(3, 100))
     assert len(schedule.start()) == 3
     assert schedule.handle(Done(RunUnit("u8"))) == [RunUnit("u5")]
 
 
 def test_the_memory_budget_holds_units_back() -> None:
-    schedule = Schedule(plan_of((0, 3, 60), (0, 2, 60), (0, 1, 10)), slots=3, memory_budget=100)
+    schedule = Schedule(plan_of((0, 3, 60), (0, 2, 60), (0, 1, 10)), one(3, 100))
     assert schedule.start() == [RunUnit("u0")]
     assert schedule.handle(Done(RunUnit("u0"))) == [RunUnit("u1"), RunUnit("u2")]
 
 
 def test_a_unit_larger_than_the_budget_is_let_through_alone() -> None:
-    schedule = Schedule(plan_of((0, 2, 500), (0, 1, 1)), slots=2, memory_budget=100)
+    schedule = Schedule(plan_of((0, 2, 500), (0, 1, 1)), one(2, 100))
     assert schedule.start() == [RunUnit("u0")]
     assert schedule.handle(Done(RunUnit("u0"))) == [RunUnit("u1")]
 
@@ -69,7 +80,7 @@ def test_a_unit_larger_than_the_budget_is_let_through_alone() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_the_order_every_unit_runs_once_then_its_shard_then_the_publishing(seed: int) -> None:
     plan = plan_of(*((n % 4, n * 7 % 5, 10) for n in range(23)))
-    schedule = Schedule(plan, slots=4, memory_budget=25)
+    schedule = Schedule(plan, one(4, 25))
     started = run_all(schedule, random.Random(seed))
     assert sorted(item.unit for item in started if isinstance(item, RunUnit)) == sorted(u.id for u in plan.units)
     for shard in range(4):
@@ -82,17 +93,17 @@ def test_whatever_the_order_every_unit_runs_once_then_its_shard_then_the_publish
 
 
 def test_a_resume_runs_only_what_has_no_receipt() -> None:
-    schedule = Schedule(plan_of((0, 1, 1), (0, 2, 1), (1, 3, 1)), slots=9, memory_budget=9, done={"u0", "u2"})
+    schedule = Schedule(plan_of((0, 1, 1), (0, 2, 1), (1, 3, 1)), one(9, 9), done={"u0", "u2"})
     assert schedule.start() == [FinishShard(1), RunUnit("u1")]
 
 
 def test_a_resume_after_the_last_shard_only_publishes() -> None:
-    schedule = Schedule(plan_of((0, 1, 1)), slots=1, memory_budget=9, done={"u0"}, finished={0})
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"}, finished={0})
     assert schedule.start() == [Publish()]
 
 
 def test_a_transient_failure_is_tried_again_a_capped_number_of_times() -> None:
-    schedule = Schedule(plan_of((0, 1, 1)), slots=1, memory_budget=9, max_attempts=3)
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), max_attempts=3)
     assert schedule.start() == [RunUnit("u0")]
     timeout = Failed(RunUnit("u0"), TransientStorageError("timeout"))
     assert schedule.handle(timeout) == [RunUnit("u0")]
@@ -104,13 +115,13 @@ def test_a_transient_failure_is_tried_again_a_capped_number_of_times() -> None:
 
 
 def test_a_lost_worker_costs_an_attempt_not_the_run() -> None:
-    schedule = Schedule(plan_of((0, 1, 1)), slots=1, memory_budget=9)
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9))
     schedule.start()
     assert schedule.handle(Failed(RunUnit("u0"), DamagedInputError("?"), lost=True)) == [RunUnit("u0")]
 
 
 def test_a_failure_for_good_stops_new_work_and_lets_the_rest_finish() -> None:
-    schedule = Schedule(plan_of(*((0, 9 - n, 1) for n in range(5))), slots=2, memory_budget=9)
+    schedule = Schedule(plan_of(*((0, 9 - n, 1) for n in range(5))), one(2, 9))
     assert schedule.start() == [RunUnit("u0"), RunUnit("u1")]
     assert schedule.handle(Failed(RunUnit("u0"), DamagedInputError("NaN"))) == []
     assert not schedule.over
@@ -120,8 +131,133 @@ def test_a_failure_for_good_stops_new_work_and_lets_the_rest_finish() -> None:
 
 
 def test_draining_starts_nothing_more() -> None:
-    schedule = Schedule(plan_of((0, 2, 1), (0, 1, 1)), slots=1, memory_budget=9)
+    schedule = Schedule(plan_of((0, 2, 1), (0, 1, 1)), one(1, 9))
     schedule.start()
     assert schedule.handle(Drain()) == []
     assert schedule.handle(Done(RunUnit("u0"))) == []
     assert schedule.over
+
+
+def test_an_answer_from_what_was_given_up_changes_nothing() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9))
+    schedule.start()
+    schedule.handle(Done(RunUnit("u0")))
+    assert schedule.handle(Failed(RunUnit("u0"), DamagedInputError("late"), lost=True)) == []
+    assert not schedule.failures
+
+
+def test_each_node_keeps_to_its_own_memory() -> None:
+    """Two nodes of 100 bytes are not one of 200."""
+    schedule = Schedule(plan_of((0, 3, 70), (0, 2, 70), (0, 1, 70)), {"a": Node(4, 100), "b": Node(4, 100)})
+    assert placed(schedule.start()) == {"u0": "a", "u1": "b"}
+    assert placed(schedule.handle(Done(RunUnit("u1")))) == {"u2": "b"}
+
+
+def test_a_large_unit_goes_to_the_node_that_it_fits() -> None:
+    schedule = Schedule(plan_of((0, 1, 70), (0, 2, 20)), {"small": Node(2, 50), "large": Node(1, 100)}, slots=9)
+    assert placed(schedule.start())["u0"] == "large"
+
+
+def test_the_node_that_a_waiting_unit_needs_is_kept_free_and_others_are_filled() -> None:
+    nodes = {"large": Node(3, 100), "small": Node(2, 20)}
+    schedule = Schedule(plan_of((0, 9, 60), (0, 8, 60), *((0, 7.0 - n, 10) for n in range(4))), nodes)
+    assert placed(schedule.start()) == {"u0": "large", "u2": "small", "u3": "small"}
+    assert placed(schedule.handle(Done(RunUnit("u0")))) == {"u1": "large", "u4": "large", "u5": "large"}
+
+
+def test_the_cap_on_slots_counts_all_nodes() -> None:
+    schedule = Schedule(plan_of(*((0, 1, 1) for _ in range(9))), {"a": Node(4, 9), "b": Node(4, 9)}, slots=3)
+    assert len(schedule.start()) == 3
+
+
+def test_a_node_that_joins_takes_units_at_once() -> None:
+    schedule = Schedule(plan_of((0, 2, 1), (0, 1, 1)), {})
+    assert schedule.start() == []
+    assert not schedule.over
+    assert placed(schedule.handle(Capacity(one(1, 9)))) == {"u0": "a"}
+    assert placed(schedule.handle(Capacity({"a": Node(1, 9), "b": Node(1, 9)}))) == {"u1": "b"}
+
+
+def test_a_node_that_left_takes_no_more_units_and_those_lost_there_go_elsewhere() -> None:
+    schedule = Schedule(plan_of((0, 3, 1), (0, 2, 1), (0, 1, 1)), {"a": Node(1, 9), "b": Node(1, 9)})
+    assert placed(schedule.start()) == {"u0": "a", "u1": "b"}
+    assert schedule.handle(Capacity(one(1, 9))) == []
+    assert schedule.handle(Failed(RunUnit("u1"), UnitsFailedError("gone"), lost=True)) == []
+    assert placed(schedule.handle(Done(RunUnit("u0")))) == {"u1": "a"}
+
+
+def test_a_lost_unit_is_tried_on_another_node_even_if_it_has_to_wait() -> None:
+    schedule = Schedule(plan_of((0, 3, 1), (0, 2, 1), (0, 1, 1)), {"a": Node(1, 9), "b": Node(1, 9)})
+    schedule.start()
+    assert placed(schedule.handle(Failed(RunUnit("u0"), UnitsFailedError("crash"), lost=True))) == {"u2": "a"}
+    assert placed(schedule.handle(Done(RunUnit("u1")))) == {"u0": "b"}
+
+
+def test_a_node_that_does_not_answer_gets_nothing_while_there_are_others() -> None:
+    schedule = Schedule(plan_of(*((0, 5.0 - n, 1) for n in range(5))), {"a": Node(2, 9), "b": Node(1, 9)})
+    assert placed(schedule.start()) == {"u0": "a", "u1": "b", "u2": "a"}
+    assert schedule.handle(Failed(RunUnit("u0"), UnitsFailedError("?"), lost=True, silent=True)) == []
+    assert placed(schedule.handle(Done(RunUnit("u2")))) == {"u3": "a", "u4": "a"}, "it answers again"
+    assert placed(schedule.handle(Done(RunUnit("u1")))) == {"u0": "b"}
+
+
+def test_two_units_share_a_device_only_when_both_fit() -> None:
+    nodes = {"a": Node(slots=2, memory=1 << 40, device_memory=100)}
+    schedule = Schedule(plan_of((0, 3, 60), (0, 2, 50), (0, 1, 50), device="cuda"), nodes)
+    assert placed(schedule.start()) == {"u0": "a"}, "alone: the next one would not fit beside it"
+    assert placed(schedule.handle(Done(RunUnit("u0")))) == {"u1": "a", "u2": "a"}
+
+
+def test_a_unit_for_a_large_device_waits_for_one() -> None:
+    nodes = {"large": Node(2, 1 << 40, 100), "small": Node(2, 1 << 40, 40)}
+    schedule = Schedule(plan_of((0, 3, 60), (0, 2, 60), (0, 1, 20), device="cuda"), nodes)
+    assert placed(schedule.start()) == {"u0": "large", "u2": "small"}
+    assert placed(schedule.handle(Done(RunUnit("u0")))) == {"u1": "large"}
+
+
+def test_what_was_killed_every_time_takes_the_path_of_least_memory_in_its_last_attempt() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9))
+    kill = Failed(RunUnit("u0"), UnitsFailedError("killed"), lost=True, killed=True)
+    (first,), (second,), (third,) = schedule.start(), schedule.handle(kill), schedule.handle(kill)
+    assert [item.low_memory for item in (first, second, third) if isinstance(item, RunUnit)] == [False, False, True]
+
+
+def test_what_failed_for_good_is_known_with_its_node_and_attempts() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), {"a": Node(1, 9, name="host-a")}, max_attempts=2)
+    crash = Failed(RunUnit("u0"), UnitsFailedError("crash"), lost=True)
+    schedule.start()
+    schedule.handle(crash)
+    schedule.handle(crash)
+    failure = schedule.failures["unit u0"]
+    assert (failure.node, failure.attempts, str(failure.error)) == ("host-a", 2, "crash")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_joins_leaves_or_is_lost_no_node_holds_more_than_fits_and_every_unit_is_done(seed: int) -> None:
+    rng = random.Random(seed)
+    plan = plan_of(*((0, rng.random(), rng.randrange(1, 130)) for _ in range(60)))
+    sizes = {name: Node(rng.randrange(1, 4), rng.choice([50, 100])) for name in "abcde"}
+    nodes = {name: sizes[name] for name in rng.sample("abcde", 2)}
+    schedule = Schedule(plan, nodes, max_attempts=99)
+    flying = {item: item for item in schedule.start()}
+    done = []
+    while not schedule.over:
+        if rng.random() < 0.2 or not flying:
+            nodes = {name: sizes[name] for name in rng.sample("abcde", rng.randrange(1, 6))}
+            new = schedule.handle(Capacity(nodes))
+        else:
+            item = flying.pop(rng.choice(list(flying)))
+            gone = isinstance(item, RunUnit) and item.place is not None and item.place.node not in nodes
+            if gone or rng.random() < 0.1:
+                new = schedule.handle(Failed(item, UnitsFailedError("?"), lost=True, silent=rng.random() < 0.3))
+            else:
+                done.append(item)
+                new = schedule.handle(Done(item))
+        flying |= {item: item for item in new}
+        for name, node in nodes.items():
+            there = [item for item in flying if isinstance(item, RunUnit) and item.place and item.place.node == name]
+            memory = sum(plan.unit[item.unit].memory for item in there)
+            assert len(there) <= node.slots
+            assert memory <= node.memory or len(there) == 1, "one unit is always let through, alone"
+    assert sorted(item.unit for item in done if isinstance(item, RunUnit)) == sorted(plan.unit)
+    assert schedule.published

@@ -9,10 +9,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+#: The fixture ``run``: a command in this process.
+Run = Callable[..., Ended]
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -20,10 +34,10 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment with Ray's files under ``home``."""
+    """The environment with Ray's files under ``home``, and no token for Ray but what lies there."""
     (home / "ray").mkdir(parents=True, exist_ok=True)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
         "HOME": str(home),
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +60,17 @@ def run(*arguments: str | Path, home: Path, expect: int = 0) -> subprocess.Compl
     done = subprocess.run(command(*arguments), env=environment(home), capture_output=True, text=True, check=False)
     assert done.returncode == expect, f"exit {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+@contextmanager
+def started(*arguments: str | Path, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs alongside; killed at the end, if it is there still."""
+    process = subprocess.Popen(command(*arguments), env=environment(home), stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def shard_hashes(folder: Path) -> dict[str, str]:

@@ -21,7 +21,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist import cli
 from svc_dist.errors import ExitCode
 from svc_dist.run.lock import LocalLock
 from tests.checkpoints import (
@@ -38,35 +37,10 @@ from tests.checkpoints import (
     write_llamas,
     write_recipe,
 )
+from tests.system.command import Ended, Run
 
 FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 HEAD, EMBED, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command's own entry point, in this process: what the installed script calls."""
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["svc-dist", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @dataclass
@@ -262,9 +236,9 @@ BAD_CHECKPOINTS: dict[str, Case] = {
     ),
     "another number of layers": (lambda w: save(w, w.expert, layers=1), 2, ("9 tensors", "... and 1 more", "expert1")),
     "pickles only": (pickled, 3, ("expert1", "pytorch_model.bin", "pickle", "save_pretrained")),
-    "empty folder": (empty, 3, ("expert1", "nothing is there", "check the path")),
-    "missing folder": (lambda w: shutil.rmtree(w.expert), 4, ("expert1", "No such file", "check the path")),
-    "missing base": (lambda w: shutil.rmtree(w.base), 4, ("base", "No such file or directory", "check the path")),
+    "empty folder": (empty, 4, ("expert1", "nothing is there", "check the path")),
+    "missing folder": (lambda w: shutil.rmtree(w.expert), 4, ("expert1", "nothing is there", "check the path")),
+    "missing base": (lambda w: shutil.rmtree(w.base), 4, ("base", "nothing is there", "check the path")),
     "a file for a folder": (
         a_file, 4, ("expert1", "Not a directory")
     ),
@@ -449,10 +423,10 @@ def test_notes_in_the_output_are_no_hindrance_and_stay(run: Run, world: World) -
     assert (world.out / "notes.md").read_text() == "mine"
 
 
-def test_a_remote_output_is_refused_clearly(run: Run, world: World) -> None:
+def test_an_output_on_an_unknown_storage_is_refused_clearly(run: Run, world: World) -> None:
     before = sorted(world.folder.rglob("*"))
-    url = "s3://bucket/out"
-    refuse(run, world, ExitCode.USAGE, url, "only local folders", "name a local folder", output=url)
+    url = "nosuch://bucket/out"
+    refuse(run, world, ExitCode.STORAGE, "cannot open nosuch://bucket/out", "nosuch", output=url)
     assert [path for path in sorted(world.folder.rglob("*")) if path.name != "r.yaml"] == before
 
 

@@ -1,0 +1,59 @@
+"""``python -m benchmarks.quality``: everything, or the steps named; what is in the work folder is not done again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.quality import steps
+from benchmarks.quality.data import TASKS
+from benchmarks.quality.sources import SourceMissingError
+from benchmarks.quality.variants import GRID, MAIN
+
+ALL = len(TASKS)
+BRIEF = ("data", "experts", "alone", "grid", "main", "write")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("benchmark-work/quality"), help="folder for all that is made")
+    parser.add_argument("--seeds", type=int, default=3, help="how many sets of experts")
+    parser.add_argument("--brief", action="store_true", help="one set, all of it, the main methods: half an hour")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder for tables and figures")
+    parser.add_argument("steps", nargs="*", help="steps by name; default: all")
+    chosen = parser.parse_args()
+    work = chosen.work.absolute()
+    seeds = range(1 if chosen.brief else chosen.seeds)
+    grid = MAIN if chosen.brief else GRID
+
+    def each(job: Callable[..., None], *arguments: object) -> None:
+        for seed in seeds:
+            job(work, seed, *arguments)
+
+    actions: dict[str, Callable[[], None]] = {
+        "data": lambda: steps.prepare_data(work),
+        "experts": lambda: each(steps.train_experts),
+        "alone": lambda: each(steps.answer_unmerged),
+        "grid": lambda: steps.merge_grid(work, ALL, grid),
+        "main": lambda: each(steps.merge_main, ALL, grid),
+        "four-grid": lambda: steps.merge_grid(work, 4, MAIN),
+        "four": lambda: each(steps.merge_main, 4, MAIN),
+        "layers": lambda: steps.merge_layers(work, 0, ALL),
+        "timings": lambda: steps.time_merges(work, ALL),
+        "write": lambda: steps.write_docs(work, seeds, chosen.docs),
+    }
+    unknown = set(chosen.steps) - set(actions)
+    if unknown:
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(actions)}")
+    try:
+        for name in chosen.steps or (BRIEF if chosen.brief else actions):
+            print(f"{name} ...", flush=True)
+            actions[name]()
+    except SourceMissingError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

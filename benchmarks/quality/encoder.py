@@ -1,0 +1,89 @@
+"""The sentence encoder: a checkpoint's mean-pooled embeddings, and the head of a task made from its class prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+SCALE = 20.0  # of the cosines, as logits
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """The texts of one split as token ids, and their labels."""
+
+    tokens: list[list[int]]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A prepared task: token ids of its class prompts and of its splits (``train``, ``validation``, ``test``)."""
+
+    name: str
+    prompts: list[list[int]]
+    parts: dict[str, Part]
+
+    @classmethod
+    def read(cls, file: Path) -> TaskData:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        parts = {name: Part(part["tokens"], part["labels"]) for name, part in content["parts"].items()}
+        return cls(file.stem, content["prompts"], parts)
+
+
+def bf16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself: four times as fast as float32 where it does."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
+
+
+def load(checkpoint: Path) -> nn.Module:
+    """The encoder in float32, without dropout; plain attention: the fused one is slow backwards on few tokens."""
+    from transformers import AutoModel, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model: nn.Module = AutoModel.from_pretrained(
+        checkpoint,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        dtype=torch.float32,
+        attn_implementation="eager",
+    )
+    return model.eval()
+
+
+def pooled(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
+    """Unit-length mean hidden states ``(texts, width)``, with bfloat16 products where the processor has them."""
+    longest = max(map(len, tokens))
+    ids = torch.tensor([entry + [0] * (longest - len(entry)) for entry in tokens])
+    mask = torch.tensor([[1] * len(entry) + [0] * (longest - len(entry)) for entry in tokens])
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16()):
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    summed = (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    return nn.functional.normalize(summed, dim=1)
+
+
+@torch.no_grad()
+def embed(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
+    """Embeddings of many texts; those of one length go together, so that little is padding."""
+    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
+    result = torch.empty(len(tokens), 0)
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        part = pooled(model, [tokens[index] for index in chosen])
+        if not result.numel():
+            result = torch.empty(len(tokens), part.shape[1])
+        result[chosen] = part
+    return result
+
+
+def head(base: nn.Module, task: TaskData) -> Tensor:
+    """The task's frozen head ``(classes, width)``: what the base makes of its class prompts."""
+    return embed(base, task.prompts)

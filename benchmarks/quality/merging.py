@@ -1,0 +1,117 @@
+"""One merge by the command line, and what the merged model answers on every task."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks.quality.encoder import Part, TaskData, embed, head, load
+from benchmarks.quality.results import write
+from benchmarks.quality.sources import base_model
+from benchmarks.quality.variants import Variant
+
+#: What is kept of the report on a matrix.
+_KEPT = ("tensor", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", "inflation_by_expert", "ratio_median",
+         "ratio_max", "at_floor", "sigma", "gamma", "inflation", "kept_rank")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """A seed's experts of some tasks, and the folder for merges of them."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+    experts: tuple[Path, ...]
+
+    def file(self, variant: Variant, part: str) -> Path:
+        """Where the answers of a variant on one split are kept."""
+        return self.folder / part / f"{variant.name}.json"
+
+
+class Evaluator:
+    """Answers of checkpoints on the tasks; holds the model, the tasks and their heads."""
+
+    def __init__(self, tasks: Mapping[str, TaskData]) -> None:
+        self.model: nn.Module = load(base_model())
+        self.tasks = tasks
+        self.heads = {name: head(self.model, task) for name, task in tasks.items()}
+
+    def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, list[int]]:
+        """Per task, 1 for each text that is classified right, else 0."""
+        weights = {}
+        for file in sorted(checkpoint.glob("*.safetensors")):
+            weights.update(load_file(file))
+        missing, _ = self.model.load_state_dict(weights, strict=False)
+        if any("pooler" not in name and "position_ids" not in name for name in missing):
+            raise ValueError(f"{checkpoint} lacks {missing[0]}")
+        parts = [self.tasks[name].parts[part] for name in names]
+        # All tasks in one go: texts of equal length meet whichever task they are of.
+        embedded = embed(self.model, [tokens for entry in parts for tokens in entry.tokens])
+        split = embedded.split([len(entry.labels) for entry in parts])
+        return {n: _right(s, self.heads[n], p) for n, s, p in zip(names, split, parts, strict=True)}
+
+
+def _right(embedded: Tensor, classes: Tensor, part: Part) -> list[int]:
+    return ((embedded @ classes.T).argmax(1) == torch.tensor(part.labels)).int().tolist()
+
+
+def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
+    """Merge by ``svc-dist merge``, in this process, and return the folders of the merged models.
+
+    ``variants``: one, or several that differ in alpha alone, which are results of one pass.
+    """
+    from svc_dist.cli import app
+
+    together = "+".join(variant.path for variant in variants) if len(variants) > 1 else ""
+    output = place.folder / "merged" / f"{variants[0].name}_{together}".rstrip("_")
+    results = [output / variant.path if together else output for variant in variants]
+    if not all((result / "model.safetensors.index.json").exists() for result in results):
+        recipe = write_recipe(variants, place)
+        app(["merge", str(recipe), str(output), "--slots", "1", "--threads-per-unit", "1"], standalone_mode=False)
+    return results
+
+
+def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
+    """The recipe of a merge, as a file."""
+    recipe = place.folder / "recipes" / f"{variants[0].name}.yaml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    experts = [path.absolute() for path in place.experts]
+    recipe.write_text(variants[0].recipe(base_model(), experts, variants), encoding="utf-8")
+    return recipe
+
+
+def summary(output: Path) -> dict[str, Any]:
+    """What the merge reported: seconds of computing, the memory of its largest unit, and every calibrated matrix."""
+    from svc_dist.api import make_plan
+
+    report = json.loads((output / "merge_report.json").read_text(encoding="utf-8"))
+    plan = make_plan(output / "merge_recipe.yaml", threads_per_unit=1)
+    return {
+        "seconds": report["unit_seconds"],
+        "memory": max(unit.memory for unit in plan.units),
+        "matrices": [{key: entry[key] for key in _KEPT if key in entry} for entry in report["matrices"]],
+    }
+
+
+def measure(variants: Sequence[Variant], place: Place, evaluator: Evaluator, parts: Sequence[str]) -> None:
+    """Merge what is not known already, in one pass, and write the answers on each of ``parts``. Weights go afterwards.
+
+    ``variants`` as in ``merge``.
+    """
+    wanted = [variant for variant in variants if not all(place.file(variant, part).exists() for part in parts)]
+    if not wanted:
+        return
+    outputs = merge(wanted, place)
+    for variant, output in zip(wanted, outputs, strict=True):
+        write(place.folder / "reports" / f"{variant.name}.json", summary(output))
+        for part in parts:
+            write(place.file(variant, part), evaluator.answers(output, part, place.tasks))
+    shutil.rmtree(outputs[0].parent if len(wanted) > 1 else outputs[0])

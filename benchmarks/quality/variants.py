@@ -1,0 +1,191 @@
+"""What is merged: methods, their grids, and SVC on top of each; as recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+TASK_SCALES = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
+CALIBRATED_SCALES = (0.1, 0.3, 1.0)
+ALPHAS = ("1/K", "0.5", "1")
+RANK_RULES = ("participation_sqrt", "participation", "entropy", "stable_rank", "cumvar_0.9", "cumvar_0.99",
+              "gavish_donoho")  # fmt: skip
+
+#: What SVC does not take: everything but matrices.
+REST = ["embeddings.*", "*.bias", "*LayerNorm.weight"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One merge. ``family``: what a table's row is called; of each family and alpha the best on validation is taken.
+
+    ``alpha``: SVC's, ``1/K`` for its default, None for no calibration. ``spared``: patterns of tensors that are not
+    calibrated. ``scales``: a ``lambda`` for each tensor. ``rest``: the weight of what SVC does not take (embeddings,
+    norms, biases), where it is not that of the matrices.
+    """
+
+    family: str
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    alpha: str | None = None
+    spared: tuple[str, ...] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
+    rest: float | None = None
+
+    @property
+    def setting(self) -> str:
+        """The values of the grid, for a person."""
+        given = ({} if self.weight is None else {"weight": self.weight}) | dict(self.parameters)
+        return ", ".join(f"{key} {value}" for key, value in given.items())
+
+    @property
+    def name(self) -> str:
+        """A name for files, one for each variant."""
+        parts = [self.family, self.setting.replace(" ", "=").replace(",=", ","), f"svc={self.alpha}" * bool(self.alpha)]
+        parts += [f"without {self.spared[0]}"] if self.spared else []
+        parts += [f"rest={self.rest}"] if self.rest is not None else []
+        return "_".join(part for part in parts if part).translate(str.maketrans({"/": "-", "*": "", " ": "-"}))
+
+    @property
+    def path(self) -> str:
+        """The folder of its result, where one merge has several that differ in alpha."""
+        return "plain" if self.alpha is None else f"svc-{self.alpha.replace('/', '-')}"
+
+    @property
+    def calibration(self) -> str | dict[str, Any]:
+        """``calibrate`` in a recipe."""
+        if self.alpha is None:
+            return "none"
+        return {"method": "svc"} | ({} if self.alpha == "1/K" else {"alpha": float(self.alpha)})
+
+    def recipe(self, base: Path, experts: Sequence[Path], results: Sequence[Variant] = ()) -> str:
+        """The recipe as YAML. ``results``: several that differ in alpha alone, to be made at once."""
+        data: dict[str, Any] = {
+            "base_model": str(base),
+            "models": [
+                {"model": str(expert)} | ({} if self.weight is None else {"parameters": {"weight": self.weight}})
+                for expert in experts
+            ],
+            "merge_method": self.method,
+        }
+        if self.parameters:
+            data["parameters"] = dict(self.parameters)
+        if len(results) > 1:
+            data["outputs"] = [{"path": variant.path, "calibrate": variant.calibration} for variant in results]
+        elif self.alpha is not None:
+            data["calibrate"] = self.calibration
+        rules: list[dict[str, Any]] = [{"match": pattern, "calibrate": "none"} for pattern in self.spared]
+        rules += [{"match": name, "parameters": {"lambda": value}} for name, value in self.scales.items()]
+        if self.rest is not None:
+            rules.append({"match": REST, "parameters": {"weight": self.rest}})
+        if rules:
+            data["rules"] = rules
+        return yaml.safe_dump(data, sort_keys=False)
+
+
+def by_merge(variants: Iterable[Variant]) -> list[list[Variant]]:
+    """Variants by what one merge makes: those that differ in alpha alone are results of one pass."""
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        found.setdefault(replace(variant, alpha=None).name + str(sorted(variant.scales)), []).append(variant)
+    return list(found.values())
+
+
+def calibrated(variants: Sequence[Variant], alphas: Sequence[str] = ALPHAS) -> list[Variant]:
+    """Each variant with SVC at each alpha."""
+    return [
+        Variant(v.family, v.method, v.parameters, v.weight, alpha, v.spared, v.scales)
+        for v in variants
+        for alpha in alphas
+    ]
+
+
+def _grid(family: str, method: str, key: str, values: Sequence[Any], **fixed: Any) -> list[Variant]:
+    return [Variant(family, method, {**fixed, key: value}) for value in values]
+
+
+AVERAGE = Variant("average", "linear")
+TASK_ARITHMETIC = [Variant("task arithmetic", "task_arithmetic", weight=weight) for weight in TASK_SCALES]
+TASK_ARITHMETIC_SVC = calibrated([v for v in TASK_ARITHMETIC if v.weight in CALIBRATED_SCALES])
+WUDI = Variant("WUDI", "wudi")
+SWUDI = [
+    Variant("SWUDI", "swudi", {"exp_time": time, "rank_ratio": ratio})
+    for time in (300, 1300) for ratio in (0.3, 0.65, 0.85)
+]  # fmt: skip
+SWUDI_A = [Variant("SWUDI-A", "swudi_a", {"rank_rule": rule}) for rule in RANK_RULES]
+TSV_M = _grid("TSV-M", "tsv_m", "lambda", (0.5, 1.0))
+#: At the default scale, plain and with SVC as it is without settings.
+TSV_M_DEFAULT = [TSV_M[1], replace(TSV_M[1], alpha="1/K")]
+_OTHERS = [
+    *_grid("TIES", "ties", "lambda", (1.0, 2.0), density=0.2),
+    *[Variant("DARE", "dare_linear", {"density": 0.5}, weight) for weight in (0.3, 1.0)],
+    *_grid("STAR", "star", "lambda", (1.0, 2.0)),
+    *_grid("Iso-C", "iso_c", "lambda", (1.0, 1.5)),
+    *_grid("Iso-CTS", "iso_cts", "lambda", (1.0, 1.5)),
+    Variant("OptMerge", "optmerge"),
+]
+
+#: All that is merged of all experts; of each family and alpha the first seed's validation texts choose the setting.
+GRID: list[Variant] = [
+    AVERAGE, *TASK_ARITHMETIC, *TASK_ARITHMETIC_SVC, WUDI, *SWUDI, *SWUDI_A[:1], *TSV_M,
+    *calibrated([AVERAGE, WUDI, *TSV_M, *[v for v in SWUDI if v.parameters["rank_ratio"] == 0.65], *SWUDI_A[:1]]),
+    *_OTHERS, *calibrated(_OTHERS), *SWUDI_A[1:],
+]  # fmt: skip
+
+#: SVC at 1/K on three scales of the sum, the sum itself, and the usual scale.
+SCALED: list[Variant] = [
+    *(v for weight in (1.0, 0.3, 0.1) for v in TASK_ARITHMETIC_SVC if (v.weight, v.alpha) == (weight, "1/K")),
+    *(v for v in TASK_ARITHMETIC if v.weight in (0.3, 1.0)),
+]  # fmt: skip
+
+#: The same scales for the matrices alone; everything else at the usual one.
+MATRICES_SCALED = [
+    Variant("task arithmetic", "task_arithmetic", weight=weight, alpha=alpha, rest=0.3)
+    for alpha in ("1/K", None)
+    for weight in (1.0, 0.3, 0.1)
+]
+
+#: The sum at another norm; its scales are measured, and part of its recipe only.
+NORM_MATCHED = Variant("norm-matched", "task_arithmetic")
+
+_MAIN_FAMILIES = ("average", "task arithmetic", "WUDI", "SWUDI", "SWUDI-A", "TSV-M")
+#: What another K is merged by.
+MAIN: list[Variant] = [variant for variant in GRID if variant.family in _MAIN_FAMILIES]
+
+LAYERS = 6
+#: Name patterns of the parts of a layer: attention and feed-forward.
+PARTS = {
+    "attention": ("encoder.layer.{}.attention.*.weight",),
+    "feed-forward": ("encoder.layer.{}.intermediate.dense.weight", "encoder.layer.{}.output.dense.weight"),
+}
+
+
+def layer_variants() -> list[Variant]:
+    """SVC on the plain sum but for one part of one layer, for every part."""
+    return [
+        Variant("spared", "task_arithmetic", weight=1.0, alpha="1/K", spared=tuple(p.format(layer) for p in patterns))
+        for layer in range(LAYERS)
+        for patterns in PARTS.values()
+    ]
+
+
+def norm_matched(base: Path, experts: Sequence[Path], calibrated: Path) -> dict[str, float]:
+    """Per matrix the scale that gives the plain sum the norm of the calibrated one. ``calibrated``: a merged model."""
+    start = load_file(base / "model.safetensors")
+    deltas = [load_file(expert / "model.safetensors") for expert in experts]
+    result = load_file(next(calibrated.glob("*.safetensors")))
+    report = json.loads((calibrated / "merge_report.json").read_text(encoding="utf-8"))
+    scales = {}
+    for name in sorted({entry["tensor"] for entry in report["matrices"]}):
+        total = sum(delta[name].double() - start[name].double() for delta in deltas)
+        kept = result[name].double() - start[name].double()
+        scales[name] = float(torch.linalg.norm(kept) / torch.linalg.norm(torch.as_tensor(total)))
+    return scales

@@ -1,0 +1,214 @@
+"""The reference pages, from the code: ``python docs/reference/generate.py`` writes them, a test holds them current."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from typer.models import ArgumentInfo
+
+from svc_dist import cli, errors, plan, schema
+from svc_dist.checkpoint import layout, storage
+from svc_dist.disposition import Disposition
+from svc_dist.run import receipt, report_file
+
+FOLDER = Path(__file__).parent
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    lines = ["# Commands", "", "`svc-dist COMMAND --help` says the same.", ""]
+    lines += ["`svc-dist --install-completion` has your shell complete commands and options.", ""]
+    for registered in cli.app.registered_commands:
+        function = registered.callback
+        assert function is not None
+        about, _, example = inspect.cleandoc(function.__doc__ or "").partition("Example:")
+        name = (registered.name or function.__name__).replace("_", "-")
+        lines += [f"## svc-dist {name}", "", " ".join(about.split()), ""]
+        if example:
+            lines += ["```bash", example.strip(), "```", ""]
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters.values()
+        rows = [_option(parameter.name, hints[parameter.name], parameter.default) for parameter in parameters]
+        lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
+    return _text(lines)
+
+
+def _option(name: str, hint: Any, default: Any) -> str:
+    kind, info = typing.get_args(hint)[:2]
+    if isinstance(info, ArgumentInfo):
+        shown = f"`{info.metavar or name.upper()}`"
+    else:
+        # What stands first in `typer.Option` is where a default was once.
+        first = [info.default] if isinstance(info.default, str) and info.default.startswith("-") else []
+        flags = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
+        shown = ", ".join(f"`{flag}`" for flag in flags)
+        shown += "" if kind is bool else f" `{info.metavar or _WORDS.get(_without_none(kind), 'TEXT')}`"
+    value = "" if default is inspect.Parameter.empty or kind is bool else _value(default)
+    return f"| {shown} | {value} | {_plain(info.help)} |"
+
+
+_WORDS = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
+
+
+def _without_none(kind: Any) -> Any:
+    arguments = [argument for argument in typing.get_args(kind) if argument is not type(None)]
+    return arguments[0] if arguments else kind
+
+
+def recipe() -> str:
+    """Every key of a recipe."""
+    lines = ["# Recipe", "", "A YAML file. Every key is checked; an unknown one is an error that names the line.", ""]
+    for kind, title in _parts(schema.Recipe, "The recipe"):
+        lines += [f"## {title}", "", _plain(inspect.cleandoc(kind.__doc__ or "").splitlines()[0]), ""]
+        lines += ["| key | kind | default | meaning |", "|---|---|---|---|"]
+        for name, field in kind.model_fields.items():
+            default = "*required*" if field.is_required() else _value(field.get_default(call_default_factory=True))
+            if name == "embedding_patterns":
+                default = "see below"
+            meaning = _plain(field.description or "")
+            lines.append(f"| `{field.alias or name}` | {_kind(field.annotation)} | {default} | {meaning} |")
+        lines.append("")
+    lines += [
+        "The default of `embedding_patterns`: " + ", ".join(f"`{name}`" for name in schema.EMBEDDING_PATTERNS) + "."
+    ]
+    return _text(lines)
+
+
+def _parts(model: type[BaseModel], title: str, seen: set[type] | None = None) -> Iterator[tuple[type[BaseModel], str]]:
+    """A model of pydantic's and those in its fields, in order of appearance."""
+    seen = set() if seen is None else seen
+    if model in seen:
+        return
+    seen.add(model)
+    yield model, title
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            yield from _parts(inner, f"An entry of `{field.alias or name}`", seen)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _kind(annotation: Any) -> str:
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "", Any: "anything"}
+    if annotation in words:
+        return words[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {_kind(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if arguments:
+        return " or ".join(filter(None, map(_kind, arguments)))
+    return "mapping"
+
+
+def exit_codes() -> str:
+    """Every exit code and the errors that lead to it."""
+    codes = {value: name for name, value in vars(errors.ExitCode).items() if name.isupper()}
+    meaning = {
+        0: "done and verified",
+        2: "the recipe, an option or an argument is wrong",
+        3: "an input is damaged, or changed since the plan",
+        4: "storage",
+        5: "another live run holds the output",
+        6: "some units failed; the run can be resumed",
+        70: "internal: a bug",
+        75: "stopped as asked: try again",
+    }
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SvcDistError)]
+    lines = [
+        "# Exit codes",
+        "",
+        "Errors of the Python API derive from `svc_dist.SvcDistError` and carry the same code.",
+        "",
+    ]
+    lines += ["| code | meaning | errors |", "|---|---|---|"]
+    for code in sorted(codes):
+        names = ", ".join(
+            f"`{kind.__name__}`" for kind in kinds if kind.exit_code == code and kind is not errors.SvcDistError
+        )
+        lines.append(f"| {code} | {meaning[code]} | {names} |")
+    lines += ["", "`svc-dist diff --exit-code` ends with 1 when the models differ.", "", "## Errors", ""]
+    lines += ["| error | code | means |", "|---|---|---|"]
+    for kind in kinds:
+        about = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+        lines.append(f"| `{kind.__name__}` | {kind.exit_code} | {_plain(about)} |")
+    return _text(lines)
+
+
+def files() -> str:
+    """What lies in a run folder and beside a finished model."""
+    lines = [
+        "# Files",
+        "",
+        "## merge_report.json",
+        "",
+        "Beside every finished model.",
+        "",
+        "| key | what it holds |",
+        "|---|---|",
+    ]
+    lines += [f"| `{key}` | {meaning} |" for key, meaning in report_file.REPORT_KEYS.items()]
+    lines += ["", "What `matrices` and `deltas` say: [Accuracy](../accuracy.md#what-the-report-says-of-a-matrix).", ""]
+    lines += ["## .svc_dist/receipts/UNIT.json", "", *_dataclass(receipt.Receipt)]
+    lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the same.", ""]
+    parts = (
+        plan.Settings,
+        plan.Model,
+        storage.FileIdentity,
+        Disposition,
+        layout.ShardFile,
+        plan.PlannedTensor,
+        plan.Unit,
+    )
+    for kind in (plan.Plan, *parts):
+        lines += [f"### {kind.__name__}", "", *_dataclass(kind)]
+    return _text(lines)
+
+
+def _dataclass(kind: type) -> list[str]:
+    about = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+    fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
+    return [about, "", f"Keys: {fields}.", ""]
+
+
+def _value(value: Any) -> str:
+    if value is None or value == "" or value == [] or value == {} or str(value) == "Sentinel.UNSET":
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _plain(text: str | None) -> str:
+    return (text or "").replace("|", "\\|").replace("\n", " ").replace("``", "`")
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": commands,
+    "recipe.md": recipe,
+    "exit-codes.md": exit_codes,
+    "files.md": files,
+}
+
+if __name__ == "__main__":
+    from svc_dist.methods_page import render
+
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+    (FOLDER.parent / "methods.md").write_text(render(), encoding="utf-8")

@@ -1,0 +1,67 @@
+"""Credentials have no place in plans, reports, logs and messages: refused in locations, taken out of texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from svc_dist.errors import RecipeError
+
+_SECRET_KEY = re.compile(
+    r"sig(nature)?$|token|secret|passw|pwd|credential|access_?key|api_?key|^key$|^auth(oriz\w+)?$|^sas$",
+    re.IGNORECASE,
+)
+_SHORTEST = 8  # a shorter value of a secret variable is a path, a number or a switch
+_learnt: set[str] = set()
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"@]*@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?<>]*)\?[^\s'\"<>)\]]*")
+
+
+def learn(values: Iterable[str]) -> None:
+    """Have ``redact`` know credentials that a client has found elsewhere than in the environment."""
+    _learnt.update(value for value in values if len(value) >= _SHORTEST)
+
+
+def redact(text: str) -> str:
+    """The text without what may be secret: users, passwords and queries of URLs, and credentials that are known."""
+    known = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and is_secret(name)}
+    for value in known | _learnt:
+        for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")):
+            text = text.replace(form, "...")
+    return _QUERY.sub(r"\1?...", _USER.sub(r"\1...@", text))
+
+
+def is_secret(key: str) -> bool:
+    """Whether what goes by this name (of a setting, an environment variable, a query parameter) is a credential."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def refuse_credentials(location: str, where: str = "") -> None:
+    """Raise RecipeError, which does not repeat them, when a URL carries credentials: it would end up in files and logs.
+
+    ``where`` says where the URL stands.
+    """
+    if "://" not in location:
+        return
+    scheme, *parts = location.split("://")
+    try:
+        url = urlsplit(location)
+        user, at, _ = url.netloc.rpartition("@")
+        query = [*parse_qsl(url.query, keep_blank_values=True), *parse_qsl(url.fragment, keep_blank_values=True)]
+    except ValueError:
+        user, at, query = "", "", []
+    # A password may hold a slash, so that the host seems to end inside it; digits there are a port.
+    word = any(re.match(r"[^/?#:@]+:(?![0-9]*([/?#]|$))[^:@]*@", part) for part in parts)
+    found = next((f"the query parameter '{key}'" for key, _ in query if is_secret(key)), None)
+    if ((at and (":" in user or scheme.startswith(("http", "s3")))) or word) and scheme != "github":
+        found = "a user name or password before the @"
+    if found is not None:
+        raise RecipeError(
+            f"{where}{': ' if where else ''}the {scheme} URL carries a credential ({found}), which would end up in "
+            "plans, reports and logs",
+            "take it out of the URL; credentials come from the environment or the usual places of the storage's "
+            "client (AWS_PROFILE, HF_TOKEN, ~/.netrc, ...)",
+        )

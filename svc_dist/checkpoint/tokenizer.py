@@ -1,0 +1,84 @@
+"""Tokenizers as their files tell them: which file is one, each token's number, the chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from svc_dist.checkpoint.storage import Folder
+from svc_dist.errors import DamagedInputError
+
+TEMPLATE_FILE = "chat_template.jinja"
+CONFIG_FILE = "tokenizer_config.json"
+_NAMES = {
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
+    TEMPLATE_FILE, "chat_template.json",
+}  # fmt: skip
+_BEGINNINGS = ("tokenizer", "tokenization_", "sentencepiece", "spiece")
+_ENDINGS = (".tiktoken", ".spm", ".vocab", ".bpe", ".model")
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file beside a model's weights belongs to its tokenizer."""
+    return name in _NAMES or name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS)
+
+
+def token_numbers(folder: Folder) -> tuple[str, dict[str, int]] | None:
+    """How a tokenizer's tokens were read, and each one's number; None where there is no tokenizer.
+
+    Of a binary format all that is read is its digest: two such vocabularies are one or they are not. Raises
+    DamagedInputError.
+    """
+    names = folder.names()
+    if "tokenizer.json" in names:
+        data = _json(folder, "tokenizer.json")
+        try:
+            vocabulary = data["model"]["vocab"]
+            if isinstance(vocabulary, list):
+                vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
+            more = {entry["content"]: entry["id"] for entry in data.get("added_tokens") or []}
+            return "tokenizer.json", {str(token): int(number) for token, number in (vocabulary | more).items()}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DamagedInputError(f"{folder.location}/tokenizer.json: not a tokenizer: {error!r}") from None
+    added = dict(_json(folder, "added_tokens.json")) if "added_tokens.json" in names else {}
+    if "vocab.json" in names:
+        return "vocab.json", {**_json(folder, "vocab.json"), **added}
+    if "vocab.txt" in names:
+        lines = folder.read("vocab.txt").decode("utf-8", "replace").splitlines()
+        return "vocab.txt", {token: number for number, token in enumerate(lines)} | added
+    for name in names:
+        if name.endswith((".model", ".tiktoken", ".spm")):
+            return name, {f"sha256:{hashlib.sha256(folder.read(name)).hexdigest()}": 0} | added
+    return None
+
+
+def chat_template(folder: Folder) -> str | None:
+    """A model's chat template, in Jinja; of several the default one. None where it has none."""
+    names = folder.names()
+    if TEMPLATE_FILE in names:
+        return folder.read(TEMPLATE_FILE).decode("utf-8", "replace")
+    for name in ("chat_template.json", CONFIG_FILE):
+        found = _json(folder, name).get("chat_template") if name in names else None
+        if isinstance(found, list):
+            found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
+        if isinstance(found, str) and found.strip():
+            return found
+    return None
+
+
+def with_template(config: bytes, template: str) -> bytes:
+    """A ``tokenizer_config.json`` with another chat template."""
+    data: dict[str, Any] = json.loads(config)
+    return (json.dumps({**data, "chat_template": template}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _json(folder: Folder, name: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(folder.read(name))
+    except (ValueError, RecursionError) as error:
+        raise DamagedInputError(f"{folder.location}/{name}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise DamagedInputError(f"{folder.location}/{name}: not a JSON object")
+    return data

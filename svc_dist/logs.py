@@ -1,0 +1,62 @@
+"""How a command speaks: lines of text, or JSON objects, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_log = logging.getLogger("svc_dist")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message, and the record's ``fields``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry | getattr(record, "fields", {}))
+
+
+def set_up(as_json: bool) -> None:
+    """Have the package's log go to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
+    _log.handlers[:] = [handler]
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+
+
+def is_json() -> bool:
+    """Whether lines are JSON objects."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in _log.handlers)
+
+
+@contextlib.contextmanager
+def prints_logged() -> Iterator[None]:
+    """What libraries print meanwhile to standard output (Ray does, of workers that died) goes to the log."""
+    with contextlib.redirect_stdout(_ToLog()):
+        yield
+
+
+class _ToLog(io.TextIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        for line in _COLOURS.sub("", text).splitlines():
+            if line.strip():
+                _log.warning(line)
+        return len(text)

@@ -1,0 +1,1 @@
+"""What a merge did to its experts' directions: diagnosis, plots, a page."""

@@ -1,0 +1,173 @@
+"""Where experts are counted too often: what receipts say of matrices and deltas, by layer and kind of module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svc_dist.place import Place, place_of
+
+Array = NDArray[np.float64]
+
+_SHARED, _FEW = 0.8, 0.95  # gamma below which a sum is much over-counted, and above which hardly
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix of a merge: where it stands, and its summary of ``merge_report.json``."""
+
+    tensor: str
+    place: Place
+    summary: Mapping[str, Any]
+
+
+class Diagnosis:
+    """What a ``merge_report.json``, or an inspection of the same form, says of a merge's directions."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        self.report = report
+        self.experts = short_names([str(model["location"]) for model in report["models"][1:]])
+        self.matrices = [
+            Matrix(entry["tensor"], place_of(entry["tensor"]), entry) for entry in report.get("matrices", [])
+        ]
+        stacks = {matrix.place.stack for matrix in self.matrices}
+        self._several = len(stacks) > 1
+
+    def kind(self, place: Place) -> str:
+        """The kind of module, with its stack where there are several."""
+        return f"{place.stack}: {place.kind}" if self._several and place.stack else place.kind
+
+    @property
+    def calibrated(self) -> list[Matrix]:
+        """The matrices that SVC looked at."""
+        return [matrix for matrix in self.matrices if "gamma_by_energy" in matrix.summary]
+
+    def grid(self, key: str) -> tuple[list[int], list[str], Array]:
+        """Layers, kinds, and a summary value's mean for each pair: ``(kinds, layers)``, NaN where there is none."""
+        cells: dict[tuple[str, int], list[float]] = {}
+        for matrix in self.matrices:
+            if matrix.place.layer is not None and key in matrix.summary:
+                cells.setdefault((self.kind(matrix.place), matrix.place.layer), []).append(float(matrix.summary[key]))
+        layers = sorted({layer for _, layer in cells})
+        kinds = list(dict.fromkeys(kind for kind, _ in cells))
+        values = np.full((len(kinds), len(layers)), np.nan)
+        for (kind, layer), found in cells.items():
+            values[kinds.index(kind), layers.index(layer)] = np.mean(found)
+        return layers, kinds, values
+
+    @cached_property
+    def grams(self) -> dict[str, tuple[Array, float]]:
+        """For each tensor the inner products of its deltas ``(K, K)`` and ``||W0||^2``."""
+        found: dict[str, tuple[Array, float]] = {}
+        for entry in self.report.get("deltas", []):
+            gram, base = _square(entry["gram"], len(self.experts)), float(entry["base"])
+            if entry["tensor"] in found:  # the parts of a tensor add up
+                before = found[entry["tensor"]]
+                gram, base = gram + before[0], base + before[1]
+            found[entry["tensor"]] = gram, base
+        return found
+
+    def overlap(self, tensors: Iterable[str] | None = None) -> Array:
+        """Cosines ``(K, K)`` between the experts' deltas of these tensors (all, if None) taken together."""
+        grams = [self.grams[name][0] for name in (self.grams if tensors is None else tensors) if name in self.grams]
+        total = np.zeros((len(self.experts), len(self.experts)))
+        for gram in grams:
+            total += gram
+        norms = np.sqrt(np.diag(total))
+        scale = np.outer(norms, norms)
+        cosines: Array = np.divide(total, scale, out=np.zeros_like(total), where=scale > 0)
+        return cosines
+
+    def by_layer(self) -> dict[int, list[str]]:
+        """The tensors of each layer, layers in order."""
+        layers: dict[int, list[str]] = {}
+        for name in self.grams:
+            layer = place_of(name).layer
+            if layer is not None:
+                layers.setdefault(layer, []).append(name)
+        return dict(sorted(layers.items()))
+
+    def norms(self) -> tuple[list[int], Array]:
+        """Layers, and ``||Di|| / ||W0||`` of each layer and expert ``(layers, K)``."""
+        layers = self.by_layer()
+        rows = []
+        for names in layers.values():
+            squares = np.sum([np.diag(self.grams[name][0]) for name in names], axis=0)
+            base = sum(self.grams[name][1] for name in names)
+            rows.append(np.sqrt(squares / base) if base else np.full(len(squares), np.nan))
+        return list(layers), np.array(rows).reshape(len(layers), len(self.experts))
+
+    def weight(self, matrix: Matrix) -> float:
+        """The energy of the deltas' sum in a matrix's tensor: what it counts for in a mean over the model."""
+        gram = self.grams.get(matrix.tensor)
+        return max(float(gram[0].sum()), 0.0) if gram is not None else 1.0
+
+    def gamma(self, matrices: Iterable[Matrix] | None = None) -> float:
+        """The mean gamma of these matrices (all, if None), by the energy in each direction and matrix; NaN for none."""
+        chosen = self.calibrated if matrices is None else list(matrices)
+        weights = np.array([self.weight(matrix) for matrix in chosen])
+        if not chosen or not weights.sum():
+            return float("nan")
+        return float(np.average([matrix.summary["gamma_by_energy"] for matrix in chosen], weights=weights))
+
+    def mean_cosine(self, tensors: Iterable[str] | None = None) -> float:
+        """The mean cosine between different experts; NaN for one expert."""
+        cosines = self.overlap(tensors)
+        return float(cosines[~np.eye(len(cosines), dtype=bool)].mean()) if len(cosines) > 1 else float("nan")
+
+    def verdict(self) -> str:
+        """One sentence for a person who decides whether to calibrate."""
+        gamma = self.gamma()
+        if gamma != gamma:
+            return "No matrix was looked at, so nothing can be said of over-counting."
+        made = "ranges" in self.report  # by a merge, which calibrated it
+        often = f"what these experts share is counted {1 / gamma:.2f} times, by energy (gamma {gamma:.2f})"
+        change = "calibration has changed" if made else "calibrating (calibrate: svc) changes"
+        if gamma < _SHARED:
+            return f"Much over-counting: {often}; {change} the result clearly."
+        if gamma < _FEW:
+            return f"Some over-counting: {often}; {change} the result somewhat."
+        return f"Hardly any over-counting: {often}; {change} the result little."
+
+    def text(self, most: int = 8) -> str:
+        """A table by kind of module, the most over-counted matrices, and the verdict."""
+        found = self.calibrated
+        kinds = list(dict.fromkeys(self.kind(matrix.place) for matrix in found))
+        width = max([len("kind"), *map(len, kinds)])
+        lines = [f"{'kind':{width}}  matrices   gamma  cosine"]
+        for kind in kinds:
+            own = [matrix for matrix in found if self.kind(matrix.place) == kind]
+            cosine = self.mean_cosine({matrix.tensor: None for matrix in own})
+            lines.append(f"{kind:{width}}  {len(own):8d}  {self.gamma(own):6.3f}  {cosine:6.3f}")
+        worst = sorted(found, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
+        lines += ["", "counted most often:"]
+        lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {label(matrix)}" for matrix in worst]
+        return "\n".join([*lines, "", self.verdict()])
+
+
+def label(matrix: Matrix) -> str:
+    """A matrix's name, with its number where its tensor holds several."""
+    number = matrix.summary.get("matrix", 0)
+    return f"{matrix.tensor}[{number}]" if number else matrix.tensor
+
+
+def short_names(locations: list[str]) -> list[str]:
+    """The last parts of locations, as few as tell them apart."""
+    parts = [location.rstrip("/").split("/") for location in locations]
+    for count in range(1, max(map(len, parts), default=1)):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return locations
+
+
+def _square(upper: list[float], size: int) -> Array:
+    """A symmetric matrix from its upper triangle, row by row."""
+    square = np.zeros((size, size))
+    square[np.triu_indices(size)] = upper
+    return square + np.triu(square, 1).T

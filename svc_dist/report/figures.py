@@ -1,0 +1,146 @@
+"""The plots of a report, each as SVG text. No global state of matplotlib's is touched."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from svc_dist.report.diagnosis import Array, Diagnosis, Matrix, label
+
+_INK = "#22303c"
+_COLOURS = ("#2a6f97", "#e07a2f", "#3a8f5c", "#b5446e", "#7a5ea8", "#8c6d31", "#4f9da6", "#c0392b")
+_WIDE = 9.0  # inches
+_LABELS = 40  # ticks of an axis that can be read
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG text that is the same every time."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "svc-dist", "svg.fonttype": "none"}):
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    content = text.getvalue()[text.getvalue().index("<svg") :]
+    return re.sub(r"<metadata>.*?</metadata>", "", content, count=1, flags=re.DOTALL)
+
+
+def gamma_map(diagnosis: Diagnosis) -> Figure | None:
+    """Over-counting: gamma by layer and kind of module. Blue is scaled down, red up."""
+    layers, kinds, values = diagnosis.grid("gamma_by_energy")
+    if not values.size:
+        return None
+    reach = max(float(np.nanmax(np.abs(values - 1))), 0.05)
+    return _map(layers, kinds, values, "gamma, by energy", Normalize(1 - reach, 1 + reach), "RdBu_r")
+
+
+def rank_map(diagnosis: Diagnosis) -> Figure | None:
+    """Directions kept by layer and kind of module."""
+    layers, kinds, values = diagnosis.grid("kept_rank")
+    return _map(layers, kinds, values, "directions kept", Normalize(), "viridis") if values.size else None
+
+
+def _map(
+    layers: Sequence[int], kinds: Sequence[str], values: Array, name: str, norm: Normalize, colours: str
+) -> Figure:
+    figure = Figure(figsize=(_WIDE, 1.3 + 0.32 * len(kinds)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours, interpolation="nearest")
+    step = math.ceil(len(layers) / _LABELS)
+    axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_xlabel("layer")
+    figure.colorbar(image, ax=axes, label=name, pad=0.01)
+    return figure
+
+
+def spectra(matrices: Sequence[Matrix]) -> Figure | None:
+    """The leading singular values before and after calibration."""
+    if not matrices:
+        return None
+    columns = min(3, len(matrices))
+    rows = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(_WIDE, 2.7 * rows), layout="constrained")
+    for number, matrix in enumerate(matrices):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        for key, colour in (("sigma", _COLOURS[1]), ("sigma_calibrated", _COLOURS[0])):
+            values = matrix.summary.get(key)
+            if values is not None:
+                axes.plot(range(1, len(values) + 1), values, "o-", ms=3, color=colour)
+        axes.set_title(label(matrix), fontsize=7)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("direction", fontsize=8)
+    if any("sigma_calibrated" in matrix.summary for matrix in matrices):
+        figure.legend(["before", "after calibration"], loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def overlap(diagnosis: Diagnosis) -> Figure | None:
+    """Cosines between the experts' deltas, over all and by layer."""
+    if len(diagnosis.experts) < 2 or not diagnosis.grams:
+        return None
+    cosines = diagnosis.overlap()
+    figure = Figure(figsize=(_WIDE, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    largest = max(float(np.abs(cosines[~np.eye(len(cosines), dtype=bool)]).max()), 0.05)
+    shown = np.where(np.eye(len(cosines), dtype=bool), np.nan, cosines)
+    image = left.imshow(shown, norm=Normalize(-largest, largest), cmap="PuOr_r")
+    left.set_xticks(range(len(cosines)), diagnosis.experts, rotation=45, ha="right", fontsize=7)
+    left.set_yticks(range(len(cosines)), diagnosis.experts, fontsize=7)
+    left.set_title("cosine between experts, all tensors", fontsize=9)
+    for row, column in zip(*np.nonzero(~np.eye(len(cosines), dtype=bool)), strict=True):
+        if len(cosines) <= 8:
+            colour = "white" if abs(cosines[row, column]) > 0.6 * largest else _INK
+            left.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, ax=left, shrink=0.8)
+    layers = diagnosis.by_layer()
+    if layers:
+        means = [diagnosis.mean_cosine(names) for names in layers.values()]
+        right.plot(list(layers), means, "o-", ms=3, color=_COLOURS[0])
+        right.axhline(0, color=_INK, lw=0.5)
+        right.set_xlabel("layer")
+        right.set_title("mean cosine by layer", fontsize=9)
+    else:
+        right.set_axis_off()
+    return figure
+
+
+def norms(diagnosis: Diagnosis) -> Figure | None:
+    """How far each expert went from the base, by layer."""
+    layers, values = diagnosis.norms()
+    if not values.size:
+        return None
+    figure = Figure(figsize=(_WIDE, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(diagnosis.experts):
+        axes.plot(layers, values[:, number], "o-", ms=3, color=_COLOURS[number % len(_COLOURS)], label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("size of the delta / size of the base")
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    return figure
+
+
+def stages(seconds: dict[str, float]) -> Figure | None:
+    """What the units spent their time on."""
+    if not seconds or not sum(seconds.values()):
+        return None
+    known = ("read", "compute", "write")
+    order = [*(name for name in known if name in seconds), *sorted(name for name in seconds if name not in known)]
+    figure = Figure(figsize=(_WIDE, 1.1), layout="constrained")
+    axes = figure.subplots()
+    begin = 0.0
+    for number, name in enumerate(order):
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.barh(0, seconds[name], left=begin, color=colour, label=f"{name} {seconds[name]:.1f} s")
+        begin += seconds[name]
+    axes.set_yticks([])
+    axes.set_xlim(0, begin)
+    axes.set_xlabel("seconds, all units together")
+    figure.legend(loc="outside upper left", ncols=len(order), frameon=False)
+    return figure

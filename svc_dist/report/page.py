@@ -1,0 +1,147 @@
+"""A report as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from svc_dist.report import figures
+from svc_dist.report.diagnosis import Diagnosis, Matrix
+from svc_dist.sizes import format_size
+
+_SPECTRA = 6
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dde3; }
+svg { max-width: 100%; height: auto; } pre { background: #f3f6f8; padding: .8rem; overflow: auto; font-size: 13px; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; }
+th { font-weight: 600; white-space: nowrap; }
+.verdict { background: #eef4f8; padding: .7rem 1rem; border-left: 4px solid #2a6f97; }
+"""
+
+
+def render(report: Mapping[str, Any], title: str) -> str:
+    """The page of a ``merge_report.json``, or of an inspection: what it lacks is left out, or said to be lacking."""
+    diagnosis = Diagnosis(report)
+    of_directions = (_overcounting, _spectra, _overlap, _ranks, _norms)
+    sections = [*(section(diagnosis) for section in of_directions), _timings(report), _provenance(report)]
+    sections.append(_recipe(report))
+    body = "\n".join(section for section in sections if section)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _section(title: str, text: str, figure: Figure | None = None) -> str:
+    drawn = figures.svg(figure) if figure is not None else ""
+    return f"<h2>{html.escape(title)}</h2>\n{text}\n{drawn}"
+
+
+def _overcounting(diagnosis: Diagnosis) -> str:
+    if not diagnosis.calibrated:
+        return _section(
+            "Over-counting",
+            "<p>This merge was not calibrated, so its matrices were not compared with the experts. "
+            "<code>svc-dist inspect RECIPE</code> does that without merging.</p>",
+        )
+    text = (
+        f'<p class="verdict">{html.escape(diagnosis.verdict())}</p>\n<p>Gamma is what SVC multiplies a singular value '
+        "with: below 1 where the merge holds a direction more than once, above 1 where experts cancel each other. "
+        "Each cell is the mean over the directions of its matrices, by energy.</p>"
+    )
+    return _section("Over-counting", text, figures.gamma_map(diagnosis))
+
+
+def _spectra(diagnosis: Diagnosis) -> str:
+    chosen = chosen_matrices(diagnosis)
+    if not chosen:
+        return ""
+    some = "the matrices that calibration changed most and least" if diagnosis.calibrated else "some matrices"
+    return _section(
+        "Spectra", f"<p>The leading singular values of the merged delta in {some}.</p>", figures.spectra(chosen)
+    )
+
+
+def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]:
+    """Matrices worth a plot: half those with the smallest gamma, half those with the largest; else evenly spread."""
+    known = [matrix for matrix in diagnosis.matrices if matrix.summary.get("sigma")]
+    if len(known) <= count:
+        return known
+    calibrated = [matrix for matrix in known if "gamma_by_energy" in matrix.summary]
+    ranked = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))
+    if len(ranked) >= count:
+        return [*ranked[: count // 2], *ranked[-(count - count // 2) :]]
+    return [known[number * len(known) // count] for number in range(count)]
+
+
+def _overlap(diagnosis: Diagnosis) -> str:
+    figure = figures.overlap(diagnosis)
+    text = "<p>How far the experts' task deltas point the same way (estimated from a sample of their elements).</p>"
+    return _section("Cross-expert overlap", text, figure) if figure is not None else ""
+
+
+def _ranks(diagnosis: Diagnosis) -> str:
+    figure = figures.rank_map(diagnosis)
+    return _section("Kept ranks", "<p>Directions that the merge method kept.</p>", figure) if figure is not None else ""
+
+
+def _norms(diagnosis: Diagnosis) -> str:
+    figure = figures.norms(diagnosis)
+    text = "<p>How far each expert went from the base.</p>"
+    return _section("Delta norms", text, figure) if figure is not None else ""
+
+
+def _timings(report: Mapping[str, Any]) -> str:
+    figure = figures.stages(dict(report.get("unit_seconds", {})))
+    return _section("Where the time went", "", figure) if figure is not None else ""
+
+
+def _provenance(report: Mapping[str, Any]) -> str:
+    models = report["models"]
+    rows: list[tuple[str, str]] = [("base", models[0]["location"])]
+    rows += [("expert" if n == 0 else "", model["location"]) for n, model in enumerate(models[1:])]
+    settings = report.get("settings", {})
+    rows += [
+        ("read", format_size(report["bytes_in"]) if "bytes_in" in report else ""),
+        ("written", format_size(report["bytes_out"]) if "bytes_out" in report else ""),
+        ("precision", str(settings.get("precision", ""))),
+        ("devices", ", ".join(report.get("devices", []))),
+        ("hosts", ", ".join(report.get("hosts", []))),
+        ("finished", str(report.get("finished", ""))),
+        ("svc_dist", str(report.get("svc_dist", ""))),
+        ("fingerprint", str(report.get("fingerprint", ""))),
+    ]
+    cells = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows if value
+    )
+    return _section("Provenance", f"<table>{cells}</table>{_dispositions(report)}")
+
+
+def _dispositions(report: Mapping[str, Any]) -> str:
+    if "tensors" not in report:
+        return ""
+    counts = [0] * len(report["dispositions"])
+    for tensor in report["tensors"]:
+        counts[tensor["disposition"]] += 1
+    rows = "".join(
+        f"<tr><td>{count}</td><td>{html.escape(_became(entry))}</td><td>{html.escape(entry['reason'])}</td></tr>"
+        for count, entry in zip(counts, report["dispositions"], strict=True)
+    )
+    return f"<table><tr><th>tensors</th><th>became</th><th>because</th></tr>{rows}</table>"
+
+
+def _became(disposition: Mapping[str, Any]) -> str:
+    calibration = disposition.get("calibration")
+    done = f"merged by {disposition['method']}" if disposition["method"] else str(disposition["kind"])
+    return f"{done}, calibrated by {calibration['method']}" if calibration else done
+
+
+def _recipe(report: Mapping[str, Any]) -> str:
+    text = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
+    return _section("Recipe", f"<pre>{html.escape(text)}</pre>")

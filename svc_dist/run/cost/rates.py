@@ -1,0 +1,122 @@
+"""How fast a machine does each kind of work: rates, and the file that ``calibrate-host`` writes them to."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svc_dist.errors import RecipeError
+from svc_dist.methods.costs import Work
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one unit computes. Operations a second by kind, as in ``Work``.
+
+    ``eigen``: measured or estimated decompositions, as pairs of the size n and seconds, ascending; others follow from
+    them, beyond the last with the cube of n. ``transfer``: bytes a second to and from a device; 0 where there is none.
+    """
+
+    float64: float
+    float32: float
+    bfloat16: float
+    elementwise: float
+    eigen: tuple[tuple[int, float], ...]
+    transfer: float = 0.0
+
+    def seconds(self, work: Work) -> float:
+        """Seconds for some work on data in place."""
+        products = work.float64 / self.float64 + work.float32 / self.float32 + work.bfloat16 / self.bfloat16
+        decompositions = sum(count * self.eigen_seconds(size) for size, count in work.eigen)
+        return products + decompositions + work.elementwise / self.elementwise
+
+    def moving(self, nbytes: float) -> float:
+        """Seconds for so many bytes to and from a device."""
+        return nbytes / self.transfer if self.transfer else 0.0
+
+    def eigen_seconds(self, size: float) -> float:
+        """Seconds for one decomposition: a power of n between two known sizes, its cube outside of them."""
+        first, last = self.eigen[0], self.eigen[-1]
+        if size <= first[0] or size >= last[0]:
+            near = first if size <= first[0] else last
+            return near[1] * float(size / near[0]) ** 3
+        for low, high in itertools.pairwise(self.eigen):
+            if size <= high[0]:
+                power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
+                return float(low[1] * (size / low[0]) ** power)
+        raise AssertionError("sizes ascend")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes a second: ``*_each`` for one unit alone, ``read`` and ``write`` for all units of a node together."""
+
+    read_each: float
+    read: float
+    write_each: float
+    write: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine as measured: see ``calibrate.calibrate_host``.
+
+    ``lanes``: units that compute side by side, with ``threads_per_unit`` each; ``alone``, ``crowded``: how fast a unit
+    is by itself, and beside ``lanes - 1`` others; ``disk``: files that are not in memory; ``storage``: what is behind
+    ``storage_url``; ``start``: seconds of a merge that has nothing to do; ``record``: seconds of a receipt;
+    ``memory``: bytes available.
+    """
+
+    name: str
+    processor: str
+    measured: str
+    versions: dict[str, str]
+    cores: int
+    threads_per_unit: int
+    lanes: int
+    alone: Speed
+    crowded: Speed
+    disk: Storage
+    start: float
+    record: float
+    memory: int
+    storage_url: str | None = None
+    storage: Storage | None = None
+
+    def to_json(self) -> str:
+        return json.dumps({"format": _FORMAT} | dataclasses.asdict(self), indent=1) + "\n"
+
+
+def read_host(file: Path) -> Host:
+    """The rates in a file of ``calibrate-host``. Raises RecipeError when it is none."""
+    try:
+        data: dict[str, Any] = json.loads(file.read_text())
+        if data.pop("format") != _FORMAT:
+            raise ValueError("another release of svc-dist wrote it")
+        storage = data.pop("storage")
+        return Host(
+            **data
+            | {
+                "alone": _speed(data["alone"]),
+                "crowded": _speed(data["crowded"]),
+                "disk": Storage(**data["disk"]),
+                "storage": None if storage is None else Storage(**storage),
+            }
+        )
+    except OSError as error:
+        raise RecipeError(f"cannot read {file}: {error.strerror}", f"make it: svc-dist calibrate-host {file}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{file} holds no rates of a host: {error}", f"make it again: svc-dist calibrate-host {file}"
+        ) from None
+
+
+def _speed(data: dict[str, Any]) -> Speed:
+    return Speed(**data | {"eigen": tuple((int(size), float(seconds)) for size, seconds in data["eigen"])})

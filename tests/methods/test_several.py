@@ -1,0 +1,30 @@
+"""Several results of one decomposition: each has the bytes of the result made alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from svc_dist.methods.calibration import svc, svc_each
+
+ALPHAS = (None, 0.5, 1.0, 0.1)
+
+
+def deltas(rows: int, columns: int) -> list[Tensor]:
+    random = torch.Generator().manual_seed(rows)
+    shared = torch.randn(rows, 3, generator=random) @ torch.randn(3, columns, generator=random)
+    return [shared + torch.randn(rows, columns, generator=random) for _ in range(3)]
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_several_alphas_give_what_each_gives_alone(shape: tuple[int, int], side: str) -> None:
+    found = deltas(*shape)
+    total = sum(found[1:], found[0])
+    together = list(svc_each(total, found, 3, alphas=ALPHAS, side=side))
+    for alpha, result in zip(ALPHAS, together, strict=True):
+        alone = svc(total, found, 3, alpha=alpha, side=side)
+        assert torch.equal(result.delta, alone.delta)
+        assert torch.equal(result.gamma, alone.gamma)
+        assert result.summary() == alone.summary()

@@ -1,0 +1,98 @@
+"""What is read out of a report: places, means by energy, cosines, names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svc_dist.place import place_of
+from svc_dist.report.diagnosis import Diagnosis, short_names
+
+
+def upper(rows: list[list[float]]) -> list[float]:
+    """The upper triangle of the inner products of these vectors."""
+    gram = np.array(rows) @ np.array(rows).T
+    return [float(value) for value in gram[np.triu_indices(len(rows))]]
+
+
+def report(**keys: Any) -> dict[str, Any]:
+    models = [{"location": f"/models/{name}"} for name in ("base", "a", "b")]
+    return {"models": models, "recipe": {}, "matrices": [], "deltas": [], **keys}
+
+
+@pytest.mark.parametrize(
+    ("name", "stack", "layer", "kind"),
+    [
+        ("model.layers.12.self_attn.q_proj.weight", "model", 12, "self_attn.q_proj"),
+        ("bert.encoder.layer.0.output.dense.bias", "bert.encoder", 0, "output.dense.bias"),
+        ("h.3.attn.c_attn.weight", "", 3, "attn.c_attn"),
+        ("model.layers.7.mlp.experts.19.up_proj.weight", "model", 7, "mlp.experts.*.up_proj"),
+        ("vision_tower.encoder.layers.2.fc1.weight", "vision_tower.encoder", 2, "fc1"),
+        ("lm_head.weight", "", None, "lm_head"),
+    ],
+)
+def test_a_name_says_where_a_tensor_stands(name: str, stack: str, layer: int | None, kind: str) -> None:
+    place = place_of(name)
+    assert (place.stack, place.layer, place.kind) == (stack, layer, kind)
+
+
+def test_cosines_are_those_of_the_deltas_and_parts_of_a_tensor_add_up() -> None:
+    a, b = [3.0, 0.0, 1.0, 2.0], [1.0, 1.0, 0.0, -1.0]
+    parts = [(a[:1], b[:1]), (a[1:], b[1:])]
+    deltas = [{"tensor": "w", "base": 8.0, "gram": upper([x, y])} for x, y in parts]
+    found = Diagnosis(report(deltas=deltas))
+    expected = np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+    assert found.overlap()[0, 1] == pytest.approx(expected)
+    assert np.allclose(np.diag(found.overlap()), 1)
+    assert found.mean_cosine() == pytest.approx(expected)
+
+
+def test_norms_are_relative_to_the_base_by_layer() -> None:
+    deltas = [
+        {"tensor": f"model.layers.{layer}.w", "base": 16.0, "gram": upper([[2.0, 0.0], [0.0, 1.0]])}
+        for layer in (10, 2)
+    ]
+    layers, values = Diagnosis(report(deltas=deltas)).norms()
+    assert layers == [2, 10]
+    assert np.allclose(values, [[0.5, 0.25]] * 2)
+
+
+def test_the_mean_gamma_goes_by_the_energy_of_the_sum() -> None:
+    matrices = [{"tensor": name, "matrix": 0, "gamma_by_energy": gamma} for name, gamma in (("v", 0.5), ("w", 1.0))]
+    deltas = [
+        {"tensor": "v", "base": 1.0, "gram": upper([[3.0, 0.0], [3.0, 0.0]])},  # the sum has energy 36
+        {"tensor": "w", "base": 1.0, "gram": upper([[2.0, 0.0], [0.0, 0.0]])},  # and here 4
+    ]
+    found = Diagnosis(report(matrices=matrices, deltas=deltas))
+    assert found.gamma() == pytest.approx((36 * 0.5 + 4 * 1.0) / 40)
+    assert found.verdict().startswith("Much over-counting")
+    assert "counted 1.82 times" in found.verdict()
+
+
+def test_a_report_without_calibration_claims_nothing() -> None:
+    found = Diagnosis(report(matrices=[{"tensor": "w", "matrix": 0, "sigma": [1.0]}]))
+    assert math.isnan(found.gamma())
+    assert "nothing can be said" in found.verdict()
+
+
+def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in (0, 1) for expert in (0, 1)]
+    matrices = [{"tensor": n, "matrix": 0, "kept_rank": rank} for n, rank in zip(names, (2, 4, 10, 10), strict=True)]
+    layers, kinds, values = Diagnosis(report(matrices=matrices)).grid("kept_rank")
+    assert (layers, kinds) == ([0, 1], ["mlp.experts.*.up_proj"])
+    assert values.tolist() == [[3.0, 10.0]]
+
+
+@pytest.mark.parametrize(
+    ("locations", "names"),
+    [
+        (["/x/code", "/x/math"], ["code", "math"]),
+        (["s3://b/code/final", "s3://b/math/final/"], ["code/final", "math/final"]),
+        (["/only"], ["only"]),
+    ],
+)
+def test_experts_are_called_by_what_tells_them_apart(locations: list[str], names: list[str]) -> None:
+    assert short_names(locations) == names

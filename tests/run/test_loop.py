@@ -1,0 +1,109 @@
+"""The driver: gives up what does not answer, and stops in order when time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import pytest
+
+from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
+from svc_dist.run.journal import Journal
+from svc_dist.run.lock import Lock
+from svc_dist.run.loop import Limits, drive
+from svc_dist.run.placement import Node
+from svc_dist.run.progress import Progress
+from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
+from svc_dist.run.store import LocalStore
+
+from .test_schedule import plan_of
+
+
+class Stub:
+    """An executor for which ``stalls`` never answer, each as many times as it is listed; others answer at once."""
+
+    name = "stub"
+    nodes: ClassVar[Mapping[str, Node]] = {"a": Node(2, 100)}
+
+    def __init__(self, stalls: Sequence[str] = (), seconds: float = 0.0, can_give_up: bool = True) -> None:
+        self.stalls, self.seconds, self.can_give_up = list(stalls), seconds, can_give_up
+        self.started: list[Instruction] = []
+        self.given_up: list[Instruction] = []
+        self.answers: list[Event] = []
+
+    def submit(self, instruction: Instruction) -> None:
+        self.started.append(instruction)
+        if isinstance(instruction, RunUnit) and instruction.unit in self.stalls:
+            self.stalls.remove(instruction.unit)
+        else:
+            self.answers.append(Done(instruction))
+
+    def give_up(self, instruction: Instruction) -> bool:
+        if self.can_give_up:
+            self.given_up.append(instruction)
+        return self.can_give_up
+
+    def wait(self, timeout: float) -> list[Event]:
+        time.sleep(self.seconds or 0.01)
+        events, self.answers = self.answers[:1], self.answers[1:]
+        return events
+
+    def close(self) -> None: ...
+
+
+class Free:
+    """A lock that is always held."""
+
+    def require_held(self) -> None: ...
+
+
+def run(executor: Stub, tmp_path: object, limits: Limits) -> Schedule:
+    plan = plan_of(*((0, 5.0 - n, 1) for n in range(5)))
+    schedule = Schedule(plan, executor.nodes)
+    lock: Lock = Free()  # type: ignore[assignment]
+    with Progress(plan, (), False) as progress:
+        drive(schedule, executor, progress, Journal(LocalStore(tmp_path)), limits, lock)  # type: ignore[arg-type]
+    return schedule
+
+
+def test_a_unit_that_does_not_answer_is_given_up_and_done_elsewhere(tmp_path: object) -> None:
+    executor = Stub(stalls=["u1"])
+    schedule = run(executor, tmp_path, Limits(unit=0.2, pause=0.1))
+    assert executor.given_up == [RunUnit("u1")]
+    assert executor.started.count(RunUnit("u1")) == 2
+    assert schedule.published
+    assert schedule.retries == 1
+
+
+def test_a_unit_that_never_answers_fails_after_three_attempts(tmp_path: object) -> None:
+    executor = Stub(stalls=["u1"] * 9)
+    with pytest.raises(UnitsFailedError, match=r"unit u1 \(cpu\), 3 attempts: no answer within"):
+        run(executor, tmp_path, Limits(unit=0.1, pause=0.1))
+    assert executor.started.count(RunUnit("u1")) == 3
+
+
+def test_where_nothing_can_be_given_up_the_run_waits(tmp_path: object) -> None:
+    executor = Stub(stalls=["u1"], can_give_up=False)
+    with pytest.raises(DrainedError):
+        run(executor, tmp_path, Limits(grace=0.1, runtime=0.5, unit=0.1))
+    assert executor.started.count(RunUnit("u1")) == 1
+
+
+def test_a_large_unit_has_longer(tmp_path: object) -> None:
+    executor = Stub(seconds=0.05)
+    plan = plan_of((0, 1e12, 1))
+    schedule = Schedule(plan, executor.nodes, slots=1)
+    lock: Lock = Free()  # type: ignore[assignment]
+    with Progress(plan, (), False) as progress:
+        drive(schedule, executor, progress, Journal(LocalStore(tmp_path)), Limits(unit=0.02), lock)  # type: ignore[arg-type]
+    assert RunUnit("u0") not in executor.given_up
+
+
+def test_when_time_is_up_nothing_new_starts_and_the_code_says_try_again(tmp_path: object) -> None:
+    executor = Stub(seconds=0.2)
+    with pytest.raises(DrainedError) as caught:
+        run(executor, tmp_path, Limits(grace=5, runtime=0.3))
+    assert caught.value.exit_code == ExitCode.TRY_AGAIN
+    assert 2 <= len(executor.started) < 5
+    assert not executor.answers  # what was in flight could finish

@@ -1,0 +1,73 @@
+"""A one-node Ray that is late is cleared away and started again, a few times."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from svc_dist.errors import StorageError
+from svc_dist.run.ray_nodes import start_here
+from tests.system.command import short_home
+
+OPTIONS = {"num_cpus": 1, "log_to_driver": False, "logging_level": "warning", "configure_logging": False}
+WAIT = "RAY_gcs_server_port_wait_time_s"
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ray told to wait no time at all for its first process: that is always too late."""
+    import ray
+
+    with short_home() as home:
+        monkeypatch.setenv("RAY_TMPDIR", str(home))
+        monkeypatch.setenv(WAIT, "0")
+        yield
+        ray.shutdown()
+
+
+def ray_processes() -> list[str]:
+    programs = []
+    for child in [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]:
+        with contextlib.suppress(FileNotFoundError):  # dead, if not yet buried
+            programs.append(Path(f"/proc/{child}/exe").readlink().name)
+    return [name for name in programs if name in ("gcs_server", "raylet")]
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_a_start_that_times_out_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    class Calm(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            monkeypatch.setenv(WAIT, "120")
+
+    log, calm = logging.getLogger("svc_dist"), Calm()
+    log.addHandler(calm)
+    try:
+        start_here(ray, OPTIONS)
+    finally:
+        log.removeHandler(calm)
+    assert ray.get(ray.remote(lambda: 7).remote()) == 7
+    assert [record.message.split(":")[0] for record in caplog.records] == ["starting Ray on this machine failed"]
+    assert sorted(ray_processes()) == ["gcs_server", "raylet"]
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_starts_that_all_time_out_end_with_an_error_and_leave_no_process(caplog: pytest.LogCaptureFixture) -> None:
+    import ray
+
+    with pytest.raises(StorageError, match="starting Ray on this machine failed"):
+        start_here(ray, OPTIONS)
+    assert len(caplog.records) == 2
+    deadline = time.monotonic() + 30
+    while ray_processes() and time.monotonic() < deadline:  # killed, they take a moment to go
+        time.sleep(0.02)
+    assert not ray_processes()
+    assert not ray.is_initialized()

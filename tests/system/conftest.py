@@ -1,0 +1,70 @@
+"""The command in this process, and S3 servers, started by the first test that asks for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from svc_dist import cli
+
+from .command import Ended, Run
+from .s3_servers import Bucket, Moto, SeaweedFS, Server
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command's own entry point, in this process: what the installed script calls."""
+    monkeypatch.setattr(cli, "_end", lambda code, hard: sys.exit(code))  # else it may end this process, past all else
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["svc-dist", *map(str, arguments)])
+        monkeypatch.setattr(os, "_exit", sys.exit)  # a command that leaves at once must not take the tests along
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", "seaweed"])
+def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket of the test's own, on each server; clients that are told nothing find the server."""
+    yield from own_bucket(request.getfixturevalue(request.param), monkeypatch)
+
+
+@pytest.fixture
+def disk_s3(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket of the test's own on SeaweedFS only."""
+    yield from own_bucket(seaweed, monkeypatch)
+
+
+def own_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    s3fs.S3FileSystem.clear_instance_cache()  # it does not see that the environment is another
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("svc_dist.run.lock._SETTLE", 0.05)  # it is for stores without conditional writes
+    bucket = Bucket(server, f"test-{uuid.uuid4().hex[:12]}")
+    server.make_bucket(bucket.name)
+    yield bucket
+    if server.process is None:  # killed by the test
+        server.start()
+    server.remove_bucket(bucket.name)

@@ -1,0 +1,90 @@
+"""Several results of one pass, on S3 and under Ray: stopped anywhere and gone on with, the same bytes, nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import svc_dist
+
+from ..run.test_outputs import THREE, recipe, write_models
+from .command import environment, shard_hashes, short_home
+from .conftest import own_bucket
+from .dying import DIED, Death, start
+from .s3_servers import Bucket, Moto
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def expected(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    output = tmp_path_factory.mktemp("expected") / "out"
+    svc_dist.merge(recipe(models, "task_arithmetic", THREE), output, executor="inline")
+    return {entry["path"]: shard_hashes(output / entry["path"]) for entry in THREE}
+
+
+@pytest.fixture
+def s3(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    yield from own_bucket(moto, monkeypatch)
+
+
+def found(bucket: Bucket, folder: Path) -> dict[str, dict[str, str]]:
+    """The hashes of what lies in a bucket, by result."""
+    client = bucket.client()
+    hashes = {}
+    for entry in THREE:
+        target = folder / entry["path"]
+        target.mkdir(parents=True)
+        listed = client.list_objects_v2(Bucket=bucket.name, Prefix=f"out/{entry['path']}/model")["Contents"]
+        for item in listed:
+            body = client.get_object(Bucket=bucket.name, Key=item["Key"])["Body"].read()
+            (target / item["Key"].rpartition("/")[2]).write_bytes(body)
+        hashes[entry["path"]] = shard_hashes(target)
+    return hashes
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        Death("put", "after", ".svc_dist/uploads/", 7),
+        Death("put", "after", ".svc_dist/receipts/", 3),
+        Death("complete_upload", "after", nth=4),
+        Death("put", "before", INDEX, 2),
+        Death("put", "after", "merge_outputs.json"),
+    ],
+    ids=["uploads", "receipts", "shards", "indexes", "end"],
+)
+def test_death_and_resume_on_s3(
+    s3: Bucket, models: list[Path], expected: dict[str, dict[str, str]], death: Death, tmp_path: Path
+) -> None:
+    wanted = recipe(models, "task_arithmetic", THREE)
+    process = start(wanted, f"{s3.url}/out", death)
+    process.join(120)
+    assert process.exitcode == DIED
+    svc_dist.merge(wanted, f"{s3.url}/out", executor="inline")
+    assert found(s3, tmp_path / "found") == expected
+    client = s3.client()
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=s3.name)
+    assert "Contents" not in client.list_objects_v2(Bucket=s3.name, Prefix="out/.svc_dist")
+
+
+@pytest.mark.slow
+def test_under_ray(
+    models: list[Path],
+    expected: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = recipe(models, "task_arithmetic", THREE)
+    with short_home() as home:
+        for name, value in environment(home).items():
+            monkeypatch.setenv(name, value)
+        svc_dist.merge(wanted, tmp_path / "out", executor="ray", slots=2)
+    assert {entry["path"]: shard_hashes(tmp_path / "out" / entry["path"]) for entry in THREE} == expected

@@ -1,0 +1,221 @@
+"""From S3 to S3: killed at any request and started again, the same bytes, nothing done twice, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from svc_dist.checkpoint import layout
+
+from .command import environment, short_home
+from .conftest import own_bucket
+from .dying import DIED, Death, start
+from .fault_proxy import Fault, FaultProxy, Kind
+from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
+from .s3_servers import Bucket, Moto, SeaweedFS
+
+INDEX = "model.safetensors.index.json"
+COMMAND = f"""
+from svc_dist.checkpoint import layout
+layout.MAX_RANGE = {MAX_RANGE}
+from svc_dist.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def models(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with models_in(seaweed, tmp_path_factory.mktemp("models")) as models:
+        yield models
+
+
+@pytest.fixture(scope="module")
+def moto_models(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with models_in(moto, tmp_path_factory.mktemp("models")) as models:
+        yield models
+
+
+@pytest.fixture(autouse=True)
+def many_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "MAX_RANGE", MAX_RANGE)
+
+
+@pytest.fixture
+def starts(disk_s3: Bucket, models: Models) -> Iterator[Starts]:
+    with FaultProxy(disk_s3.server.endpoint, [Fault(Kind.LATENCY, seconds=0.005)]) as proxy:
+        yield Starts(S3Merge(disk_s3, models), proxy)
+
+
+@pytest.fixture
+def moto_starts(moto: Moto, moto_models: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
+    for bucket in own_bucket(moto, monkeypatch):
+        with FaultProxy(moto.endpoint) as proxy:
+            yield Starts(S3Merge(bucket, moto_models), proxy)
+
+
+# At every point between two steps
+
+
+POINTS = {
+    "plan recorded": Death("put", "after", "plan.json"),
+    "upload announced": Death("put", "after", ".svc_dist/uploads/", 3),
+    "upload begun, not recorded": Death("create_upload", "after", nth=3),
+    "some uploads recorded": Death("put", "after", ".svc_dist/uploads/", 12),
+    "all uploads recorded, no part": Death("upload_part", "before"),
+    "part sent, no receipt": Death("upload_part", "after", nth=2),
+    "receipt recorded": Death("put", "after", ".svc_dist/receipts/", 5),
+    "all receipts of a shard, not completed": Death("complete_upload", "before"),
+    "all receipts of the large shard, not completed": Death("complete_upload", "before", "00001-of"),
+    "completed, next step not begun": Death("complete_upload", "after", nth=2),
+    "all completed, nothing published": Death("put", "before", "config.json"),
+    "companions written, no index": Death("put", "before", INDEX),
+    "index written, run folder not cleared": Death("put", "after", INDEX),
+    "run folder half cleared": Death("delete", "after", ".svc_dist/", 5),
+    "plan gone, run folder not cleared": Death("delete", "after", ".svc_dist/plan.json"),
+}
+
+
+SOME = [
+    "upload begun, not recorded",
+    "all uploads recorded, no part",
+    "part sent, no receipt",
+    "all receipts of a shard, not completed",
+    "completed, next step not begun",
+    "all completed, nothing published",
+    "companions written, no index",
+    "index written, run folder not cleared",
+]
+
+
+@pytest.mark.parametrize(
+    "point", [point if point in SOME else pytest.param(point, marks=pytest.mark.slow) for point in POINTS]
+)
+def test_death_between_two_steps(starts: Starts, point: str) -> None:
+    die_and_resume(starts, POINTS[point])
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["upload begun, not recorded", pytest.param("completed, next step not begun", marks=pytest.mark.slow)],
+)
+def test_death_on_another_server(moto_starts: Starts, point: str) -> None:
+    die_and_resume(moto_starts, POINTS[point])
+
+
+def die_and_resume(starts: Starts, death: Death) -> None:
+    """An upload of somebody else on one of the names stays all the while."""
+    merge, proxy = starts.merge, starts.proxy
+    theirs = f"{merge.output}/model-00003-of-00009.safetensors"
+    upload = merge.bucket.client().create_multipart_upload(Bucket=merge.bucket.name, Key=theirs)["UploadId"]
+    process = start(merge.recipe, merge.url, death, AWS_ENDPOINT_URL=proxy.endpoint)
+    process.join(60)
+    assert process.exitcode == DIED, "it was to die there"
+    starts.check()
+    done = len(starts.receipts)
+    report = merge.run(proxy.endpoint)
+    assert report.units_resumed >= done
+    starts.check()
+    merge.require_complete(others={theirs: [upload]})
+
+
+# At any request
+
+
+class Killer:
+    """Starts a merge over and over, and kills it when the proxy has seen some number of requests."""
+
+    def __init__(self, starts: Starts, seed: int, home: Path, executor: str = "inline") -> None:
+        self.starts, self.merge = starts, starts.merge
+        self.random = random.Random(seed)
+        self.home = home
+        self.executor = executor
+        self.kills = self.rounds = 0
+        self.midway = 0
+
+    def run(self, kills: int, requests: int, first: int = 0) -> None:
+        """Kill so often, at a request from the ``first`` on, starting elsewhere when a merge gets through; then let it
+        finish."""
+        while self.kills < kills:
+            if self.strike(self.random.randrange(first, requests)):
+                self.merge.require_complete()
+                self.elsewhere()
+        self.starts.check()
+        report = self.merge.run(self.starts.proxy.endpoint)
+        assert report.units_resumed >= len(self.starts.receipts)
+        self.starts.check()
+        self.merge.require_complete()
+        assert self.midway >= kills // 3, "enough kills must hit a merge in the middle"
+
+    def elsewhere(self) -> None:
+        self.rounds += 1
+        self.merge = S3Merge(self.merge.bucket, self.merge.models, f"merged{self.rounds}")
+        self.starts = Starts(self.merge, self.starts.proxy)
+        self.starts.proxy.forget()
+
+    def strike(self, requests: int) -> bool:
+        """One start, killed at its so many-th request; whether it was over before that."""
+        proxy = self.starts.proxy
+        before = len(self.starts.receipts)
+        if self.executor == "inline":
+            process = start(self.merge.recipe, self.merge.url, AWS_ENDPOINT_URL=proxy.endpoint)
+            while len(proxy.requests) < requests and process.exitcode is None:
+                time.sleep(0.002)
+            process.kill()
+            process.join()
+            code = process.exitcode
+        else:
+            recipe = self.merge.write_recipe(self.home / "recipe.yaml")
+            command = [sys.executable, "-c", COMMAND, "merge", recipe, self.merge.url, "--executor", self.executor]
+            with subprocess.Popen(
+                [*command, "--slots", "2", "--endpoint-url", proxy.endpoint],
+                env=environment(self.home),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            ) as started:
+                while len(proxy.requests) < requests and started.poll() is None:
+                    time.sleep(0.002)
+                if started.poll() is None:
+                    os.killpg(started.pid, signal.SIGKILL)
+                code = started.wait()
+            time.sleep(1)  # until Ray's workers have noticed
+        assert code in (0, -signal.SIGKILL)
+        self.kills += code != 0
+        self.starts.check()
+        self.midway += code != 0 and len(self.starts.receipts) > before
+        return code == 0
+
+
+@pytest.fixture
+def requests(starts: Starts) -> int:
+    """How many requests a merge takes that nobody disturbs."""
+    merge = S3Merge(starts.merge.bucket, starts.merge.models, "undisturbed")
+    merge.run(starts.proxy.endpoint)
+    merge.require_complete()
+    count = len(starts.proxy.requests)
+    starts.proxy.forget()
+    return count
+
+
+def test_four_kills_inline(starts: Starts, requests: int, tmp_path: Path) -> None:
+    Killer(starts, 1, tmp_path).run(4, requests)
+
+
+@pytest.mark.slow
+def test_three_kills_ray(starts: Starts, requests: int) -> None:
+    with short_home() as home:
+        Killer(starts, 2, home, "ray").run(3, requests * 4 // 5, first=requests // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("executor", "kills", "seed"), [("inline", 32, 3), ("ray", 10, 4)])
+def test_many_more_kills(starts: Starts, requests: int, executor: str, kills: int, seed: int) -> None:
+    with short_home() as home:
+        Killer(starts, seed, home, executor).run(kills, requests)
