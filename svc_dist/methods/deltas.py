@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,13 +37,22 @@ def chunks(numel: int, row: int, whole_rows: bool = False) -> Iterator[tuple[int
         yield start, min(start + step, numel)
 
 
+def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Memory for a tensor, from numpy: the aligned blocks that torch asks for leave holes in the C library's heap.
+
+    glibc before 2.38 does not find such a hole for the next block of the same size, and a heap so grows with every
+    delta: with the number of experts.
+    """
+    return torch.from_numpy(np.empty(shape.numel() * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
 def moved(view: Tensor, dtype: torch.dtype, device: str) -> Tensor:
     """A tensor in fresh memory on ``device``, which it reaches in its own dtype: it is cast there.
 
     Towards a GPU it goes in blocks through pinned memory, so that the copies run beside the host's work on the next.
     """
     if device == "cpu":
-        return torch.empty(view.shape, dtype=dtype).copy_(view)
+        return _fresh(view.shape, dtype).copy_(view)
     return staged(view, torch.empty(view.shape, dtype=dtype, device=device), pin=device.startswith("cuda"))
 
 

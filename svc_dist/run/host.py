@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from svc_dist.methods.registry import CHUNK
 from svc_dist.plan import Settings
 from svc_dist.run.placement import PER_DEVICE
 
@@ -35,16 +36,16 @@ def available_memory() -> int:
 
 
 def return_freed_memory() -> None:
-    """Have the C library give freed blocks of four megabytes and more back at once (glibc; elsewhere nothing is done).
+    """Have the C library give blocks larger than a chunk back as soon as they are freed (glibc; elsewhere: nothing).
 
     By default it learns to keep blocks of up to 32 MiB for later, in one heap per thread: a process that works on one
-    matrix after another then holds several times what any of them needs. Smaller blocks, the chunks of element-wise
-    arithmetic, come and go by the hundred thousand: those are kept, or every one of them would be faulted in anew.
+    matrix after another then holds several times what any of them needs. The chunks of element-wise arithmetic come and
+    go by the hundred thousand: those are kept, or every one of them would be faulted in anew.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+            libc.mallopt(_M_MMAP_THRESHOLD, 5 * CHUNK)  # a chunk in float32 takes 4 * CHUNK bytes
             libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
 

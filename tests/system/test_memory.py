@@ -69,7 +69,7 @@ def peak_anonymous(recipe: Path, output: Path, home: Path) -> float:
     while process.poll() is None:
         line = next((line for line in status.read_text().splitlines() if line.startswith("RssAnon")), "RssAnon: 0 kB")
         peak = max(peak, int(line.split()[1]))
-        time.sleep(0.003)
+        time.sleep(0.0005)
     assert process.returncode == 0
     return peak / 1024
 
