@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class CountedMemory:
     """
 
     def __enter__(self) -> CountedMemory:
+        gc.collect()  # what earlier tests left would be freed meanwhile, and taken off
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(deltas, "_fresh", lambda shape, dtype: torch.empty(shape, dtype=dtype))
         self.profiler = profile(use_kineto=True, profile_memory=True)
