@@ -85,9 +85,11 @@ def device_count(device: str) -> int:
 
 
 def end_children(programs: Path) -> None:
-    """Kill this process's children whose program lies under ``programs`` (Linux; elsewhere nothing is done)."""
+    """Kill this process's children whose program or script lies under ``programs`` (Linux; elsewhere nothing)."""
     children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
     for child in children:
         with contextlib.suppress(OSError):  # it has ended since
-            if programs.resolve() in Path(f"/proc/{child}/exe").readlink().parents:
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            files = [Path(f"/proc/{child}/exe").readlink(), *(Path(os.fsdecode(word)) for word in words)]
+            if any(programs in file.parents or programs.resolve() in file.parents for file in files):
                 os.kill(int(child), signal.SIGKILL)

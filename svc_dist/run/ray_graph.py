@@ -20,7 +20,7 @@ from svc_dist.run.output import Output
 from svc_dist.run.own_device import GONE, OwnDevice
 from svc_dist.run.placement import Node, Place
 from svc_dist.run.ray_metrics import Metrics
-from svc_dist.run.ray_nodes import RayNodes, booked, first_line, join, on_node, start_here
+from svc_dist.run.ray_nodes import RayNodes, booked, first_line, join, on_node, start_here, stop_here
 from svc_dist.run.receipt import Receipt
 from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RunUnit
 from svc_dist.run.worker import Worker
@@ -49,6 +49,7 @@ class RayExecutor:
         self._refs: dict[Any, Instruction] = {}
         self._again: dict[Instruction, float] = {}  # to be sent once more, and when
         self._owned = not ray.is_initialized()
+        self._started = self._owned and address is None  # not only joined
         if self._owned:
             options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
             if address is None:
@@ -62,7 +63,7 @@ class RayExecutor:
         self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(carry_out)
         # The driver's own node has what finishing takes. Ray prefers idle ones, and one without svc_dist is idle.
         self._here = on_node(ray, ray.get_runtime_context().get_node_id(), soft=True)
-        self._nodes = RayNodes(ray, plan.settings, min(slots or len(plan.units), len(plan.units)))
+        self._nodes = RayNodes(ray, plan.settings, min(slots or len(plan.units), len(plan.units)), self._started)
         self._metrics = Metrics(metrics, plan)
 
     @property
@@ -117,7 +118,10 @@ class RayExecutor:
     def close(self) -> None:
         """Stop the cluster that this executor started, or leave the one it joined."""
         if self._owned and not self._head.lost:  # without a head it would wait for one
-            self._ray.shutdown()
+            if self._started:
+                stop_here(self._ray)
+            else:
+                self._ray.shutdown()
 
     def _booked(self, place: Place | None) -> dict[str, Any]:
         """What a unit's task asks of Ray, and where."""

@@ -34,10 +34,11 @@ class RayNodes:
     ``found``: by Ray's id of each; ``probes``: references of answers to come; ``most``: units at once, on all of them.
     """
 
-    def __init__(self, ray: Any, settings: Settings, most: int) -> None:
+    def __init__(self, ray: Any, settings: Settings, most: int, own: bool = False) -> None:
         self._ray = ray
         self._settings = settings
         self._most = most
+        self._known = own and settings.device == "cpu"  # the cluster has this machine's code, and no device to ask for
         # On a GPU it leaves a CUDA context behind, on a device that the next task of its process need not be for.
         self._probe = ray.remote(max_retries=0, max_calls=int(settings.device != "cpu"), num_cpus=0)(probe)
         self._warm_up = ray.remote(max_retries=0, max_calls=0)(warm_up)
@@ -61,7 +62,10 @@ class RayNodes:
         for node, entry in alive.items():
             slots = self._slots(entry["Resources"])
             if node not in self._asked and slots:
-                self._ask(node)
+                if self._known:
+                    self._asked[node], self._answers[node] = 0, None
+                else:
+                    self._ask(node)
                 self._get_ready(node, min(slots, self._most))
         before = self.found
         self.found = {node: self._node(node, entry) for node, entry in alive.items() if node in self._answers}
@@ -172,6 +176,12 @@ def start_here(ray: Any, options: dict[str, Any]) -> None:
                     "start again when the machine is less busy, or with --executor inline",
                 ) from None
             _log.warning(f"{reason}; trying again ({start} of {_STARTS - 1})")
+
+
+def stop_here(ray: Any) -> None:
+    """Stop the cluster of ``start_here``. Its autoscaler ends by no other signal: Ray would wait a second first."""
+    end_children(Path(ray.__file__).parent / "autoscaler")
+    ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,12 @@ def test_units_meet_workers_that_have_imported_what_they_need(ray: Any) -> None:
     assert ray.get([ready.remote() for _ in range(CPUS)]) == [True] * CPUS
 
 
+def test_the_node_of_a_ray_that_this_command_started_need_not_be_asked(ray: Any) -> None:
+    nodes = RayNodes(ray, Settings(), 64, own=True)
+    assert not nodes.probes
+    assert [node.slots for node in nodes.found.values()] == [CPUS]
+
+
 def test_a_node_with_another_version_gets_no_units(
     ray: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

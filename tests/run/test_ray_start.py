@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import StorageError
-from svc_dist.run.ray_nodes import start_here
+from svc_dist.run.ray_nodes import start_here, stop_here
 from tests.system.command import short_home
 
 OPTIONS = {"num_cpus": 1, "log_to_driver": False, "logging_level": "warning", "configure_logging": False}
@@ -30,11 +30,17 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ray.shutdown()
 
 
-def ray_processes() -> list[str]:
-    programs = []
+def children() -> list[str]:
+    """The command lines of this process's children; of one that is dead, if not yet buried, nothing."""
+    lines = []
     for child in [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]:
-        with contextlib.suppress(FileNotFoundError):  # dead, if not yet buried
-            programs.append(Path(f"/proc/{child}/exe").readlink().name)
+        with contextlib.suppress(FileNotFoundError):
+            lines.append(Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return lines
+
+
+def ray_processes() -> list[str]:
+    programs = [line.split(" ")[0].rpartition("/")[2] for line in children()]
     return [name for name in programs if name in ("gcs_server", "raylet")]
 
 
@@ -71,3 +77,31 @@ def test_starts_that_all_time_out_end_with_an_error_and_leave_no_process(caplog:
         time.sleep(0.02)
     assert not ray_processes()
     assert not ray.is_initialized()
+
+
+def test_the_autoscaler_is_gone_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def scalers() -> list[str]:
+        return [line for line in children() if "/ray/autoscaler/" in line]
+
+    def shutdown() -> None:
+        deadline = time.monotonic() + 30
+        while scalers() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        left.append(scalers())
+        end()
+
+    left: list[list[str]] = []
+    end = ray.shutdown
+    with short_home() as home:
+        monkeypatch.setenv("RAY_TMPDIR", str(home))
+        try:
+            start_here(ray, OPTIONS)
+            assert len(scalers()) == 1
+            monkeypatch.setattr(ray, "shutdown", shutdown)
+            stop_here(ray)
+        finally:
+            end()
+    assert left == [[]]
+    assert not ray_processes()
