@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,6 @@ from svc_dist.errors import ExitCode, RecipeError, StorageError, SvcDistError, V
 
 if TYPE_CHECKING:
     from svc_dist.checkpoint.access import Access
-    from svc_dist.plan import Plan
 
 app = typer.Typer(
     name="svc-dist",
@@ -166,7 +166,14 @@ def plan(
         typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
         return
     made = make_plan(recipe, output, precision=precision, max_shard_size=max_shard_size, access=access)
-    typer.echo(made.to_json()) if as_json else _print_plan(made)
+    if as_json:
+        typer.echo(made.to_json())
+        return
+    from svc_dist.listings import plan_lines
+
+    for warning in made.warnings:
+        typer.secho(f"warning: {warning}", fg="yellow")
+    _print(plan_lines(made))
 
 
 @app.command("calibrate-host")
@@ -379,9 +386,10 @@ def methods(
 
     Example: svc-dist methods
     """
+    from svc_dist.listings import method_lines
     from svc_dist.methods_page import render
 
-    typer.echo(render(), nl=False) if markdown else _print_methods()
+    typer.echo(render(), nl=False) if markdown else _print(method_lines())
 
 
 @app.command()
@@ -432,68 +440,9 @@ def _count(done: int, of: int) -> None:
         typer.echo(f"\r{done}/{of} units" + ("\n" if done == of else ""), err=True, nl=False)
 
 
-def _print_methods() -> None:
-    from svc_dist.methods.registry import CALIBRATIONS, METHODS
-    from svc_dist.methods_page import default_of
-    from svc_dist.presets import PRESETS
-
-    groups: list[tuple[str, list[Any]]] = [
-        ("element-wise methods", [method for method in METHODS.values() if method.family == "elementwise"]),
-        ("spectral methods (matrices)", [method for method in METHODS.values() if method.family == "spectral"]),
-        ("calibrations (on top of any method)", list(CALIBRATIONS.values())),
-    ]
-    for title, entries in groups:
-        typer.echo(f"{title}:")
-        for entry in entries:
-            parameters = getattr(entry, "all_parameters", entry.parameters)
-            typer.echo(f"  {entry.name:18s}{entry.doc}" + (f" ({entry.source})" if entry.source else ""))
-            if parameters:
-                typer.echo(f"{'':20s}" + ", ".join(f"{p.name} {default_of(p)}".strip() for p in parameters))
-    typer.echo("presets:")
-    for name, preset in PRESETS.items():
-        typer.echo(f"  {name:18s}{preset.doc} ({preset.source})")
-
-
-def _print_plan(made: Plan) -> None:
-    from svc_dist.disposition import printable
-    from svc_dist.sizes import format_size
-
-    for warning in made.warnings:
-        typer.secho(f"warning: {warning}", fg="yellow")
-    for number, entry in enumerate(made.dispositions):
-        names = [printable(tensor.name) for tensor in made.tensors if tensor.disposition == number]
-        what = f"merged by {entry.method}{_listed(entry.parameters)}" if entry.method else entry.kind
-        if entry.calibration is not None:
-            rest = {key: value for key, value in entry.calibration.items() if key != "method"}
-            what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
-        plural = "s" if len(names) > 1 else ""
-        typer.echo(f"{len(names)} tensor{plural} {what}; {entry.reason}")
-        typer.echo(f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
-    for name, reason in made.not_written:
-        typer.echo(f"not written: {printable(name)}; {reason}")
-    largest = max(made.units, key=lambda unit: unit.memory)
-    holder = printable(made.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
-    experts = len(made.models) - 1
-    typer.echo(
-        f"{experts} expert{'s' if experts > 1 else ''} over {made.models[0].location}\n"
-        f"{len(made.tensors)} tensors, {len(made.shards)} shards, {len(made.units)} units\n"
-        f"read {format_size(made.bytes_in)}, write {format_size(made.bytes_out)}\n"
-        f"peak memory of the largest unit {format_size(largest.memory)} ({holder})\n"
-        f"estimated {sum(unit.flops for unit in made.units) / 1e12:.3g} Tflop, precision {made.settings.precision}\n"
-        f"fingerprint {made.fingerprint[:16]}"
-    )
-
-
-def _listed(parameters: dict[str, Any] | None) -> str:
-    return " (" + ", ".join(f"{key} {_short(value)}" for key, value in parameters.items()) + ")" if parameters else ""
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return _short(value[0]) if len(set(value)) == 1 else "[" + ", ".join(map(_short, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _logging(log_format: str) -> None:
