@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svc_dist import logs
-from svc_dist.errors import ExitCode, RecipeError, StorageError, SvcDistError, VerificationError
+from svc_dist.errors import ExitCode, Interrupted, RecipeError, StorageError, SvcDistError, VerificationError
 
 if TYPE_CHECKING:
     from svc_dist.checkpoint.access import Access
@@ -453,12 +454,14 @@ def _logging(log_format: str) -> None:
 
 def main() -> None:
     """Entry point: runs the command and ends the process with the documented exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         app()
     except SvcDistError as error:
         _say(error.message, f"error: {error}", hint=error.hint, exit_code=error.exit_code)
         _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
+    except Interrupted:
         said = "interrupted; start the same command again to go on"
         _say(said, said, exit_code=ExitCode.TRY_AGAIN)
         _end(ExitCode.TRY_AGAIN, hard=True)
@@ -470,6 +473,10 @@ def main() -> None:
         said, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
         _say(said, f"{trace}{said}", trace=trace, exit_code=ExitCode.INTERNAL)
         _end(ExitCode.INTERNAL, hard=False)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
 
 
 def _say(message: str, text: str, **fields: Any) -> None:

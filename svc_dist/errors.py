@@ -1,7 +1,7 @@
 """Every error a user can meet, each with the exit code it ends the command with.
 
-All of them derive from :class:`SvcDistError`, survive pickling (they cross process borders under Ray) and say
-what happened, where, and what to do about it.
+All but :class:`Interrupted` derive from :class:`SvcDistError`, survive pickling (they cross process borders under Ray)
+and say what happened, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -114,3 +114,7 @@ class ClusterLostError(SvcDistError):
     """The cluster that the run used is gone, or out of reach; start it again, there or on another, to go on."""
 
     exit_code = ExitCode.TRY_AGAIN
+
+
+class Interrupted(BaseException):
+    """SIGTERM or Ctrl-C, where the command line runs and no merge drains. Not an Exception, which could be caught."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Protocol
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
@@ -216,9 +217,10 @@ def _signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
 
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+    def handle(number: int, frame: FrameType | None) -> None:
+        earlier = before[signal.SIGINT]
+        if stop.is_set() and number == signal.SIGINT and callable(earlier):
+            earlier(number, frame)
         stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -20,7 +20,7 @@ from svc_dist.run.output import Output
 from svc_dist.run.own_device import GONE, OwnDevice
 from svc_dist.run.placement import Node, Place
 from svc_dist.run.ray_metrics import Metrics
-from svc_dist.run.ray_nodes import RayNodes, booked, first_line, join, on_node, start_here, stop_here
+from svc_dist.run.ray_nodes import RayNodes, booked, first_line, join, on_node, own_sigterm, start_here, stop_here
 from svc_dist.run.receipt import Receipt
 from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RunUnit
 from svc_dist.run.worker import Worker
@@ -52,11 +52,12 @@ class RayExecutor:
         self._started = self._owned and address is None  # not only joined
         if self._owned:
             options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
-            if address is None:
-                threads = plan.settings.threads_per_unit
-                start_here(ray, options | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
-            else:
-                join(ray, options, address)
+            with own_sigterm():
+                if address is None:
+                    threads = plan.settings.threads_per_unit
+                    start_here(ray, options | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
+                else:
+                    join(ray, options, address)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         # One function for all: its first call waits for the head, which may be gone when a shard is to be finished.
         # The worker of a GPU task stays for the next one (max_calls=0), with its CUDA context and storage clients.

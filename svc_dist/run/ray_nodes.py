@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import version
@@ -176,6 +178,17 @@ def start_here(ray: Any, options: dict[str, Any]) -> None:
                     "start again when the machine is less busy, or with --executor inline",
                 ) from None
             _log.warning(f"{reason}; trying again ({start} of {_STARTS - 1})")
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Leave this process's handling of SIGTERM as it is: what Ray sets ends it with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def stop_here(ray: Any) -> None:

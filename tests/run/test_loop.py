@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -11,7 +13,7 @@ import pytest
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
 from svc_dist.run.journal import Journal
 from svc_dist.run.lock import Lock
-from svc_dist.run.loop import Limits, drive
+from svc_dist.run.loop import Limits, _signals, drive
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
@@ -107,3 +109,18 @@ def test_when_time_is_up_nothing_new_starts_and_the_code_says_try_again(tmp_path
     assert caught.value.exit_code == ExitCode.TRY_AGAIN
     assert 2 <= len(executor.started) < 5
     assert not executor.answers  # what was in flight could finish
+
+
+def test_a_second_ctrl_c_does_what_the_first_does_without_a_merge() -> None:
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _signals(stop):
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from svc_dist.plan import Settings
 from svc_dist.run import ray_nodes
-from svc_dist.run.ray_nodes import RayNodes, start_here
+from svc_dist.run.ray_nodes import RayNodes, own_sigterm, start_here
 from tests.system.command import short_home
 
 CPUS = 2
@@ -23,7 +24,11 @@ def ray() -> Iterator[Any]:
 
     with short_home() as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(home))
-        start_here(ray, {"num_cpus": CPUS, "log_to_driver": False, "logging_level": "warning"})
+        before = signal.getsignal(signal.SIGTERM)
+        with own_sigterm():
+            start_here(ray, {"num_cpus": CPUS, "log_to_driver": False, "logging_level": "warning"})
+            assert signal.getsignal(signal.SIGTERM) != before, "Ray leaves it alone now: own_sigterm can go"
+        assert signal.getsignal(signal.SIGTERM) == before
         yield ray
         ray.shutdown()
 

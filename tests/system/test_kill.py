@@ -24,7 +24,7 @@ from svc_dist.run.status import read_status
 
 from ..checkpoints import write_llamas, write_recipe
 from . import dying
-from .command import command, environment, run, shard_hashes, short_home
+from .command import command, environment, run, shard_hashes, short_home, started
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,17 @@ def test_sigterm_drains_and_asks_to_be_started_again(recipe: Path, tmp_path: Pat
     assert 0 < len(receipts(output)) < 90
     run("merge", recipe, output, home=tmp_path / "home")
     assert shard_hashes(output) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_merge_is_planned_asks_for_another_start(tmp_path: Path, number: signal.Signals) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    os.mkfifo(recipe)
+    with started("merge", recipe, tmp_path / "out", home=tmp_path / "home") as process, recipe.open("w"):
+        process.send_signal(number)  # it waits for what the recipe says
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.TRY_AGAIN
+    assert "start the same command again" in said
 
 
 def test_restart_begins_anew(recipe: Path, stopped: Path, expected: dict[str, str]) -> None:
