@@ -47,8 +47,11 @@ def main() -> None:
     unknown = set(chosen.steps) - set(actions)
     if unknown:
         parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(actions)}")
+    names = chosen.steps or (BRIEF if chosen.brief else tuple(actions))
+    if "write" in names and not (chosen.docs / "choosing.md").is_file():
+        parser.error(f"no choosing.md in {chosen.docs}: --docs is the folder in which its tables are renewed")
     try:
-        for name in chosen.steps or (BRIEF if chosen.brief else actions):
+        for name in names:
             print(f"{name} ...", flush=True)
             actions[name]()
     except SourceMissingError as error:
