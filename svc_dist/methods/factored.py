@@ -14,8 +14,9 @@ from torch import Tensor
 from svc_dist.methods.consensus import weighted_sum
 from svc_dist.methods.cores import Cores, resolved_svd
 from svc_dist.methods.linalg import symmetric_eigen
-from svc_dist.methods.merged import TOP, Merged, numbers
+from svc_dist.methods.merged import Merged, numbers
 from svc_dist.methods.normal_equations import finite_norm
+from svc_dist.methods.spectral import flattened
 from svc_dist.methods.svd import full_svd
 from svc_dist.methods.swudi import (
     FLOOR,
@@ -65,15 +66,7 @@ def iso_c(cores: Cores) -> Merged:
     """As ``spectral.iso_c``."""
     size = min(cores.shape)
     svd = resolved_svd(weighted_sum(cores, [1.0] * len(cores), False), "the sum of the task deltas", cores.shape, size)
-    flat = float(svd.values.sum()) / size
-    found = {
-        "kept_rank": len(svd.values),
-        "cut": svd.cut,
-        "residual": svd.residual,
-        "singular_values": numbers(svd.values),
-        "sigma": [flat] * min(TOP, len(svd.values)),
-    }
-    return Merged((svd.left @ svd.right).mul_(flat), found, left=svd.left, right=svd.right.T)
+    return flattened(svd, size, svd.left.dtype)
 
 
 def swudi(cores: Cores, *, exp_time: float, rank_ratio: float, init: str) -> Merged:

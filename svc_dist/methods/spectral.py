@@ -38,7 +38,12 @@ def tsv_m(deltas: TaskDeltas) -> Merged:
 def iso_c(deltas: TaskDeltas) -> Merged:
     """Iso-C: the sum of the deltas with a flat spectrum, ``mean(s) * U V^T``. Marczak et al. 2025, arXiv 2502.04959."""
     svd = thin_svd(deltas.total(), "the sum of the task deltas", dtype=torch.float64)
-    flat = float(svd.values.sum()) / min(deltas.shape)
+    return flattened(svd, min(deltas.shape), deltas.dtype)
+
+
+def flattened(svd: ThinSvd, size: int, dtype: torch.dtype) -> Merged:
+    """``mean(s) * U V^T``, the mean over ``size`` directions, in ``dtype``."""
+    flat = float(svd.values.sum()) / size
     summary = {
         "kept_rank": len(svd.values),
         "cut": svd.cut,
@@ -46,7 +51,7 @@ def iso_c(deltas: TaskDeltas) -> Merged:
         "singular_values": numbers(svd.values),
         "sigma": [flat] * min(TOP, len(svd.values)),
     }
-    return _flat(flat, svd.left, svd.right, summary, deltas.dtype)
+    return _flat(flat, svd.left, svd.right, summary, dtype)
 
 
 def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
