@@ -110,14 +110,14 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     found = {name: _companion(plan, name, model, output.access) for name, model in listed.items()}
     beside = {name: data for name, data in found.items() if data is not None}
     names = _result_files(plan, beside)
+    same = beside | {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
+    index = index_of(plan).encode()
     for number, result in enumerate(plan.results):
         store = output.inside(result.path).store
-        for name, data in beside.items():
+        for name, data in same.items():
             store.put(name, data)
-        store.put(RECIPE_FILE, _recipe_text(plan).encode())
-        store.put(CARD_FILE, _card(plan).encode())
         store.put(REPORT_FILE, json.dumps(report_of(plan, receipts, names, number, record), indent=1).encode())
-        store.put(INDEX_FILE, index_of(plan).encode())
+        store.put(INDEX_FILE, index)
     if plan.outputs:
         of_all = {
             "fingerprint": plan.fingerprint,
