@@ -13,7 +13,8 @@ import s3fs
 
 from svc_dist import cli
 
-from .command import Ended, Run
+from ..checkpoints import write_llamas
+from .command import Ended, Run, environment, short_home
 from .s3_servers import Bucket, Moto, SeaweedFS, Server
 
 
@@ -31,6 +32,25 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ended(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A small base and its experts, which no test changes; modules with other needs have their own."""
+    return write_llamas(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def ray_home() -> Iterator[Path]:
+    with short_home() as home:
+        yield home
+
+
+@pytest.fixture
+def at_ray_home(ray_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a Ray that this process starts leaves behind lies in a home of its own."""
+    for name, value in environment(ray_home).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

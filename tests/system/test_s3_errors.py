@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,24 +14,13 @@ from svc_dist.errors import ExitCode
 from svc_dist.plan import Plan
 from svc_dist.run.journal import Journal
 
-from ..checkpoints import write_llamas, write_recipe
-from .command import Ended, Run, environment, short_home
+from ..checkpoints import write_recipe
+from .command import Ended, Run
 from .gateway import Gateway
 from .s3_files import listing, moto_is_slow, put, put_models, read
 from .s3_servers import Bucket
 
 SHARD = "model-00002-of-00002.safetensors"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_llamas(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    with short_home() as home:
-        yield home
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +206,7 @@ def test_an_input_that_is_deleted_in_the_middle(
 
 
 @moto_is_slow
+@pytest.mark.usefixtures("at_ray_home")
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_an_input_that_is_overwritten_in_the_middle(
     s3: Bucket,
@@ -225,11 +215,7 @@ def test_an_input_that_is_overwritten_in_the_middle(
     tmp_path: Path,
     once_planned: Callable[[Callable[[], None]], None],
     executor: str,
-    ray_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in environment(ray_home).items():
-        monkeypatch.setenv(name, value)
     recipe = recipe_of(tmp_path, put_models(s3, models))
     key = f"models/expert1/{SHARD}"
     data = read(s3, key)

@@ -22,18 +22,13 @@ from svc_dist.run.lock import RemoteLock
 from svc_dist.run.output import Output
 from svc_dist.run.status import read_status
 
-from ..checkpoints import write_llamas, write_recipe
+from ..checkpoints import write_recipe
 from .command import shard_hashes, started
 from .fault_proxy import Fault, FaultProxy, Kind
 from .s3_files import listing, model_hashes, moto_is_slow, put, put_models, read, stopping_after, uploads
 from .s3_servers import Bucket
 
 LOCK = "out/.svc_dist/lock"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_llamas(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from svc_dist.errors import ChangedInputError, ExitCode, OutputError
 from svc_dist.run.clean import clean
 from svc_dist.run.output import Output
 
-from ..checkpoints import llama_config, write_checkpoint, write_llamas, write_recipe
-from .command import Run, environment, shard_hashes, short_home
+from ..checkpoints import llama_config, write_checkpoint, write_recipe
+from .command import Run, shard_hashes
 from .command import run as run_command
 from .conftest import own_bucket
 from .s3_files import (
@@ -41,11 +40,6 @@ INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_llamas(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def expected(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a merge on local disks gives."""
     folder = tmp_path_factory.mktemp("expected")
@@ -54,18 +48,13 @@ def expected(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> di
     return shard_hashes(folder / "out")
 
 
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    with short_home() as home:
-        yield home
-
-
 @pytest.fixture
 def recipe(s3: Bucket, models: list[Path], tmp_path: Path) -> Path:
     """Of the models in the bucket."""
     return write_recipe(tmp_path / "recipe.yaml", put_models(s3, models), **KEYS)
 
 
+@pytest.mark.usefixtures("at_ray_home")
 @pytest.mark.parametrize(
     ("s3", "executor"),
     [
@@ -76,16 +65,7 @@ def recipe(s3: Bucket, models: list[Path], tmp_path: Path) -> Path:
     ],
     indirect=["s3"],
 )
-def test_from_s3_to_s3(
-    s3: Bucket,
-    recipe: Path,
-    expected: dict[str, str],
-    executor: str,
-    ray_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in environment(ray_home).items():
-        monkeypatch.setenv(name, value)
+def test_from_s3_to_s3(s3: Bucket, recipe: Path, expected: dict[str, str], executor: str) -> None:
     before = listing(s3)
     report = svc_dist.merge(recipe, f"{s3.url}/out", executor=executor, slots=2)
     assert report.executor == executor

@@ -14,18 +14,13 @@ from svc_dist.checkpoint.access import Access, ClientOptions
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.recipe import load_recipe, recipe_from
 
-from ..checkpoints import recipe_data, write_llamas, write_recipe
+from ..checkpoints import recipe_data, write_recipe
 from .command import Run
 from .gateway import Gateway
 from .s3_files import model_hashes, moto_is_slow, put_models, stopping_after
 from .s3_servers import Bucket
 
 KEYS = {"max_shard_size": "700B"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_llamas(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import s3fs
 import svc_dist
 from svc_dist.errors import ExitCode, SvcDistError
 
-from ..checkpoints import write_llamas, write_recipe
+from ..checkpoints import write_recipe
 from .command import Run, command, environment, short_home
 from .gateway import Gateway
 from .s3_files import listing, put_models, read, stopping_after
@@ -25,11 +25,6 @@ from .s3_servers import Bucket
 KEY_ID = "AKIAQ7TESTKEYID0TEST"
 SECRET = "wJalr/XUtnF+EMI&K7MDENG'bPx\"Rfi=CYEX %41<AMP>LE"
 TOKEN = "IQoJb3JpZ2lu/X2VjEJr+//tok=en%2B'with\"quotes\\and spaces&<amp>=="
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_llamas(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
