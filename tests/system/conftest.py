@@ -12,9 +12,11 @@ import pytest
 import s3fs
 
 from svc_dist import cli
+from svc_dist.checkpoint import layout
 
 from ..checkpoints import write_llamas
 from .command import Ended, Run, environment, short_home
+from .s3_merge import MAX_RANGE, Models, models_in
 from .s3_servers import Bucket, Moto, SeaweedFS, Server
 
 
@@ -63,6 +65,18 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def disk_models(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    with models_in(seaweed, tmp_path_factory.mktemp("models")) as models:
+        yield models
+
+
+@pytest.fixture
+def many_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges so small that one tensor of ``disk_models`` is several units."""
+    monkeypatch.setattr(layout, "MAX_RANGE", MAX_RANGE)
 
 
 @pytest.fixture(params=["moto", "seaweed"])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from svc_dist.checkpoint import layout
 from svc_dist.checkpoint.access import Access, ClientOptions
 from svc_dist.checkpoint.retry import Retries
 from svc_dist.checkpoint.s3 import S3Objects
@@ -23,8 +22,9 @@ from .conftest import own_bucket
 from .dying import DIED, Death, start
 from .fault_proxy import Fault, FaultProxy, Kind, Request
 from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
-from .s3_servers import Bucket, SeaweedFS
+from .s3_servers import Bucket
 
+pytestmark = pytest.mark.usefixtures("many_ranges")
 SHARE = 0.05
 #: Longer than any request may take here.
 FOREVER = 60.0
@@ -36,21 +36,10 @@ RETRIED = [Kind.INTERNAL_ERROR, Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.
 SENT_AGAIN = (Kind.RESET, Kind.TRUNCATE)
 
 
-@pytest.fixture(scope="module")
-def models(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    with models_in(seaweed, tmp_path_factory.mktemp("models")) as models:
-        yield models
-
-
-@pytest.fixture(autouse=True)
-def many_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "MAX_RANGE", MAX_RANGE)
-
-
 @pytest.fixture
-def starts(disk_s3: Bucket, models: Models) -> Iterator[Starts]:
+def starts(disk_s3: Bucket, disk_models: Models) -> Iterator[Starts]:
     with FaultProxy(disk_s3.server.endpoint, seed=1) as proxy:
-        yield Starts(S3Merge(disk_s3, models), proxy)
+        yield Starts(S3Merge(disk_s3, disk_models), proxy)
 
 
 def is_part(request: Request) -> bool:
@@ -162,8 +151,8 @@ def test_an_outage_in_the_middle_costs_one_deadline(starts: Starts) -> None:
     merge.require_complete()
 
 
-def test_the_store_is_killed_three_times(disk_s3: Bucket, models: Models) -> None:
-    merge, server = S3Merge(disk_s3, models), disk_s3.server
+def test_the_store_is_killed_three_times(disk_s3: Bucket, disk_models: Models) -> None:
+    merge, server = S3Merge(disk_s3, disk_models), disk_s3.server
     with ThreadPoolExecutor(1) as pool:
         merging = pool.submit(merge.run, slots=1)
         for receipts in (1, 4, 7):

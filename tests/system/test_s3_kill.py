@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from svc_dist.checkpoint import layout
-
 from .command import environment, short_home
 from .conftest import own_bucket
 from .dying import DIED, Death, start
 from .fault_proxy import Fault, FaultProxy, Kind
 from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
-from .s3_servers import Bucket, Moto, SeaweedFS
+from .s3_servers import Bucket, Moto
 
+pytestmark = pytest.mark.usefixtures("many_ranges")
 INDEX = "model.safetensors.index.json"
 COMMAND = f"""
 from svc_dist.checkpoint import layout
@@ -32,26 +31,15 @@ main()
 
 
 @pytest.fixture(scope="module")
-def models(seaweed: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    with models_in(seaweed, tmp_path_factory.mktemp("models")) as models:
-        yield models
-
-
-@pytest.fixture(scope="module")
 def moto_models(moto: Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     with models_in(moto, tmp_path_factory.mktemp("models")) as models:
         yield models
 
 
-@pytest.fixture(autouse=True)
-def many_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "MAX_RANGE", MAX_RANGE)
-
-
 @pytest.fixture
-def starts(disk_s3: Bucket, models: Models) -> Iterator[Starts]:
+def starts(disk_s3: Bucket, disk_models: Models) -> Iterator[Starts]:
     with FaultProxy(disk_s3.server.endpoint, [Fault(Kind.LATENCY, seconds=0.005)]) as proxy:
-        yield Starts(S3Merge(disk_s3, models), proxy)
+        yield Starts(S3Merge(disk_s3, disk_models), proxy)
 
 
 @pytest.fixture
