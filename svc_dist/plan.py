@@ -201,10 +201,13 @@ class Plan:
         """Every location that is read: the models, then the adapters that models have beside."""
         return (*self.models, *(model.adapter for model in self.models if model.adapter is not None))
 
-    def wanted(self, unit: Unit, number: int) -> list[ByteRange]:
-        """The ranges of one input's files that a unit reads."""
-        reads = (read for tensor, first, last in unit.pieces for read in self.tensors[tensor].reads(first, last))
-        return [part for source, part in reads if source == number]
+    def wanted(self, unit: Unit) -> list[list[ByteRange]]:
+        """The ranges of each input's files that a unit reads."""
+        ranges: list[list[ByteRange]] = [[] for _ in self.inputs]
+        for tensor, first, last in unit.pieces:
+            for number, part in self.tensors[tensor].reads(first, last):
+                ranges[number].append(part)
+        return ranges
 
     def layout(self, shard: int) -> Shard:
         """The layout of one shard, with which its header is rendered."""

@@ -56,8 +56,7 @@ def run_unit(
     torch.set_num_threads(plan.settings.threads_per_unit)
     torch.backends.cuda.matmul.allow_tf32 = plan.settings.precision == "fast"
     began = time.perf_counter()
-    wanted = [plan.wanted(unit, number) for number in range(len(sources))]
-    with map_ranges(sources, wanted, scratch, parallel) as inputs:
+    with map_ranges(sources, plan.wanted(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began
         for way in ways(plan.settings.device, low_memory):
             try:

@@ -135,9 +135,7 @@ def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
 def requests_of(plan: Plan) -> Requests:
     """What a run asks of object storage, headers, listings and the lock's heartbeat not counted."""
     shards, units = len(plan.shards), len(plan.units)
-    gets = sum(
-        request_count(plan.wanted(unit, number)) for unit in plan.units for number in range(len(plan.inputs))
-    )  # fmt: skip
+    gets = sum(request_count(wanted) for unit in plan.units for wanted in plan.wanted(unit))
     parts = len(plan.results) * sum(len(sizes) for _, sizes in plan.parts.values())
     return Requests(gets, parts, shards, shards, units)
 
