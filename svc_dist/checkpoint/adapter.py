@@ -21,6 +21,7 @@ from svc_dist.checkpoint.index import (
     open_checkpoint,
     open_file,
     open_model,
+    read_checkpoint,
     rename_keys,
 )
 from svc_dist.checkpoint.storage import FileIdentity, Folder, split_location
@@ -126,10 +127,10 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> Opened:
     model, adapter = split_location(location)
     if adapter is not None:
         return Opened(location, open_checkpoint(model, access), open_adapter(adapter, access))
-    _, names = open_model(location, access)
+    folder, names = open_model(location, access)
     if ADAPTER_CONFIG in names:
-        return Opened(location, None, open_adapter(location, access))
-    return Opened(location, open_checkpoint(location, access), None)
+        return Opened(location, None, _read_adapter(location, folder, names))
+    return Opened(location, read_checkpoint(location, folder, names), None)
 
 
 def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
@@ -137,7 +138,10 @@ def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
 
     Raises DamagedInputError naming file, tensor and configuration key for what is malformed or is no plain LoRA.
     """
-    folder, names = open_model(location, access)
+    return _read_adapter(location, *open_model(location, access))
+
+
+def _read_adapter(location: str, folder: Folder, names: list[str]) -> Adapter:
     _require_files(folder, names)
     where = f"{location}/{ADAPTER_FILE}"
     identity, config = _configuration(folder)

@@ -5,14 +5,13 @@ Keys are accounted for like tensors: one that would change what the adapter mean
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from svc_dist.checkpoint.header import unique_names
+from svc_dist.checkpoint.header import json_object, unique_names
 from svc_dist.errors import DamagedInputError
 
 MERGE_FIRST = (
@@ -70,12 +69,7 @@ class AdapterConfig:
 
 def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
     """Check a configuration. ``where`` names the file. Raises DamagedInputError naming the key and what to do."""
-    try:
-        data = json.loads(text, object_pairs_hook=unique_names)
-    except (ValueError, RecursionError) as error:
-        raise DamagedInputError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise DamagedInputError(f"{where}: not a JSON object")
+    data = json_object(text, where, hook=unique_names)
     kind = data.get("peft_type")
     if kind != "LORA":
         raise DamagedInputError(f"{where}: peft_type is {kind!r}; of adapters only LORA is read", MERGE_FIRST)

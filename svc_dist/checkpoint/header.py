@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,17 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the name {key!r} stands there twice")
         result[key] = value
     return result
+
+
+def json_object(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> dict[str, Any]:
+    """A file's JSON, of which ``hook`` makes the objects. Raises DamagedInputError unless it is an object."""
+    try:
+        data = json.loads(text, object_pairs_hook=hook)
+    except (ValueError, RecursionError) as error:
+        raise DamagedInputError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise DamagedInputError(f"{where}: not a JSON object")
+    return data
 
 
 def parse_header(text: bytes, file: str, file_size: int) -> dict[str, TensorSpec]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
-from svc_dist.checkpoint.header import TensorSpec, header_length, parse_header, unique_names
+from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
 from svc_dist.checkpoint.objects import open_folder
 from svc_dist.checkpoint.storage import FileIdentity, Folder, is_local, local_path
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError
@@ -75,7 +75,11 @@ def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoin
 
     Raises DamagedInputError naming file and tensor for anything malformed, StorageError when it cannot be read.
     """
-    folder, names = open_model(location, access)
+    return read_checkpoint(location, *open_model(location, access))
+
+
+def read_checkpoint(location: str, folder: Folder, names: list[str]) -> Checkpoint:
+    """``open_checkpoint`` of a folder that is open and whose names are known."""
     if ADAPTER_CONFIG in names:
         raise DamagedInputError(
             f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
@@ -189,10 +193,4 @@ def _open_version(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, Te
 def _config(folder: Folder, names: list[str]) -> dict[str, Any] | None:
     if "config.json" not in names:
         return None
-    try:
-        config = json.loads(folder.read("config.json"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedInputError(f"{folder.location}/config.json: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise DamagedInputError(f"{folder.location}/config.json: not a JSON object")
-    return config
+    return json_object(folder.read("config.json"), f"{folder.location}/config.json")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from svc_dist.checkpoint.header import json_object
 from svc_dist.checkpoint.storage import Folder
 from svc_dist.errors import DamagedInputError
 
@@ -75,10 +76,4 @@ def with_template(config: bytes, template: str) -> bytes:
 
 
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:
-    try:
-        data = json.loads(folder.read(name))
-    except (ValueError, RecursionError) as error:
-        raise DamagedInputError(f"{folder.location}/{name}: not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise DamagedInputError(f"{folder.location}/{name}: not a JSON object")
-    return data
+    return json_object(folder.read(name), f"{folder.location}/{name}")
