@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,3 +18,25 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # A busy machine is no bug: examples are bounded by number, not by time.
 settings.register_profile("svc_dist", deadline=None, max_examples=60)
 settings.load_profile("svc_dist")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors on a busy machine: threads would wait for each other most of the time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Another number than what work in this process may have left, for tests that see it kept."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -129,6 +129,7 @@ def test_weights_depend_on_the_seed_and_leave_the_global_generator_alone() -> No
     assert not same(one, other)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_training_repeats_to_the_bit_and_leaves_thread_count_and_generator(trained: Path, tmp_path: Path) -> None:
     threads, generator = torch.get_num_threads(), torch.random.get_rng_state()
     train, _ = load_digits(SHORT.seed)

@@ -10,8 +10,6 @@ from svc_dist.methods.apply import elementwise, merged_pieces
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.registry import METHODS
 
-torch.set_num_threads(1)  # these tensors are too small to share: on busy cores, threads would only wait for each other
-
 
 def merged(name: str, deltas: TaskDeltas, **given) -> Tensor:
     """The merged delta by the package, with defaults from the registry and per-model values spread."""

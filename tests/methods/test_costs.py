@@ -32,7 +32,6 @@ def counted(name: str, m: int, n: int, precision: str, calibration: dict[str, An
     return int(counter.get_total_flops())
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("shape", [(256, 256), (192, 512)])
 @pytest.mark.parametrize(
     ("name", "calibration"),

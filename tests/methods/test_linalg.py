@@ -15,8 +15,6 @@ from svc_dist.methods.krylov import krylov_pays, leading_eigenpairs
 from svc_dist.methods.linalg import add_gram, gram, leading_gram_eigen, mirrored, product, symmetric_eigen
 from svc_dist.methods.svd import leading_values, polar_factor, rounding_level, thin_svd
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def with_spectrum(values: Tensor, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

@@ -20,8 +20,6 @@ from tests.methods.elementwise_references import parameters
 from tests.methods.peak_memory import CountedMemory
 from tests.methods.spectral_cases import error
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FACTORED = tuple(name for name, method in METHODS.items() if method.factored is not None)
 
 

@@ -37,8 +37,6 @@ EXPERTS = 3
 SHAPES = [(14, 12), (12, 14)]  # receipts carry all of so short a spectrum
 ROUNDING = {"float64": 1e-12, "mixed": 3e-6}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def merged(name: str, deltas: TaskDeltas, calibration: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
     given = {"steps": 20} if name in ("wudi", "optmerge") else {}

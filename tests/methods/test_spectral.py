@@ -28,7 +28,6 @@ LARGEST = (512, 1376)  # SWUDI sums it in float32
 ROUNDING = 2e-7  # of a result in float32
 CLOSED = ("tsv_m", "iso_c", "iso_cts", "star", "swudi", "optmerge", "wudi")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 quick = settings(max_examples=15, deadline=None, derandomize=True)
 
 

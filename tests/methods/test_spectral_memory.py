@@ -23,8 +23,6 @@ MIB = 2**20
 GIVEN = {"wudi": {"steps": 3}, "optmerge": {"steps": 3}, "swudi_a": {"rank_rule": "cumvar_1.0"}}
 NAMES = [*SPECTRAL, "svc left", "svc right"]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def merge(name: str, deltas: TaskDeltas) -> None:
     """A spectral method, or ``svc`` on the deltas' sum."""

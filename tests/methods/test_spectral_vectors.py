@@ -21,8 +21,6 @@ LIFTED = ("tsv_m", "iso_c", "iso_cts")  # small directions count as much as larg
 NAMES = {"average": "linear"}
 BESIDE = ("gamma", "sigma")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def entries() -> list[Any]:
     found = []

@@ -9,8 +9,6 @@ from svc_dist.methods.deltas import TaskDeltas, staged
 from tests.methods.peak_memory import CountedMemory
 from tests.methods.spectral_cases import error, fine_tunes, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPES = [(900, 200), (300, 300), (1600, 1100), (100, 600)]  # the last is done through the small Gram matrix
 
 

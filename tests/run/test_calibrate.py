@@ -15,6 +15,7 @@ from svc_dist.run.cost.rates import read_host
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
 def test_a_machine_and_a_storage_are_measured_and_left_as_they_were(tmp_path: Path) -> None:
     work, threads = tmp_path / "work", torch.get_num_threads()
     work.mkdir()

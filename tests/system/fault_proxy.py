@@ -75,6 +75,11 @@ class Request:
     fault: Kind = Kind.NONE
 
 
+def is_part(request: Request) -> bool:
+    """Whether it sends a part of a multipart upload."""
+    return request.method == "PUT" and "partNumber=" in request.query
+
+
 @dataclass(eq=False)
 class Fault:
     """Which requests go wrong, and how."""

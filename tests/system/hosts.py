@@ -17,8 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 #: Where a host has its own files.
 HOME = Path("/mnt")
@@ -179,14 +178,6 @@ class Hosts:
     def close(self) -> None:
         for host in [*self._hosts.values(), self._switch]:
             host.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @staticmethod
     def _ip(host: Host, arguments: str) -> None:

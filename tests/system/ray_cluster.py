@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .command import command, environment, short_home
+from .s3_servers import free_ports
 
 PATIENCE = 240.0  # seconds that anything here may take on a machine that is busy
 
@@ -30,9 +30,7 @@ class RayCluster:
             "RAY_health_check_failure_threshold": "3",
             **variables,
         }
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
         self._started: dict[str, subprocess.Popen[bytes]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from svc_dist.errors import ChangedInputError, ExitCode, LockedError
 from svc_dist.run.lock import LocalLock
 
 from ..checkpoints import write_llamas, write_recipe
-from .command import environment, run, shard_hashes, short_home
+from .command import run, shard_hashes
 
 SIZES = {"layers": 6, "hidden": 64, "intermediate": 128, "vocabulary": 500}
 
@@ -33,21 +32,14 @@ def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return shard_hashes(output)
 
 
-@pytest.fixture(scope="module")
-def ray_home() -> Iterator[Path]:
-    with short_home() as home, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(home).items():
-            patch.setenv(name, value)
-        yield home
-
-
 def test_two_slots_inline(recipe: Path, expected: dict[str, str], tmp_path: Path) -> None:
     svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=2)
     assert shard_hashes(tmp_path / "out") == expected
 
 
+@pytest.mark.usefixtures("at_ray_home")
 @pytest.mark.parametrize("slots", [1, 2])
-def test_ray(recipe: Path, expected: dict[str, str], tmp_path: Path, ray_home: Path, slots: int) -> None:
+def test_ray(recipe: Path, expected: dict[str, str], tmp_path: Path, slots: int) -> None:
     report = svc_dist.merge(recipe, tmp_path / "out", executor="ray", slots=slots)
     assert report.executor == "ray"
     assert shard_hashes(tmp_path / "out") == expected

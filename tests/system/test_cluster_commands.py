@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import svc_dist
 
 from ..checkpoints import write_llamas, write_recipe
 from .command import environment, shard_hashes, short_home
+from .s3_servers import free_ports
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 
@@ -202,16 +202,12 @@ def test_a_slurm_job_whose_time_is_up_while_its_cluster_starts_is_requeued_and_a
 @contextmanager
 def ray_head(variables: dict[str, str]) -> Iterator[str]:
     """A cluster of one node with two CPUs. Its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
     options = ["--num-cpus=2", "--object-store-memory=100000000", "--include-dashboard=false"]
-    head = subprocess.Popen(
-        [*command, *options, f"--port={address.split(':')[1]}"], env=variables, stdout=subprocess.DEVNULL
-    )
+    head = subprocess.Popen([*command, *options, f"--port={port}"], env=variables, stdout=subprocess.DEVNULL)
     try:
-        yield address
+        yield f"127.0.0.1:{port}"
     finally:
         head.terminate()
         head.wait(60)

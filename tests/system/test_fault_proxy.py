@@ -21,13 +21,9 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from .fault_proxy import Fault, FaultProxy, Kind, Request
+from .fault_proxy import Fault, FaultProxy, Kind, Request, is_part
 from .s3_servers import HOST, Bucket, Moto, free_ports
 from .test_s3_servers import PART, TAIL, md5
-
-
-def is_part(request: Request) -> bool:
-    return request.method == "PUT" and "partNumber=" in request.query
 
 
 def put(bucket: Bucket, proxy: FaultProxy, key: str, body: bytes, **options: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import urllib.request
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import svc_dist
 
 from ..checkpoints import write_llamas, write_recipe
 from .ray_cluster import ray_cluster, receipts
+from .s3_servers import free_ports
 
 
 @pytest.mark.slow
@@ -20,9 +20,7 @@ def test_prometheus_finds_the_metrics_at_the_heads_port(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client", reason="only ray[default] exports metrics")
     models = write_llamas(tmp_path / "models", experts=2, layers=12, hidden=512, intermediate=1024, vocabulary=500)
     recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="1MB")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     found: dict[str, float] = {}
 
     def scrape() -> bool:

@@ -10,9 +10,10 @@ import pytest
 import svc_dist
 
 from ..run.test_outputs import THREE, recipe, write_models
-from .command import environment, shard_hashes, short_home
+from .command import shard_hashes
 from .conftest import own_bucket
 from .dying import DIED, Death, start
+from .s3_files import listing, model_hashes, uploads
 from .s3_servers import Bucket, Moto
 
 INDEX = "model.safetensors.index.json"
@@ -35,19 +36,9 @@ def s3(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     yield from own_bucket(moto, monkeypatch)
 
 
-def found(bucket: Bucket, folder: Path) -> dict[str, dict[str, str]]:
+def found(bucket: Bucket) -> dict[str, dict[str, str]]:
     """The hashes of what lies in a bucket, by result."""
-    client = bucket.client()
-    hashes = {}
-    for entry in THREE:
-        target = folder / entry["path"]
-        target.mkdir(parents=True)
-        listed = client.list_objects_v2(Bucket=bucket.name, Prefix=f"out/{entry['path']}/model")["Contents"]
-        for item in listed:
-            body = client.get_object(Bucket=bucket.name, Key=item["Key"])["Body"].read()
-            (target / item["Key"].rpartition("/")[2]).write_bytes(body)
-        hashes[entry["path"]] = shard_hashes(target)
-    return hashes
+    return {entry["path"]: model_hashes(bucket, f"out/{entry['path']}") for entry in THREE}
 
 
 @pytest.mark.parametrize(
@@ -62,29 +53,20 @@ def found(bucket: Bucket, folder: Path) -> dict[str, dict[str, str]]:
     ids=["uploads", "receipts", "shards", "indexes", "end"],
 )
 def test_death_and_resume_on_s3(
-    s3: Bucket, models: list[Path], expected: dict[str, dict[str, str]], death: Death, tmp_path: Path
+    s3: Bucket, models: list[Path], expected: dict[str, dict[str, str]], death: Death
 ) -> None:
     wanted = recipe(models, "task_arithmetic", THREE)
     process = start(wanted, f"{s3.url}/out", death)
     process.join(120)
     assert process.exitcode == DIED
     svc_dist.merge(wanted, f"{s3.url}/out", executor="inline")
-    assert found(s3, tmp_path / "found") == expected
-    client = s3.client()
-    assert "Uploads" not in client.list_multipart_uploads(Bucket=s3.name)
-    assert "Contents" not in client.list_objects_v2(Bucket=s3.name, Prefix="out/.svc_dist")
+    assert found(s3) == expected
+    assert uploads(s3) == set()
+    assert listing(s3, "out/.svc_dist") == {}
 
 
 @pytest.mark.slow
-def test_under_ray(
-    models: list[Path],
-    expected: dict[str, dict[str, str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    wanted = recipe(models, "task_arithmetic", THREE)
-    with short_home() as home:
-        for name, value in environment(home).items():
-            monkeypatch.setenv(name, value)
-        svc_dist.merge(wanted, tmp_path / "out", executor="ray", slots=2)
+@pytest.mark.usefixtures("at_ray_home")
+def test_under_ray(models: list[Path], expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    svc_dist.merge(recipe(models, "task_arithmetic", THREE), tmp_path / "out", executor="ray", slots=2)
     assert {entry["path"]: shard_hashes(tmp_path / "out" / entry["path"]) for entry in THREE} == expected

@@ -20,7 +20,7 @@ from svc_dist.errors import ExitCode, StorageError
 from .command import run
 from .conftest import own_bucket
 from .dying import DIED, Death, start
-from .fault_proxy import Fault, FaultProxy, Kind, Request
+from .fault_proxy import Fault, FaultProxy, Kind, Request, is_part
 from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
 from .s3_servers import Bucket
 
@@ -40,10 +40,6 @@ SENT_AGAIN = (Kind.RESET, Kind.TRUNCATE)
 def starts(disk_s3: Bucket, disk_models: Models) -> Iterator[Starts]:
     with FaultProxy(disk_s3.server.endpoint, seed=1) as proxy:
         yield Starts(S3Merge(disk_s3, disk_models), proxy)
-
-
-def is_part(request: Request) -> bool:
-    return request.method == "PUT" and "partNumber=" in request.query
 
 
 def is_get(request: Request) -> bool:

@@ -23,6 +23,8 @@ from tests.methods import elementwise_references as entries
 from tests.methods import spectral_references as plain
 from tests.system.command import Ended, Run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Tensors = dict[str, Tensor]
 
 ELEMENTWISE = tuple(name for name, method in METHODS.items() if method.family == "elementwise")
