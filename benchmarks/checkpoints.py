@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.checkpoints import llama_shapes
+from tests.support.checkpoints import llama_shapes
 
 
 def make(

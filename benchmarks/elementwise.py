@@ -20,8 +20,8 @@ from torch import Tensor
 
 from svc_dist.methods.apply import merged_pieces
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.selection import cuts, magnitude
 from svc_dist.methods.registry import METHODS
-from svc_dist.methods.selection import cuts, magnitude
 from svc_dist.run.host import return_freed_memory
 
 OPTIONS: dict[str, dict[str, Any]] = {

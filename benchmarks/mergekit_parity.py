@@ -33,7 +33,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.checkpoints import llama_shapes
+from tests.support.checkpoints import llama_shapes
 
 VERSION = "0.1.5"
 LAYERS, HIDDEN, FFN, VOCABULARY, HEADS = 5, 64, 176, 320, 4

@@ -32,9 +32,9 @@ from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import METHODS
 from svc_dist.run.host import return_freed_memory
-from tests.methods import spectral_references as plain
-from tests.methods.peak_memory import PeakMemory
-from tests.methods.spectral_cases import fine_tunes
+from tests.support import spectral_references as plain
+from tests.support.peak_memory import PeakMemory
+from tests.support.spectral_cases import fine_tunes
 
 SHAPES = ("2048x2048", "5632x2048", "2048x5632", "4096x4096")
 SEED = 7

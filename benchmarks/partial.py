@@ -23,11 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from svc_dist.methods import linalg, swudi
+from svc_dist.linalg import eigen as linalg
+from svc_dist.linalg.eigen import Eigen, leading_eigen, leading_gram_eigen, symmetric_eigen
+from svc_dist.linalg.gram import gram
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.linalg import Eigen, gram, leading_eigen, leading_gram_eigen, symmetric_eigen
-from svc_dist.methods.normal_equations import normal_matrix
-from tests.methods.spectral_cases import fine_tunes, run
+from svc_dist.methods.spectral import swudi
+from svc_dist.methods.spectral.normal_equations import normal_matrix
+from tests.support.spectral_cases import fine_tunes, run
 
 
 def main() -> None:

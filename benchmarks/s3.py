@@ -47,7 +47,7 @@ Path(result).write_text(str(report.seconds))
 
 def main() -> None:
     from benchmarks.merge import measure
-    from tests.system.s3_servers import Bucket, SeaweedFS
+    from tests.support.s3_servers import Bucket, SeaweedFS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, help="folder made by checkpoints.py")

@@ -103,9 +103,9 @@ def simulate(options: argparse.Namespace) -> None:
     import yaml
 
     from svc_dist.api import make_plan
-    from svc_dist.run.cost.cluster import parse_cluster
-    from svc_dist.run.cost.prediction import predict
-    from tests.checkpoints import MODELS, sparse_checkpoint
+    from svc_dist.forecast.cluster import parse_cluster
+    from svc_dist.forecast.prediction import predict
+    from tests.support.checkpoints import MODELS, sparse_checkpoint
 
     recipe: dict[str, Any] = yaml.safe_load(
         (Path(__file__).resolve().parents[1] / "pipelines/llama-70b-svc.yaml").read_text()

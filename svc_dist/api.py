@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
-from svc_dist.choices import complete_calibration
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
-from svc_dist.plan import Plan, Settings
-from svc_dist.plan import make_plan as _make_plan
-from svc_dist.recipe import load_recipe, recipe_from
-from svc_dist.schema import Recipe
+from svc_dist.plan.make import make_plan as _make_plan
+from svc_dist.plan.model import Plan, Settings
+from svc_dist.recipe.load import load_recipe, recipe_from
+from svc_dist.recipe.resolve import complete_calibration
+from svc_dist.recipe.schema import Recipe
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from svc_dist.methods.calibration import Calibrated
-    from svc_dist.run.cost.prediction import Prediction
+    from svc_dist.forecast.prediction import Prediction
+    from svc_dist.methods.calibration.svc import Calibrated
     from svc_dist.run.session import MergeReport
 
 
@@ -83,7 +83,7 @@ def make_plan(
     checked = _sized(_recipe(recipe), max_shard_size)
     access = checked.access(access)
     if output is not None:
-        from svc_dist.run.output import Output
+        from svc_dist.run_folder.output import Output
 
         old = Output(str(output), access).journal.plan()
         settings = old.settings if old is not None else settings
@@ -108,8 +108,8 @@ def inspect(
     ``layers``: ``"0,10,20-23"``, or all. See ``report.diagnosis.Diagnosis`` for what can be read from it. Raises
     RecipeError, PlanError, DamagedInputError, StorageError.
     """
-    from svc_dist.run.inspect import inspect as look
-    from svc_dist.run.inspect import parse_layers
+    from svc_dist.checks.over_counting import inspect as look
+    from svc_dist.checks.over_counting import parse_layers
 
     wanted = None if layers is None else parse_layers(layers)
     return look(_recipe(recipe), wanted, access, slots=slots, precision=precision, scratch=scratch, tell=tell)
@@ -128,8 +128,8 @@ def predict(
     ``cluster``: ``nodes=4,gpus=8,gpu=h100,net=25Gbps``, ``nodes=2,cpus=16`` or ``host=FILE,slots=2``, as of
     ``svc-dist plan --cluster``. Raises RecipeError and what ``make_plan`` does.
     """
-    from svc_dist.run.cost.cluster import parse_cluster
-    from svc_dist.run.cost.prediction import predict as simulated
+    from svc_dist.forecast.cluster import parse_cluster
+    from svc_dist.forecast.prediction import predict as simulated
 
     machines = parse_cluster(cluster)
     plan = make_plan(
@@ -160,9 +160,10 @@ def merge_deltas(
     """
     import torch
 
+    from svc_dist.linalg.finite import require_finite
+    from svc_dist.linalg.precision import PRECISIONS
     from svc_dist.methods.apply import merged_pieces
     from svc_dist.methods.deltas import Copy, TaskDeltas
-    from svc_dist.methods.linalg import PRECISIONS, require_finite
     from svc_dist.methods.low_rank import LowRank
 
     if precision not in PRECISIONS:
@@ -216,8 +217,8 @@ def calibrate(
     Returns the calibrated ``delta`` with ``sigma`` (singular values before, descending) and ``gamma`` (their factors).
     Li et al. 2026, arXiv 2602.05536, Algorithm 1. Raises RecipeError, NumericsError.
     """
-    from svc_dist.methods.calibration import svc
-    from svc_dist.methods.linalg import PRECISIONS, compute_dtype
+    from svc_dist.linalg.precision import PRECISIONS, compute_dtype
+    from svc_dist.methods.calibration.svc import svc
 
     if precision not in PRECISIONS:
         raise RecipeError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")

@@ -45,9 +45,8 @@ def test_the_report_has_the_keys_that_its_page_lists(tmp_path: Path) -> None:
     import json
 
     import svc_dist
-    from svc_dist.run.report_file import REPORT_KEYS
-
-    from .checkpoints import recipe_data, write_llamas
+    from svc_dist.run_folder.report import REPORT_KEYS
+    from tests.support.checkpoints import recipe_data, write_llamas
 
     svc_dist.merge(recipe_data(write_llamas(tmp_path / "models")), tmp_path / "out", executor="inline")
     assert list(json.loads((tmp_path / "out" / "merge_report.json").read_text())) == list(REPORT_KEYS)

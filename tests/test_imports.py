@@ -1,52 +1,45 @@
-"""Imports point one way, and the command line starts without the heavy libraries."""
+"""Imports follow one spine, without circles, and the command line starts without the heavy libraries."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import svc_dist
 
 ROOT = Path(svc_dist.__file__).parent
 
-#: What the modules of each room must not import.
-FORBIDDEN = {
-    "checkpoint": [
-        "svc_dist.methods",
-        "svc_dist.plan",
-        "svc_dist.recipe",
-        "svc_dist.run",
-        "svc_dist.api",
-        "svc_dist.cli",
-    ],
-    "methods": [
-        "svc_dist.checkpoint",
-        "svc_dist.plan",
-        "svc_dist.recipe",
-        "svc_dist.run",
-        "svc_dist.api",
-        "svc_dist.cli",
-    ],
-    "schema.py": ["svc_dist.choices", "svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "settings.py": ["svc_dist.schema", "svc_dist.plan", "svc_dist.run"],
-    "dialect.py": ["svc_dist.choices", "svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "companions.py": ["svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "renames.py": ["svc_dist.choices", "svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "choices.py": ["svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "recipe.py": ["svc_dist.plan", "svc_dist.run", "svc_dist.api", "svc_dist.cli"],
-    "inputs.py": ["svc_dist.methods", "svc_dist.recipe", "svc_dist.plan", "svc_dist.run"],
-    "disposition.py": ["svc_dist.plan", "svc_dist.run", "svc_dist.api", "svc_dist.cli"],
-    "unit_costs.py": ["svc_dist.run", "svc_dist.api", "svc_dist.cli"],
-    "plan.py": ["svc_dist.run", "svc_dist.api", "svc_dist.cli"],
-    "run": ["svc_dist.report", "svc_dist.api", "svc_dist.cli"],
-    "report": ["svc_dist.run", "svc_dist.plan", "svc_dist.api", "svc_dist.cli"],
-    "api.py": ["svc_dist.cli"],
-}
+#: The rooms from the top down: a module imports its own room and rooms below it. Rooms of one line do not import each
+#: other.
+SPINE = (
+    ("__main__",),
+    ("cli",),
+    ("demo",),
+    ("api",),
+    ("checks", "forecast", "report"),
+    ("run",),
+    ("run_folder",),
+    ("plan",),
+    ("recipe",),
+    ("methods", "checkpoint"),
+    ("linalg", "storage"),
+    ("tensor_names", "sizes"),
+    ("errors",),
+)
+LEVEL = {room: level for level, rooms in enumerate(SPINE) for room in rooms}
 
 
-def imports_of(file: Path) -> set[str]:
+def modules() -> dict[str, Path]:
+    """Every module but the package's face, which only hands names on."""
+    files = {".".join(file.relative_to(ROOT.parent).with_suffix("").parts): file for file in sorted(ROOT.rglob("*.py"))}
+    return {name.removesuffix(".__init__"): file for name, file in files.items() if name != "svc_dist.__init__"}
+
+
+def imported(file: Path) -> set[str]:
+    """What a file imports, anywhere in it: modules, and names of modules."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -56,27 +49,55 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def test_imports_point_one_way() -> None:
-    wrong = []
-    for room, forbidden in FORBIDDEN.items():
-        files = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
-        assert files
-        for file in files:
-            for name in imports_of(file):
-                wrong += [
-                    f"{file.name} imports {name}" for bad in forbidden if name == bad or name.startswith(bad + ".")
-                ]
-    assert not wrong
+def arrows() -> dict[str, list[str]]:
+    """For each module the modules of this package that it imports."""
+    known = modules()
+    return {name: sorted(imported(file) & set(known) - {name}) for name, file in known.items()}
+
+
+def test_every_room_has_its_place_on_the_spine() -> None:
+    rooms = {name.split(".")[1] for name in modules()}
+    assert rooms == set(LEVEL)
+
+
+def test_nothing_imports_upward() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, others in arrows().items()
+        for other in others
+        if (room := name.split(".")[1]) != (its := other.split(".")[1]) and LEVEL[room] >= LEVEL[its]
+    ]
+    assert not upward
+
+
+def test_there_are_no_circles() -> None:
+    left = {name: set(others) for name, others in arrows().items()}
+    while ready := [name for name, others in left.items() if not others & set(left)]:
+        for name in ready:
+            del left[name]
+    assert not left, f"these import each other in a circle: {sorted(left)}"
 
 
 def test_only_the_ray_executor_imports_ray() -> None:
     users = [
-        file.name for file in sorted(ROOT.rglob("*.py")) if any(n.split(".")[0] == "ray" for n in imports_of(file))
+        file.relative_to(ROOT)
+        for file in modules().values()
+        if any(name.split(".")[0] == "ray" for name in imported(file))
     ]
-    assert users == ["ray_graph.py"]
+    assert {str(user) for user in users} == {"run/executors/ray.py"}
+
+
+def test_the_root_holds_the_door_and_little_else() -> None:
+    loose = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "__main__"}
+    assert len(loose) <= 4
+    folders = [folder for folder in chain([ROOT], ROOT.rglob("*")) if folder.is_dir() and folder.name != "__pycache__"]
+    counts = {folder: len([file for file in folder.glob("*.py") if file.stem != "__init__"]) for folder in folders}
+    assert {str(folder): count for folder, count in counts.items() if count > 13} == {}
 
 
 def test_help_and_planning_load_neither_torch_nor_ray() -> None:
-    script = "import sys, svc_dist.cli, svc_dist.api, svc_dist.plan; print({'torch', 'ray'} & set(sys.modules))"
+    script = (
+        "import sys, svc_dist.cli.process, svc_dist.api, svc_dist.plan.make; print({'torch', 'ray'} & set(sys.modules))"
+    )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"

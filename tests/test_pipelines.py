@@ -16,12 +16,12 @@ import yaml
 
 import svc_dist
 from svc_dist.checkpoint.dtype import ITEM_SIZE
-from svc_dist.plan import PLAN_VERSION, Plan
-from svc_dist.presets import PRESETS
-from svc_dist.recipe import load_recipe
-
-from .adapters import sparse_adapter
-from .checkpoints import MODELS, numel, sparse_checkpoint, write_recipe
+from svc_dist.plan.fingerprint import PLAN_VERSION
+from svc_dist.plan.model import Plan
+from svc_dist.recipe.load import load_recipe
+from svc_dist.recipe.presets import PRESETS
+from tests.support.adapters import sparse_adapter
+from tests.support.checkpoints import MODELS, numel, sparse_checkpoint, write_recipe
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 RECIPES = sorted(path.name for path in PIPELINES.glob("*.yaml"))

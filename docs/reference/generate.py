@@ -12,10 +12,15 @@ from typing import Any
 from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
-from svc_dist import cli, errors, plan, schema
-from svc_dist.checkpoint import layout, storage
-from svc_dist.disposition import Disposition
-from svc_dist.run import receipt, report_file
+from svc_dist import errors
+from svc_dist.cli import commands as cli
+from svc_dist.plan import inputs, model
+from svc_dist.plan.dispositions import Disposition
+from svc_dist.recipe import schema
+from svc_dist.run_folder import receipt
+from svc_dist.run_folder import report as report_file
+from svc_dist.storage import base as storage
+from svc_dist.storage.writing import base as writing
 
 FOLDER = Path(__file__).parent
 
@@ -166,15 +171,15 @@ def files() -> str:
     lines += ["## .svc_dist/receipts/UNIT.json", "", *_dataclass(receipt.Receipt)]
     lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the same.", ""]
     parts = (
-        plan.Settings,
-        plan.Model,
+        model.Settings,
+        inputs.Model,
         storage.FileIdentity,
         Disposition,
-        layout.ShardFile,
-        plan.PlannedTensor,
-        plan.Unit,
+        writing.ShardFile,
+        model.PlannedTensor,
+        model.Unit,
     )
-    for kind in (plan.Plan, *parts):
+    for kind in (model.Plan, *parts):
         lines += [f"### {kind.__name__}", "", *_dataclass(kind)]
     return _text(lines)
 
@@ -207,7 +212,7 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    from svc_dist.methods_page import render
+    from svc_dist.cli.methods_page import render
 
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""What is in a checkpoint and how its bytes are reached. No merging, no Ray."""
+"""What a model holds: tensors, their shapes and places, adapters, tokenizers. No merging."""

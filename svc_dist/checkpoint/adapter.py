@@ -11,11 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
 from svc_dist.checkpoint.adapter_config import MERGE_FIRST, AdapterConfig, parse_adapter_config
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES
-from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.index import (
+from svc_dist.checkpoint.checkpoint import (
     ADAPTER_CONFIG,
     Checkpoint,
     open_checkpoint,
@@ -24,8 +21,11 @@ from svc_dist.checkpoint.index import (
     read_checkpoint,
     rename_keys,
 )
-from svc_dist.checkpoint.storage import FileIdentity, Folder, split_location
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import DamagedInputError, PlanError
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import FileIdentity, Folder, split_location
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

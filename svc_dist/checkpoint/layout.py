@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from svc_dist.checkpoint.checkpoint import SINGLE_FILE
 from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count, bytes_of
 from svc_dist.checkpoint.header import TensorSpec, render_header
-from svc_dist.checkpoint.index import SINGLE_FILE
+from svc_dist.storage.writing.base import PART
+from svc_dist.tensor_names import natural_key
 
 #: A range on object storage is one part of a multipart upload: at least this many bytes, except the last of a shard.
 MIN_RANGE = 5 * 2**20
-#: A longer range is sent as several parts of this size, each over a connection of its own.
-PART = 16 * 2**20
 #: Element-wise work on a larger tensor is split, so that slots stay busy and memory small.
 MAX_RANGE = 64 * 2**20
 #: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard stays below this many together.
@@ -35,14 +34,6 @@ class Shard:
         return render_header((spec.name, spec.dtype, spec.shape) for spec in self.tensors)
 
 
-@dataclass(frozen=True)
-class ShardFile:
-    """An output file of ``size`` bytes."""
-
-    file: str
-    size: int
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Elements ``[start, end)`` of a tensor (by name) inside one range."""
@@ -59,13 +50,6 @@ class Range:
     start: int
     end: int
     pieces: tuple[Piece, ...]
-
-
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key by which layer 2 comes before layer 10; no two names have the same."""
-    parts = enumerate(re.split(r"([0-9]+)", name))
-    numbers = [(len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, part) for index, part in parts]
-    return numbers, name
 
 
 def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: int) -> list[Shard]:

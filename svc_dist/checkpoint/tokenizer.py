@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from svc_dist.checkpoint.header import json_object
-from svc_dist.checkpoint.storage import Folder
 from svc_dist.errors import DamagedInputError
+from svc_dist.storage.base import Folder
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"

@@ -1,1 +1,1 @@
-"""The mathematics: tensors in, tensors out. No files, no Ray, no recipes."""
+"""The mathematics: task deltas in, merged deltas out."""

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from svc_dist.methods.calibration import Calibrated, svc, svc_each
-from svc_dist.methods.cores import Cores, cores_of
+from svc_dist.linalg.svd import leading_values
+from svc_dist.methods.calibration.svc import Calibrated, svc, svc_each
 from svc_dist.methods.deltas import Copy, TaskDeltas, chunks
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
 from svc_dist.methods.registry import METHODS, Method
-from svc_dist.methods.svd import leading_values
+from svc_dist.methods.spectral.cores import Cores, cores_of
 
 
 class Piece(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc_dist.methods.linalg import compute_dtype
+from svc_dist.linalg.precision import compute_dtype
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.methods.registry import CHUNK
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svc_dist.methods.linalg import all_finite
+from svc_dist.linalg.finite import all_finite
 from svc_dist.methods.registry import CHUNK
 
 

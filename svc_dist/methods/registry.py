@@ -7,68 +7,12 @@ and plans made without importing torch.
 from __future__ import annotations
 
 import importlib
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from svc_dist.errors import RecipeError
 from svc_dist.methods import costs
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a method: its type, default and range. ``per_model``: each expert may have its own value.
-
-    ``pattern``: a regular expression for what is allowed beside ``choices``, and how to say it.
-    """
-
-    name: str
-    kind: type
-    default: Any
-    doc: str
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    choices: tuple[str, ...] = ()
-    per_model: bool = False
-    pattern: tuple[str, str] | None = None
-
-    def allowed(self) -> str:
-        """The allowed values, for messages and docs."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices) + (f" or {self.pattern[1]}" if self.pattern else "")
-        if self.kind is bool:
-            return "true or false"
-        name = "a whole number" if self.kind is int else "a number"
-        low = "" if self.low is None else f" {'above' if self.low_open else 'at least'} {self.low:g}"
-        high = "" if self.high is None else f"{' and' if low else ''} at most {self.high:g}"
-        return name + low + high
-
-    def fits(self, value: str) -> bool:
-        """Whether ``value`` matches the pattern."""
-        return self.pattern is not None and re.fullmatch(self.pattern[0], value) is not None
-
-    def check(self, value: Any, owner: str) -> Any:
-        """The value as this parameter's type. Raises RecipeError naming ``owner``, the key and what is allowed."""
-        wrong = RecipeError(f"{owner}: {self.name} is {value!r}, but must be {self.allowed()}")
-        if self.kind is bool:
-            if not isinstance(value, bool):
-                raise wrong
-            return value
-        if self.kind is str:
-            if not isinstance(value, str) or (self.choices and value not in self.choices and not self.fits(value)):
-                raise wrong
-            return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            raise wrong
-        if self.kind is int and value != int(value):
-            raise wrong
-        too_low = self.low is not None and (value < self.low or (self.low_open and value == self.low))
-        if too_low or (self.high is not None and value > self.high):
-            raise wrong
-        return self.kind(value)
+from svc_dist.methods.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -237,95 +181,100 @@ def memory_of_selection(numel: int, precision: str) -> int:
 METHODS = {
     method.name: method
     for method in (
-        Method("linear", "elementwise:linear", "elementwise", (_WEIGHT, _normalize(True)),
+        Method("linear", "elementwise.linear:linear", "elementwise", (_WEIGHT, _normalize(True)),
                "weighted mean of the models", "Wortsman et al. 2022, arXiv 2203.05482",
                costs.linear_work, costs.of_result, scaled=False, takes_base=True, zero="tensor",
-               factored="factored:linear", factored_for=sum_of_deltas),
-        Method("task_arithmetic", "elementwise:task_arithmetic", "elementwise", (_WEIGHT, _normalize(False)),
+               factored="spectral.factored:linear", factored_for=sum_of_deltas),
+        Method("task_arithmetic", "elementwise.linear:task_arithmetic", "elementwise", (_WEIGHT, _normalize(False)),
                "weighted sum of the task deltas", "Ilharco et al. 2023, arXiv 2212.04089",
-               costs.linear_work, costs.of_result, factored="factored:task_arithmetic"),
-        Method("ties", "ties:ties", "elementwise", (_WEIGHT, _DENSITY, _normalize(True), _NORM_KEPT),
+               costs.linear_work, costs.of_result, factored="spectral.factored:task_arithmetic"),
+        Method("ties", "elementwise.ties:ties", "elementwise", (_WEIGHT, _DENSITY, _normalize(True), _NORM_KEPT),
                "largest entries only, then the majority's sign", "Yadav et al. 2023, arXiv 2306.01708",
-               costs.per_entry(16), costs.of_result, access="two passes", statistics="ties:ties_cuts"),
-        Method("breadcrumbs", "ties:breadcrumbs", "elementwise",
+               costs.per_entry(16), costs.of_result, access="two passes",
+               statistics="elementwise.ties:ties_cuts"),
+        Method("breadcrumbs", "elementwise.ties:breadcrumbs", "elementwise",
                (_WEIGHT, _DENSITY, _GAMMA, _normalize(False), _NORM_KEPT),
                "without the largest and the smallest entries", "Davari & Belilovsky 2023, arXiv 2312.06795",
-               costs.per_entry(20), costs.of_result, access="two passes", statistics="ties:breadcrumbs_cuts"),
-        Method("breadcrumbs_ties", "ties:breadcrumbs_ties", "elementwise",
+               costs.per_entry(20), costs.of_result, access="two passes",
+               statistics="elementwise.ties:breadcrumbs_cuts"),
+        Method("breadcrumbs_ties", "elementwise.ties:breadcrumbs_ties", "elementwise",
                (_WEIGHT, _DENSITY, _GAMMA, _normalize(False), _NORM_KEPT),
                "breadcrumbs, then the majority's sign", "Davari & Belilovsky 2023, arXiv 2312.06795",
-               costs.per_entry(22), costs.of_result, access="two passes", statistics="ties:breadcrumbs_cuts"),
-        Method("dare_linear", "dare:dare_linear", "elementwise",
+               costs.per_entry(22), costs.of_result, access="two passes",
+               statistics="elementwise.ties:breadcrumbs_cuts"),
+        Method("dare_linear", "elementwise.dare:dare_linear", "elementwise",
                (_WEIGHT, _DENSITY, _normalize(False), _RESCALE, _SEED),
                "random entries dropped, the rest rescaled", "Yu et al. 2023, arXiv 2311.03099",
                costs.per_entry(16), costs.of_result, version=2),
-        Method("dare_ties", "dare:dare_ties", "elementwise",
+        Method("dare_ties", "elementwise.dare:dare_ties", "elementwise",
                (_WEIGHT, _DENSITY, _normalize(False), _RESCALE, _SEED),
                "DARE, then the majority's sign", "Yu et al. 2023, arXiv 2311.03099",
                costs.per_entry(20), costs.of_result, version=2),
-        Method("della", "dare:della", "elementwise",
+        Method("della", "elementwise.dare:della", "elementwise",
                (_WEIGHT, _DENSITY, _EPSILON, _normalize(True), _RESCALE, _SEED),
                "DARE by magnitude rank within rows, then the majority's sign", "Deep et al. 2024, arXiv 2406.11617",
                costs.per_entry(300), costs.of_result, whole_rows=True, requires=della_range,
                version=2),
-        Method("della_linear", "dare:della_linear", "elementwise",
+        Method("della_linear", "elementwise.dare:della_linear", "elementwise",
                (_WEIGHT, _DENSITY, _EPSILON, _normalize(False), _RESCALE, _SEED),
                "DARE by magnitude rank within rows", "Deep et al. 2024, arXiv 2406.11617",
                costs.per_entry(300), costs.of_result, whole_rows=True, requires=della_range,
                version=2),
-        Method("slerp", "interpolation:slerp", "elementwise",
+        Method("slerp", "elementwise.interpolation:slerp", "elementwise",
                (Parameter("t", float, 0.5, "0 is the base, 1 the expert", low=0, high=1),),
                "spherical interpolation of the base and one expert", "Shoemake 1985",
                costs.per_entry(12), costs.of_result, scaled=False, access="two passes",
-               statistics="interpolation:slerp_coefficients", zero="tensor", experts=(1, 1)),
-        Method("model_stock", "interpolation:model_stock", "elementwise", (),
+               statistics="elementwise.interpolation:slerp_coefficients", zero="tensor", experts=(1, 1)),
+        Method("model_stock", "elementwise.interpolation:model_stock", "elementwise", (),
                "the average, as far from the base as the experts' angles say", "Jang et al. 2024, arXiv 2403.19522",
-               costs.per_entry(10), costs.of_result, access="two passes", statistics="interpolation:model_stock_ratio"),
-        Method("sce", "sce:sce", "elementwise",
+               costs.per_entry(10), costs.of_result, access="two passes",
+               statistics="elementwise.interpolation:model_stock_ratio"),
+        Method("sce", "elementwise.sce:sce", "elementwise",
                (Parameter("select_topk", float, 1.0, "share of the entries that vary that is kept", low=0, high=1),),
                "select by variance, calculate weights by energy, erase the minority's sign",
                "Wan et al. 2024, arXiv 2408.07990",
-               costs.per_entry(40), costs.of_result, access="two passes", statistics="sce:sce_selection"),
-        Method("passthrough", "elementwise:passthrough", "elementwise", (),
+               costs.per_entry(40), costs.of_result, access="two passes",
+               statistics="elementwise.sce:sce_selection"),
+        Method("passthrough", "elementwise.linear:passthrough", "elementwise", (),
                "the one model's tensor, unchanged", "",
                costs.per_entry(1), costs.of_result, scaled=False, zero="never", experts=(1, 1)),
-        Method("tsv_m", "spectral:tsv_m", "spectral", (),
+        Method("tsv_m", "spectral.subspaces:tsv_m", "spectral", (),
                "the experts' leading singular directions, decorrelated", "Gargiulo et al. 2025, arXiv 2412.00081",
-               costs.tsv_m_work, costs.kept(costs.polar_memory), factored="factored:tsv_m",
+               costs.tsv_m_work, costs.kept(costs.polar_memory), factored="spectral.factored:tsv_m",
                calibration_advice="with eight real experts alpha 1/K lost 4.0 points at lambda 1; alpha 0.5 gained 1.6 "
                                   "there, and lambda 0.5 with alpha 1/K gained 2.3 (docs/choosing.md)"),
-        Method("iso_c", "spectral:iso_c", "spectral", (),
+        Method("iso_c", "spectral.subspaces:iso_c", "spectral", (),
                "the sum of the task deltas with a flat spectrum", "Marczak et al. 2025, arXiv 2502.04959",
-               costs.iso_c_work, costs.kept(costs.iso_c_memory), factored="factored:iso_c"),
-        Method("iso_cts", "spectral:iso_cts", "spectral",
+               costs.iso_c_work, costs.kept(costs.iso_c_memory), factored="spectral.factored:iso_c"),
+        Method("iso_cts", "spectral.subspaces:iso_cts", "spectral",
                (Parameter("common_space_fraction", float, 0.8, "share of the directions that is common to all experts",
                           low=0, high=1),),
                "common and expert-specific directions with a flat spectrum", "Marczak et al. 2025, arXiv 2502.04959",
                costs.iso_cts_work, costs.kept(costs.polar_memory), access="two passes"),
-        Method("star", "spectral:star", "spectral",
+        Method("star", "spectral.subspaces:star", "spectral",
                (Parameter("eta", float, 40.0, "percent of an expert's nuclear norm that is kept",
                           low=0, low_open=True, high=100),),
                "the experts' leading directions, rescaled; averaged", "Lee et al. 2025, NAACL (STAR)",
                costs.star_work, costs.kept(costs.star_memory)),
-        Method("wudi", "wudi:wudi", "spectral", (_STEPS, _LR),
+        Method("wudi", "spectral.wudi:wudi", "spectral", (_STEPS, _LR),
                "least interference with every expert, by gradient descent", "Cheng et al. 2025, arXiv 2503.08099",
                costs.wudi_work, costs.kept(costs.wudi_memory),
                calibration_advice="with eight real experts alpha 1/K lost 0.5 points, and no alpha gained any "
                                   "(docs/choosing.md)"),
-        Method("optmerge", "wudi:optmerge", "spectral", (_STEPS, _LR),
+        Method("optmerge", "spectral.wudi:optmerge", "spectral", (_STEPS, _LR),
                "WUDI against denoised experts", "Wei et al. 2025, arXiv 2505.19892",
                costs.optmerge_work, costs.kept(costs.optmerge_memory), access="two passes",
                calibration_advice="with eight real experts alpha 1/K lost 0.6 points, and no alpha gained any "
                                   "(docs/choosing.md)"),
-        Method("swudi", "swudi:swudi", "spectral",
+        Method("swudi", "spectral.swudi:swudi", "spectral",
                (Parameter("exp_time", float, 300.0, "how long the gradient flow from M0 runs", low=0, low_open=True),
                 Parameter("rank_ratio", float, 0.65, "share of the input directions that is kept; the authors advise "
                           "0.85 for full fine-tunes of LLMs", low=0, low_open=True, high=1),
                 _INIT),
                "WUDI's gradient flow in closed form, on the leading directions", "Wei et al. 2026, arXiv 2606.07289",
                costs.swudi_work, costs.kept(costs.swudi_memory), access="two passes", several="exp_time",
-               factored="factored:swudi"),
-        Method("swudi_a", "swudi:swudi_a", "spectral",
+               factored="spectral.factored:swudi"),
+        Method("swudi_a", "spectral.swudi:swudi_a", "spectral",
                (Parameter("rank_rule", str, "participation_sqrt", "how many directions are kept, from each spectrum",
                           choices=("participation_sqrt", "participation", "entropy", "stable_rank", "gavish_donoho"),
                           pattern=(r"cumvar_(0?\.\d*[1-9]\d*|1(\.0*)?)",
@@ -333,7 +282,7 @@ METHODS = {
                 _INIT),
                "WUDI's minimum on the leading directions", "Wei et al. 2026, arXiv 2606.07289",
                costs.swudi_work, costs.kept(costs.swudi_a_memory), access="two passes",
-               factored="factored:swudi_a"),
+               factored="spectral.factored:swudi_a"),
     )
 }  # fmt: skip
 
@@ -341,7 +290,7 @@ CALIBRATIONS = {
     calibration.name: calibration
     for calibration in (
         Calibration(
-            "svc", "calibration:svc",
+            "svc", "calibration.svc:svc",
             (Parameter("alpha", float, None, "floor of an expert's share; default 1/K, 1 only suppresses",
                        low=0, low_open=True),
              Parameter("side", str, "left", "compare in the column space (left) or the row space (right)",

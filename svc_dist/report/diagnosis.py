@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svc_dist.place import Place, place_of
+from svc_dist.tensor_names import Place, place_of
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from svc_dist.methods.registry import CHUNK
-from svc_dist.plan import Settings
+from svc_dist.plan.model import Settings
 from svc_dist.run.placement import PER_DEVICE
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>

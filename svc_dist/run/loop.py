@@ -12,9 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
-from svc_dist.plan import Plan
-from svc_dist.run.journal import FailureRecord, Journal, describe_failure
-from svc_dist.run.lock import Lock
+from svc_dist.plan.model import Plan
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import (
@@ -27,10 +25,12 @@ from svc_dist.run.schedule import (
     FinishShard,
     Instruction,
     Publish,
-    RunRecord,
     RunUnit,
     Schedule,
 )
+from svc_dist.run_folder.journal import FailureRecord, Journal, describe_failure
+from svc_dist.run_folder.lock import Lock
+from svc_dist.run_folder.report import RunRecord
 from svc_dist.sizes import format_size
 
 _POLL = 0.5

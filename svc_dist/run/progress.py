@@ -8,7 +8,7 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from svc_dist.plan import Plan
+from svc_dist.plan.model import Plan
 from svc_dist.sizes import format_size
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from svc_dist.errors import SvcDistError, TransientStorageError
 from svc_dist.methods.costs import ON_HOST
-from svc_dist.plan import Plan
+from svc_dist.plan.model import Plan
 from svc_dist.run.placement import Need, Node, Place, Placement
-from svc_dist.run.receipt import Receipt
+from svc_dist.run_folder.receipt import Receipt
+from svc_dist.run_folder.report import RunRecord
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,6 @@ class FinishShard:
     @property
     def title(self) -> str:
         return f"shard {self.shard + 1}"
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """This start of a run, for the report. ``seconds``: until publishing; ``bytes_moved``: read and written in them;
-    ``attempts``: of the units that took more than one."""
-
-    executor: str
-    nodes: tuple[str, ...]
-    seconds: float
-    bytes_moved: int
-    units: int
-    units_resumed: int
-    retries: int
-    attempts: dict[str, int]
 
 
 @dataclass(frozen=True)

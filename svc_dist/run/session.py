@@ -11,28 +11,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
-from svc_dist.checkpoint.index import INDEX_FILE
-from svc_dist.checkpoint.layout import ShardFile
-from svc_dist.checkpoint.sink import Sink
-from svc_dist.checkpoint.storage import is_local, local_path
-from svc_dist.choices import choices
+from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError
-from svc_dist.plan import Plan, Settings, differences, make_plan
-from svc_dist.run.clean import remains, remove_run
+from svc_dist.plan.fingerprint import differences
+from svc_dist.plan.make import make_plan
+from svc_dist.plan.model import Plan, Settings
+from svc_dist.recipe.resolve import choices
+from svc_dist.recipe.schema import Recipe
+from svc_dist.run.executors.inline import InlineExecutor
 from svc_dist.run.host import detect_device, device_count
-from svc_dist.run.inline import InlineExecutor
-from svc_dist.run.journal import RUN_FOLDER
-from svc_dist.run.lock import Lock
 from svc_dist.run.loop import Executor, Limits, drive
-from svc_dist.run.output import Output
 from svc_dist.run.progress import Progress
-from svc_dist.run.publish import completed, own_files, recorded
-from svc_dist.run.report_file import REPORT_FILE
 from svc_dist.run.schedule import Schedule
 from svc_dist.run.worker import Worker
-from svc_dist.schema import Recipe
+from svc_dist.run_folder.journal import RUN_FOLDER
+from svc_dist.run_folder.leftovers import remains, remove_run
+from svc_dist.run_folder.lock import Lock
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.published import completed, own_files, recorded
+from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.sizes import format_size
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import is_local, local_path
+from svc_dist.storage.writing.base import ShardFile, Sink
 
 _log = logging.getLogger("svc_dist")
 
@@ -211,7 +212,7 @@ def _make_executor(kind: str, plan: Plan, output: Output, options: Options) -> E
     if kind == "inline":
         worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan)
         return InlineExecutor(worker, options.slots)
-    from svc_dist.run.ray_graph import RayExecutor
+    from svc_dist.run.executors.ray import RayExecutor
 
     return RayExecutor(plan, output, options.scratch, options.address, options.slots)
 

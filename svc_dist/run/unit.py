@@ -14,24 +14,24 @@ import torch
 import xxhash
 from torch import Tensor
 
-from svc_dist.checkpoint.access import DEFAULT_ACCESS
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
-from svc_dist.checkpoint.sink import Sink
-from svc_dist.checkpoint.source import ByteRange, MappedRanges, Source, map_ranges
+from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
-from svc_dist.inputs import Factors, Slot
+from svc_dist.linalg.finite import all_finite
 from svc_dist.methods.apply import Piece, Wanted, merged_pieces_each
 from svc_dist.methods.deltas import Copy, TaskDeltas
-from svc_dist.methods.linalg import all_finite
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.methods.registry import CHUNK
-from svc_dist.plan import Plan, PlannedTensor, Unit
-from svc_dist.run.memory import Way, let_go, ran_out, ways
-from svc_dist.run.receipt import Receipt, Written
-from svc_dist.run.view import tensor_view
+from svc_dist.plan.costs import takes_matrices
+from svc_dist.plan.inputs import Factors, Slot
+from svc_dist.plan.model import Plan, PlannedTensor, Unit
+from svc_dist.run.fallback import Way, let_go, ran_out, ways
+from svc_dist.run_folder.receipt import Receipt, Written
 from svc_dist.sizes import format_size
-from svc_dist.unit_costs import takes_matrices
+from svc_dist.storage.access import DEFAULT_ACCESS
+from svc_dist.storage.reading import ByteRange, MappedRanges, Source, map_ranges
+from svc_dist.storage.writing.base import Sink
 
 _log = logging.getLogger("svc_dist")
 _RELEASE_EVERY = 16  # chunks after which the pages of the inputs are given back

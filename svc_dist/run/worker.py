@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from svc_dist.checkpoint.access import DEFAULT_ACCESS, Access
-from svc_dist.checkpoint.sink import LostRangesError
-from svc_dist.checkpoint.source import Source
 from svc_dist.errors import ChangedInputError
-from svc_dist.plan import Plan
+from svc_dist.plan.model import Plan
 from svc_dist.run.host import return_freed_memory
-from svc_dist.run.output import Output
 from svc_dist.run.publish import publish
-from svc_dist.run.receipt import Receipt
 from svc_dist.run.schedule import FinishShard, Instruction, Publish, RunUnit
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.receipt import Receipt
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.reading import Source
+from svc_dist.storage.writing.base import LostRangesError
 
 _log = logging.getLogger("svc_dist")
 _FINISH_TRIES = 4

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from svc_dist.checkpoint.adapter import Expert, attach, open_adapter, open_expert, split_location
-from svc_dist.checkpoint.index import Checkpoint, open_checkpoint
+from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.errors import DamagedInputError, PlanError, RecipeError
-
-from ..adapters import PREFIX, config, llama_modules, lora, write_adapter
-from ..checkpoints import llama_config, llama_like, write_checkpoint
+from tests.support.adapters import PREFIX, config, llama_modules, lora, write_adapter
+from tests.support.checkpoints import llama_config, llama_like, write_checkpoint
 
 MODULE = "model.layers.0.self_attn.q_proj"
 K_PROJ = "model.layers.1.self_attn.k_proj"

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count
 from svc_dist.checkpoint.header import DATA_ALIGNMENT, MAX_HEADER, header_length, parse_header, render_header
 from svc_dist.errors import DamagedInputError
-from tests.checkpoints import entry
+from tests.support.checkpoints import entry
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda name: name != "__metadata__")
 TENSORS = st.dictionaries(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count, bytes_of
 from svc_dist.checkpoint.header import DATA_ALIGNMENT, TensorSpec
-from svc_dist.checkpoint.layout import MAX_RANGE, MIN_RANGE, Shard, natural_key, pack, ranges
+from svc_dist.checkpoint.layout import MAX_RANGE, MIN_RANGE, Shard, pack, ranges
+from svc_dist.tensor_names import natural_key
 
 Tensor = tuple[str, str, tuple[int, ...]]
 GB = 10**9

@@ -16,9 +16,9 @@ from svc_dist.methods.costs import KEPT, factored_memory, factored_rank
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.registry import CHUNK, METHODS, Method
-from tests.methods.elementwise_references import parameters
-from tests.methods.peak_memory import CountedMemory
-from tests.methods.spectral_cases import error
+from tests.support.elementwise_references import parameters
+from tests.support.peak_memory import CountedMemory
+from tests.support.spectral_cases import error
 
 FACTORED = tuple(name for name, method in METHODS.items() if method.factored is not None)
 

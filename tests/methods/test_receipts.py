@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.eigen import symmetric_eigen
+from svc_dist.linalg.residual import Probe
+from svc_dist.linalg.svd import leading_values
 from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.linalg import Probe, symmetric_eigen
-from svc_dist.methods.rank_rules import rank
 from svc_dist.methods.registry import METHODS
-from svc_dist.methods.svd import leading_values
-from tests.methods import spectral_references as plain
-from tests.methods.elementwise_references import parameters
-from tests.methods.spectral_cases import SPECTRAL, adapters, fine_tunes, stack, taken
+from svc_dist.methods.spectral.rank_rules import rank
+from tests.support import spectral_references as plain
+from tests.support.elementwise_references import parameters
+from tests.support.spectral_cases import SPECTRAL, adapters, fine_tunes, stack, taken
 
 #: What each method says beside ``matrix``, ``singular_values`` and ``sigma``.
 DECOMPOSED = {"kept_rank", "cut", "residual"}

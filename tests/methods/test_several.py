@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svc_dist.methods.calibration import svc, svc_each
+from svc_dist.methods.calibration.svc import svc, svc_each
 
 ALPHAS = (None, 0.5, 1.0, 0.1)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svc_dist.place import place_of
 from svc_dist.report.diagnosis import Diagnosis, short_names
+from svc_dist.tensor_names import place_of
 
 
 def upper(rows: list[list[float]]) -> list[float]:

@@ -13,9 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import svc_dist
-from svc_dist.cli import app
-
-from ..checkpoints import recipe_data, write_llamas
+from svc_dist.cli.commands import app
+from tests.support.checkpoints import recipe_data, write_llamas
 
 _EMPTY = {"meta", "link", "img", "br", "path", "use"}
 

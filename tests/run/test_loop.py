@@ -11,15 +11,14 @@ from typing import ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.journal import Journal
-from svc_dist.run.lock import Lock
 from svc_dist.run.loop import Limits, _signals, drive
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
-from svc_dist.run.store import LocalStore
-
-from .test_schedule import plan_of
+from svc_dist.run_folder.journal import Journal
+from svc_dist.run_folder.lock import Lock
+from svc_dist.run_folder.store import LocalStore
+from tests.run.test_schedule import plan_of
 
 
 class Stub:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 import svc_dist
+from svc_dist.checks.status import read_status
+from svc_dist.checks.verify import verify
 from svc_dist.errors import ChangedInputError, OutputError, RecipeError
-from svc_dist.run.status import read_status
-from svc_dist.run.verify import verify
-
-from ..checkpoints import recipe_data, write_checkpoint
-from ..system.command import shard_hashes
+from tests.support.checkpoints import recipe_data, write_checkpoint
+from tests.support.command import shard_hashes
 
 SVC = {"method": "svc"}
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from svc_dist import cli
 from svc_dist.checkpoint import layout
-
-from ..checkpoints import write_llamas
-from .command import Ended, Run, environment, short_home
-from .s3_merge import MAX_RANGE, Models, models_in
-from .s3_servers import Bucket, Moto, SeaweedFS, Server
+from svc_dist.cli import commands as cli
+from tests.support.checkpoints import write_llamas
+from tests.support.command import Ended, Run, environment, short_home
+from tests.support.s3_merge import MAX_RANGE, Models, models_in
+from tests.support.s3_servers import Bucket, Moto, SeaweedFS, Server
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def own_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buck
     s3fs.S3FileSystem.clear_instance_cache()  # it does not see that the environment is another
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("svc_dist.run.lock._SETTLE", 0.05)  # it is for stores without conditional writes
+    monkeypatch.setattr("svc_dist.run_folder.lock._SETTLE", 0.05)  # it is for stores without conditional writes
     bucket = Bucket(server, f"test-{uuid.uuid4().hex[:12]}")
     server.make_bucket(bucket.name)
     yield bucket

@@ -20,12 +20,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import svc_dist
 from svc_dist.errors import ExitCode
-
-from ..checkpoints import INDEX, MODELS, Shapes, llama_shapes, write_checkpoint
-from .command import shard_hashes, short_home
-from .host_cluster import HostCluster, HostedMerge, done_by
-from .hosts import Host, why_not
-from .s3_files import download, put_models
+from tests.support.checkpoints import INDEX, MODELS, Shapes, llama_shapes, write_checkpoint
+from tests.support.command import shard_hashes, short_home
+from tests.support.host_cluster import HostCluster, HostedMerge, done_by
+from tests.support.hosts import Host, why_not
+from tests.support.s3_files import download, put_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.errors import ExitCode
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import command, environment
-from .ray_cluster import receipts
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import command, environment
+from tests.support.ray_cluster import receipts
 
 
 def test_the_same_command_every_hour(tmp_path: Path) -> None:

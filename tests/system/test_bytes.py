@@ -9,10 +9,9 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import ChangedInputError, ExitCode, LockedError
-from svc_dist.run.lock import LocalLock
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import run, shard_hashes
+from svc_dist.run_folder.lock import LocalLock
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import run, shard_hashes
 
 SIZES = {"layers": 6, "hidden": 64, "intermediate": 128, "vocabulary": 500}
 

@@ -16,10 +16,9 @@ import pytest
 import yaml
 
 import svc_dist
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import environment, shard_hashes, short_home
-from .s3_servers import free_ports
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import environment, shard_hashes, short_home
+from tests.support.s3_servers import free_ports
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 

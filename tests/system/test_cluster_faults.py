@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 import svc_dist
+from svc_dist.checks.status import read_status
 from svc_dist.errors import ExitCode
-from svc_dist.run.status import read_status
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import shard_hashes
-from .ray_cluster import PATIENCE, RayCluster, ray_cluster, receipts
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import shard_hashes
+from tests.support.ray_cluster import PATIENCE, RayCluster, ray_cluster, receipts
 
 #: Python that has no svc_dist, wherever it lies.
 WITHOUT_SVC_DIST = """

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import svc_dist
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import environment, shard_hashes, short_home
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import environment, shard_hashes, short_home
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "local.sh"
 

@@ -21,9 +21,9 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from .fault_proxy import Fault, FaultProxy, Kind, Request, is_part
-from .s3_servers import HOST, Bucket, Moto, free_ports
-from .test_s3_servers import PART, TAIL, md5
+from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
+from tests.support.s3_servers import HOST, Bucket, Moto, free_ports
+from tests.system.test_s3_servers import PART, TAIL, md5
 
 
 def put(bucket: Bucket, proxy: FaultProxy, key: str, body: bytes, **options: Any) -> dict[str, Any]:

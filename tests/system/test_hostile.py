@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from svc_dist.errors import ExitCode
-from svc_dist.run.lock import LocalLock
-from tests.checkpoints import (
+from svc_dist.run_folder.lock import LocalLock
+from tests.support.checkpoints import (
     INDEX,
     entry,
     llama_config,
@@ -37,7 +37,7 @@ from tests.checkpoints import (
     write_llamas,
     write_recipe,
 )
-from tests.system.command import Ended, Run
+from tests.support.command import Ended, Run
 
 FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 HEAD, EMBED, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"

@@ -16,12 +16,11 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import ExitCode
-
-from ..checkpoints import write_llamas, write_recipe
-from .command import shard_hashes, short_home
-from .host_cluster import HostCluster, HostedMerge, done_by
-from .hosts import Host, why_not
-from .s3_files import put_models
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import shard_hashes, short_home
+from tests.support.host_cluster import HostCluster, HostedMerge, done_by
+from tests.support.hosts import Host, why_not
+from tests.support.s3_files import put_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 OPTIONS: dict[str, Any] = {"calibrate": "svc", "max_shard_size": "800KB"}

@@ -11,15 +11,14 @@ import huggingface_hub.constants
 import pytest
 
 import svc_dist
-from svc_dist.checkpoint.access import Access, ClientOptions
-from svc_dist.checkpoint.index import open_checkpoint
-from svc_dist.checkpoint.source import ByteRange, Source
+from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.errors import ChangedInputError, OutputError, StorageError
-from svc_dist.run.output import Output
-
-from ..checkpoints import recipe_data, write_llamas, write_recipe
-from .command import command, environment, shard_hashes
-from .hub import TOKEN, Hub
+from svc_dist.run_folder.output import Output
+from svc_dist.storage.access import Access, ClientOptions
+from svc_dist.storage.reading import ByteRange, Source
+from tests.support.checkpoints import recipe_data, write_llamas, write_recipe
+from tests.support.command import command, environment, shard_hashes
+from tests.support.hub import TOKEN, Hub
 
 
 @pytest.fixture

@@ -19,12 +19,11 @@ import pytest
 import yaml
 
 import svc_dist
+from svc_dist.checks.status import read_status
 from svc_dist.errors import ChangedInputError, ExitCode
-from svc_dist.run.status import read_status
-
-from ..checkpoints import write_llamas, write_recipe
-from . import dying
-from .command import command, environment, run, shard_hashes, short_home, started
+from tests.support import dying
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import command, environment, run, shard_hashes, short_home, started
 
 
 @pytest.fixture(scope="module")

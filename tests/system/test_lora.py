@@ -14,20 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import svc_dist
-from svc_dist.checkpoint.sink import LocalSink
-from svc_dist.checkpoint.source import Source
+from svc_dist.checks.over_counting import inspect
 from svc_dist.errors import ChangedInputError
 from svc_dist.methods.registry import METHODS
-from svc_dist.plan import Plan, Settings, make_plan
-from svc_dist.recipe import load_recipe
-from svc_dist.run.inspect import inspect
+from svc_dist.plan.make import make_plan
+from svc_dist.plan.model import Plan, Settings
+from svc_dist.recipe.load import load_recipe
 from svc_dist.run.unit import run_unit
-
-from ..adapters import PREFIX, config, llama_modules, lora, write_adapter
-from ..checkpoints import llama_config, llama_like, poke, write_checkpoint, write_recipe
-from .command import Run, shard_hashes
-from .s3_files import model_hashes, put_folder
-from .s3_servers import Bucket
+from svc_dist.storage.reading import Source
+from svc_dist.storage.writing.local import LocalSink
+from tests.support.adapters import PREFIX, config, llama_modules, lora, write_adapter
+from tests.support.checkpoints import llama_config, llama_like, poke, write_checkpoint, write_recipe
+from tests.support.command import Run, shard_hashes
+from tests.support.s3_files import model_hashes, put_folder
+from tests.support.s3_servers import Bucket
 
 # --- Against PEFT --------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ..checkpoints import write_llamas, write_recipe
-from .command import command, environment
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import command, environment
 
 SIZES = {"layers": 1, "hidden": 768, "intermediate": 2048, "vocabulary": 8000}
 

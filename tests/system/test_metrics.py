@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 import svc_dist
-
-from ..checkpoints import write_llamas, write_recipe
-from .ray_cluster import ray_cluster, receipts
-from .s3_servers import free_ports
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.ray_cluster import ray_cluster, receipts
+from tests.support.s3_servers import free_ports
 
 
 @pytest.mark.slow

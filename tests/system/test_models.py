@@ -22,9 +22,8 @@ from transformers import (
 )
 
 import svc_dist
-from svc_dist.run.verify import verify
-
-from .command import run, tree_hash, write_recipe
+from svc_dist.checks.verify import verify
+from tests.support.command import run, tree_hash, write_recipe
 
 WEIGHTS = (0.3, 0.5, 0.4)
 

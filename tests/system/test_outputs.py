@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 import svc_dist
-
-from ..run.test_outputs import THREE, recipe, write_models
-from .command import shard_hashes
-from .conftest import own_bucket
-from .dying import DIED, Death, start
-from .s3_files import listing, model_hashes, uploads
-from .s3_servers import Bucket, Moto
+from tests.run.test_outputs import THREE, recipe, write_models
+from tests.support.command import shard_hashes
+from tests.support.dying import DIED, Death, start
+from tests.support.s3_files import listing, model_hashes, uploads
+from tests.support.s3_servers import Bucket, Moto
+from tests.system.conftest import own_bucket
 
 INDEX = "model.safetensors.index.json"
 

@@ -13,13 +13,12 @@ import s3fs
 
 import svc_dist
 from svc_dist.errors import ExitCode
-
-from ..checkpoints import tree_state, write_llamas, write_recipe
-from .command import Run, started
-from .gateway import Gateway
-from .s3_files import begin_upload, listing, moto_is_slow, put, put_models, stopping_after, uploads
-from .s3_servers import Bucket
-from .test_hostile import tmpfs
+from tests.support.checkpoints import tree_state, write_llamas, write_recipe
+from tests.support.command import Run, started
+from tests.support.gateway import Gateway
+from tests.support.s3_files import begin_upload, listing, moto_is_slow, put, put_models, stopping_after, uploads
+from tests.support.s3_servers import Bucket
+from tests.system.test_hostile import tmpfs
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def test_too_little_memory_and_room(
     disk_s3: Bucket, models: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", models)
-    monkeypatch.setattr("svc_dist.run.doctor.available_memory", lambda: 1000)
+    monkeypatch.setattr("svc_dist.checks.doctor.available_memory", lambda: 1000)
     with tmpfs(tmp_path / "disk", "size=64k") as disk:
         ended = run("doctor", recipe, disk / "out")
         assert ended.code == ExitCode.STORAGE

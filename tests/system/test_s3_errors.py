@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from svc_dist.checkpoint import retry
 from svc_dist.errors import ExitCode
-from svc_dist.plan import Plan
-from svc_dist.run.journal import Journal
-
-from ..checkpoints import write_recipe
-from .command import Ended, Run
-from .gateway import Gateway
-from .s3_files import listing, moto_is_slow, put, put_models, read
-from .s3_servers import Bucket
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.journal import Journal
+from svc_dist.storage import retry
+from tests.support.checkpoints import write_recipe
+from tests.support.command import Ended, Run
+from tests.support.gateway import Gateway
+from tests.support.s3_files import listing, moto_is_slow, put, put_models, read
+from tests.support.s3_servers import Bucket
 
 SHARD = "model-00002-of-00002.safetensors"
 

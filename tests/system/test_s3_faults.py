@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from svc_dist.checkpoint.access import Access, ClientOptions
-from svc_dist.checkpoint.retry import Retries
-from svc_dist.checkpoint.s3 import S3Objects
-from svc_dist.checkpoint.storage import FileIdentity
 from svc_dist.errors import ExitCode, StorageError
-
-from .command import run
-from .conftest import own_bucket
-from .dying import DIED, Death, start
-from .fault_proxy import Fault, FaultProxy, Kind, Request, is_part
-from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
-from .s3_servers import Bucket
+from svc_dist.storage.access import Access, ClientOptions
+from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.retry import Retries
+from svc_dist.storage.s3 import S3Objects
+from tests.support.command import run
+from tests.support.dying import DIED, Death, start
+from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
+from tests.support.s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
+from tests.support.s3_servers import Bucket
+from tests.system.conftest import own_bucket
 
 pytestmark = pytest.mark.usefixtures("many_ranges")
 SHARE = 0.05

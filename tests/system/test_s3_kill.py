@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from .command import environment, short_home
-from .conftest import own_bucket
-from .dying import DIED, Death, start
-from .fault_proxy import Fault, FaultProxy, Kind
-from .s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
-from .s3_servers import Bucket, Moto
+from tests.support.command import environment, short_home
+from tests.support.dying import DIED, Death, start
+from tests.support.fault_proxy import Fault, FaultProxy, Kind
+from tests.support.s3_merge import MAX_RANGE, Models, S3Merge, Starts, models_in
+from tests.support.s3_servers import Bucket, Moto
+from tests.system.conftest import own_bucket
 
 pytestmark = pytest.mark.usefixtures("many_ranges")
 INDEX = "model.safetensors.index.json"

@@ -13,20 +13,19 @@ from typing import Any
 import pytest
 
 import svc_dist
-from svc_dist.checkpoint.access import Access, ClientOptions
-from svc_dist.checkpoint.s3 import S3Objects
+from svc_dist.checks.clean import clean
+from svc_dist.checks.status import read_status
 from svc_dist.errors import ExitCode, LockedError
-from svc_dist.run import lock, output
-from svc_dist.run.clean import clean
-from svc_dist.run.lock import RemoteLock
-from svc_dist.run.output import Output
-from svc_dist.run.status import read_status
-
-from ..checkpoints import write_recipe
-from .command import shard_hashes, started
-from .fault_proxy import Fault, FaultProxy, Kind
-from .s3_files import listing, model_hashes, moto_is_slow, put, put_models, read, stopping_after, uploads
-from .s3_servers import Bucket
+from svc_dist.run_folder import lock, output
+from svc_dist.run_folder.lock import RemoteLock
+from svc_dist.run_folder.output import Output
+from svc_dist.storage.access import Access, ClientOptions
+from svc_dist.storage.s3 import S3Objects
+from tests.support.checkpoints import write_recipe
+from tests.support.command import shard_hashes, started
+from tests.support.fault_proxy import Fault, FaultProxy, Kind
+from tests.support.s3_files import listing, model_hashes, moto_is_slow, put, put_models, read, stopping_after, uploads
+from tests.support.s3_servers import Bucket
 
 LOCK = "out/.svc_dist/lock"
 

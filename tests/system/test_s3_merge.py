@@ -10,17 +10,15 @@ import pytest
 import torch
 
 import svc_dist
-from svc_dist.checkpoint.layout import PART
-from svc_dist.checkpoint.s3 import S3Objects
+from svc_dist.checks.clean import clean
 from svc_dist.errors import ChangedInputError, ExitCode, OutputError
-from svc_dist.run.clean import clean
-from svc_dist.run.output import Output
-
-from ..checkpoints import llama_config, write_checkpoint, write_recipe
-from .command import Run, shard_hashes
-from .command import run as run_command
-from .conftest import own_bucket
-from .s3_files import (
+from svc_dist.run_folder.output import Output
+from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.writing.base import PART
+from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
+from tests.support.command import Run, shard_hashes
+from tests.support.command import run as run_command
+from tests.support.s3_files import (
     begin_upload,
     download,
     listing,
@@ -33,7 +31,8 @@ from .s3_files import (
     stopping_after,
     uploads,
 )
-from .s3_servers import Bucket, Moto, SeaweedFS
+from tests.support.s3_servers import Bucket, Moto, SeaweedFS
+from tests.system.conftest import own_bucket
 
 KEYS: dict[str, Any] = {"calibrate": "svc", "max_shard_size": "700B"}
 INDEX = "model.safetensors.index.json"
@@ -189,7 +188,7 @@ def test_done_is_done_another_recipe_is_refused_and_restart_replaces(
 
 @moto_is_slow
 def test_damage_is_found(s3: Bucket, recipe: Path, expected: dict[str, str]) -> None:
-    from svc_dist.run.verify import verify
+    from svc_dist.checks.verify import verify
 
     svc_dist.merge(recipe, f"{s3.url}/out")
     shard = sorted(expected)[3]

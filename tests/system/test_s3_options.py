@@ -10,15 +10,14 @@ import pytest
 import s3fs
 
 import svc_dist
-from svc_dist.checkpoint.access import Access, ClientOptions
 from svc_dist.errors import ExitCode, RecipeError
-from svc_dist.recipe import load_recipe, recipe_from
-
-from ..checkpoints import recipe_data, write_recipe
-from .command import Run
-from .gateway import Gateway
-from .s3_files import model_hashes, moto_is_slow, put_models, stopping_after
-from .s3_servers import Bucket
+from svc_dist.recipe.load import load_recipe, recipe_from
+from svc_dist.storage.access import Access, ClientOptions
+from tests.support.checkpoints import recipe_data, write_recipe
+from tests.support.command import Run
+from tests.support.gateway import Gateway
+from tests.support.s3_files import model_hashes, moto_is_slow, put_models, stopping_after
+from tests.support.s3_servers import Bucket
 
 KEYS = {"max_shard_size": "700B"}
 

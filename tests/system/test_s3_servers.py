@@ -22,7 +22,7 @@ import pytest
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .s3_servers import HOST, Bucket, Moto, SeaweedFS, Server, client, free_ports
+from tests.support.s3_servers import HOST, Bucket, Moto, SeaweedFS, Server, client, free_ports
 
 pytestmark = pytest.mark.slow  # what the servers do changes with their versions only
 

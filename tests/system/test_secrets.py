@@ -15,12 +15,11 @@ import s3fs
 
 import svc_dist
 from svc_dist.errors import ExitCode, SvcDistError
-
-from ..checkpoints import write_recipe
-from .command import Run, command, environment, short_home
-from .gateway import Gateway
-from .s3_files import listing, put_models, read, stopping_after
-from .s3_servers import Bucket
+from tests.support.checkpoints import write_recipe
+from tests.support.command import Run, command, environment, short_home
+from tests.support.gateway import Gateway
+from tests.support.s3_files import listing, put_models, read, stopping_after
+from tests.support.s3_servers import Bucket
 
 KEY_ID = "AKIAQ7TESTKEYID0TEST"
 SECRET = "wJalr/XUtnF+EMI&K7MDENG'bPx\"Rfi=CYEX %41<AMP>LE"
@@ -84,7 +83,7 @@ def secrets(request: pytest.FixtureRequest, moto_s3: Bucket, tmp_path: Path, mon
 @pytest.fixture
 def moto_s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """A bucket on moto, which takes any credentials."""
-    from .conftest import own_bucket
+    from tests.system.conftest import own_bucket
 
     yield from own_bucket(request.getfixturevalue("moto"), monkeypatch)
 
@@ -181,7 +180,7 @@ def test_a_token_that_cannot_be_sent_is_not_said(
     moto_s3: Bucket, models: list[Path], run: Run, world: Path, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", token)
-    monkeypatch.setattr("svc_dist.cli._access", with_deadline(0))
+    monkeypatch.setattr("svc_dist.cli.commands._access", with_deadline(0))
     s3fs.S3FileSystem.clear_instance_cache()
     recipe = write_recipe(world / "recipe.yaml", models)
     ended = run("merge", recipe, f"{moto_s3.url}/out")
@@ -190,7 +189,7 @@ def test_a_token_that_cannot_be_sent_is_not_said(
 
 
 def with_deadline(seconds: float) -> Callable[..., object]:
-    from svc_dist.checkpoint.access import Access
+    from svc_dist.storage.access import Access
 
     return lambda *rest: Access(deadline=seconds)
 

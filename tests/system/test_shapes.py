@@ -15,13 +15,13 @@ from torch import Tensor
 
 from svc_dist.checkpoint import layout
 from svc_dist.errors import ExitCode
-from svc_dist.methods import lapack
-from svc_dist.methods.rank_rules import rank
+from svc_dist.linalg import lapack
 from svc_dist.methods.registry import METHODS
-from tests.checkpoints import poke, write_checkpoint, write_recipe
-from tests.methods import elementwise_references as entries
-from tests.methods import spectral_references as plain
-from tests.system.command import Ended, Run
+from svc_dist.methods.spectral.rank_rules import rank
+from tests.support import elementwise_references as entries
+from tests.support import spectral_references as plain
+from tests.support.checkpoints import poke, write_checkpoint, write_recipe
+from tests.support.command import Ended, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import svc_dist
-
-from ..checkpoints import write_checkpoint
+from tests.support.checkpoints import write_checkpoint
 
 VECTORS = sorted((Path(__file__).parents[1] / "vectors").glob("*.safetensors"))
 TOLERANCE = {"float64": 1e-10, "mixed": 5e-5, "fast": 2e-3}

@@ -1,0 +1,35 @@
+"""Removing an abandoned run: its partial files and uploads and its run folder, nothing else."""
+
+from __future__ import annotations
+
+from svc_dist.errors import OutputError
+from svc_dist.run_folder.leftovers import Remains, remains, remove_run
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.published import completed
+
+
+def clean(output: Output) -> Remains:
+    """Remove what an abandoned run left. Raises OutputError when there is none, LockedError while it is alive."""
+    _require_run(output)
+    with output.lock():
+        found = remains(output)
+        for name in found.files:
+            output.store.delete(name)
+        remove_run(output)
+    return found
+
+
+def look(output: Output) -> Remains:
+    """What ``clean`` would remove. Raises OutputError when there is nothing."""
+    _require_run(output)
+    return remains(output)
+
+
+def _require_run(output: Output) -> None:
+    if completed(output) is not None:
+        raise OutputError(
+            f"{output.location} holds a complete merge: there is nothing to clean",
+            "a finished model is yours to remove",
+        )
+    if output.journal.store.is_empty():
+        raise OutputError(f"{output.location} holds no merge", "check the path; there is nothing to clean")

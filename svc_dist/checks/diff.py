@@ -1,0 +1,187 @@
+"""What differs between two models, tensor by tensor, out of core."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.tensor_view import tensor_view
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.reading import ByteRange, Source, map_ranges
+from svc_dist.tensor_names import natural_key, printable
+
+_BLOCK = 1 << 25  # elements of a tensor that are mapped, or fetched, at once
+_CHUNK = 1 << 20  # elements compared at once
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor of two models A and B.
+
+    ``kind``: ``identical`` (every byte), ``equal`` (every value: another dtype, or another sign of zero),
+    ``different``, ``shape``, ``dtype`` (what only one of them computes with), ``only in A`` or ``only in B``. Of
+    weights that are compared: how many of the ``elements`` differ, the largest ``|a - b|``, ``||a - b|| / ||a||`` and
+    the cosine of a and b; NaN where a weight is.
+    """
+
+    name: str
+    kind: str
+    a: str
+    b: str
+    elements: int = 0
+    differing: int = 0
+    max_abs: float | None = None
+    relative_norm: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models and all of their tensors, in natural order."""
+
+    a: str
+    b: str
+    tensors: tuple[TensorDifference, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every tensor has the same values in both."""
+        return all(tensor.kind in ("identical", "equal") for tensor in self.tensors)
+
+    def counts(self) -> dict[str, int]:
+        """How many tensors there are of each kind, in order of appearance."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors:
+            counts[tensor.kind] = counts.get(tensor.kind, 0) + 1
+        return counts
+
+    def worst(self) -> list[TensorDifference]:
+        """The tensors that differ: first those that cannot be compared, then by relative norm."""
+
+        def order(tensor: TensorDifference) -> float:
+            norm = tensor.relative_norm
+            return -math.inf if norm is None or norm != norm else -norm
+
+        return sorted((t for t in self.tensors if t.kind not in ("identical", "equal")), key=order)
+
+    def data(self) -> dict[str, Any]:
+        """Plain data for JSON, None for what is no finite number."""
+        tensors = [
+            {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry}
+            for entry in (vars(tensor).items() for tensor in self.tensors)
+        ]
+        return {"a": self.a, "b": self.b, "same": self.same, "counts": self.counts(), "tensors": tensors}
+
+    def text(self, most: int = 20) -> str:
+        """Lines for a terminal: the counts, and the ``most`` different tensors."""
+        worst = self.worst()
+        lines = [f"A {self.a}", f"B {self.b}", ", ".join(f"{count} {kind}" for kind, count in self.counts().items())]
+        if worst:
+            lines.append(f"{'rel. norm':>10} {'max abs':>10} {'cosine':>10} {'differ':>7}")
+        for tensor in worst[:most]:
+            if tensor.relative_norm is None or tensor.max_abs is None or tensor.cosine is None:
+                sides = " against ".join(filter(None, (tensor.a, tensor.b)))
+                lines.append(f"{tensor.kind:>40}  {printable(tensor.name)}: {sides}")
+                continue
+            share = tensor.differing / tensor.elements
+            figures = f"{tensor.relative_norm:10.3g} {tensor.max_abs:10.3g} {tensor.cosine:10.7f} {share:7.2%}"
+            lines.append(f"{figures}  {printable(tensor.name)}")
+        return "\n".join(lines + ([f"and {len(worst) - most} more"] if len(worst) > most else []))
+
+
+def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = None) -> Difference:
+    """Compare two models, whatever their sharding and dtypes. Raises DamagedInputError, StorageError.
+
+    ``scratch``: as in ``map_ranges``. Two blocks of 32 Mi elements of each model are in hand at once, at most.
+    """
+    models = open_checkpoint(a, access), open_checkpoint(b, access)
+    sources = [Source(model.location, model.files, access) for model in models]
+    names = sorted({*models[0].tensors, *models[1].tensors}, key=natural_key)
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda name: _compare(name, models, sources, scratch, access.parallel), names)
+        return Difference(a, b, tuple(found))
+
+
+def _compare(
+    name: str, models: tuple[Checkpoint, Checkpoint], sources: list[Source], scratch: str | None, parallel: int
+) -> TensorDifference:
+    a, b = (model.tensors.get(name) for model in models)
+    words = _words(a), _words(b)
+    if a is None or b is None:
+        return TensorDifference(name, "only in B" if a is None else "only in A", *words)
+    if a.shape != b.shape:
+        return TensorDifference(name, "shape", *words)
+    weights = a.dtype in FLOAT_DTYPES and b.dtype in FLOAT_DTYPES
+    if a.dtype != b.dtype and not weights:
+        return TensorDifference(name, "dtype", *words)
+    tally = _Tally()
+    for start in range(0, a.numel, _BLOCK):
+        wanted = [[_range(spec, start, min(start + _BLOCK, a.numel))] for spec in (a, b)]
+        with map_ranges(sources, wanted, scratch, parallel) as reading:
+            views = [
+                tensor_view(mapped.view(items[0]), spec.dtype)
+                for mapped, items, spec in zip(reading.mapped, wanted, (a, b), strict=True)
+            ]
+            for first in range(0, len(views[0]), _CHUNK):
+                tally.add(views[0][first : first + _CHUNK], views[1][first : first + _CHUNK], weights)
+            views.clear()  # before their pages are given back
+    kind = "different" if tally.differing else "identical" if tally.same_bytes else "equal"
+    if not weights:
+        return TensorDifference(name, kind, *words, a.numel)
+    return TensorDifference(
+        name, kind, *words, a.numel, tally.differing, tally.largest, tally.relative_norm, tally.cosine
+    )
+
+
+def _range(spec: TensorSpec, start: int, end: int) -> ByteRange:
+    return ByteRange(spec.file, spec.start + bytes_of(spec.dtype, start), spec.start + bytes_of(spec.dtype, end))
+
+
+def _words(spec: TensorSpec | None) -> str:
+    return "" if spec is None else f"{spec.dtype} {list(spec.shape)}"
+
+
+class _Tally:
+    """Sums over the elements of a tensor, in float64."""
+
+    def __init__(self) -> None:
+        self.same_bytes = True
+        self.differing = 0
+        self.largest = self._gap = self._a = self._b = self._product = 0.0
+
+    def add(self, a: torch.Tensor, b: torch.Tensor, weights: bool) -> None:
+        """Take note of some elements: of weights as such, of anything else as bytes."""
+        same = a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+        self.same_bytes &= same
+        if not weights:
+            self.differing += 0 if same else int((a != b).sum())
+            return
+        a = a.double()
+        square = float(a @ a)
+        b = a if same else b.double()
+        self._a += square
+        self._b += square if same else float(b @ b)
+        self._product += square if same else float(a @ b)
+        if not same:
+            gap = b - a
+            self.differing += int((gap != 0).sum())
+            largest = float(gap.abs().max())
+            self.largest = largest if largest > self.largest or largest != largest else self.largest
+            self._gap += float(gap @ gap)
+
+    @property
+    def relative_norm(self) -> float:
+        return math.sqrt(self._gap / self._a) if self._a else math.inf if self._gap else 0.0
+
+    @property
+    def cosine(self) -> float:
+        if not self._a or not self._b:
+            return 1.0 if self._a == self._b else 0.0
+        return self._product / math.sqrt(self._a) / math.sqrt(self._b)

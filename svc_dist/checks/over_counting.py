@@ -1,0 +1,155 @@
+"""Looking at experts before any merge: how inflated their sum is, and who overlaps where."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from svc_dist.errors import RecipeError
+from svc_dist.plan.costs import takes_matrices
+from svc_dist.plan.make import make_plan
+from svc_dist.plan.model import Plan, Settings, Unit
+from svc_dist.recipe.schema import Recipe
+from svc_dist.run.host import available_memory, default_slots, return_freed_memory
+from svc_dist.run_folder.report import report_of
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.reading import Source
+from svc_dist.storage.retry import Retries
+from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
+from svc_dist.tensor_names import place_of
+
+
+def inspect(
+    recipe: Recipe,
+    layers: Collection[int] | None = None,
+    access: Access = DEFAULT_ACCESS,
+    *,
+    slots: int | None = None,
+    precision: str = "mixed",
+    scratch: str | None = None,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """What SVC would find in the plain sum of a recipe's task deltas, in the form of a ``merge_report.json``.
+
+    Every matrix that the recipe merges is looked at (of ``layers`` only, if given), whatever its method: the units of a
+    merge by ``task_arithmetic`` with weight 1 and SVC run, and what they make is thrown away. ``tell``: called with the
+    units done and their number. Raises RecipeError when there is nothing to look at, and what a merge raises.
+    """
+    import torch  # noqa: F401  (in this thread: two that import it at once wait for each other)
+
+    from svc_dist.run.unit import run_unit
+
+    access = recipe.access(access)
+    plan = make_plan(_summed(recipe), Settings(precision=precision), access)
+    units = [unit for unit in plan.units if _wanted(plan, unit, layers)]
+    if not units:
+        raise RecipeError(
+            f"{recipe.where()}: no matrix to look at" + ("" if layers is None else f" in layers {_listed(layers)}")
+        )
+    return_freed_memory()
+    sources = [Source(model.location, model.files, access) for model in plan.inputs]
+    slots = slots or default_slots(plan.settings)
+    while slots > 1 and slots * max(unit.memory for unit in units) > available_memory() // 2:
+        slots -= 1
+    began = time.monotonic()
+    receipts = {}
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(slots))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ordered = sorted(units, key=lambda unit: unit.work, reverse=True)
+        found = pool.map(lambda unit: run_unit(plan, unit, sources, _Nowhere(), scratch, access.parallel), ordered)
+        for done, receipt in enumerate(found, 1):
+            receipts[receipt.unit] = receipt
+            tell(done, len(units))
+    looked_at = dataclasses.replace(plan, units=tuple(units))
+    report = report_of(looked_at, receipts, [])
+    for key in ("files", "shards", "ranges", "tensors", "dispositions", "not_written", "bytes_out"):
+        report.pop(key, None)
+    for key in ("matrices", "deltas"):  # a unit may hold neighbours that nobody asked for
+        report[key] = [entry for entry in report[key] if _in(layers, entry["tensor"])]
+    return {**report, "seconds": time.monotonic() - began}
+
+
+def parse_layers(text: str) -> list[int]:
+    """Layers from ``0,10,20-23``. Raises RecipeError."""
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise RecipeError(f"--layers is {text!r}, but must be numbers and spans like 0,10,20-23")
+        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return layers
+
+
+def _summed(recipe: Recipe) -> Recipe:
+    """The recipe as a plain sum with SVC; rules only say what is kept as it is, and which rows."""
+    plain: dict[str, Any] = {"merge_method": None, "parameters": {}, "calibrate": None}
+    models = [entry.model_copy(update={"parameters": {}}) for entry in recipe.models]
+    return recipe.model_copy(
+        update={
+            "models": models,
+            "merge_method": "task_arithmetic",
+            "parameters": {},
+            "calibrate": {"method": "svc"},
+            "outputs": [],
+            "rules": [rule.model_copy(update=plain) for rule in recipe.rules if rule.keep or rule.vocab],
+        }
+    )
+
+
+def _wanted(plan: Plan, unit: Unit, layers: Collection[int] | None) -> bool:
+    tensors = [plan.tensors[number] for number, _, _ in unit.pieces]
+    return any(
+        takes_matrices(tensor, plan.dispositions[tensor.disposition]) and _in(layers, tensor.name) for tensor in tensors
+    )
+
+
+def _in(layers: Collection[int] | None, name: str) -> bool:
+    return layers is None or place_of(name).layer in layers
+
+
+def _listed(layers: Collection[int]) -> str:
+    return ", ".join(map(str, layers))
+
+
+class _Nowhere:
+    """A sink that keeps nothing."""
+
+    memory = 0
+
+    def prepare(self, shards: Sequence[ShardFile]) -> None:
+        pass
+
+    def held(self, shard: ShardFile) -> Held | None:
+        return None
+
+    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
+        return _Dropped()
+
+    def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
+        pass
+
+    def discard(self, shard: ShardFile) -> None:
+        pass
+
+
+class _Dropped:
+    def __init__(self) -> None:
+        self.retries = Retries()
+
+    def write(self, data: memoryview) -> None:
+        pass
+
+    def commit(self) -> tuple[str, ...]:
+        return ()
+
+    def __enter__(self) -> RangeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -1,0 +1,121 @@
+"""Does a merged model load in transformers, and does it compute anything?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svc_dist.errors import MissingExtraError, RecipeError, VerificationError
+from svc_dist.storage.base import is_local, local_path
+
+_IDS = 8  # token ids of a forward pass
+_TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What was loaded and what came out: ``generated`` where the model could, else ``shape`` of its output."""
+
+    architecture: str
+    dtype: str
+    devices: tuple[str, ...]
+    seconds: float
+    generated: str | None
+    shape: tuple[int, ...]
+
+    def text(self) -> str:
+        """A few lines for a terminal."""
+        lines = [
+            f"{self.architecture} in {self.dtype} on {', '.join(self.devices)}: loads, every weight in its place",
+            f"output {list(self.shape)}, finite; {self.seconds:.1f} s in all",
+        ]
+        return "\n".join([*lines, f"says: {self.generated}"] if self.generated is not None else lines)
+
+
+def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 16) -> Smoke:
+    """Load a model by its config's architecture, spread over what devices there are, and run it once.
+
+    Greedy generation of ``tokens`` from ``prompt`` where it has a tokenizer and can generate, one forward pass
+    otherwise. Runs no code of the checkpoint's. Raises VerificationError when weights are missing, do not fit, or give
+    an output that is not finite; MissingExtraError, RecipeError.
+    """
+    try:
+        import accelerate  # noqa: F401  (what spreads a model over devices)
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError(f"smoke needs {error.name}", "pip install 'svc-dist[check]'") from None
+    if not is_local(output):
+        raise RecipeError(f"{output}: transformers loads from local folders only", "copy the model to a disk first")
+    folder = local_path(output)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    began = time.monotonic()
+    model, architecture = _load(transformers, folder)
+    inputs, tokenizer = _inputs(transformers, model, folder, prompt)
+    with torch.inference_mode():
+        result = model(**{name: value.to(model.device) for name, value in inputs.items()})
+        out = next(value for value in result.to_tuple() if isinstance(value, torch.Tensor))
+        if not bool(out.isfinite().all()):
+            raise VerificationError(
+                f"{output}: {architecture} loads, but its output holds NaN or Inf",
+                "svc-dist verify --deep looks for damage; a smaller lambda may be what it takes",
+            )
+        text = None
+        if tokenizer is not None and model.can_generate():
+            ids = model.generate(**{name: value.to(model.device) for name, value in inputs.items()}, do_sample=False,
+                                 max_new_tokens=tokens)  # fmt: skip
+            text = tokenizer.decode(ids[0], skip_special_tokens=True)
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    seconds = time.monotonic() - began
+    return Smoke(architecture, str(model.dtype).removeprefix("torch."), tuple(devices), seconds, text, tuple(out.shape))
+
+
+def _load(transformers: Any, folder: str) -> tuple[Any, str]:
+    """The model and the name of its architecture."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise VerificationError(f"{folder}: transformers cannot read its config.json: {reason}") from None
+    architecture = str((config.architectures or ["none named"])[0])
+    kind = getattr(transformers, architecture, None)
+    if kind is None:
+        raise RecipeError(f"{folder}: transformers {transformers.__version__} does not know {architecture}")
+    model, info = kind.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, device_map="auto", dtype="auto",
+        ignore_mismatched_sizes=True, output_loading_info=True,
+    )  # fmt: skip
+    wrong = [f"{name} is missing" for name in sorted(info["missing_keys"])]
+    wrong += [f"{entry[0]} does not fit" for entry in sorted(info["mismatched_keys"])]
+    wrong += [f"{name} is not the architecture's" for name in sorted(info["unexpected_keys"])]
+    if wrong:
+        raise VerificationError(f"{folder}: {architecture}: " + "; ".join(wrong[:5]) + (" ..." if wrong[5:] else ""))
+    return model.eval(), architecture
+
+
+def _inputs(transformers: Any, model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
+    """Inputs for one forward pass, and the tokenizer if they come from one."""
+    import torch
+
+    config = model.config
+    if model.main_input_name == "input_ids":
+        if not any((Path(folder) / name).exists() for name in _TOKENIZER):
+            size = config.get_text_config().vocab_size
+            ids = {"input_ids": torch.arange(_IDS)[None] % size}
+            return (ids | {"decoder_input_ids": ids["input_ids"]} if config.is_encoder_decoder else ids), None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokens = dict(tokenizer(prompt, return_tensors="pt"))
+        if config.is_encoder_decoder:
+            tokens["decoder_input_ids"] = tokens["input_ids"][:, :1]
+        return tokens, tokenizer
+    if model.main_input_name == "pixel_values":
+        vision = getattr(config, "vision_config", config)
+        size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+        return {"pixel_values": torch.zeros(1, getattr(vision, "num_channels", 3), size, size, dtype=model.dtype)}, None
+    raise RecipeError(
+        f"{folder}: it loads, but what {type(model).__name__} takes ({model.main_input_name}) cannot be made up",
+        "run it with inputs of its own",
+    )

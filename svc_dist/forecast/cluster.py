@@ -1,0 +1,175 @@
+"""What a plan is simulated on: machines, as ``--cluster`` describes them."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from svc_dist.errors import RecipeError
+from svc_dist.forecast.data_sheets import CONNECTION, CORE, CORE_SOURCE, END, GPUS, LATENCY, NETWORK, START
+from svc_dist.forecast.rates import Host, Speed, Storage, read_host
+from svc_dist.run.placement import PER_DEVICE, Node
+from svc_dist.sizes import parse_size
+from svc_dist.storage.access import DEFAULT_ACCESS
+from svc_dist.storage.writing.s3 import PARTS_AHEAD
+
+_KEYS = {
+    "nodes": "how many machines (default 1)",
+    "gpus": "GPUs of each",
+    "gpu": f"which: {', '.join(GPUS)}",
+    "cpus": "cores of each, where there are no GPUs",
+    "net": "between each node and the storage, in both directions, e.g. 25Gbps (default 25Gbps)",
+    "memory": "of each node, for units, e.g. 512GB (default: no limit)",
+    "host": "a file of calibrate-host: this machine, or nodes of its cores",
+    "slots": "units at once on each node (default: as merge would)",
+    "cache": "warm where all inputs are in memory already, cold (default) where not; with host alone",
+}
+_PORTIONS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines all alike.
+
+    Each of ``nodes`` takes what ``node`` says, and has ``devices``, on each of which ``lanes`` units compute at full
+    speed: a GPU is a device of one lane; a machine's cores are one device. ``alone``, ``crowded``: how fast one unit is
+    by itself, and when all lanes of its device are busy. Seconds: ``start`` before the first unit, ``end`` after the
+    last one, ``record`` for each unit beside its work.
+    """
+
+    nodes: int
+    node: Node
+    devices: int
+    lanes: int
+    alone: Speed
+    crowded: Speed
+    storage: Storage
+    start: float
+    end: float
+    record: float
+    device: str
+    threads_per_unit: int
+    remote: bool
+    notes: tuple[str, ...]
+
+    @property
+    def all_slots(self) -> int:
+        return self.nodes * self.node.slots
+
+    @property
+    def all_lanes(self) -> int:
+        return self.nodes * self.devices * self.lanes
+
+
+def parse_cluster(text: str) -> Cluster:
+    """A cluster from ``nodes=4,gpus=8,gpu=h100,net=25Gbps``, ``nodes=2,cpus=16`` or ``host=FILE,slots=2``.
+
+    Raises RecipeError naming the key that is wrong.
+    """
+    given: dict[str, str] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key not in _KEYS or not equals or not value or key in given:
+            why = f"'{key}' is given twice" if key in given else f"'{item}' is no KEY=VALUE that it takes"
+            known = "; ".join(f"{name}: {meaning}" for name, meaning in _KEYS.items())
+            raise RecipeError(f"--cluster: {why}", known)
+        given[key] = value
+    kinds = [key for key in ("gpus", "cpus") if key in given]
+    if len(kinds) == 2:
+        raise RecipeError("--cluster: gpus and cpus exclude one another", "units run on the GPUs where there are any")
+    if "gpu" in given and kinds != ["gpus"]:
+        raise RecipeError("--cluster: gpu needs gpus", f"e.g. gpus=8,gpu={given['gpu']}")
+    host = read_host(Path(given["host"])) if "host" in given else None
+    if kinds == ["gpus"]:
+        if host is not None:
+            raise RecipeError("--cluster: gpus and host exclude one another", "a host's rates are those of its cores")
+        return _gpus(given)
+    if kinds == ["cpus"]:
+        if "cache" in given:
+            raise RecipeError("--cluster: cache goes with host alone", "a cluster reads from storage")
+        return _cores(given, host)
+    if host is not None:
+        return _host(given, host)
+    raise RecipeError("--cluster: neither gpus nor cpus nor host is given", "e.g. nodes=4,gpus=8,gpu=h100,net=25Gbps")
+
+
+def _gpus(given: dict[str, str]) -> Cluster:
+    if "cache" in given:
+        raise RecipeError("--cluster: cache goes with host alone", "a cluster reads from storage")
+    kind = given.get("gpu")
+    if kind not in GPUS:
+        raise RecipeError(f"--cluster: gpu is {kind or 'not given'}, but must be one of {', '.join(GPUS)}")
+    gpu, count = GPUS[kind], _count(given, "gpus")
+    node = Node(_count(given, "slots", PER_DEVICE * count), _memory(given), gpu.memory)
+    notes = (f"{kind}: estimated from {gpu.source}", *_storage_notes(given))
+    return Cluster(
+        _count(given, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(given),
+        START, END, LATENCY, "cuda", 1, True, notes,
+    )  # fmt: skip
+
+
+def _cores(given: dict[str, str], host: Host | None) -> Cluster:
+    cores = _count(given, "cpus")
+    threads = 1 if host is None else host.threads_per_unit
+    lanes = max(1, cores // threads)
+    source = f"estimated: {CORE_SOURCE}" if host is None else f"{host.processor} as measured on {host.measured}"
+    speed = CORE if host is None else host.crowded  # cores of a large machine are seldom idle
+    node = Node(_count(given, "slots", max(2, lanes)), _memory(given))
+    return Cluster(
+        _count(given, "nodes", 1), node, 1, lanes, speed, speed, _network(given),
+        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", *_storage_notes(given)),
+    )  # fmt: skip
+
+
+def _host(given: dict[str, str], host: Host) -> Cluster:
+    if "nodes" in given:
+        raise RecipeError("--cluster: nodes needs cpus or gpus", f"e.g. nodes=2,cpus={host.cores},host={given['host']}")
+    cache = given.get("cache", "cold")
+    if cache not in ("warm", "cold"):
+        raise RecipeError(f"--cluster: cache is '{cache}', but must be warm or cold")
+    storage, note = host.disk, f"inputs from the disk ({cache})"
+    if cache == "warm":
+        storage = Storage(math.inf, math.inf, storage.write_each, storage.write)
+    elif host.storage is not None:
+        storage, note = host.storage, f"from and to {host.storage_url}"
+    if "net" in given:
+        storage, note = _network(given), _storage_notes(given)[0]
+    node = Node(_count(given, "slots", max(2, host.lanes)), _memory(given, host.memory // 2))
+    return Cluster(
+        1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
+        host.threads_per_unit, host.storage is not None, (f"{host.name}: measured on {host.measured}", note),
+    )  # fmt: skip
+
+
+def _network(given: dict[str, str]) -> Storage:
+    """A node's share of object storage: as many connections as a unit opens, up to the node's bandwidth."""
+    whole = _bandwidth(given["net"]) if "net" in given else NETWORK
+    return Storage(min(whole, DEFAULT_ACCESS.parallel * CONNECTION), whole, min(whole, PARTS_AHEAD * CONNECTION), whole)
+
+
+def _storage_notes(given: dict[str, str]) -> tuple[str]:
+    each = f"{CONNECTION / 1e6:.0f} MB/s a connection (estimated)"
+    return (f"storage: {given.get('net', '25Gbps a node (assumed: give net=)')}, {each}",)
+
+
+def _bandwidth(text: str) -> float:
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]?)(bps|bit/s|B/s)", text)
+    if match is None or float(match[1]) <= 0:
+        raise RecipeError(f"--cluster: net is '{text}', but must be a rate such as 25Gbps or 3GB/s")
+    return float(match[1]) * _PORTIONS[match[2]] / (1 if match[3] == "B/s" else 8)
+
+
+def _memory(given: dict[str, str], default: int = sys.maxsize) -> int:
+    return parse_size(given["memory"]) if "memory" in given else default
+
+
+def _count(given: dict[str, str], key: str, default: int | None = None) -> int:
+    text = given.get(key)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise RecipeError(f"--cluster: {key} is {text!r}, but must be a whole number, at least 1")
+    return int(text)

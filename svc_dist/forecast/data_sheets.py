@@ -1,0 +1,78 @@
+"""Rates that nobody measured: of common GPUs from their makers' data sheets, of one core, of object storage.
+
+Data sheets state peaks. What is reached is taken to be three quarters of them for products, and memory bandwidth for
+the rest. The reduction to tridiagonal form, most of an eigendecomposition, reads the whole matrix once per column: at
+``8/3 n^3`` bytes it is bound by memory, which published measurements agree with (cuSOLVER reaches less than 3 % of an
+H100's arithmetic: arXiv 2410.02170). Expect a factor of two either way, and measure where it matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svc_dist.forecast.rates import Speed
+
+_REACHED = 0.75  # of the peak of matrix products
+_LAUNCHES = 40e-6  # seconds for the small kernels of one column of a decomposition
+_PER_OPERATION = 6.0  # bytes of device memory that an element-wise operation moves: two of three are reads of float32
+_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks of a GPU without sparsity, with TF32 off. Operations and bytes a second; ``memory`` in bytes.
+
+    ``link``: to the host in one direction. ``source``: where the numbers are from.
+    """
+
+    float64: float
+    float32: float
+    bfloat16: float
+    bandwidth: float
+    memory: int
+    link: float
+    source: str
+
+    def speed(self) -> Speed:
+        """What a unit that has the device to itself may expect."""
+        double = _REACHED * self.float64
+        eigen = tuple(
+            (n, _LAUNCHES * n + 8 / 3 * n**3 / self.bandwidth + 4.0 * n**3 / double) for n in _SIZES
+        )  # fmt: skip
+        return Speed(
+            double,
+            _REACHED * self.float32,
+            _REACHED * self.bfloat16,
+            self.bandwidth / _PER_OPERATION,
+            eigen,
+            _REACHED * self.link,
+        )
+
+
+GPUS = {
+    "a100": Gpu(19.5e12, 19.5e12, 312e12, 2.039e12, 80 * 10**9, 32e9,
+                "NVIDIA A100 data sheet (SXM 80 GB; float64 on tensor cores)"),
+    "h100": Gpu(67e12, 67e12, 989e12, 3.35e12, 80 * 10**9, 64e9,
+                "NVIDIA H100 data sheet (SXM; float64 on tensor cores)"),
+    "h200": Gpu(67e12, 67e12, 989e12, 4.8e12, 141 * 10**9, 64e9,
+                "NVIDIA H200 data sheet (SXM; float64 on tensor cores)"),
+    "b200": Gpu(37e12, 75e12, 2250e12, 8.0e12, 180 * 10**9, 64e9,
+                "NVIDIA DGX B200 data sheet and HGX B200 specifications, an eighth of the system"),
+    "l40s": Gpu(1.43e12, 91.6e12, 362e12, 0.864e12, 48 * 10**9, 32e9,
+                "NVIDIA L40S data sheet (float64: 1/64 of float32)"),
+    "mi300x": Gpu(163.4e12, 163.4e12, 1307e12, 5.3e12, 192 * 10**9, 64e9,
+                  "AMD Instinct MI300X data sheet (matrix cores)"),
+}  # fmt: skip
+
+#: One core with one thread, beside others that are busy too.
+CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)))
+CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by calibrate-host"
+
+#: Bytes a second of one connection to S3 (Amazon's performance design patterns: 85 to 90 MB/s a request).
+CONNECTION = 85e6
+#: Seconds before a run's first unit on a cluster (Ray's workers, torch, a device's context), and after its last one.
+START, END = 20.0, 5.0
+#: Seconds of latency that a unit's reading, writing and receipt take on object storage.
+LATENCY = 0.2
+#: Bytes a second between a node and its storage where nothing is said.
+NETWORK = 25e9 / 8

@@ -1,0 +1,186 @@
+"""Measuring this machine: every kind of work as units do it, by itself and side by side, in about a minute.
+
+Products and decompositions are timed in threads of this process, as the inline executor runs units. Element-wise work,
+writing, and what a merge takes beside its units come from a small merge by the command itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from svc_dist.checkpoint.tensor_view import tensor_view
+from svc_dist.forecast.probe import Probe
+from svc_dist.forecast.rates import Host, Speed, Storage
+from svc_dist.linalg.eigen import symmetric_eigen
+from svc_dist.linalg.gram import gram
+from svc_dist.run.host import available_memory, cores
+from svc_dist.run_folder.store import LocalStore
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+
+_EIGEN = (256, 512, 1024, 2048)
+_PRODUCTS = (1024, 2048)
+_LEAST, _TURNS = 0.3, 2  # seconds that one measurement takes at least, by repetition, and how many there are
+
+
+def calibrate(
+    folder: Path | None = None, threads: int = 1, storage: str | None = None, access: Access = DEFAULT_ACCESS
+) -> Host:
+    """Rates of this machine for units of so many ``threads``.
+
+    ``folder``: on the disk that is measured; a subfolder is made and removed. ``storage``: a URL whose rates are
+    measured beside it. Raises StorageError.
+    """
+    lanes = max(1, cores() // threads)
+    before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="svc-dist-", dir=folder) as work:
+        probe = Probe(Path(work).absolute(), lanes, threads)
+        read = [_cold_read(probe.expert, side_by_side) for side_by_side in (1, lanes)]
+        one, all_lanes = probe.merge((1, lanes))
+        record = _record(LocalStore(Path(work) / "records"))
+        remote = probe.on_storage(storage, access) if storage is not None else None
+    try:
+        torch.set_num_threads(threads)
+        alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed))
+    finally:
+        torch.set_num_threads(before)
+    return Host(
+        name=platform.node(),
+        processor=_processor(),
+        measured=time.strftime("%Y-%m-%d", time.gmtime()),
+        versions={name: version(name) for name in ("torch", "scipy", "numpy")},
+        cores=cores(),
+        threads_per_unit=threads,
+        lanes=lanes,
+        alone=alone,
+        crowded=crowded,
+        disk=Storage(read[0], max(read), one.written, max(one.written, lanes * all_lanes.written)),
+        start=one.beside,
+        record=record,
+        memory=available_memory(),
+        storage_url=storage,
+        storage=remote,
+    )
+
+
+def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...]) -> list[Speed]:
+    """The speed of a unit among so many side by side, for each of these numbers."""
+    eigen = [_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN]
+    rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32, torch.bfloat16)]
+    return [
+        Speed(
+            rates[0][place],
+            rates[1][place],
+            rates[2][place],
+            elementwise[place],
+            tuple((size, seconds[place]) for size, seconds in zip(_EIGEN, eigen, strict=True)),
+        )
+        for place in range(len(lanes))
+    ]
+
+
+def _product_rates(kind: torch.dtype, lanes: tuple[int, ...], threads: int) -> list[float]:
+    seconds = [0.0] * len(lanes)
+    for size in _PRODUCTS:
+        left = torch.randn(size // 2, size, generator=torch.Generator().manual_seed(0)).to(kind)
+        right = torch.randn(size, size, generator=torch.Generator().manual_seed(1)).to(kind)
+        taken = _seconds(functools.partial(torch.matmul, left, right), lanes, threads)
+        seconds = [before + own for before, own in zip(seconds, taken, strict=True)]
+    return [sum(float(size) ** 3 for size in _PRODUCTS) / own for own in seconds]
+
+
+def _spectrum(size: int) -> torch.Tensor:
+    """A Gram matrix such as the sum of some task deltas has: random, of decaying spectrum."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(size, 2 * size, generator=generator) / torch.arange(1, size + 1).sqrt()[:, None]
+    return gram(torch.randn(size, size, generator=generator) @ rows)
+
+
+def _decompose(matrix: torch.Tensor) -> None:
+    symmetric_eigen(matrix, "a probe", dtype=torch.float32)
+
+
+def _seconds(work: Callable[[], object], lanes: tuple[int, ...], threads: int) -> list[float]:
+    """Seconds of one call while so many threads call it over and over, for each number of ``lanes``.
+
+    They take turns, because a machine's speed drifts; the mean counts.
+    """
+    turns = [[_once(work, count, threads) for count in lanes] for _ in range(_TURNS)]
+    return [statistics.mean(spent) for spent in zip(*turns, strict=True)]
+
+
+def _once(work: Callable[[], object], lanes: int, threads: int) -> float:
+    barrier = threading.Barrier(lanes)
+    spent: list[float] = []
+
+    def lane() -> None:
+        torch.set_num_threads(threads)
+        barrier.wait()
+        began, calls = time.perf_counter(), 0
+        while calls == 0 or time.perf_counter() - began < _LEAST:
+            work()
+            calls += 1
+        spent.append((time.perf_counter() - began) / calls)
+
+    running = [threading.Thread(target=lane) for _ in range(lanes)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return statistics.mean(spent)
+
+
+def _cold_read(file: Path, side_by_side: int) -> float:
+    """Bytes a second from the disk through mappings, for all threads together; from memory where that is all it has."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        size = os.fstat(descriptor).st_size
+        share = size // side_by_side // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+
+        def touch(part: int) -> None:
+            mapped = mmap.mmap(descriptor, share, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=part * share)
+            if hasattr(mmap, "MADV_WILLNEED"):
+                mapped.madvise(mmap.MADV_WILLNEED)
+            tensor_view(memoryview(mapped), "U8")[:: mmap.PAGESIZE].sum()
+
+        readers = [threading.Thread(target=touch, args=(part,)) for part in range(side_by_side)]
+        began = time.perf_counter()
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        return share * side_by_side / (time.perf_counter() - began)
+    finally:
+        os.close(descriptor)
+
+
+def _record(store: LocalStore) -> float:
+    """Seconds of one receipt."""
+    spent = []
+    for number in range(5):
+        began = time.perf_counter()
+        store.put(f"receipts/{number}.json", bytes(4096))
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

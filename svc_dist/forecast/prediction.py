@@ -1,0 +1,162 @@
+"""What a plan will take on a cluster: seconds, what bounds them, bytes and requests."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from svc_dist.forecast.cluster import Cluster
+from svc_dist.forecast.simulate import Load, simulate
+from svc_dist.plan.costs import work_of_results
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.sizes import format_size
+from svc_dist.storage.reading import request_count
+from svc_dist.storage.writing.s3 import S3Sink
+
+_VARIATION = 0.1  # of the seconds of a phase, either way
+_BOUNDS = {
+    "compute": "compute: more or faster devices would help",
+    "read": "reading: more bandwidth to the storage, or more nodes, would help",
+    "write": "writing: more bandwidth to the storage, or more nodes, would help",
+    "units in flight": "units in flight: more slots would help, if memory allows",
+    "the longest unit": "the longest unit: nothing but a faster device would help",
+    "start and end": "start and end: the merge itself is short",
+}
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests to object storage: ranges read; parts, creations and completions of uploads; receipts."""
+
+    get: int
+    put_part: int
+    create: int
+    complete: int
+    receipt: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A simulated run.
+
+    ``bounds``: the seconds that each resource takes at the least, if nothing else did; the largest is the
+    ``bottleneck``. ``utilisation``: the share of the whole time that each is busy. ``requests``: as on object storage.
+    """
+
+    seconds: float
+    bottleneck: str
+    bounds: dict[str, float]
+    utilisation: dict[str, float]
+    units: int
+    slots: int
+    devices: int
+    bytes_in: int
+    bytes_out: int
+    requests: Requests
+    precision: str
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """For people."""
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.utilisation.items())
+        bounds = ", ".join(f"{name} {_span(seconds)}" for name, seconds in self.bounds.items() if seconds >= 0.05)
+        asked = self.requests
+        return "\n".join(
+            [
+                f"about {_span(self.seconds)}, bound by {_BOUNDS[self.bottleneck]}",
+                f"each alone would take: {bounds}",
+                f"busy: {shares}; {self.slots} units at once on {self.devices} device{'s' * (self.devices > 1)}",
+                f"read {format_size(self.bytes_in)}, write {format_size(self.bytes_out)}",
+                f"requests on object storage: {asked.get:,} GET; {asked.put_part:,} parts, {asked.create:,} uploads "
+                f"begun and {asked.complete:,} completed; {asked.receipt:,} receipts",
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+
+def predict(plan: Plan, cluster: Cluster) -> Prediction:
+    """Simulate a plan on a cluster."""
+    loads = {unit.id: load_of(plan, unit, cluster) for unit in plan.units}
+    varied = {unit: _varied(unit, load) for unit, load in loads.items()}
+    trace = simulate(plan, cluster, varied, S3Sink.memory if cluster.remote else 0)
+    storage, nodes = cluster.storage, cluster.nodes
+    read, written = (sum(getattr(load, name) for load in loads.values()) for name in ("read", "write"))
+    computed = sum(load.crowded for load in loads.values())
+    each = [_alone(load, cluster) for load in loads.values()]
+    fixed = cluster.start + cluster.end
+    bounds = {
+        "compute": computed / cluster.all_lanes,
+        "read": read / storage.read / nodes,
+        "write": written / storage.write / nodes,
+        "units in flight": sum(each) / cluster.all_slots,
+        "the longest unit": max(each, default=0.0),
+        "start and end": fixed,
+    }
+    return Prediction(
+        seconds=trace.seconds,
+        bottleneck=max(bounds, key=lambda name: bounds[name]),
+        bounds=bounds,
+        utilisation={
+            "compute": trace.computing / cluster.all_lanes / trace.seconds,
+            "read": bounds["read"] / trace.seconds,
+            "write": bounds["write"] / trace.seconds,
+        },
+        units=len(plan.units),
+        slots=cluster.all_slots,
+        devices=cluster.nodes * cluster.devices,
+        bytes_in=plan.bytes_in,
+        bytes_out=plan.bytes_out,
+        requests=requests_of(plan),
+        precision=plan.settings.precision,
+        notes=cluster.notes,
+    )
+
+
+def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
+    """What a unit asks of the machines of a cluster."""
+    pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
+    precision = plan.settings.precision
+    works = [
+        work_of_results(tensor, [result.dispositions[tensor.disposition] for result in plan.results], size, precision)
+        for tensor, size in pieces
+    ]
+    copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.slots) == 1)  # read, looked at, cast
+    moved = 2.0 * unit.bytes_in + unit.bytes_out  # to a device once for merging, once for calibration
+
+    def seconds(crowded: bool) -> float:
+        speed = cluster.crowded if crowded else cluster.alone
+        return sum(speed.seconds(work) for work in works) + speed.moving(moved) + copied / speed.elementwise
+
+    read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
+    return Load(read, seconds(False), seconds(True), float(unit.bytes_out))
+
+
+def requests_of(plan: Plan) -> Requests:
+    """What a run asks of object storage, headers, listings and the lock's heartbeat not counted."""
+    shards, units = len(plan.shards), len(plan.units)
+    gets = sum(request_count(wanted) for unit in plan.units for wanted in plan.wanted(unit))
+    parts = len(plan.results) * sum(len(sizes) for _, sizes in plan.parts.values())
+    return Requests(gets, parts, shards, shards, units)
+
+
+def _varied(unit: str, load: Load) -> Load:
+    """The same load, a little more or less of it in each phase, always the same for a unit.
+
+    Units of one size that start together would else read together and compute together for ever; no real run does.
+    """
+    chance = random.Random(unit)
+    read, compute, write = (chance.uniform(1 - _VARIATION, 1 + _VARIATION) for _ in range(3))
+    return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write)
+
+
+def _alone(load: Load, cluster: Cluster) -> float:
+    storage = cluster.storage
+    reading = load.read / storage.read_each if load.read else 0.0
+    return reading + load.alone + load.write / storage.write_each + cluster.record
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

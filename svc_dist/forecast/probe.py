@@ -1,0 +1,123 @@
+"""A small merge by the command itself, for what only a whole merge can tell: element-wise work, writing, the start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from svc_dist.checkpoint.header import render_header
+from svc_dist.errors import StorageError
+from svc_dist.forecast.rates import Storage
+from svc_dist.methods.registry import METHODS
+from svc_dist.recipe.load import recipe_from
+from svc_dist.run.session import Options, run_merge
+from svc_dist.run_folder.report import REPORT_FILE
+from svc_dist.storage.access import Access
+from svc_dist.storage.fsspec import Objects
+from svc_dist.storage.open import open_objects
+
+_EXPERTS = 3
+_BYTES = 128 << 20  # of a model, but at least so many of a unit:
+_LEAST = 8 << 20
+_RUNS = 2  # the first warms files and byte code up
+_COLUMNS = 4096
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one unit among those side by side: element-wise operations, bytes written and bytes read a second.
+
+    ``beside``: seconds of the command beside its units.
+    """
+
+    computed: float
+    written: float
+    read: float
+    beside: float
+
+
+class Probe:
+    """A base and experts in ``folder``, whose element-wise merge has as many units as there are ``lanes``, or more."""
+
+    def __init__(self, folder: Path, lanes: int, threads: int) -> None:
+        self._folder, self._lanes, self._threads = folder, lanes, threads
+        units = max(4, lanes)
+        rows = max(_LEAST, _BYTES // units) // (2 * _COLUMNS)
+        self._shapes = {f"layers.{unit}.weight": (rows, _COLUMNS) for unit in range(units)}
+        self._models = ["base", *(f"expert{number}" for number in range(_EXPERTS))]
+        self._size = units * rows * _COLUMNS * 2
+        weights = torch.randn(rows * _COLUMNS, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+        for number, model in enumerate(self._models):
+            (folder / model).mkdir()
+            with (folder / model / "model.safetensors").open("wb") as file:
+                file.write(render_header((name, "BF16", shape) for name, shape in self._shapes.items()))
+                for unit in range(units):
+                    file.write(weights.roll(number + unit).view(torch.uint8).numpy().data)
+
+    @property
+    def expert(self) -> Path:
+        """A file of the probe."""
+        return self._folder / self._models[-1] / "model.safetensors"
+
+    def merge(self, slots: Sequence[int]) -> list[Measured]:
+        """Merge by the command, so many units at once; of each number the run with the least overhead counts."""
+        runs = [[self._merge_here(count) for count in slots] for _ in range(_RUNS)]
+        return [min(same, key=lambda run: run.beside) for same in zip(*runs, strict=True)]
+
+    def _merge_here(self, slots: int) -> Measured:
+        recipe, output = self._folder / "recipe.yaml", self._folder / "merged"
+        recipe.write_text(yaml.safe_dump(self._recipe(str(self._folder))))
+        flags = ["--slots", str(slots), "--threads-per-unit", str(self._threads), "--executor", "inline"]
+        command = [sys.executable, "-m", "svc_dist", "merge", str(recipe), str(output), "--device", "cpu", *flags]
+        began = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True)
+        seconds = time.perf_counter() - began
+        if done.returncode:
+            raise StorageError(f"a small merge in {self._folder} failed: {done.stderr.strip()}", "name a --folder")
+        measured = self._measured((output / REPORT_FILE).read_bytes(), seconds, slots)
+        shutil.rmtree(output)
+        return measured
+
+    def on_storage(self, url: str, access: Access) -> Storage:
+        """Rates of a storage: the same merge from and to a folder under ``url``, which is removed again."""
+        prefix = f"{url.rstrip('/')}/svc-dist-probe-{uuid.uuid4().hex}"
+        objects = open_objects(prefix, access)
+        together = max(2, self._lanes)
+        try:
+            for model in self._models:
+                objects.put(f"{model}/model.safetensors", (self._folder / model / "model.safetensors").read_bytes())
+            one, all_lanes = (self._merge_there(prefix, objects, access, slots) for slots in (1, together))
+        finally:
+            for name in objects.walk(""):
+                objects.delete(name)
+        read, written = together * all_lanes.read, together * all_lanes.written
+        return Storage(one.read, max(one.read, read), one.written, max(one.written, written))
+
+    def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> Measured:
+        output = f"merged{slots}"
+        options = Options("inline", slots=slots, device="cpu", threads_per_unit=self._threads, access=access)
+        began = time.perf_counter()
+        run_merge(recipe_from(self._recipe(prefix)), f"{prefix}/{output}", options)
+        return self._measured(objects.read(f"{output}/{REPORT_FILE}"), time.perf_counter() - began, slots)
+
+    def _recipe(self, location: str) -> dict[str, Any]:
+        experts = [{"model": f"{location}/{model}"} for model in self._models[1:]]
+        return {"base_model": f"{location}/{self._models[0]}", "models": experts, "merge_method": "task_arithmetic"}
+
+    def _measured(self, report: bytes, seconds: float, slots: int) -> Measured:
+        stages = json.loads(report)["unit_seconds"]
+        work = METHODS["task_arithmetic"].work(self._size // 2, 1, _EXPERTS, "mixed")
+        beside = seconds - sum(stages.values()) / min(slots, len(self._shapes))
+        read = self._size * len(self._models) / max(stages["read"], 1e-9)
+        return Measured(work.elementwise / stages["compute"], self._size / stages["write"], read, max(0.0, beside))

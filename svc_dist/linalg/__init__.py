@@ -1,0 +1,1 @@
+"""Spectral linear algebra: matrices in, decompositions out. Knows no task deltas."""

@@ -1,0 +1,1 @@
+"""Calibrations of a merged matrix, on top of any method."""

@@ -1,0 +1,1 @@
+"""Merge methods that look at each entry by itself."""

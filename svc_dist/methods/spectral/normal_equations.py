@@ -1,0 +1,84 @@
+"""The quadratic that WUDI and SWUDI minimise, as its normal equations ``M C = R``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svc_dist.errors import NumericsError
+from svc_dist.linalg.gram import add_gram, gram, mirrored
+from svc_dist.methods.deltas import TaskDeltas
+
+_ROWS = 256  # rows of a delta whose norm is taken at once
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """``C = sum_i Di^T Di / ||Di||^2 (n, n)`` and ``R = sum_i Di Di^T Di / ||Di||^2 (m, n)``.
+
+    An expert whose delta is zero contributes nothing; ``count`` is how many do contribute, and the trace of C.
+    """
+
+    normal: Tensor
+    target: Tensor
+    count: int
+
+
+def normal_equations(deltas: TaskDeltas) -> NormalEquations:
+    """C and R of one matrix, one expert at a time, in the compute dtype.
+
+    ``Di (Di^T Di)`` is formed from whichever Gram matrix makes it cheaper, all of them of ``Di / ||Di||``, so that no
+    size of a delta is too small or too large to be squared. Raises NumericsError naming an expert whose delta is not
+    finite.
+    """
+    rows, columns = deltas.shape
+    target = torch.zeros(rows, columns, dtype=deltas.dtype, device=deltas.device)
+    normal = target.new_zeros(columns, columns)
+    count = 0
+    for _, delta, norm in contributing(deltas):
+        count += 1
+        delta /= norm
+        if 3 * rows < 2 * columns:
+            add_gram(normal, delta.T)
+            target.addmm_(gram(delta, delta.dtype), delta, alpha=norm)
+        else:
+            own = torch.zeros_like(normal)
+            add_gram(own, delta.T)
+            normal += own
+            target.addmm_(delta, mirrored(own), alpha=norm)
+            del own
+        del delta  # before the next one is made
+    return NormalEquations(mirrored(normal), target, count)
+
+
+def normal_matrix(deltas: TaskDeltas) -> Tensor:
+    """C alone."""
+    normal = torch.zeros(deltas.shape[1], deltas.shape[1], dtype=deltas.dtype, device=deltas.device)
+    for _, delta, norm in contributing(deltas):
+        delta /= norm
+        add_gram(normal, delta.T)
+        del delta
+    return mirrored(normal)
+
+
+def contributing(deltas: TaskDeltas) -> Iterator[tuple[int, Tensor, float]]:
+    """Every task delta that is not zero, with its index and ``||Di||_F``."""
+    for index in range(len(deltas)):
+        delta = deltas[index]
+        norm = finite_norm(delta, index)
+        if norm:
+            yield index, delta, norm
+        del delta
+
+
+def finite_norm(delta: Tensor, index: int) -> float:
+    """``||Di||_F``. Raises NumericsError naming the expert when it is not finite."""
+    blocks = (delta[start : start + _ROWS] for start in range(0, len(delta), _ROWS))  # whatever is summed is cast first
+    norm = math.hypot(*(float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in blocks))
+    if not math.isfinite(norm):
+        raise NumericsError(f"expert {index}'s task delta has entries that are not finite")
+    return norm

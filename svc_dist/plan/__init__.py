@@ -1,0 +1,1 @@
+"""From a resolved recipe and headers to a plan."""

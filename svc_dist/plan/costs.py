@@ -1,0 +1,93 @@
+"""What a planned tensor costs: operations and peak memory, by its disposition in each result."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from svc_dist.methods.costs import Work, factored_memory, factored_rank, factored_work, formed_memory, product_work
+from svc_dist.methods.registry import CALIBRATIONS, METHODS, memory_of_chunks, memory_of_selection
+from svc_dist.plan.dispositions import Disposition
+
+if TYPE_CHECKING:
+    from svc_dist.plan.model import PlannedTensor
+
+
+def takes_matrices(tensor: PlannedTensor, disposition: Disposition) -> bool:
+    """Whether a tensor is worked on matrix by matrix, not in chunks."""
+    if tensor.batch is None or disposition.method is None:
+        return False
+    return disposition.calibration is not None or METHODS[disposition.method].family == "spectral"
+
+
+def work_of(tensor: PlannedTensor, disposition: Disposition, elements: int, precision: str) -> Work:
+    """Estimated operations by kind for ``elements`` of a tensor."""
+    if disposition.method is None:
+        return Work()
+    experts = len(tensor.slots) - 1
+    if tensor.batch is None:
+        return _matrix_work(disposition.method, None, 1, elements, experts, precision)
+    _, rows, columns = tensor.batch
+    if (rank := _factored_rank(tensor, disposition)) is not None:
+        return factored_work(rows, columns, rank, experts, precision) * (elements / (rows * columns))
+    calibration = disposition.calibration["method"] if disposition.calibration is not None else None
+    each = _matrix_work(disposition.method, calibration, rows, columns, experts, precision)
+    return each * (elements / (rows * columns))
+
+
+def work_of_results(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: int, precision: str) -> Work:
+    """Estimated operations for all results: of a matrix, the most of one and for each other one product."""
+    works = [work_of(tensor, disposition, elements, precision) for disposition in dispositions]
+    matrices = [takes_matrices(tensor, disposition) for disposition in dispositions]
+    if len(works) == 1 or tensor.batch is None or not any(matrices):
+        return sum(works[1:], works[0])
+    most = max(works, key=lambda work: work.flops)
+    others = (len(works) - 1) * elements / math.prod(tensor.batch[1:])
+    return most + product_work(*tensor.batch[1:], precision) * others
+
+
+@functools.lru_cache(maxsize=4096)
+def _matrix_work(method: str, calibration: str | None, rows: int, columns: int, experts: int, precision: str) -> Work:
+    work = METHODS[method].work(rows, columns, experts, precision)
+    return work if calibration is None else work + CALIBRATIONS[calibration].work(rows, columns, experts, precision)
+
+
+def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | None:
+    """The sum of the ranks where a matrix is merged in its experts' factors; None where it is not."""
+    if tensor.batch is None or disposition.method is None or not takes_matrices(tensor, disposition):
+        return None
+    if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}):
+        return None
+    ranks = tensor.ranks() if tensor.batch[0] == 1 else None
+    return None if ranks is None else factored_rank(*tensor.batch[1:], ranks)
+
+
+def memory_of_results(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
+    """The peak of one result, and with several what is kept between one and the next: three matrices at most."""
+    memory = max(_memory(tensor, disposition, precision) for disposition in dispositions)
+    if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
+        memory += 3 * 8 * math.prod(tensor.batch[1:])
+    return memory
+
+
+def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> int:
+    chunked = memory_of_chunks(precision)
+    if disposition.method is not None and METHODS[disposition.method].statistics is not None:
+        chunked += memory_of_selection(math.prod(tensor.shape), precision)
+    ranks = [factors.rank for factors in tensor.factors if factors is not None]
+    if ranks:
+        chunked += int(formed_memory(math.prod(tensor.shape[:-1]), tensor.row, max(ranks), precision))
+    if not takes_matrices(tensor, disposition):
+        return chunked
+    assert tensor.batch is not None
+    assert disposition.method is not None
+    _, rows, columns = tensor.batch
+    if (rank := _factored_rank(tensor, disposition)) is not None:
+        return int(factored_memory(rows, columns, rank, precision)) + chunked
+    experts = len(tensor.slots) - 1
+    peak = METHODS[disposition.method].memory(rows, columns, experts, precision)
+    if disposition.calibration is not None:
+        peak = max(peak, CALIBRATIONS[disposition.calibration["method"]].memory(rows, columns, experts, precision))
+    return int(peak) + chunked

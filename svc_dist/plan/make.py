@@ -1,0 +1,167 @@
+"""The plan: every output shard, every tensor's place and every unit of work, from a recipe and headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
+from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.layout import Shard, pack, ranges
+from svc_dist.errors import RecipeError
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.plan.advice import _warnings
+from svc_dist.plan.costs import memory_of_results, takes_matrices, work_of_results
+from svc_dist.plan.dispositions import Decision, Disposition, decide
+from svc_dist.plan.fingerprint import _fingerprint
+from svc_dist.plan.inputs import held, model_of
+from svc_dist.plan.model import Plan, PlannedTensor, Result, Settings, Unit
+from svc_dist.plan.renames import renamed
+from svc_dist.plan.sidecars import companions
+from svc_dist.recipe.resolve import choices
+from svc_dist.recipe.schema import Recipe
+from svc_dist.sizes import parse_size
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.writing.base import ShardFile
+
+
+def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCESS) -> Plan:
+    """Plan a merge. Reads headers, indexes and configs only.
+
+    ``access``: how storages are reached. Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError,
+    StorageError.
+    """
+    results = recipe.results()
+    alternatives = [choices(result) for _, result in results]
+    chosen = alternatives[0]
+    locations = [chosen.base, *chosen.experts]
+    with ThreadPoolExecutor(min(8, len(locations))) as pool:
+        opening = [pool.submit(open_expert, location, access) for location in chosen.experts]
+        base = open_checkpoint(chosen.base, access)
+        opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
+    if recipe.base_model is None and any(expert.model is None for expert in opened):
+        raise RecipeError(f"{recipe.where('models')}: an adapter is merged over a base: base_model is missing")
+    models, renames = renamed(recipe, locations, opened)
+    assert models[0].model is not None
+    base = models[0].model
+    experts = [attach(model, base) for model in models[1:]]
+    whole = [expert.whole for expert in experts]
+    each = [decide(one, its, base, whole) for (_, one), its in zip(results, alternatives, strict=True)]
+    decisions = each[0]
+    written = [decision for decision in decisions if decision.disposition.kind in ("merged", "copied")]
+    if not written:
+        raise RecipeError(f"{recipe.where()}: nothing to write: the base {base.location} holds no tensors")
+
+    specs = [(d.name, _written_dtype(d.spec.dtype, recipe), d.spec.shape) for d in written if d.spec is not None]
+    layout = pack(specs, parse_size(recipe.max_shard_size))
+    by_name = {alike[0].name: alike for alike in zip(*each, strict=True)}
+    table, tensors = _place(layout, by_name, base, experts)
+    outputs = tuple(Result(path, dispositions) for (path, _), dispositions in zip(results, table, strict=True))
+    units = _units(layout, table, tensors, settings)
+    every = [disposition for dispositions in table for disposition in dispositions]
+    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
+    versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
+    planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
+    canonical = recipe.canonical()
+    return Plan(
+        fingerprint=_fingerprint(canonical, settings, planned, versions),
+        recipe=canonical,
+        settings=settings,
+        models=planned,
+        dispositions=table[0],
+        shards=tuple(
+            ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size)
+            for path, _ in results
+            for shard in layout
+        ),
+        tensors=tensors,
+        not_written=tuple(
+            (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
+        ),
+        units=units,
+        warnings=tuple(_warnings(recipe, decisions)),
+        methods=versions,
+        companions=companions(recipe, chosen, [model.location for model in planned], decisions, access),
+        outputs=outputs if recipe.outputs else (),
+    )
+
+
+def _written_dtype(dtype: str, recipe: Recipe) -> str:
+    wanted = recipe.written_dtype
+    return RECIPE_DTYPES[wanted] if wanted is not None and dtype in FLOAT_DTYPES else dtype
+
+
+def _place(
+    layout: Sequence[Shard], by_name: Mapping[str, Sequence[Decision]], base: Checkpoint, experts: Sequence[Expert]
+) -> tuple[tuple[tuple[Disposition, ...], ...], tuple[PlannedTensor, ...]]:
+    """The dispositions of each result, and the tensors. ``by_name``: the decisions of all results about a name."""
+    table: dict[tuple[Any, ...], int] = {}
+    dispositions: list[tuple[Disposition, ...]] = []
+    tensors: list[PlannedTensor] = []
+    for number, shard in enumerate(layout):
+        for spec in shard.tensors:
+            decision = by_name[spec.name][0]
+            alike = tuple(one.disposition for one in by_name[spec.name])
+            own = alike[0]
+            # Parameters and calibrations are the recipe's: identity says enough.
+            values = (id(part) for one in alike for part in (one.parameters, one.calibration))
+            key = (own.source, own.reason, own.method, *values)
+            if key not in table:
+                table[key] = len(dispositions)
+                dispositions.append(alike)
+            inputs = held(spec, base, experts, None if own.kind == "merged" else own.source)
+            place = (number, spec.start, spec.end)
+            tensors.append(
+                PlannedTensor(spec.name, spec.dtype, spec.shape, *place, table[key], decision.batch, *inputs)
+            )
+    return tuple(zip(*dispositions, strict=True)), tuple(tensors)
+
+
+def _units(
+    layout: Sequence[Shard],
+    table: Sequence[Sequence[Disposition]],
+    tensors: Sequence[PlannedTensor],
+    settings: Settings,
+) -> tuple[Unit, ...]:
+    number_of = {tensor.name: number for number, tensor in enumerate(tensors)}
+
+    def grain(spec: TensorSpec) -> int:
+        tensor = tensors[number_of[spec.name]]
+        disposition = table[0][tensor.disposition]
+        if disposition.method is not None and METHODS[disposition.method].statistics is not None:
+            return 0
+        if any(takes_matrices(tensor, dispositions[tensor.disposition]) for dispositions in table):
+            assert tensor.batch is not None
+            return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
+        if disposition.method is not None and METHODS[disposition.method].access != "one pass":
+            return 0
+        return tensor.row
+
+    units: list[Unit] = []
+    for shard_number, shard in enumerate(layout):
+        for cut in ranges(shard, grain):
+            pieces = tuple((number_of[piece.tensor], piece.start, piece.end) for piece in cut.pieces)
+            bytes_in, flops, memory = 0, 0.0, 0
+            for number, first, last in pieces:
+                tensor = tensors[number]
+                alike = [dispositions[tensor.disposition] for dispositions in table]
+                bytes_in += sum(part.end - part.start for _, part in tensor.reads(first, last))
+                flops += work_of_results(tensor, alike, last - first, settings.precision).flops
+                memory = max(memory, memory_of_results(tensor, alike, settings.precision))
+            units.append(
+                Unit(
+                    f"{len(units):06d}",
+                    shard_number,
+                    cut.start,
+                    cut.end,
+                    pieces,
+                    bytes_in,
+                    (cut.end - cut.start) * len(table),
+                    flops,
+                    memory,
+                )
+            )
+    return tuple(units)

@@ -1,0 +1,246 @@
+"""A whole merge, decided: every output shard, every tensor's place in it, every unit of work. JSON in and out."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.layout import Shard, parts
+from svc_dist.plan.dispositions import Batch, Disposition
+from svc_dist.plan.inputs import Factors, Model, Slot
+from svc_dist.plan.sidecars import Companions
+from svc_dist.storage.reading import ByteRange
+from svc_dist.storage.writing.base import ShardFile
+
+#: Moving a byte, in the time of this many floating-point operations; for ordering and progress, not for promises.
+_WORK_PER_BYTE = 12.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fixed when a run is created because results depend on it."""
+
+    precision: str = "mixed"
+    threads_per_unit: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One output tensor: its place in shard ``shard``, what becomes of it, and where its inputs are (base first).
+
+    ``disposition`` counts into the plan's list. ``batch``: ``(count, m, n)`` where it is matrices. ``slots`` hold only
+    what is read: of a copied tensor the one model it comes from, of a merged one all models, None for an expert that
+    has the base's. ``factors``: what an adapter adds to each expert (to the copied tensor), empty where none does.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: int
+    start: int
+    end: int
+    disposition: int
+    batch: Batch | None
+    slots: tuple[Slot | None, ...]
+    factors: tuple[Factors | None, ...] = ()
+
+    @property
+    def row(self) -> int:
+        """Elements of a row."""
+        return self.shape[-1] if self.shape else 1
+
+    def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
+        """The byte ranges that elements ``[first, last)`` are made from, each with the number of its input."""
+        for slot in self.slots:
+            if slot is not None:
+                yield slot.input, slot.part(first, last)
+        for factors in self.factors if last > first else ():
+            if factors is not None:
+                left, right = factors.parts(first, last, self.row)
+                yield factors.left.input, left
+                yield factors.right.input, right
+
+    def ranks(self) -> list[int] | None:
+        """The rank of each expert's delta; None where one is not made of an adapter's factors."""
+        if any(slot is not None for slot in self.slots[1:]):
+            return None
+        return [0 if factors is None else factors.rank for factors in self.factors]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One contiguous range ``[start, end)`` of a shard: the pieces ``(tensor, first element, last element)`` in it.
+
+    Costs: bytes read and written, floating-point operations, and the peak of anonymous memory in bytes.
+    """
+
+    id: str
+    shard: int
+    start: int
+    end: int
+    pieces: tuple[tuple[int, int, int], ...]
+    bytes_in: int
+    bytes_out: int
+    flops: float
+    memory: int
+
+    @property
+    def work(self) -> float:
+        """Estimated work in operations, for ordering and for progress."""
+        return self.flops + _WORK_PER_BYTE * (self.bytes_in + self.bytes_out)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One of several results of a plan: its folder inside OUTPUT ("" for OUTPUT itself), and what becomes of each
+    tensor there (in the place of ``Plan.dispositions``)."""
+
+    path: str
+    dispositions: tuple[Disposition, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole merge, decided. JSON in and out; the same inputs always give the same plan.
+
+    Several results have the same shards, each in its folder: ``shards`` are those of the first, then those of the next.
+    A unit writes its range in each of them. ``dispositions`` are those of the first.
+    """
+
+    fingerprint: str
+    recipe: dict[str, Any]
+    settings: Settings
+    models: tuple[Model, ...]
+    dispositions: tuple[Disposition, ...]
+    shards: tuple[ShardFile, ...]
+    tensors: tuple[PlannedTensor, ...]
+    not_written: tuple[tuple[str, str], ...]
+    units: tuple[Unit, ...]
+    warnings: tuple[str, ...]
+    methods: dict[str, int]
+    companions: Companions = field(default_factory=Companions)
+    outputs: tuple[Result, ...] = ()
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """What is made: one result in OUTPUT itself, or several, each in a folder of its own."""
+        return self.outputs or (Result("", self.dispositions),)
+
+    @property
+    def count(self) -> int:
+        """Shards of one result."""
+        return len(self.shards) // len(self.results)
+
+    def written(self, unit: Unit) -> list[int]:
+        """The shards that a unit writes a range of, one for each result."""
+        return [result * self.count + unit.shard for result in range(len(self.results))]
+
+    def shard_file(self, shard: int) -> str:
+        """A shard's name in the folder of its result."""
+        return self.shards[shard].file.rpartition("/")[2]
+
+    @property
+    def bytes_in(self) -> int:
+        return sum(unit.bytes_in for unit in self.units)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(unit.bytes_out for unit in self.units)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The index's ``total_size``."""
+        return sum(tensor.end - tensor.start for tensor in self.tensors)
+
+    @functools.cached_property
+    def shard_tensors(self) -> tuple[tuple[PlannedTensor, ...], ...]:
+        """The tensors of each shard in order of their bytes."""
+        groups: list[list[PlannedTensor]] = [[] for _ in range(self.count)]
+        for tensor in self.tensors:
+            groups[tensor.shard].append(tensor)
+        return tuple(tuple(group) for group in groups) * len(self.results)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """For each unit the number of its first part in its shard's upload, and the sizes of its parts."""
+        sent = [0] * self.count
+        found: dict[str, tuple[int, tuple[int, ...]]] = {}
+        for unit in self.units:
+            sizes = tuple(parts(unit.end - unit.start, self.shards[unit.shard].size))
+            found[unit.id] = (sent[unit.shard] + 1, sizes)
+            sent[unit.shard] += len(sizes)
+        return found
+
+    @functools.cached_property
+    def unit(self) -> dict[str, Unit]:
+        return {unit.id: unit for unit in self.units}
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Model, ...]:
+        """Every location that is read: the models, then the adapters that models have beside."""
+        return (*self.models, *(model.adapter for model in self.models if model.adapter is not None))
+
+    def wanted(self, unit: Unit) -> list[list[ByteRange]]:
+        """The ranges of each input's files that a unit reads."""
+        ranges: list[list[ByteRange]] = [[] for _ in self.inputs]
+        for tensor, first, last in unit.pieces:
+            for number, part in self.tensors[tensor].reads(first, last):
+                ranges[number].append(part)
+        return ranges
+
+    def layout(self, shard: int) -> Shard:
+        """The layout of one shard, with which its header is rendered."""
+        tensors = self.shard_tensors[shard]
+        file = self.shards[shard]
+        specs = tuple(TensorSpec(t.name, t.dtype, t.shape, file.file, t.start, t.end) for t in tensors)
+        return Shard(file.file, tensors[0].start if tensors else file.size, file.size, specs)
+
+    def to_json(self) -> str:
+        return json.dumps(_plain(self), separators=(",", ":"), default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        data = json.loads(text)
+        return cls(
+            fingerprint=data["fingerprint"],
+            recipe=data["recipe"],
+            settings=Settings(**data["settings"]),
+            models=tuple(Model.from_plain(entry) for entry in data["models"]),
+            dispositions=tuple(Disposition(**entry) for entry in data["dispositions"]),
+            shards=tuple(ShardFile(**entry) for entry in data["shards"]),
+            tensors=tuple(_tensor_from(entry) for entry in data["tensors"]),
+            not_written=tuple((name, reason) for name, reason in data["not_written"]),
+            units=tuple(
+                Unit(**{**entry, "pieces": tuple(tuple(piece) for piece in entry["pieces"])}) for entry in data["units"]
+            ),
+            warnings=tuple(data["warnings"]),
+            methods=data["methods"],
+            companions=Companions(**data["companions"]),
+            outputs=tuple(
+                Result(entry["path"], tuple(Disposition(**item) for item in entry["dispositions"]))
+                for entry in data["outputs"]
+            ),
+        )
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """The fields of a dataclass, not copied all the way down as ``asdict`` would: a plan has a million values."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
+
+
+def _tensor_from(entry: dict[str, Any]) -> PlannedTensor:
+    batch = entry["batch"]
+    return PlannedTensor(
+        **{
+            **entry,
+            "shape": tuple(entry["shape"]),
+            "batch": None if batch is None else (batch[0], batch[1], batch[2]),
+            "slots": tuple(None if slot is None else Slot(**slot) for slot in entry["slots"]),
+            "factors": tuple(None if item is None else Factors.from_plain(item) for item in entry["factors"]),
+        }
+    )

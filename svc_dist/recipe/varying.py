@@ -1,0 +1,108 @@
+"""Parameter values that vary by tensor, written as mergekit has them: by depth among the layers, by part of the name.
+
+A *setting* is one value; a list of values, interpolated from the first layer to the last; ``{filter, value}`` or a list
+of such, of which the first counts whose filter is part of the tensor's name (``*`` or none: every name).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from svc_dist.errors import RecipeError
+from svc_dist.methods.parameters import Parameter
+
+_LAYER = re.compile(r"\.(\d+)\.")
+_KEYS = {"filter", "value"}
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """For each name how deep its layer lies: 0 the first, 1 the last; 0 for a name without a layer's number.
+
+    Layers are counted by what stands before the first number, so that a vision tower's are its own.
+    """
+    found = {name: match for name in names if (match := _LAYER.search(name)) is not None}
+    last: dict[str, int] = {}
+    for name, match in found.items():
+        prefix = name[: match.start()]
+        last[prefix] = max(last.get(prefix, 0), int(match[1]))
+    return {name: _depth(int(match[1]), last[name[: match.start()]]) for name, match in found.items()}
+
+
+def _depth(layer: int, last: int) -> float:
+    return layer / last if last > 0 else 1.0
+
+
+def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:
+    """Every value in a setting is one that the parameter may have. Raises RecipeError naming ``owner``."""
+    for condition in _conditions(setting, owner):
+        value = condition["value"]
+        for each in value if isinstance(value, list) else [value]:
+            parameter.check(each, owner)
+        if value == [] or (isinstance(value, list) and parameter.kind is int):
+            what = "an empty list" if value == [] else f"a list, but {parameter.name} is a whole number"
+            raise RecipeError(f"{owner}: {what}", "give it one value")
+
+
+def filters(setting: Any) -> Iterator[str]:
+    """The filters that must be part of a name."""
+    for condition in _conditions(setting, ""):
+        if condition.get("filter") not in (None, "", "*"):
+            yield condition["filter"]
+
+
+def varies(setting: Any) -> bool:
+    """Whether a setting is more than one value for all tensors."""
+    return isinstance(setting, list | Mapping)
+
+
+def _conditions(setting: Any, owner: str) -> list[Mapping[str, Any]]:
+    """A setting as a list of ``{filter, value}``."""
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if not isinstance(setting, list) or not any(isinstance(item, Mapping) for item in setting):
+        return [{"value": setting}]
+    for item in setting:
+        if not isinstance(item, Mapping) or not {"value"} <= set(item) <= _KEYS:
+            raise RecipeError(
+                f"{owner}: {item!r} is not a condition",
+                "write {filter: part of a name, value: ...}, and last of all {value: ...} for all other tensors",
+            )
+        if not isinstance(item.get("filter"), str | None):
+            raise RecipeError(f"{owner}: the filter {item['filter']!r} is not text")
+    return setting
+
+
+@dataclass(frozen=True)
+class Varying:
+    """A parameter that depends on the tensor: the value of the first of ``settings`` that has one, else the default."""
+
+    parameter: Parameter
+    settings: tuple[Any, ...]
+
+    def at(self, name: str, depth: float) -> Any:
+        """The value for a tensor. Raises RecipeError where no condition for a weight holds: there is no usual one."""
+        for setting in self.settings:
+            for condition in _conditions(setting, ""):
+                part = condition.get("filter")
+                if part is None or part == "*" or part in name:
+                    return self._interpolated(condition["value"], depth)
+        if self.parameter.name == "weight":
+            raise RecipeError(
+                "none of the conditions for weight holds",
+                "end the list with {value: ...} for all other tensors",
+            )
+        return self.parameter.default
+
+    def _interpolated(self, value: Any, depth: float) -> Any:
+        kind = self.parameter.kind
+        if not isinstance(value, list):
+            return kind(value)
+        place = depth * (len(value) - 1)
+        first = int(place)
+        if kind is not float:
+            return value[first]
+        share = place - first
+        return kind((1 - share) * value[first] + share * value[min(len(value) - 1, first + 1)])

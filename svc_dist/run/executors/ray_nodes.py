@@ -1,0 +1,209 @@
+"""The nodes of a Ray cluster: starting or joining one, and which there are that can take units.
+
+Ray itself is handed in by the executor, the one module that imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from svc_dist import __version__
+from svc_dist.errors import StorageError
+from svc_dist.plan.model import Settings
+from svc_dist.run.host import device_memory, end_children
+from svc_dist.run.placement import PER_DEVICE, Node
+
+_log = logging.getLogger("svc_dist")
+_OBJECT_STORE = 100 * 2**20  # receipts are all that travels
+_STARTS = 3
+_START_WAIT = {"RAY_gcs_server_port_wait_time_s": "60"}  # half a minute is too short on a machine that is busy
+_REFRESH = 2.0  # seconds after which the cluster's nodes are looked at again
+_PROBES = 3  # attempts to ask a node what it has
+
+
+class RayNodes:
+    """The nodes that are alive and have answered a probe, as they come and go.
+
+    ``found``: by Ray's id of each; ``probes``: references of answers to come; ``most``: units at once, on all of them.
+    """
+
+    def __init__(self, ray: Any, settings: Settings, most: int, own: bool = False) -> None:
+        self._ray = ray
+        self._settings = settings
+        self._most = most
+        self._known = own and settings.device == "cpu"  # the cluster has this machine's code, and no device to ask for
+        # On a GPU it leaves a CUDA context behind, on a device that the next task of its process need not be for.
+        self._probe = ray.remote(max_retries=0, max_calls=int(settings.device != "cpu"), num_cpus=0)(probe)
+        self._warm_up = ray.remote(max_retries=0, max_calls=0)(warm_up)
+        self.found: Mapping[str, Node] = {}
+        self.probes: dict[Any, str] = {}
+        self._asked: dict[str, int] = {}
+        self._answers: dict[str, int | None] = {}  # bytes of each of its devices
+        self._looked = float("-inf")
+        self.look()
+
+    def due(self, ready: Collection[Any]) -> bool:
+        """Whether it is time to look again, or a probe is among what is ``ready``."""
+        return time.monotonic() - self._looked >= _REFRESH or any(ref in self.probes for ref in ready)
+
+    def look(self, ready: Collection[Any] = ()) -> bool:
+        """Look again, and at the probes among what is ``ready``; whether something changed."""
+        self._looked = time.monotonic()
+        for ref in [ref for ref in ready if ref in self.probes]:
+            self._answer(self.probes.pop(ref), ref)
+        alive = {entry["NodeID"]: entry for entry in self._ray.nodes() if entry["Alive"]}
+        for node, entry in alive.items():
+            slots = self._slots(entry["Resources"])
+            if node not in self._asked and slots:
+                if self._known:
+                    self._asked[node], self._answers[node] = 0, None
+                else:
+                    self._ask(node)
+                self._get_ready(node, min(slots, self._most))
+        before = self.found
+        self.found = {node: self._node(node, entry) for node, entry in alive.items() if node in self._answers}
+        return self.found != before
+
+    def _ask(self, node: str) -> None:
+        self._asked[node] = self._asked.get(node, 0) + 1
+        gpus = 0 if self._settings.device == "cpu" else 0.01  # or its devices would be hidden from it
+        task = self._probe.options(num_gpus=gpus, scheduling_strategy=on_node(self._ray, node, soft=False))
+        self.probes[task.remote(self._settings.device)] = node
+
+    def _get_ready(self, node: str, slots: int) -> None:
+        """Have workers import what units need while the node is asked what it has.
+
+        Each books what a unit does, so that units wait for these workers; what fails will fail in a unit, and be told.
+        """
+        task = self._warm_up.options(
+            **booked(self._settings, 1), scheduling_strategy=on_node(self._ray, node, soft=False)
+        )
+        for _ in range(slots):
+            task.remote()
+
+    def _answer(self, node: str, ref: Any) -> None:
+        try:
+            versions, memory = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            if self._asked[node] < _PROBES:
+                self._ask(node)
+            else:
+                within = isinstance(error, self._ray.exceptions.RayTaskError)  # a traceback, whose end says what
+                reason = str(error).strip().splitlines()[-1] if within else first_line(error)
+                _log.warning(f"node {node} gets no units: {reason}")
+            return
+        if versions == own_versions():
+            self._answers[node] = memory
+        else:
+            _log.warning(f"node {node} gets no units: it has {versions}, and this command {own_versions()}")
+
+    def _node(self, node: str, entry: dict[str, Any]) -> Node:
+        name = f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"
+        memory = int(entry["Resources"].get("memory", 0))
+        return Node(self._slots(entry["Resources"]), memory, self._answers[node], name)
+
+    def _slots(self, resources: dict[str, float]) -> int:
+        cpus = int(resources.get("CPU", 0))
+        if self._settings.device == "cpu":
+            return cpus // self._settings.threads_per_unit
+        return min(int(PER_DEVICE * resources.get("GPU", 0)), cpus)
+
+
+def own_versions() -> dict[str, str]:
+    """The versions that must be the same everywhere, or results would differ."""
+    return {"svc_dist": __version__, "torch": version("torch").split("+")[0]}
+
+
+def probe(device: str) -> tuple[dict[str, str], int | None]:
+    """What a node has: the versions, and the bytes of a device. Fails where svc_dist or the device is missing."""
+    return own_versions(), device_memory(device)
+
+
+def warm_up() -> None:
+    """What the first unit of a worker would wait for: importing torch takes seconds."""
+    import svc_dist.run.unit  # noqa: F401
+
+
+def booked(settings: Settings, slots: int) -> dict[str, float]:
+    """What a task that takes ``slots`` books of a node."""
+    if settings.device == "cpu":
+        return {"num_cpus": settings.threads_per_unit * slots}
+    return {"num_cpus": 1, "num_gpus": slots / PER_DEVICE}
+
+
+def on_node(ray: Any, node: str, soft: bool) -> Any:
+    """Ray's way to say where a task runs; ``soft``: elsewhere when that node is gone."""
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=soft)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Ray says first; the rest is advice on Ray."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def join(ray: Any, options: dict[str, Any], address: str) -> None:
+    """Connect to a cluster. Raises StorageError."""
+    try:
+        ray.init(**options, address=address)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise StorageError(
+            f"cannot reach the Ray cluster at {address}: {error}",
+            "check --address, `ray status` there, and that this machine has the cluster's token (RAY_AUTH_TOKEN)",
+        ) from None
+
+
+def start_here(ray: Any, options: dict[str, Any]) -> None:
+    """Start a one-node cluster, more than once if need be: on a busy machine Ray's processes may miss its deadlines."""
+    for start in range(1, _STARTS + 1):
+        try:
+            with _more_patience():
+                ray.init(**options, address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
+            return
+        except Exception as error:  # a raylet that is late raises a plain one
+            ray.shutdown()
+            end_children(Path(ray.__file__).parent)
+            reason = f"starting Ray on this machine failed: {error}"
+            if start == _STARTS:
+                raise StorageError(
+                    reason,
+                    "start again when the machine is less busy, or with --executor inline",
+                ) from None
+            _log.warning(f"{reason}; trying again ({start} of {_STARTS - 1})")
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Leave this process's handling of SIGTERM as it is: what Ray sets ends it with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def stop_here(ray: Any) -> None:
+    """Stop the cluster of ``start_here``. Its autoscaler ends by no other signal: Ray would wait a second first."""
+    end_children(Path(ray.__file__).parent / "autoscaler")
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def _more_patience() -> Iterator[None]:
+    """Ray's own waits, made longer where nobody has set them; a cluster joined later keeps Ray's."""
+    added = {name: value for name, value in _START_WAIT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

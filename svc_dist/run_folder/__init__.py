@@ -1,0 +1,1 @@
+"""What a run leaves in its output: the interface between a run and the tools."""

@@ -1,0 +1,67 @@
+"""What a run left that did not end, and how it is removed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from svc_dist.checkpoint.checkpoint import INDEX_FILE
+from svc_dist.errors import DamagedInputError, StorageError
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.journal import RUN_FOLDER
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.published import OUTPUTS_FILE, own_files
+from svc_dist.sizes import format_size
+from svc_dist.storage.base import is_local
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a run that did not end left. ``files``: finished parts of the model, under their names."""
+
+    output: str
+    files: list[str]
+    units: int
+    units_done: int
+    bytes_done: int
+    plan: Plan | None
+
+    def text(self) -> str:
+        """What would be removed, for a person who decides about it."""
+        lines = [f"{self.output}: a merge that was not finished"]
+        if self.plan is not None:
+            size = format_size(self.bytes_done)
+            lines.append(f"  {self.units_done} of {self.units} units are done, {size} written")
+        else:
+            lines.append("  its plan is gone or damaged: finished shards, if there are any, stay")
+        lines += [f"  remove {self.output}/{name}" for name in self.files]
+        where = "files" if is_local(self.output) else "uploads or pieces"
+        return "\n".join([*lines, f"  remove its partial {where} and {self.output}/{RUN_FOLDER}"])
+
+
+def remains(output: Output) -> Remains:
+    """Look at what a run left that did not end."""
+    plan = None
+    with contextlib.suppress(DamagedInputError):  # a plan that cannot be read: what it made cannot be told
+        plan = output.journal.plan()
+    if plan is None:
+        return Remains(output.location, [], 0, 0, 0, None)
+    try:
+        names = own_files(plan, output.access)
+    except StorageError:  # the base is gone, from which companion files would have come
+        names = [OUTPUTS_FILE, *(shard.file for shard in plan.shards)]
+    done = output.journal.receipts(plan)
+    return Remains(
+        output=output.location,
+        files=output.there(sorted(dict.fromkeys([INDEX_FILE, *names]), key=lambda name: not name.endswith(INDEX_FILE))),
+        units=len(plan.units),
+        units_done=len(done),
+        bytes_done=sum(plan.unit[unit].bytes_out for unit in done),
+        plan=plan,
+    )
+
+
+def remove_run(output: Output) -> None:
+    """Remove a run's uploads, then its run folder with all else that is partial. The caller holds the lock."""
+    output.drop_partial()
+    output.journal.clear()

@@ -1,0 +1,91 @@
+"""Which files a finished merge consists of, and whether one is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from svc_dist.checkpoint.checkpoint import INDEX_FILE
+from svc_dist.checkpoint.tokenizer import TEMPLATE_FILE, is_tokenizer_file
+from svc_dist.errors import StorageError
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.report import REPORT_FILE
+from svc_dist.storage.access import Access
+from svc_dist.storage.open import open_folder
+
+OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
+
+
+RECIPE_FILE = "merge_recipe.yaml"
+
+
+CARD_FILE = "README.md"
+
+
+_COMPANION_ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab")
+
+
+_COMPANION_NAMES = ("LICENSE", "NOTICE", "USE_POLICY")
+
+
+def own_files(plan: Plan, access: Access) -> list[str]:
+    """Every name that this plan puts into the output, those of several results with their folders."""
+    return _in_folders(plan, _result_files(plan, companions(plan, access)))
+
+
+def _result_files(plan: Plan, beside: Iterable[str]) -> list[str]:
+    """Every name that this plan puts into the folder of a result; ``beside``: the companions."""
+    names = [plan.shard_file(number) for number in range(plan.count)]
+    return [*names, *beside, CARD_FILE, RECIPE_FILE, REPORT_FILE, INDEX_FILE]
+
+
+def _in_folders(plan: Plan, names: Sequence[str]) -> list[str]:
+    own = [f"{result.path}/{name}" if result.path else name for result in plan.results for name in names]
+    return [*own, OUTPUTS_FILE] if plan.outputs else own
+
+
+def completed(output: Output) -> dict[str, Any] | None:
+    """What a finished merge says of itself (``fingerprint``, ``settings``, ``files``); None where none is finished."""
+    report = recorded(output)
+    if report is None:
+        return None
+    indexes = [name for name in report["files"] if name.rpartition("/")[2] == INDEX_FILE]
+    return report if indexes and len(output.there(indexes)) == len(indexes) else None
+
+
+def recorded(output: Output) -> dict[str, Any] | None:
+    """The same, of a merge that was finished or nearly so once, whatever is there of it still."""
+    names = output.names()
+    file = OUTPUTS_FILE if OUTPUTS_FILE in names else REPORT_FILE
+    if file not in names:
+        return None
+    try:
+        report = json.loads(output.folder.read(file))
+        report["fingerprint"], report["settings"]
+        return dict(report) | {"files": [str(name) for name in report["files"]]}
+    except (StorageError, ValueError, KeyError, TypeError):
+        return None
+
+
+def companions(plan: Plan, access: Access) -> dict[str, int]:
+    """The files that a loader needs beside the weights, and the model that each comes from (0: the base).
+
+    Config, tokenizer, chat template, code, licence.
+    """
+    own = {REPORT_FILE, RECIPE_FILE, CARD_FILE}
+    files: dict[str, int] = {}
+    for model, of_tokenizer in ((plan.companions.config, False), (plan.companions.tokenizer, True)):
+        for name in open_folder(plan.models[model].location, access).names():
+            if (
+                (name.endswith(_COMPANION_ENDINGS) or name.split(".")[0] in _COMPANION_NAMES)
+                and not name.endswith(".index.json")
+                and not name.startswith(".")
+                and name not in own
+                and is_tokenizer_file(name) == of_tokenizer
+            ):
+                files[name] = model
+    if plan.companions.chat_template is not None:
+        files[TEMPLATE_FILE] = plan.companions.tokenizer
+    return files

@@ -1,0 +1,1 @@
+"""Named bytes anywhere: on a disk, in a bucket, on a hub."""

@@ -1,0 +1,1 @@
+"""Writing a model range by range, on each kind of storage."""

@@ -1,0 +1,173 @@
+"""Ranges out: writing a range is its commit, finishing a shard is a rename. Nothing is ever assembled.
+
+A local shard grows in ``<output>/.svc_dist/partial/``, allocated at its full size, and is renamed into the output when
+all of its ranges are there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from svc_dist.errors import StorageError
+from svc_dist.storage.base import local_path, storage_error, write_all
+from svc_dist.storage.retry import Retries
+from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
+
+_RWF_DONTCACHE = 0x80  # <linux/fs.h>, since 6.14
+_dontcache = sys.platform == "linux" and hasattr(os, "pwritev")  # until a write says that it cannot
+
+
+class LocalSink:
+    """Writes into a folder of a mounted file system."""
+
+    memory = 0
+
+    def __init__(self, location: str, partial: str = ".svc_dist/partial") -> None:
+        self.root = Path(local_path(location))
+        self._partial = self.root / partial
+
+    def prepare(self, shards: Sequence[ShardFile]) -> None:
+        for shard in shards:
+            if self.held(shard) is None:
+                self._make_room(shard)
+
+    def _make_room(self, shard: ShardFile) -> None:
+        path = self._partial / shard.file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                _allocate(descriptor, shard.size)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(error, f"cannot make room for {shard.size:,} bytes in {path}") from None
+
+    def held(self, shard: ShardFile) -> Held | None:
+        if _size(self.root / shard.file) == shard.size:
+            return Held(finished=True)
+        return Held(finished=False) if _size(self._partial / shard.file) == shard.size else None
+
+    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
+        return _LocalRange(self._partial / shard.file, start, end)
+
+    def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
+        source, target = self._partial / shard.file, self.root / shard.file
+        try:
+            if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+            for folder in (target.parent, *target.parent.parents):  # those that were made for it, and what they are in
+                sync_folder(folder)
+                if folder == self.root:
+                    break
+        except OSError as error:
+            raise storage_error(error, f"cannot finish {target}") from None
+        if not target.exists():
+            raise StorageError(f"{target} is gone", "something else removed it; start the same command again")
+
+
+class _LocalRange:
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self._path, self._start, self._position, self._end = path, start, start, end
+        self._descriptor: int | None = None
+        self.retries = Retries()
+
+    def __enter__(self) -> _LocalRange:
+        try:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, f"cannot open {self._path}") from None
+        return self
+
+    def write(self, data: memoryview) -> None:
+        assert self._descriptor is not None
+        if self._position + data.nbytes > self._end:
+            raise ValueError(f"{self._path}: {data.nbytes} bytes at {self._position} pass the range's end {self._end}")
+        try:
+            _write_uncached(self._descriptor, data, self._position)
+        except OSError as error:
+            raise storage_error(error, f"cannot write to {self._path}") from None
+        self._position += data.nbytes
+
+    def commit(self) -> tuple[str, ...]:
+        assert self._descriptor is not None
+        if self._position != self._end:
+            raise ValueError(f"{self._path}: the range ends at {self._end}, only {self._position} is written")
+        try:
+            os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+            if hasattr(os, "posix_fadvise"):
+                length = self._end - self._start
+                os.posix_fadvise(self._descriptor, self._start, length, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise storage_error(error, f"cannot make {self._path} durable") from None
+        return ()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_uncached(descriptor: int, data: memoryview, offset: int) -> None:
+    """``pwrite`` everything; where the kernel can, written pages go as soon as they are on disk.
+
+    A model that is being written is not read soon: it must not push the inputs out of memory, and the pages that it
+    gives back at once are the cheapest ones to write the next range into.
+    """
+    global _dontcache
+    while data and _dontcache:
+        try:
+            written = os.pwritev(descriptor, [data], offset, _RWF_DONTCACHE)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            _dontcache = False
+            break
+        data, offset = data[written:], offset + written
+    write_all(descriptor, data, offset)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, f"cannot look at {path}") from None
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Reserve the blocks where the file system can, so that a full disk shows now and not hours later.
+
+    Not ``posix_fallocate``: where the file system cannot, it writes zeros into every block.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        if libc.fallocate(descriptor, 0, 0, size) == 0:
+            os.ftruncate(descriptor, size)
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(number, os.strerror(number))
+    os.ftruncate(descriptor, size)

@@ -1,0 +1,105 @@
+"""Looking at experts before a merge: it finds what was put there, writes nothing, and agrees with the merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+import svc_dist
+from svc_dist.cli.commands import app
+from svc_dist.errors import RecipeError
+from svc_dist.report.diagnosis import Diagnosis
+from tests.support.checkpoints import recipe_data, tree_state, write_checkpoint, write_recipe
+
+LAYERS = 3
+
+
+def write_experts(folder: Path, count: int = 3, **shared: float) -> list[Path]:
+    """Experts whose deltas are one common matrix by ``shared[kind]`` and their own for the rest."""
+    names = [f"model.layers.{layer}.{kind}.weight" for layer in range(LAYERS) for kind in shared]
+    random = torch.Generator().manual_seed(7)
+
+    def noise() -> Tensor:
+        return torch.randn(48, 32, generator=random)
+
+    base, common = {name: noise() for name in names}, {name: noise() for name in names}
+    models = [write_checkpoint(folder / "base", base, shards=1)]
+    for number in range(count):
+        expert = {}
+        for name in names:
+            share = shared[name.split(".")[3]]
+            expert[name] = base[name] + 0.1 * (share**0.5 * common[name] + (1 - share) ** 0.5 * noise())
+        models.append(write_checkpoint(folder / f"expert{number}", expert, shards=1))
+    return models
+
+
+def test_shared_deltas_are_counted_as_often_as_there_are_experts_and_own_ones_once(tmp_path: Path) -> None:
+    found = Diagnosis(svc_dist.inspect(recipe_data(write_experts(tmp_path, same=1.0, own=0.0))))
+    same = [matrix for matrix in found.calibrated if matrix.place.kind == "same"]
+    own = [matrix for matrix in found.calibrated if matrix.place.kind == "own"]
+    assert len(same) == len(own) == LAYERS
+    assert found.gamma(same) == pytest.approx(1 / 3, abs=1e-4)
+    assert found.gamma(own) > 0.7
+    assert found.mean_cosine([matrix.tensor for matrix in same]) == pytest.approx(1, abs=1e-5)
+    assert abs(found.mean_cosine([matrix.tensor for matrix in own])) < 0.1
+
+
+def test_the_overlap_is_that_of_the_deltas(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    models = write_experts(tmp_path, some=0.4)
+    base, *experts = (load_file(model / "model.safetensors") for model in models)
+    rows = np.array([torch.cat([(e[n] - base[n]).flatten() for n in sorted(base)]).numpy() for e in experts])
+    norms = np.linalg.norm(rows, axis=1)
+    found = Diagnosis(svc_dist.inspect(recipe_data(models)))
+    assert np.allclose(found.overlap(), rows @ rows.T / np.outer(norms, norms), atol=1e-4)
+    size = np.linalg.norm(torch.cat([base[n].flatten() for n in sorted(base)]).numpy())
+    relative = np.sqrt((found.norms()[1] ** 2).mean(0))
+    assert np.allclose(relative, norms / size, rtol=0.05)
+
+
+def test_it_sees_what_the_calibrated_merge_reports(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, some=0.5)
+    svc_dist.merge(recipe_data(models, calibrate="svc"), tmp_path / "out", executor="inline")
+    report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
+    found = svc_dist.inspect(recipe_data(models, "swudi"))
+    assert found["matrices"] == report["matrices"]
+    assert found["deltas"] == report["deltas"]
+
+
+def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, some=0.5)
+    found = svc_dist.inspect(recipe_data(models), "0,2-2")
+    assert [entry["tensor"] for entry in found["matrices"]] == [f"model.layers.{n}.some.weight" for n in (0, 2)]
+    with pytest.raises(RecipeError, match="no matrix to look at in layers 7"):
+        svc_dist.inspect(recipe_data(models), "7")
+    for wrong in ("", "x", "3-1", "1,,2", "-1"):
+        with pytest.raises(RecipeError, match="numbers and spans"):
+            svc_dist.inspect(recipe_data(models), wrong)
+
+
+def test_kept_tensors_are_not_looked_at(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, some=0.5, other=0.5)
+    rules = [{"match": "*.other.weight", "keep": "base"}]
+    found = svc_dist.inspect(recipe_data(models, rules=rules))
+    assert {entry["tensor"].split(".")[3] for entry in found["matrices"]} == {"some"}
+
+
+def test_the_command_prints_writes_a_page_and_leaves_the_models_alone(tmp_path: Path) -> None:
+    models = write_experts(tmp_path / "models", same=1.0, own=0.0)
+    before = [tree_state(model) for model in models]
+    recipe = write_recipe(tmp_path / "recipe.yaml", models)
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["inspect", str(recipe), "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "over-counting" in done.stdout
+    assert "calibrating (calibrate: svc) changes" in page.read_text()
+    assert json.loads(CliRunner().invoke(app, ["inspect", str(recipe), "--json"]).stdout)["matrices"]
+    assert [tree_state(model) for model in models] == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["models", "page.html", "recipe.yaml"]

@@ -1,0 +1,146 @@
+"""Whose tokenizer, config and chat template a result gets, and that its vocabulary is that of the merged rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+import svc_dist
+from svc_dist.errors import PlanError, RecipeError
+from svc_dist.plan.sidecars import TEMPLATES
+from tests.support.checkpoints import recipe_data, write_llamas
+
+TOKENS = {f"t{number}": number for number in range(38)} | {"<s>": 38, "</s>": 39}
+
+
+def write_tokenizer(folder: Path, tokens: dict[str, int], template: str | None = None, kind: str = "json") -> None:
+    """A tokenizer of whole words, as the library's own loader takes it (``json``), or of the old kind (``txt``)."""
+    if kind == "txt":
+        (folder / "vocab.txt").write_text("\n".join(sorted(tokens, key=tokens.__getitem__)))
+        return
+    added = [{"id": n, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": True} for token, n in tokens.items() if token.startswith("<")]  # fmt: skip
+    model = {"type": "WordLevel", "vocab": tokens, "unk_token": "t0"}
+    data = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": {"type": "Whitespace"}}
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    if template is not None:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    return write_llamas(tmp_path, experts=2)
+
+
+def merged(models: list[Path], **keys: Any) -> PreTrainedTokenizerFast:
+    """The tokenizer of a merge, as the library loads it."""
+    output = models[0].parent / "out"
+    svc_dist.merge(recipe_data(models, **keys), output, executor="inline")
+    report = json.loads((output / "merge_report.json").read_text())
+    files = {path.name for path in output.iterdir() if path.is_file()}
+    assert set(report["files"]) == files, "the report names every file that was written"
+    return PreTrainedTokenizerFast.from_pretrained(output)
+
+
+@pytest.mark.parametrize("spelling", ["tokenizer_source", "tokenizer"])
+def test_the_tokenizer_is_the_base_s_or_that_of_a_model_by_name(models: list[Path], spelling: str) -> None:
+    more = {**{token: n for token, n in TOKENS.items() if n != 37}, "<|chat|>": 37}
+    write_tokenizer(models[0], TOKENS, "base")
+    write_tokenizer(models[1], TOKENS, "one")
+
+    def said(source: str) -> dict[str, Any]:
+        return {spelling: {"source": source} if spelling == "tokenizer" else source}
+
+    assert svc_dist.make_plan(recipe_data(models, **said("base"))).companions.tokenizer == 0
+    assert merged(models, **said("expert0")).chat_template == "one"
+    write_tokenizer(models[1], more)
+    with pytest.raises(PlanError, match=r"token '<\|chat\|>' is number 37 in .*expert0, but none in .*base"):
+        svc_dist.make_plan(recipe_data(models, **said("expert0")))
+    kept = [{"match": ["*embed_tokens*", "lm_head*"], "keep": "expert0"}]
+    svc_dist.make_plan(recipe_data(models, rules=kept, **said("expert0")))  # nothing of the rows is merged
+
+
+def test_embeddings_that_would_have_to_be_rearranged_are_refused(models: list[Path]) -> None:
+    write_tokenizer(models[0], TOKENS)
+    write_tokenizer(models[2], {**TOKENS, "t3": 4, "t4": 3})
+    svc_dist.make_plan(recipe_data(models))  # nobody asked
+    with pytest.raises(PlanError, match=r"the token 't3' is number 3 in .*base, but 4 in .*expert1") as caught:
+        svc_dist.make_plan(recipe_data(models, tokenizer_source="base"))
+    assert "rearrange the embeddings" in str(caught.value.hint)
+
+
+def test_grown_vocabularies_are_cut_only_where_tokens_were_appended(tmp_path: Path) -> None:
+    base, one = write_llamas(tmp_path / "a", experts=1)[0], write_llamas(tmp_path / "b", experts=1, vocabulary=42)[1]
+    write_tokenizer(base, TOKENS)
+    write_tokenizer(one, TOKENS | {"<|im_start|>": 40, "<|im_end|>": 41})
+    plan = svc_dist.make_plan(recipe_data([base, one], vocab="base"))
+    assert next(t.shape for t in plan.tensors if t.name == "lm_head.weight") == (40, 16)
+    plan = svc_dist.make_plan(recipe_data([base, one], tokenizer_source="base"))  # as mergekit does it
+    assert next(t.shape for t in plan.tensors if t.name == "lm_head.weight") == (40, 16)
+    with pytest.raises(
+        PlanError, match=r"has tokens like '<\|im_start\|>', of number 40, but the merged embeddings have"
+    ):
+        svc_dist.make_plan(recipe_data([base, one], vocab="base", tokenizer_source="expert0"))
+    write_tokenizer(one, {"<|im_start|>": 0, "<|im_end|>": 1} | {token: n + 2 for token, n in TOKENS.items()})
+    with pytest.raises(PlanError, match=r"the token 't0' is number 0 in .*base, but 2 in"):
+        svc_dist.make_plan(recipe_data([base, one], vocab="base"))
+
+
+@pytest.mark.parametrize("source", ["base", "expert1"])
+def test_tokenizers_that_cannot_be_compared_or_are_not_there_are_refused(models: list[Path], source: str) -> None:
+    write_tokenizer(models[0], TOKENS)
+    write_tokenizer(models[1], TOKENS, kind="txt")
+    wanted = "cannot be compared" if source == "base" else "expert1 has no tokenizer"
+    with pytest.raises((PlanError, RecipeError), match=wanted):
+        svc_dist.make_plan(recipe_data(models, tokenizer_source=source))
+
+
+def test_a_model_without_a_config_is_no_source_of_it(models: list[Path]) -> None:
+    (models[1] / "config.json").unlink()
+    with pytest.raises(RecipeError, match=r"config_source\): .*expert0 has no config\.json"):
+        svc_dist.make_plan(recipe_data(models, config_source="expert0"))
+
+
+def test_the_chat_template_that_most_models_have_or_the_one_named(models: list[Path]) -> None:
+    for model, template in zip(models, ("rare", "often", "often "), strict=True):
+        write_tokenizer(model, TOKENS, template)
+    assert merged(models, chat_template="auto").chat_template == "often"
+    plan = svc_dist.make_plan(recipe_data(models, chat_template="{{ messages }} by hand"))
+    assert plan.companions.chat_template == "{{ messages }} by hand"
+    (models[2] / "chat_template.jinja").write_text("rare")
+    assert svc_dist.make_plan(recipe_data(models, chat_template="auto")).companions.chat_template == "rare"
+    with pytest.raises(RecipeError, match="there is no chat template 'chatlm'") as caught:
+        svc_dist.make_plan(recipe_data(models, chat_template="chatlm"))
+    assert "did you mean 'chatml'?" in str(caught.value.hint)
+
+
+CHAT = [
+    {"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"},
+    {"role": "user", "content": "V"},
+]  # fmt: skip
+SAID = {
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+    "<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n",
+    "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+    "U<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nV"
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "alpaca": "S\n\n### Instruction:\nU\n\n### Response:\nA</s>\n\n### Instruction:\nV\n\n### Response:\n",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_named_template_says_what_models_were_trained_with(models: list[Path], name: str) -> None:
+    write_tokenizer(models[0], TOKENS, "another")
+    tokenizer = merged(models, chat_template=name)
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == SAID[name]
+
+
+def test_without_a_template_auto_is_refused(models: list[Path]) -> None:
+    with pytest.raises(RecipeError, match="no model has a chat template"):
+        svc_dist.make_plan(recipe_data(models, chat_template="auto"))

@@ -1,0 +1,117 @@
+"""Memory that runs out, for real: a unit is done once more on the path of least memory, and its receipt says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svc_dist.run.fallback import Way, ran_out, ways
+from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
+
+MIB = 2**20
+ROWS, COLUMNS = 8192, 1152
+ENVIRONMENT = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # or threads that ended leave room of their own
+
+#: Does a plan's units, the largest last, and with so many bytes of anonymous memory more than there are mapped before.
+RUN = """
+import json, resource, sys
+import svc_dist
+from svc_dist.checkpoint.sink import LocalSink
+from svc_dist.checkpoint.source import Source
+from svc_dist.errors import SvcDistError
+from svc_dist.run.host import return_freed_memory
+from svc_dist.run.unit import run_unit
+
+return_freed_memory()
+recipe, output, room = sys.argv[1:]
+plan = svc_dist.make_plan(recipe)
+sink = LocalSink(output)
+sources = [Source(model.location, model.files) for model in plan.models]
+sink.prepare(plan.shards)
+units = sorted(plan.units, key=lambda unit: unit.memory)
+for unit in units[:-1]:
+    run_unit(plan, unit, sources, sink)  # loads what is needed
+if int(room):
+    size = next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]
+    limit = int(size) * 1024 + int(room)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    receipt = run_unit(plan, units[-1], sources, sink)
+    print(json.dumps({"low_memory": receipt.low_memory, "device": receipt.device, "planned": units[-1].memory}))
+except SvcDistError as error:
+    print(json.dumps({"error": error.message, "code": error.exit_code}))
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SWUDI of one tall matrix of three experts, and of a small one."""
+    folder = tmp_path_factory.mktemp("models")
+    generator = torch.Generator().manual_seed(0)
+    base = {"a.weight": torch.randn(ROWS, COLUMNS, generator=generator), "b.weight": torch.randn(64, 64)}
+    models = []
+    for index in range(3):
+        own = {name: (t + 0.02 * index * torch.randn(t.shape, generator=generator)) for name, t in base.items()}
+        models.append(folder / f"model{index}")
+        write_checkpoint(models[-1], {name: t.bfloat16() for name, t in own.items()}, config=llama_config())
+    return write_recipe(folder / "recipe.yaml", models, "swudi", max_shard_size="1MB")
+
+
+def run(recipe: Path, output: Path, room: float) -> dict[str, Any]:
+    arguments = [sys.executable, "-c", RUN, str(recipe), str(output), str(int(room))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=240, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def merged(output: Path) -> torch.Tensor:
+    (shard,) = [path for path in (output / ".svc_dist" / "partial").iterdir() if path.stat().st_size > MIB]
+    return load_file(shard)["a.weight"].float()
+
+
+def test_a_unit_that_runs_out_of_memory_is_done_on_the_path_that_takes_less(recipe: Path, tmp_path: Path) -> None:
+    usual = run(recipe, tmp_path / "usual", 0)
+    assert not usual["low_memory"]
+    low = run(recipe, tmp_path / "low", 0.65 * usual["planned"])
+    assert low["low_memory"], low
+    assert low["device"] == "cpu"
+    expected, found = merged(tmp_path / "usual"), merged(tmp_path / "low")
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+    assert float((found == expected).float().mean()) > 0.99
+
+
+def test_a_unit_that_memory_is_too_short_for_in_every_way_fails_by_name(recipe: Path, tmp_path: Path) -> None:
+    failed = run(recipe, tmp_path / "out", 16 * MIB)
+    assert failed["code"] == 6
+    assert "out of memory on the path that takes least" in failed["error"]
+
+
+def test_the_last_resort_of_a_gpu_is_the_cpu() -> None:
+    assert ways("cuda") == [Way("cuda", False), Way("cuda", True), Way("cpu", True)]
+    assert ways("cuda", low_memory=True) == [Way("cuda", True), Way("cpu", True)]
+    assert ways("cpu") == [Way("cpu", False), Way("cpu", True)]
+
+
+def test_what_counts_as_memory_that_ran_out() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert ran_out(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2) @ torch.ones(3)
+    assert not ran_out(caught.value)
+    assert ran_out(torch.OutOfMemoryError("CUDA out of memory"))
+    for said in (
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    ):
+        assert ran_out(RuntimeError(said))
+    assert not ran_out(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -1,0 +1,73 @@
+"""Merges in processes of their own, some of which die at a chosen call to the store.
+
+The processes are forked off one that has imported everything, so that a start takes tenths of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+import s3fs  # noqa: F401
+import torch  # noqa: F401
+
+import svc_dist
+from svc_dist.checkpoint import layout
+from svc_dist.run import session, unit, worker  # noqa: F401
+from svc_dist.storage.s3 import S3Objects
+
+DIED = 9
+
+
+@dataclass(frozen=True)
+class Death:
+    """The process ends right before, or right after, the ``nth`` call of a method for a name that holds ``name``."""
+
+    method: str
+    when: str
+    name: str = ""
+    nth: int = 1
+
+
+def start(recipe: Mapping[str, Any], output: str, death: Death | None = None, **more: str) -> ForkServerProcess:
+    """Start a merge in a new process, with this one's environment and ``more`` variables."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    environment = {**os.environ, **more}
+    process = context.Process(target=_merge, args=(environment, dict(recipe), output, layout.MAX_RANGE, death))
+    process.start()
+    return process
+
+
+def _merge(
+    environment: dict[str, str], recipe: dict[str, Any], output: str, max_range: int, death: Death | None
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    layout.MAX_RANGE = max_range
+    if death is not None:
+        _arrange(death)
+    svc_dist.merge(recipe, output, executor="inline", slots=2)
+
+
+def _arrange(death: Death) -> None:
+    real = getattr(S3Objects, death.method)
+    calls = 0
+
+    def dying(self: S3Objects, name: str, *arguments: Any) -> Any:
+        nonlocal calls
+        if death.name not in name:
+            return real(self, name, *arguments)
+        calls += 1
+        if calls == death.nth and death.when == "before":
+            os._exit(DIED)
+        result = real(self, name, *arguments)
+        if calls >= death.nth:
+            os._exit(DIED)
+        return result
+
+    setattr(S3Objects, death.method, dying)
