@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svc_dist.errors import RecipeError
+from svc_dist.linalg.precision import Precision
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan, Settings
@@ -161,13 +162,11 @@ def merge_deltas(
     import torch
 
     from svc_dist.linalg.finite import require_finite
-    from svc_dist.linalg.precision import PRECISIONS
     from svc_dist.methods.apply import merged_pieces
     from svc_dist.methods.deltas import Copy, TaskDeltas
     from svc_dist.methods.low_rank import LowRank
 
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
+    precision = Precision.of(precision)
     if not deltas or any(delta.shape != deltas[0].shape for delta in deltas):
         raise RecipeError("merge_deltas wants one or more deltas of the same shape")
     if method not in METHODS:
@@ -217,11 +216,10 @@ def calibrate(
     Returns the calibrated ``delta`` with ``sigma`` (singular values before, descending) and ``gamma`` (their factors).
     Li et al. 2026, arXiv 2602.05536, Algorithm 1. Raises RecipeError, NumericsError.
     """
-    from svc_dist.linalg.precision import PRECISIONS, compute_dtype
+    from svc_dist.linalg.precision import compute_dtype
     from svc_dist.methods.calibration.svc import svc
 
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
+    precision = Precision.of(precision)
     if merged.ndim != 2 or not deltas or any(delta.shape != merged.shape for delta in deltas):
         raise RecipeError("calibrate wants a matrix and one or more deltas of its shape")
     given = {"method": "svc", "side": side} | ({} if alpha is None else {"alpha": alpha})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svc_dist.errors import NumericsError
 from svc_dist.linalg.eigen import symmetric_eigen
-from svc_dist.linalg.precision import PRECISIONS
+from svc_dist.linalg.precision import Precision
 from svc_dist.methods.apply import merge_matrix, merged_pieces
 from svc_dist.methods.calibration import svc as calibration
 from svc_dist.methods.calibration.svc import svc
@@ -46,7 +46,7 @@ def test_agrees_with_full_svds_in_float64(name: str, shape: tuple[int, int]) -> 
     models = fine_tunes(*shape, 4)
     truth = expected(name, stack(taken(models, "float64")))
     single = error(expected(name, torch.stack(list(taken(models, "mixed")))), truth)
-    errors = {precision: error(found(name, taken(models, precision)), truth) for precision in PRECISIONS}
+    errors = {precision: error(found(name, taken(models, precision)), truth) for precision in Precision}
     assert errors["float64"] <= 1e-8
     assert errors["mixed"] <= 1e-5
     assert errors["fast"] <= min(1e-3, max(single, ROUNDING)), "float32 throughout, as in papers' code, is no better"
@@ -74,7 +74,7 @@ def test_calibration_agrees_with_full_svds_in_float64(method: str, shape: tuple[
     single = error(plain_svc(method, torch.stack(list(taken(models, "mixed"))), side), truth)
     given = parameters(method, 4), {"method": "svc", "alpha": None, "side": side}
     errors = {}
-    for precision in PRECISIONS:
+    for precision in Precision:
         result = merge_matrix(taken(models, precision), METHODS[method], *given)
         errors[precision] = error(result, truth)
     assert errors["float64"] <= 1e-7
