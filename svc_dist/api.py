@@ -11,7 +11,8 @@ from svc_dist.errors import RecipeError
 from svc_dist.linalg.precision import Precision
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.make import make_plan as _make_plan
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import load_recipe, recipe_from
 from svc_dist.recipe.resolve import complete_calibration
 from svc_dist.recipe.schema import Recipe
@@ -32,7 +33,7 @@ def merge(
     executor: str = "auto",
     address: str | None = None,
     slots: int | None = None,
-    device: str = "auto",
+    device: str = Device.AUTO,
     precision: str | None = None,
     threads_per_unit: int | None = None,
     max_shard_size: str | int | None = None,
@@ -57,9 +58,7 @@ def merge(
         executor=executor,
         address=address,
         slots=slots,
-        device=device,
-        precision=precision,
-        threads_per_unit=threads_per_unit,
+        settings=SettingsRequest(precision, threads_per_unit, device),
         scratch=scratch,
         access=access,
         restart=restart,
@@ -75,23 +74,28 @@ def make_plan(
     *,
     precision: str | None = None,
     threads_per_unit: int | None = None,
-    device: str = "cpu",
+    device: str = Device.AUTO,
     max_shard_size: str | int | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Plan:
-    """What a merge would do, from headers alone. With ``output``: the settings of the run that is there, if one is."""
-    settings = Settings()
+    """What a merge would do, from headers alone.
+
+    ``precision``, ``threads_per_unit`` and ``device`` are what ``merge`` would take: those of the run in ``output``
+    where the arguments leave them open, else the defaults and the best device of this machine. Raises RecipeError,
+    PlanError, DamagedInputError, StorageError.
+    """
+    from svc_dist.run.host import detect_device
+
+    request = SettingsRequest(precision, threads_per_unit, device)
     checked = _sized(_recipe(recipe), max_shard_size)
     access = checked.access(access)
+    recorded = None
     if output is not None:
         from svc_dist.run_folder.output import Output
+        from svc_dist.run_folder.published import recorded_settings
 
-        old = Output(str(output), access).journal.plan()
-        settings = old.settings if old is not None else settings
-    settings = Settings(
-        precision or settings.precision, threads_per_unit or settings.threads_per_unit, device or settings.device
-    )
-    return _make_plan(checked, settings, access)
+        recorded = recorded_settings(Output(str(output), access))
+    return _make_plan(checked, request.resolve(recorded, detect_device), access)
 
 
 def inspect(
@@ -100,7 +104,8 @@ def inspect(
     *,
     access: Access = DEFAULT_ACCESS,
     slots: int | None = None,
-    precision: str = "mixed",
+    precision: str | None = None,
+    device: str = Device.AUTO,
     scratch: str | None = None,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
@@ -113,7 +118,8 @@ def inspect(
     from svc_dist.checks.over_counting import parse_layers
 
     wanted = None if layers is None else parse_layers(layers)
-    return look(_recipe(recipe), wanted, access, slots=slots, precision=precision, scratch=scratch, tell=tell)
+    request = SettingsRequest(precision, device=device)
+    return look(_recipe(recipe), wanted, access, slots=slots, settings=request, scratch=scratch, tell=tell)
 
 
 def predict(

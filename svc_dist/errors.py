@@ -6,6 +6,9 @@ and say what happened, where, and what to do about it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ExitCode:
     """Exit codes of the command line; batch schedulers decide on them."""
@@ -118,3 +121,18 @@ class ClusterLostError(SvcDistError):
 
 class Interrupted(BaseException):
     """SIGTERM or Ctrl-C, where the command line runs and no merge drains. Not an Exception, which could be caught."""
+
+
+def require_choice(option: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise RecipeError, with the nearest allowed value, when an option's value is none of those ``allowed``."""
+    names = [str(name) for name in allowed]
+    if value not in names:
+        close = difflib.get_close_matches(str(value), names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else None
+        raise RecipeError(f"{option} is {value!r}, but must be one of {', '.join(names)}", hint)
+
+
+def require_count(option: str, value: object) -> None:
+    """Raise RecipeError when an option's value is not a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RecipeError(f"{option} is {value!r}, but must be a whole number, at least 1")

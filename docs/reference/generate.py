@@ -16,6 +16,7 @@ from svc_dist import errors
 from svc_dist.cli import commands as cli
 from svc_dist.plan import inputs, model
 from svc_dist.plan.dispositions import Disposition
+from svc_dist.plan.settings import Settings
 from svc_dist.recipe import schema
 from svc_dist.run_folder import receipt
 from svc_dist.run_folder import report as report_file
@@ -171,7 +172,7 @@ def files() -> str:
     lines += ["## .svc_dist/receipts/UNIT.json", "", *_dataclass(receipt.Receipt)]
     lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the same.", ""]
     parts = (
-        model.Settings,
+        Settings,
         inputs.Model,
         storage.FileIdentity,
         Disposition,

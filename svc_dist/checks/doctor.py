@@ -16,7 +16,8 @@ from pathlib import Path
 from svc_dist.checkpoint.adapter import open_expert
 from svc_dist.errors import ExitCode, StorageError, SvcDistError
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 from svc_dist.recipe.load import load_recipe
 from svc_dist.recipe.resolve import choices
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device

@@ -13,9 +13,10 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, Settings, Unit
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.schema import Recipe
-from svc_dist.run.host import available_memory, default_slots, return_freed_memory
+from svc_dist.run.host import available_memory, default_slots, device_memory, return_freed_memory, settings_here
 from svc_dist.run_folder.report import report_of
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
@@ -29,8 +30,8 @@ def inspect(
     layers: Collection[int] | None = None,
     access: Access = DEFAULT_ACCESS,
     *,
+    settings: SettingsRequest,
     slots: int | None = None,
-    precision: str = "mixed",
     scratch: str | None = None,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def inspect(
     from svc_dist.run.unit import run_unit
 
     access = recipe.access(access)
-    plan = make_plan(_summed(recipe), Settings(precision=precision), access)
+    plan = make_plan(_summed(recipe), settings_here(settings, None), access)
     units = [unit for unit in plan.units if _wanted(plan, unit, layers)]
     if not units:
         raise RecipeError(
@@ -54,8 +55,8 @@ def inspect(
     return_freed_memory()
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
     slots = slots or default_slots(plan.settings)
-    while slots > 1 and slots * max(unit.memory for unit in units) > available_memory() // 2:
-        slots -= 1
+    memory = device_memory(plan.settings.device) or available_memory() // 2
+    slots = max(1, min(slots, memory // max(1, max(unit.memory for unit in units))))
     began = time.monotonic()
     receipts = {}
     with ExitStack() as stack:

@@ -144,6 +144,8 @@ def plan(
         ),
     ] = None,
     precision: Precision = None,
+    threads_per_unit: Threads = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     max_shard_size: ShardSize = None,
     endpoint_url: Endpoint = None,
     profile: Profile = None,
@@ -162,7 +164,15 @@ def plan(
         found = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
         typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
         return
-    made = make_plan(recipe, output, precision=precision, max_shard_size=max_shard_size, access=access)
+    made = make_plan(
+        recipe,
+        output,
+        precision=precision,
+        threads_per_unit=threads_per_unit,
+        device=device,
+        max_shard_size=max_shard_size,
+        access=access,
+    )
     if as_json:
         typer.echo(made.to_json())
         return
@@ -230,7 +240,8 @@ def inspect(
     page: Annotated[Path | None, typer.Option("--html", help="write a page with plots, too", metavar="FILE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="all figures, as JSON")] = False,
     slots: Annotated[int | None, typer.Option(help="units at once")] = None,
-    precision: Annotated[str, typer.Option(help="mixed, fast or float64", metavar="LEVEL")] = "mixed",
+    precision: Precision = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     scratch: Annotated[str | None, typer.Option(help="folder for ranges of remote inputs")] = None,
     endpoint_url: Endpoint = None,
     profile: Profile = None,
@@ -244,7 +255,9 @@ def inspect(
     from svc_dist.report.diagnosis import Diagnosis
 
     access = _access(endpoint_url, profile, anonymous)
-    found = look(recipe, layers, access=access, slots=slots, precision=precision, scratch=scratch, tell=_count)
+    found = look(
+        recipe, layers, access=access, slots=slots, precision=precision, device=device, scratch=scratch, tell=_count
+    )
     if page is not None:
         _write_page(found, f"Inspection of {recipe.name}", page)
     typer.echo(json.dumps(found) if as_json else Diagnosis(found).text())

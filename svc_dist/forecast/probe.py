@@ -20,6 +20,7 @@ from svc_dist.checkpoint.header import render_header
 from svc_dist.errors import StorageError
 from svc_dist.forecast.rates import Storage
 from svc_dist.methods.registry import METHODS
+from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import recipe_from
 from svc_dist.run.session import Options, run_merge
 from svc_dist.run_folder.report import REPORT_FILE
@@ -106,7 +107,8 @@ class Probe:
 
     def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> Measured:
         output = f"merged{slots}"
-        options = Options("inline", slots=slots, device="cpu", threads_per_unit=self._threads, access=access)
+        settings = SettingsRequest(threads_per_unit=self._threads, device=Device.CPU)
+        options = Options("inline", slots=slots, settings=settings, access=access)
         began = time.perf_counter()
         run_merge(recipe_from(self._recipe(prefix)), f"{prefix}/{output}", options)
         return self._measured(objects.read(f"{output}/{REPORT_FILE}"), time.perf_counter() - began, slots)

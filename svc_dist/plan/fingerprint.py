@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svc_dist.plan.inputs import Model
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 
 #: Raised whenever the same inputs would be planned or written differently; a part of the fingerprint.
 PLAN_VERSION = 1

@@ -18,8 +18,9 @@ from svc_dist.plan.costs import memory_of_results, takes_matrices, work_of_resul
 from svc_dist.plan.dispositions import Decision, Disposition, decide
 from svc_dist.plan.fingerprint import _fingerprint
 from svc_dist.plan.inputs import held, model_of
-from svc_dist.plan.model import Plan, PlannedTensor, Result, Settings, Unit
+from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.renames import renamed
+from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import companions
 from svc_dist.recipe.resolve import choices
 from svc_dist.recipe.schema import Recipe

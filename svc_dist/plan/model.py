@@ -12,21 +12,13 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, parts
 from svc_dist.plan.dispositions import Batch, Disposition
 from svc_dist.plan.inputs import Factors, Model, Slot
+from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import Companions
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
 #: Moving a byte, in the time of this many floating-point operations; for ordering and progress, not for promises.
 _WORK_PER_BYTE = 12.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is fixed when a run is created because results depend on it."""
-
-    precision: str = "mixed"
-    threads_per_unit: int = 1
-    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

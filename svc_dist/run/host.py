@@ -9,8 +9,9 @@ import signal
 import sys
 from pathlib import Path
 
+from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CHUNK
-from svc_dist.plan.model import Settings
+from svc_dist.plan.settings import Device, Settings, SettingsRequest
 from svc_dist.run.placement import PER_DEVICE
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
@@ -56,6 +57,19 @@ def detect_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settings_here(request: SettingsRequest, recorded: Settings | None, cluster: bool = False) -> Settings:
+    """Complete settings for a run on this machine, or on a ``cluster``, whose nodes have devices of their own.
+
+    Raises RecipeError when the run needs a CUDA device and this machine has none.
+    """
+    settings = request.resolve(recorded, detect_device)
+    if settings.device == Device.CUDA and not cluster and detect_device() != Device.CUDA:
+        raise RecipeError(
+            "device is cuda, but torch can use no CUDA device here", "leave out --device, or say --device cpu"
+        )
+    return settings
 
 
 def default_slots(settings: Settings) -> int:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
-from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError
+from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError, require_choice, require_count
 from svc_dist.plan.fingerprint import differences
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings, SettingsRequest
 from svc_dist.recipe.resolve import choices
 from svc_dist.recipe.schema import Recipe
 from svc_dist.run.executors.inline import InlineExecutor
-from svc_dist.run.host import detect_device, device_count
+from svc_dist.run.host import detect_device, device_count, settings_here
 from svc_dist.run.loop import Executor, Limits, drive
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
@@ -40,15 +41,12 @@ _log = logging.getLogger("svc_dist")
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, none of which changes the result. ``precision``, ``threads_per_unit`` and ``device`` do: they are
-    fixed when a run is created; None takes the run's, or the default for a new one."""
+    """How to run. Only ``settings`` change the result: they are fixed when a run is created."""
 
     executor: str = "auto"
     address: str | None = None
     slots: int | None = None
-    device: str = "auto"
-    precision: str | None = None
-    threads_per_unit: int | None = None
+    settings: SettingsRequest = field(default_factory=SettingsRequest)
     scratch: str | None = None
     access: Access = DEFAULT_ACCESS
     restart: bool = False
@@ -120,37 +118,25 @@ def _folders(output: Output) -> list[Path]:
 
 
 def _check_options(options: Options) -> None:
-    if options.executor not in ("auto", "inline", "ray"):
-        raise RecipeError(f"executor is {options.executor!r}, but must be auto, inline or ray")
+    require_choice("executor", options.executor, ("auto", "inline", "ray"))
     if options.executor == "inline" and options.address is not None:
         raise RecipeError("an address needs the Ray executor", "leave out --executor, or say --executor ray")
-    if options.precision not in (None, "mixed", "fast", "float64"):
-        raise RecipeError(f"precision is {options.precision!r}, but must be mixed, fast or float64")
-    if options.device not in ("auto", "cpu", "cuda"):
-        raise RecipeError(f"device is {options.device!r}, but must be auto, cpu or cuda")
-    for name in ("slots", "threads_per_unit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RecipeError(f"{name} is {value}, but must be at least 1")
+    if options.slots is not None:
+        require_count("slots", options.slots)
 
 
-def _settings(options: Options, old: Plan | None) -> Settings:
-    device = options.device
-    if device == "auto":
-        device = old.settings.device if old else detect_device()
-    if device == "cuda" and options.address is None and detect_device() != "cuda":  # a cluster's nodes have their own
-        raise RecipeError("there is no CUDA device that torch can use here", "leave out --device, or say --device cpu")
-    return Settings(
-        precision=options.precision or (old.settings.precision if old else "mixed"),
-        threads_per_unit=options.threads_per_unit or (old.settings.threads_per_unit if old else 1),
-        device=device,
-    )
+def _settings(options: Options, recorded: Settings | None) -> Settings:
+    return settings_here(options.settings, recorded, cluster=options.address is not None)
 
 
 def _planned(recipe: Recipe, output: Output, options: Options) -> Plan:
     """This run's plan: the recorded one if nothing changed since, else a new one in an empty output."""
     old = output.journal.plan()
-    plan = make_plan(recipe, _settings(options, old), output.access)
+    plan = make_plan(
+        recipe,
+        _settings(options, None if old is None else old.settings),
+        output.access,
+    )
     if old is not None:
         if old.fingerprint != plan.fingerprint:
             raise _changed(output.location, old, plan)
@@ -244,12 +230,7 @@ def _report_of(plan: Plan, output: str, resumed: int, retries: int, seconds: flo
 def _already_complete(
     recipe: Recipe, output: Output, report: dict[str, Any], options: Options, began: float
 ) -> MergeReport:
-    recorded = Settings(**report["settings"])
-    settings = Settings(
-        options.precision or recorded.precision,
-        options.threads_per_unit or recorded.threads_per_unit,
-        recorded.device if options.device == "auto" else options.device,
-    )
+    settings = options.settings.resolve(Settings(**report["settings"]), detect_device)
     plan = make_plan(recipe, settings, output.access)
     if plan.fingerprint != report["fingerprint"]:
         raise ChangedInputError(

@@ -10,6 +10,7 @@ from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.checkpoint.tokenizer import TEMPLATE_FILE, is_tokenizer_file
 from svc_dist.errors import StorageError
 from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.storage.access import Access
@@ -44,6 +45,15 @@ def _result_files(plan: Plan, beside: Iterable[str]) -> list[str]:
 def _in_folders(plan: Plan, names: Sequence[str]) -> list[str]:
     own = [f"{result.path}/{name}" if result.path else name for result in plan.results for name in names]
     return [*own, OUTPUTS_FILE] if plan.outputs else own
+
+
+def recorded_settings(output: Output) -> Settings | None:
+    """The settings of the run in an output, unfinished or finished; None where there is none."""
+    plan = output.journal.plan()
+    if plan is not None:
+        return plan.settings
+    report = completed(output)
+    return None if report is None else Settings(**report["settings"])
 
 
 def completed(output: Output) -> dict[str, Any] | None:

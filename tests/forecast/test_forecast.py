@@ -22,7 +22,8 @@ from svc_dist.forecast.rates import Host, Speed, Storage, read_host
 from svc_dist.forecast.simulate import Load, simulate
 from svc_dist.methods.costs import Work
 from svc_dist.plan.make import ShardFile
-from svc_dist.plan.model import Plan, Settings, Unit
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
 from svc_dist.storage.reading import ByteRange, request_count
 from tests.support.checkpoints import MODELS, sparse_checkpoint, write_llamas, write_recipe

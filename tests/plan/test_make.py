@@ -19,7 +19,8 @@ from svc_dist.checkpoint.header import header_length, parse_header
 from svc_dist.errors import RecipeError
 from svc_dist.plan.fingerprint import differences
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 from svc_dist.recipe.load import load_recipe
 from tests.support.checkpoints import (
     llama_config,

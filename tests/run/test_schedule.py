@@ -8,7 +8,8 @@ import pytest
 
 from svc_dist.errors import DamagedInputError, TransientStorageError, UnitsFailedError
 from svc_dist.plan.make import ShardFile
-from svc_dist.plan.model import Plan, Settings, Unit
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
 from svc_dist.run.schedule import Capacity, Done, Drain, Failed, FinishShard, Instruction, Publish, RunUnit, Schedule
 

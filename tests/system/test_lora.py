@@ -18,7 +18,8 @@ from svc_dist.checks.over_counting import inspect
 from svc_dist.errors import ChangedInputError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, Settings
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 from svc_dist.recipe.load import load_recipe
 from svc_dist.run.unit import run_unit
 from svc_dist.storage.reading import Source

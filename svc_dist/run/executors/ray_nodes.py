@@ -18,7 +18,7 @@ from typing import Any
 
 from svc_dist import __version__
 from svc_dist.errors import StorageError
-from svc_dist.plan.model import Settings
+from svc_dist.plan.settings import Settings
 from svc_dist.run.host import device_memory, end_children
 from svc_dist.run.placement import PER_DEVICE, Node
 

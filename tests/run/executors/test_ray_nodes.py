@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from svc_dist.plan.model import Settings
+from svc_dist.plan.settings import Settings
 from svc_dist.run.executors import ray_nodes
 from svc_dist.run.executors.ray_nodes import RayNodes, own_sigterm, start_here
 from tests.support.command import short_home

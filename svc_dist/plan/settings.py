@@ -1,0 +1,63 @@
+"""What results depend on beside the recipe and the inputs: precision, threads per unit, kind of device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from svc_dist.errors import require_choice, require_count
+from svc_dist.linalg.precision import Precision
+
+
+class Device(StrEnum):
+    """A kind of device that units compute on. ``auto``: the recorded run's, else CUDA where torch can use it."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fixed when a run is created because results depend on it. Raises RecipeError when a value is wrong."""
+
+    precision: str = Precision.MIXED
+    threads_per_unit: int = 1
+    device: str = Device.CPU
+
+    def __post_init__(self) -> None:
+        require_choice("precision", self.precision, Precision)
+        require_choice("device", self.device, (Device.CPU, Device.CUDA))
+        require_count("threads_per_unit", self.threads_per_unit)
+
+
+@dataclass(frozen=True)
+class SettingsRequest:
+    """Settings as a caller asks for them; every entrance takes them in this form. Raises RecipeError on a wrong value.
+
+    None and the device ``auto`` stand for the value of the run in the output, or for the default where there is none.
+    """
+
+    precision: str | None = None
+    threads_per_unit: int | None = None
+    device: str = Device.AUTO
+
+    def __post_init__(self) -> None:
+        if self.precision is not None:
+            require_choice("precision", self.precision, Precision)
+        if self.threads_per_unit is not None:
+            require_count("threads_per_unit", self.threads_per_unit)
+        require_choice("device", self.device, Device)
+
+    def resolve(self, recorded: Settings | None, detect_device: Callable[[], str]) -> Settings:
+        """The complete settings. ``recorded``: those of the run in the output; ``detect_device``: the best one here."""
+        default = recorded or Settings()
+        device = self.device
+        if device == Device.AUTO:
+            device = recorded.device if recorded is not None else detect_device()
+        return Settings(
+            precision=self.precision or default.precision,
+            threads_per_unit=self.threads_per_unit or default.threads_per_unit,
+            device=device,
+        )
