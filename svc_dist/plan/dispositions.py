@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES, QUANTISED_DTYPES
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
@@ -20,10 +21,6 @@ from svc_dist.tensor_names import EMBEDDING_PATTERNS, VOCABULARY_PATTERNS, match
 
 _SHOWN = 8  # refused tensors that a message spells out
 _PATTERNS = 40  # patterns that a remedy spells out
-_SCALES = ("_scale", "_scale_inv", "_scales", "_zero_point", "_packed", ".SCB", ".absmax", ".quant_map")
-
-#: Last parts of names of what belongs to a quantised weight and means nothing without it.
-_PART_OF_QUANTISED = re.compile(r"scale|zero|absmax|quant|scb|g_idx|amax|packed", re.IGNORECASE)
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
 Batch = tuple[int, int, int]
@@ -65,8 +62,7 @@ def decide(recipe: Recipe, choices: Choices, base: Checkpoint, experts: Sequence
     rule_of = {name: _first_rule(recipe, name) for name in names}
     _require_rules_used(recipe, names, rule_of)
     _require_embeddings_found(recipe, names)
-    quantised = {name for model in (base, *experts) for name in model.tensors if _quantised(name, model)}
-    owners = quantised | {name.rpartition(".")[0] for name in quantised}
+    quantised = _quantised((base, *experts))
     depth = depths(names)
     shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
     decisions: list[Decision] = []
@@ -82,7 +78,7 @@ def decide(recipe: Recipe, choices: Choices, base: Checkpoint, experts: Sequence
                 decisions.append(kept)
             continue
         cut = _cut_to_the_base(name, base, experts, recipe, index)
-        reason = _refusal(name, base, experts, cut) or _part_of_quantised(name, owners)
+        reason = _refusal(name, base, experts, cut, quantised.get(name))
         if reason is not None:
             refused.append((name, reason))
             continue
@@ -207,8 +203,13 @@ def _by(chosen: bool, rule: int | None, cut: bool) -> str:
     return by + (", without the rows beyond the base's (vocab: base)" if cut else "")
 
 
-def _refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool) -> str | None:
-    """Why this tensor cannot be merged without a rule; None when it can. ``cut``: more rows than the base's may be."""
+def _refusal(
+    name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool, quantised: str | None
+) -> str | None:
+    """Why this tensor cannot be merged without a rule; None when it can.
+
+    ``cut``: experts may hold more rows than the base; ``quantised``: why it is not merged where it is quantised.
+    """
     spec = base.tensors.get(name)
     holders = [expert for expert in experts if name in expert.tensors]
     if spec is None:
@@ -219,9 +220,8 @@ def _refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bo
     if missing:
         why = "tied" if all(_ties(name, model) for model in missing) and not _ties(name, base) else "missing"
         return f"{why} in {_list(missing)}"
-    for model in (base, *experts):
-        if _quantised(name, model):
-            return f"{model.tensors[name].dtype} in {model.location} looks quantised; its numbers mean nothing alone"
+    if quantised is not None:
+        return quantised
     for expert in experts:
         other = expert.tensors[name]
         if other.shape != spec.shape and not (cut and _grown(name, base, expert)):
@@ -233,23 +233,17 @@ def _refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bo
     return None
 
 
-def _quantised(name: str, model: Checkpoint) -> bool:
-    dtype = model.tensors[name].dtype
-    if dtype in FLOAT_DTYPES or dtype == "BOOL":
-        return False
-    if dtype.startswith("F") or (model.config or {}).get("quantization_config") is not None:
-        return True
-    stem = name.removesuffix(".weight").removesuffix("_packed").removesuffix(".qweight")
-    return dtype in QUANTISED_DTYPES and any(
-        name + end in model.tensors or stem + end in model.tensors for end in _SCALES
-    )
-
-
-def _part_of_quantised(name: str, owners: Collection[str]) -> str | None:
-    module, _, part = name.rpartition(".")
-    if module not in owners or _PART_OF_QUANTISED.search(part) is None:
-        return None
-    return "belongs to a quantised tensor; its numbers mean nothing alone"
+def _quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
+    """For each tensor that is quantised in some model, or belongs to one that is, why it is not merged."""
+    reasons: dict[str, str] = {}
+    for model in models:
+        codes, companions = quantised_tensors(model.tensors, model.config)
+        for name, format in codes.items():
+            what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
+            reasons.setdefault(name, f"{what}, which svc_dist does not merge: {format.instead}")
+        for name, value in companions.items():
+            reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
+    return reasons
 
 
 def _tied(model: Checkpoint) -> bool:

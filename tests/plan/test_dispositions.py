@@ -172,30 +172,41 @@ CASES = {
     "fp8 everywhere": Case(
         lambda: pair(FP8, FP8),
         {"a.weight": "copied", "a.weight_scale_inv": "copied"},
-        ("a.weight: F8_E4M3 in /base looks quantised", "a.weight_scale_inv: belongs to a quantised tensor"),
+        (
+            "a.weight: F8_E4M3 in /base is quantised (FP8 in blocks)",
+            "a.weight_scale_inv: belongs to the quantised tensor a.weight",
+        ),
     ),
     "fp8 in one expert": Case(
         lambda: pair({"a.weight": WEIGHT, "b.weight": WEIGHT}, PLAIN, FP8),
         {"a.weight": "copied", "a.weight_scale_inv": "left_out"},
-        ("a.weight: F8_E4M3 in /expert1 looks quantised",),
+        ("a.weight: F8_E4M3 in /expert1 is quantised (FP8 in blocks)",),
     ),
     "int8 with scales": Case(
         lambda: pair(INT8, INT8),
         {"a.weight": "copied", "a.weight_scale": "copied"},
-        ("a.weight: I8 in /base looks quantised",),
+        ("a.weight: I8 in /base is quantised (INT8 with scales)",),
     ),
     "four bits with their tables": Case(
         lambda: pair(NF4, NF4),
         {"a.weight": "copied", "a.weight.absmax": "copied", "a.weight.quant_map": "copied"},
-        ("a.weight: U8 in /base looks quantised", "a.weight.absmax: belongs to a quantised tensor"),
+        (
+            "a.weight: U8 in /base is quantised (bitsandbytes, 4 bits)",
+            "a.weight.absmax: belongs to the quantised tensor a.weight",
+        ),
     ),
     "packed floats": Case(
-        lambda: pair(MX, MX), {"a.weight": "copied", "a.weight_scale": "copied"}, ("F4 in /base looks quantised",)
+        lambda: pair(MX, MX), {"a.weight": "copied", "a.weight_scale": "copied"}, ("F4 in /base is quantised (MXFP4)",)
     ),
     "gptq by its config": Case(
         lambda: (model("/base", GPTQ, QUANTISED), model("/one", GPTQ, QUANTISED)),
         dict.fromkeys(("a.g_idx", "a.qweight", "a.qzeros", "a.scales"), "copied"),
-        ("a.qweight: I32 in /base looks quantised", "a.scales: belongs to a quantised tensor"),
+        ("a.qweight: I32 in /base is quantised (GPTQ)", "a.scales: belongs to the quantised tensor a.qweight"),
+    ),
+    "gptq that no config names": Case(
+        lambda: pair(GPTQ, GPTQ),
+        dict.fromkeys(("a.g_idx", "a.qweight", "a.qzeros", "a.scales"), "copied"),
+        ("a.qweight: I32 in /base is quantised (GPTQ)", "dequantise it with the tool that made it"),
     ),
     "odd characters in names": Case(
         lambda: pair({"a.weight": WEIGHT, 'x[0] "*?\n': WEIGHT}, {"a.weight": WEIGHT}),

@@ -1,0 +1,98 @@
+"""Who recognises what: every known format, the narrower pattern first, and the quantised tensors of a checkpoint.
+
+Tensors decide, not the config: which formats a ``quantization_config`` names, and under which key, differs between the
+tools that write it. A new format is one line here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, QUANTISED_DTYPES
+from svc_dist.checkpoint.formats.base import SCALES, Format
+from svc_dist.checkpoint.header import TensorSpec
+
+_E4M3, _U8, _I32 = ("F8_E4M3",), ("U8",), ("I32",)
+_ACTIVATIONS = (".input_scale", ".weight_scale_inv", ".activation_scale", ".act_scale")
+_BY_HAND = "dequantise it with the tool that made it, or use the checkpoint from which it was quantised"
+
+FORMATS = (
+    Format("MXFP8", ".weight", _E4M3, {".weight_scale": _U8}),
+    Format("MXFP8", ".weight", _E4M3, {".weight_scale_inv": _U8}),
+    Format("FP8 in blocks", ".weight", _E4M3, {".weight_scale_inv": SCALES}, _ACTIVATIONS),
+    Format("FP8 with scales", ".weight", _E4M3, {".weight_scale": SCALES}, _ACTIVATIONS),
+    Format("FP8 in blocks, fused experts", "", _E4M3, {"_scale_inv": SCALES}),
+    Format("FP8 with scales, fused experts", "", _E4M3, {"_scale": SCALES}),
+    Format("DeepSeek's FP8 or FP4", ".weight", ("F8_E4M3", "I8", "F4"), {".scale": ("F8_E8M0",)}),
+    Format("MXFP4 of gpt-oss", "_blocks", _U8, {"_scales": _U8}),
+    Format("MXFP4", ".weight_packed", _U8, {".weight_scale": _U8}),
+    Format("MXFP4", ".weight", ("U8", "F4"), {".weight_scale": ("U8", "F8_E8M0")}),
+    Format("NVFP4", ".weight_packed", _U8, {".weight_scale": _E4M3, ".weight_global_scale": ("F32",)},
+           (".input_global_scale",)),
+    Format("NVFP4", ".weight", ("U8", "F4"), {".weight_scale": _E4M3, ".weight_scale_2": ("F32",)}, (".input_scale",)),
+    Format("packed integers of compressed-tensors", ".weight_packed", _I32,
+           {".weight_scale": SCALES, ".weight_shape": ("I64", "I32")}, (".weight_zero_point", ".weight_g_idx")),
+    Format("INT8 with scales", ".weight", ("I8",), {".weight_scale": SCALES}, (".weight_zero_point", ".input_scale")),
+    Format("GPTQ", ".qweight", _I32, {".scales": SCALES, ".g_idx": _I32}, (".qzeros",), _BY_HAND),
+    Format("AWQ", ".qweight", _I32, {".scales": SCALES, ".qzeros": _I32}, (), _BY_HAND),
+    Format("GPTQ or AWQ", ".qweight", _I32, {".scales": SCALES}, (".qzeros", ".g_idx"), _BY_HAND),
+    Format("EETQ", ".qweight", ("I8",), {".weight_scales": SCALES}, (), _BY_HAND),
+    Format("EETQ", ".weight", ("I8",), {".weight_scales": SCALES}, (), _BY_HAND),
+    Format("bitsandbytes, 4 bits", "", ("U8", "BF16", "F32", "F16"), {".absmax": ("F32", "U8")},
+           (".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4",
+            ".quant_state.bitsandbytes__fp4"), _BY_HAND),
+    Format("bitsandbytes, 8 bits", ".weight", ("I8",), {".SCB": ("F32",)}, (".weight_format",), _BY_HAND),
+    Format("MLX", ".weight", ("U32",), {".scales": SCALES}, (".biases",), _BY_HAND),
+    Format("HQQ", ".W_q", ("U8", "I32", "I16", "I8", "F16", "BF16", "F32"), {".scale": SCALES, ".zero": SCALES},
+           (".meta", ".nbits", ".group_size", ".shape", ".axis", ".packing"), _BY_HAND),
+    Format("quanto", "._data", ("I8", "U8", "F8_E4M3", "F8_E5M2"), {"._scale": SCALES}, ("._shift",), _BY_HAND),
+)  # fmt: skip
+
+#: The format of codes that no entry of the table explains.
+UNKNOWN = Format("an unknown format", "", ())
+#: Beside codes, a tensor of the same module whose last part says one of these has no meaning alone either.
+_COMPANION = re.compile(r"scale|zero|absmax|quant|scb|g_idx|amax|packed", re.IGNORECASE)
+
+
+def known_formats() -> Iterator[Format]:
+    """The formats of installed packages (entry points of the group ``svc_dist.formats``), then those above."""
+    for entry in sorted(entry_points(group="svc_dist.formats"), key=lambda entry: entry.name):
+        yield entry.load()
+    yield from FORMATS
+
+
+def quantised_tensors(
+    tensors: Mapping[str, TensorSpec], config: Mapping[str, Any] | None
+) -> tuple[dict[str, Format], dict[str, str]]:
+    """The format of each tensor that holds codes, and for each companion the tensor of codes that it belongs to.
+
+    Codes that no format explains count as quantised too where their dtype stores no weights: floats of eight bits and
+    fewer, or whatever is no float in a model whose ``config`` says that it is quantised.
+    """
+    by_dtype: dict[str, list[Format]] = {}
+    for candidate in known_formats():
+        for dtype in candidate.dtypes:
+            by_dtype.setdefault(dtype, []).append(candidate)
+    configured = (config or {}).get("quantization_config") is not None
+    codes: dict[str, Format] = {}
+    companions: dict[str, str] = {}
+    for name, spec in tensors.items():
+        for candidate in by_dtype.get(spec.dtype, ()):
+            beside = candidate.recognise(spec, tensors)
+            if beside is not None:
+                codes[name] = candidate
+                companions |= dict.fromkeys(beside, name)
+                break
+        else:
+            narrow = spec.dtype.startswith("F") and spec.dtype in QUANTISED_DTYPES
+            if narrow or (configured and spec.dtype not in FLOAT_DTYPES and spec.dtype != "BOOL"):
+                codes[name] = UNKNOWN
+    modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
+    for name in tensors:
+        module, _, last = name.rpartition(".")
+        if module in modules and name not in codes and _COMPANION.search(last) is not None:
+            companions.setdefault(name, modules[module])
+    return {name: found for name, found in codes.items() if name not in companions}, companions
