@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from svc_dist.forecast.prediction import Prediction
     from svc_dist.methods.calibration.svc import Calibrated
-    from svc_dist.run.session import MergeReport
+    from svc_dist.run.session import MergeSummary
+    from svc_dist.run_folder.report import MergeReport
 
 
 def merge(
@@ -44,7 +45,7 @@ def merge(
     max_runtime: float | None = None,
     unit_deadline: float = 1800.0,
     progress: bool = False,
-) -> MergeReport:
+) -> MergeSummary:
     """Merge the experts of a recipe into a model at ``output``, a folder or URL; called again, it goes on or is done.
 
     ``recipe``: a file, or what its YAML would parse to (relative paths then count from the working folder). The options
@@ -108,8 +109,8 @@ def inspect(
     device: str = Device.AUTO,
     scratch: str | None = None,
     tell: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
-    """What SVC would find in the plain sum of a recipe's task deltas, in the form of ``merge_report.json``.
+) -> MergeReport:
+    """What SVC would find in the plain sum of a recipe's task deltas, as a merge's report without a result.
 
     ``layers``: ``"0,10,20-23"``, or all. See ``report.diagnosis.Diagnosis`` for what can be read from it. Raises
     RecipeError, PlanError, DamagedInputError, StorageError.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from benchmarks.quality.steps import place
 from benchmarks.quality.tables import Results
 from benchmarks.quality.variants import PARTS, SCALED, TASK_SCALES, Variant, layer_variants
 from svc_dist.report.diagnosis import Diagnosis
+from svc_dist.run_folder.report import MergeReport
 
 _COLOURS = {None: "0.35", "1/K": "tab:red", "0.5": "tab:orange", "1": "tab:blue"}
 
@@ -99,7 +99,8 @@ def inflation(found: Results) -> Any:
     whole = SCALED[0]
     count = _inspected(found)
     assert count is not None
-    diagnosis = Diagnosis(json.loads(_inspection(found, count).read_text("utf-8")))
+    file = _inspection(found, count)
+    diagnosis = Diagnosis(MergeReport.parse(file.read_bytes(), str(file)))
     predicted, measured = [], []
     for number, variant in enumerate(layer_variants()):
         layer, kind = number // len(PARTS), list(PARTS)[number % len(PARTS)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from svc_dist.plan.model import Plan, Unit
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.schema import Recipe
 from svc_dist.run.host import available_memory, default_slots, device_memory, return_freed_memory, settings_here
-from svc_dist.run_folder.report import report_of
+from svc_dist.run_folder.report import MergeReport, report_of
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
@@ -34,8 +33,8 @@ def inspect(
     slots: int | None = None,
     scratch: str | None = None,
     tell: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
-    """What SVC would find in the plain sum of a recipe's task deltas, in the form of a ``merge_report.json``.
+) -> MergeReport:
+    """What SVC would find in the plain sum of a recipe's task deltas, as a report without a result.
 
     Every matrix that the recipe merges is looked at (of ``layers`` only, if given), whatever its method: the units of a
     merge by ``task_arithmetic`` with weight 1 and SVC run, and what they make is thrown away. ``tell``: called with the
@@ -57,7 +56,6 @@ def inspect(
     slots = slots or default_slots(plan.settings)
     memory = device_memory(plan.settings.device) or available_memory() // 2
     slots = max(1, min(slots, memory // max(1, max(unit.memory for unit in units))))
-    began = time.monotonic()
     receipts = {}
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(slots))
@@ -68,12 +66,14 @@ def inspect(
             receipts[receipt.unit] = receipt
             tell(done, len(units))
     looked_at = dataclasses.replace(plan, units=tuple(units))
-    report = report_of(looked_at, receipts, [])
-    for key in ("files", "shards", "ranges", "tensors", "dispositions", "not_written", "bytes_out"):
-        report.pop(key, None)
-    for key in ("matrices", "deltas"):  # a unit may hold neighbours that nobody asked for
-        report[key] = [entry for entry in report[key] if _in(layers, entry["tensor"])]
-    return {**report, "seconds": time.monotonic() - began}
+    report = MergeReport.parse(report_of(looked_at, receipts, []), "the inspection")
+    return dataclasses.replace(
+        report,
+        shards=(), dispositions=(), tensors=(), not_written=(), ranges=(), bytes_out=0,
+        # A unit can also hold tensors of other layers.
+        matrices=[entry for entry in report.matrices if _in(layers, entry["tensor"])],
+        deltas=[entry for entry in report.deltas if _in(layers, entry["tensor"])],
+    )  # fmt: skip
 
 
 def parse_layers(text: str) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checks import architecture
 from svc_dist.errors import MissingExtraError, RecipeError, VerificationError
 from svc_dist.storage.base import is_local, local_path
 
@@ -44,23 +45,21 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
     try:
         import accelerate  # noqa: F401  (what spreads a model over devices)
         import torch
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(f"smoke needs {error.name}", "pip install 'svc-dist[check]'") from None
     if not is_local(output):
         raise RecipeError(f"{output}: transformers loads from local folders only", "copy the model to a disk first")
     folder = local_path(output)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     began = time.monotonic()
-    model, architecture = _load(transformers, folder)
-    inputs, tokenizer = _inputs(transformers, model, folder, prompt)
+    model, name = _load(folder)
+    inputs, tokenizer = _inputs(model, folder, prompt)
     with torch.inference_mode():
         result = model(**{name: value.to(model.device) for name, value in inputs.items()})
         out = next(value for value in result.to_tuple() if isinstance(value, torch.Tensor))
         if not bool(out.isfinite().all()):
             raise VerificationError(
-                f"{output}: {architecture} loads, but its output holds NaN or Inf",
+                f"{output}: {name} loads, but its output holds NaN or Inf",
                 "svc-dist verify --deep looks for damage; a smaller lambda may be what it takes",
             )
         text = None
@@ -70,33 +69,28 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
             text = tokenizer.decode(ids[0], skip_special_tokens=True)
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     seconds = time.monotonic() - began
-    return Smoke(architecture, str(model.dtype).removeprefix("torch."), tuple(devices), seconds, text, tuple(out.shape))
+    return Smoke(name, str(model.dtype).removeprefix("torch."), tuple(devices), seconds, text, tuple(out.shape))
 
 
-def _load(transformers: Any, folder: str) -> tuple[Any, str]:
+def _load(folder: str) -> tuple[Any, str]:
     """The model and the name of its architecture."""
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = architecture.read_config(folder)
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise VerificationError(f"{folder}: transformers cannot read its config.json: {reason}") from None
-    architecture = str((config.architectures or ["none named"])[0])
-    kind = getattr(transformers, architecture, None)
+        raise VerificationError(
+            f"{folder}: transformers cannot read its config.json: {architecture.reason_of(error)}"
+        ) from None
+    name = str((config.architectures or ["none named"])[0])
+    kind = architecture.model_class(name)
     if kind is None:
-        raise RecipeError(f"{folder}: transformers {transformers.__version__} does not know {architecture}")
-    model, info = kind.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, device_map="auto", dtype="auto",
-        ignore_mismatched_sizes=True, output_loading_info=True,
-    )  # fmt: skip
-    wrong = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-    wrong += [f"{entry[0]} does not fit" for entry in sorted(info["mismatched_keys"])]
-    wrong += [f"{name} is not the architecture's" for name in sorted(info["unexpected_keys"])]
-    if wrong:
-        raise VerificationError(f"{folder}: {architecture}: " + "; ".join(wrong[:5]) + (" ..." if wrong[5:] else ""))
-    return model.eval(), architecture
+        raise RecipeError(f"{folder}: transformers does not know the architecture {name}", "upgrade transformers")
+    model, wrong, unused = architecture.load(kind, folder, "auto")
+    if wrong or unused:
+        raise VerificationError(f"{folder}: {name}: {architecture.summarised(wrong + unused)}")
+    return model.eval(), name
 
 
-def _inputs(transformers: Any, model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
+def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
     """Inputs for one forward pass, and the tokenizer if they come from one."""
     import torch
 
@@ -106,7 +100,7 @@ def _inputs(transformers: Any, model: Any, folder: str, prompt: str) -> tuple[di
             size = config.get_text_config().vocab_size
             ids = {"input_ids": torch.arange(_IDS)[None] % size}
             return (ids | {"decoder_input_ids": ids["input_ids"]} if config.is_encoder_decoder else ids), None
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = architecture.read_tokenizer(folder)
         tokens = dict(tokenizer(prompt, return_tensors="pt"))
         if config.is_encoder_decoder:
             tokens["decoder_input_ids"] = tokens["input_ids"][:, :1]

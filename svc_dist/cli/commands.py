@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from svc_dist.cli import logs
 from svc_dist.errors import ExitCode, RecipeError, StorageError, VerificationError
 
 if TYPE_CHECKING:
+    from svc_dist.run_folder.report import MergeReport
     from svc_dist.storage.access import Access
 
 app = typer.Typer(
@@ -260,7 +261,7 @@ def inspect(
     )
     if page is not None:
         _write_page(found, f"Inspection of {recipe.name}", page)
-    typer.echo(json.dumps(found) if as_json else Diagnosis(found).text())
+    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else Diagnosis(found).text())
 
 
 @app.command()
@@ -434,7 +435,7 @@ def _access(
     return Access.for_s3(options, parallel=parallel, timeout=timeout, deadline=deadline)
 
 
-def _write_page(report: dict[str, Any], title: str, page: Path) -> None:
+def _write_page(report: MergeReport, title: str, page: Path) -> None:
     from svc_dist.report.page import render
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from svc_dist.methods.registry import METHODS
 from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import recipe_from
 from svc_dist.run.session import Options, run_merge
-from svc_dist.run_folder.report import REPORT_FILE
+from svc_dist.run_folder.report import MergeReport, read_report
 from svc_dist.storage.access import Access
 from svc_dist.storage.fsspec import Objects
 from svc_dist.storage.open import open_objects
@@ -86,7 +85,7 @@ class Probe:
         seconds = time.perf_counter() - began
         if done.returncode:
             raise StorageError(f"a small merge in {self._folder} failed: {done.stderr.strip()}", "name a --folder")
-        measured = self._measured((output / REPORT_FILE).read_bytes(), seconds, slots)
+        measured = self._measured(read_report(str(output)), seconds, slots)
         shutil.rmtree(output)
         return measured
 
@@ -111,14 +110,14 @@ class Probe:
         options = Options("inline", slots=slots, settings=settings, access=access)
         began = time.perf_counter()
         run_merge(recipe_from(self._recipe(prefix)), f"{prefix}/{output}", options)
-        return self._measured(objects.read(f"{output}/{REPORT_FILE}"), time.perf_counter() - began, slots)
+        return self._measured(read_report(f"{prefix}/{output}", access), time.perf_counter() - began, slots)
 
     def _recipe(self, location: str) -> dict[str, Any]:
         experts = [{"model": f"{location}/{model}"} for model in self._models[1:]]
         return {"base_model": f"{location}/{self._models[0]}", "models": experts, "merge_method": "task_arithmetic"}
 
-    def _measured(self, report: bytes, seconds: float, slots: int) -> Measured:
-        stages = json.loads(report)["unit_seconds"]
+    def _measured(self, report: MergeReport, seconds: float, slots: int) -> Measured:
+        stages = report.unit_seconds
         work = METHODS["task_arithmetic"].work(self._size // 2, 1, _EXPERTS, "mixed")
         beside = seconds - sum(stages.values()) / min(slots, len(self._shapes))
         read = self._size * len(self._models) / max(stages["read"], 1e-9)

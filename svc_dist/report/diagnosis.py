@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svc_dist.run_folder.report import MergeReport
 from svc_dist.tensor_names import Place, place_of
 
 Array = NDArray[np.float64]
@@ -27,14 +28,12 @@ class Matrix:
 
 
 class Diagnosis:
-    """What a ``merge_report.json``, or an inspection of the same form, says of a merge's directions."""
+    """What a merge's report, or an inspection of the same form, says about the directions of its matrices."""
 
-    def __init__(self, report: Mapping[str, Any]) -> None:
+    def __init__(self, report: MergeReport) -> None:
         self.report = report
-        self.experts = short_names([str(model["location"]) for model in report["models"][1:]])
-        self.matrices = [
-            Matrix(entry["tensor"], place_of(entry["tensor"]), entry) for entry in report.get("matrices", [])
-        ]
+        self.experts = short_names([model.location for model in report.models[1:]])
+        self.matrices = [Matrix(entry["tensor"], place_of(entry["tensor"]), entry) for entry in report.matrices]
         stacks = {matrix.place.stack for matrix in self.matrices}
         self._several = len(stacks) > 1
 
@@ -64,7 +63,7 @@ class Diagnosis:
     def grams(self) -> dict[str, tuple[Array, float]]:
         """For each tensor the inner products of its deltas ``(K, K)`` and ``||W0||^2``."""
         found: dict[str, tuple[Array, float]] = {}
-        for entry in self.report.get("deltas", []):
+        for entry in self.report.deltas:
             gram, base = _square(entry["gram"], len(self.experts)), float(entry["base"])
             if entry["tensor"] in found:  # the parts of a tensor add up
                 before = found[entry["tensor"]]
@@ -125,9 +124,8 @@ class Diagnosis:
         gamma = self.gamma()
         if gamma != gamma:
             return "No matrix was looked at, so nothing can be said of over-counting."
-        made = "ranges" in self.report  # by a merge, which calibrated it
         often = f"what these experts share is counted {1 / gamma:.2f} times, by energy (gamma {gamma:.2f})"
-        change = "calibration has changed" if made else "calibrating (calibrate: svc) changes"
+        change = "calibration has changed" if self.report.ranges else "calibrating (calibrate: svc) changes"
         if gamma < _SHARED:
             return f"Much over-counting: {often}; {change} the result clearly."
         if gamma < _FEW:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
-from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
 
+from svc_dist.plan.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
+from svc_dist.run_folder.report import MergeReport
 from svc_dist.sizes import format_size
 
 _SPECTRA = 6
@@ -25,8 +25,8 @@ th { font-weight: 600; white-space: nowrap; }
 """
 
 
-def render(report: Mapping[str, Any], title: str) -> str:
-    """The page of a ``merge_report.json``, or of an inspection: what it lacks is left out, or said to be lacking."""
+def render(report: MergeReport, title: str) -> str:
+    """The page of a merge's report or of an inspection. A section without data is left out or says so."""
     diagnosis = Diagnosis(report)
     of_directions = (_overcounting, _spectra, _overlap, _ranks, _norms)
     sections = [*(section(diagnosis) for section in of_directions), _timings(report), _provenance(report)]
@@ -97,25 +97,24 @@ def _norms(diagnosis: Diagnosis) -> str:
     return _section("Delta norms", text, figure) if figure is not None else ""
 
 
-def _timings(report: Mapping[str, Any]) -> str:
-    figure = figures.stages(dict(report.get("unit_seconds", {})))
+def _timings(report: MergeReport) -> str:
+    figure = figures.stages(report.unit_seconds)
     return _section("Where the time went", "", figure) if figure is not None else ""
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
-    models = report["models"]
-    rows: list[tuple[str, str]] = [("base", models[0]["location"])]
-    rows += [("expert" if n == 0 else "", model["location"]) for n, model in enumerate(models[1:])]
-    settings = report.get("settings", {})
+def _provenance(report: MergeReport) -> str:
+    base, *experts = report.models
+    rows = [("base", base.location)]
+    rows += [("expert" if number == 0 else "", model.location) for number, model in enumerate(experts)]
     rows += [
-        ("read", format_size(report["bytes_in"]) if "bytes_in" in report else ""),
-        ("written", format_size(report["bytes_out"]) if "bytes_out" in report else ""),
-        ("precision", str(settings.get("precision", ""))),
-        ("devices", ", ".join(report.get("devices", []))),
-        ("hosts", ", ".join(report.get("hosts", []))),
-        ("finished", str(report.get("finished", ""))),
-        ("svc_dist", str(report.get("svc_dist", ""))),
-        ("fingerprint", str(report.get("fingerprint", ""))),
+        ("read", format_size(report.bytes_in)),
+        ("written", format_size(report.bytes_out) if report.ranges else ""),
+        ("precision", report.settings.precision),
+        ("devices", ", ".join(report.devices)),
+        ("hosts", ", ".join(report.hosts)),
+        ("finished", report.finished),
+        ("svc_dist", report.svc_dist),
+        ("fingerprint", report.fingerprint),
     ]
     cells = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows if value
@@ -123,25 +122,25 @@ def _provenance(report: Mapping[str, Any]) -> str:
     return _section("Provenance", f"<table>{cells}</table>{_dispositions(report)}")
 
 
-def _dispositions(report: Mapping[str, Any]) -> str:
-    if "tensors" not in report:
+def _dispositions(report: MergeReport) -> str:
+    if not report.tensors:
         return ""
-    counts = [0] * len(report["dispositions"])
-    for tensor in report["tensors"]:
-        counts[tensor["disposition"]] += 1
+    counts = [0] * len(report.dispositions)
+    for tensor in report.tensors:
+        counts[tensor.disposition] += 1
     rows = "".join(
-        f"<tr><td>{count}</td><td>{html.escape(_became(entry))}</td><td>{html.escape(entry['reason'])}</td></tr>"
-        for count, entry in zip(counts, report["dispositions"], strict=True)
+        f"<tr><td>{count}</td><td>{html.escape(_became(entry))}</td><td>{html.escape(entry.reason)}</td></tr>"
+        for count, entry in zip(counts, report.dispositions, strict=True)
     )
     return f"<table><tr><th>tensors</th><th>became</th><th>because</th></tr>{rows}</table>"
 
 
-def _became(disposition: Mapping[str, Any]) -> str:
-    calibration = disposition.get("calibration")
-    done = f"merged by {disposition['method']}" if disposition["method"] else str(disposition["kind"])
+def _became(disposition: Disposition) -> str:
+    calibration = disposition.calibration
+    done = f"merged by {disposition.method}" if disposition.method else disposition.kind
     return f"{done}, calibrated by {calibration['method']}" if calibration else done
 
 
-def _recipe(report: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
+def _recipe(report: MergeReport) -> str:
+    text = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     return _section("Recipe", f"<pre>{html.escape(text)}</pre>")

@@ -34,7 +34,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     ``record``: the start of the run that got here, for the report.
     """
     done = completed(output)
-    if done is not None and done["fingerprint"] == plan.fingerprint:  # by a worker that was lost while it cleared up
+    if done is not None and done.fingerprint == plan.fingerprint:  # by a worker that was lost while it cleared up
         output.journal.clear()
         return
     receipts = output.journal.receipts(plan)

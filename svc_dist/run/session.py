@@ -9,7 +9,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError, require_choice, require_count
@@ -30,7 +29,7 @@ from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded
-from svc_dist.run_folder.report import REPORT_FILE
+from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_local, local_path
@@ -55,8 +54,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class MergeReport:
-    """What a merge did. ``units_resumed``: units that an earlier start had done already."""
+class MergeSummary:
+    """What a call of ``merge`` did. ``units_resumed``: units that earlier runs had completed; bytes and seconds."""
 
     output: str
     fingerprint: str
@@ -73,7 +72,7 @@ class MergeReport:
     warnings: tuple[str, ...]
 
 
-def run_merge(recipe: Recipe, output: str, options: Options) -> MergeReport:
+def run_merge(recipe: Recipe, output: str, options: Options) -> MergeSummary:
     """Merge, or go on with a merge, or find it done. See ``api.merge``."""
     began = time.monotonic()
     _check_options(options)
@@ -151,7 +150,7 @@ def _planned(recipe: Recipe, output: Output, options: Options) -> Plan:
     return plan
 
 
-def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float) -> MergeReport:
+def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float) -> MergeSummary:
     sink = output.sink(plan.fingerprint)
     done = output.journal.surviving(plan, sink, output.store.delete)
     sink.prepare(plan.shards)
@@ -178,7 +177,7 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     finally:
         executor.close()
     seconds = time.monotonic() - began
-    return _report_of(plan, output.location, len(done), schedule.retries, seconds, kind)
+    return _summary(plan, output.location, len(done), schedule.retries, seconds, kind)
 
 
 def _at_once(executor: Executor) -> str:
@@ -209,8 +208,8 @@ def _executor_kind(plan: Plan, options: Options) -> str:
     return "ray" if options.address is not None or device_count(plan.settings.device) > 1 else "inline"
 
 
-def _report_of(plan: Plan, output: str, resumed: int, retries: int, seconds: float, executor: str) -> MergeReport:
-    return MergeReport(
+def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float, executor: str) -> MergeSummary:
+    return MergeSummary(
         output=output,
         fingerprint=plan.fingerprint,
         tensors=len(plan.tensors),
@@ -228,11 +227,11 @@ def _report_of(plan: Plan, output: str, resumed: int, retries: int, seconds: flo
 
 
 def _already_complete(
-    recipe: Recipe, output: Output, report: dict[str, Any], options: Options, began: float
-) -> MergeReport:
-    settings = options.settings.resolve(Settings(**report["settings"]), detect_device)
+    recipe: Recipe, output: Output, published: PublishedMerge, options: Options, began: float
+) -> MergeSummary:
+    settings = options.settings.resolve(published.settings, detect_device)
     plan = make_plan(recipe, settings, output.access)
-    if plan.fingerprint != report["fingerprint"]:
+    if plan.fingerprint != published.fingerprint:
         raise ChangedInputError(
             f"{output.location} holds a complete merge of something else: its recipe, settings or inputs differ from "
             "these",
@@ -243,7 +242,7 @@ def _already_complete(
         with contextlib.suppress(LockedError), output.lock():
             output.journal.clear()
     _log.info(f"{output.location} is complete already")
-    return _report_of(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
+    return _summary(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
 
 
 def _discard(output: Output) -> None:
@@ -251,7 +250,7 @@ def _discard(output: Output) -> None:
     report, left = completed(output), remains(output)
     if report is None and left.plan is None:  # maybe a start was killed that removed a finished merge
         report = recorded(output)
-    names = left.files if report is None else report["files"]
+    names = left.files if report is None else report.files
     for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
         if not {"", ".", ".."} & set(name.split("/")):
             output.store.delete(name)
@@ -265,7 +264,7 @@ def _refuse_foreign(output: Output, paths: Sequence[str]) -> None:
     for place in map(output.inside, paths):
         models = [name for name in place.names() if ".safetensors" in name]
         earlier = recorded(output) if models else None
-        if earlier is not None and models[0] in {name.rpartition("/")[2] for name in earlier["files"]}:
+        if earlier is not None and models[0] in {name.rpartition("/")[2] for name in earlier.files}:
             raise OutputError(
                 f"{place.location} holds {models[0]} and maybe more of an earlier merge that is not whole any more",
                 "remove the rest with --restart, or name a new folder as OUTPUT",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.checkpoint.tokenizer import TEMPLATE_FILE, is_tokenizer_file
-from svc_dist.errors import StorageError
+from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.report import REPORT_FILE
+from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_folder
 
@@ -52,31 +51,28 @@ def recorded_settings(output: Output) -> Settings | None:
     plan = output.journal.plan()
     if plan is not None:
         return plan.settings
-    report = completed(output)
-    return None if report is None else Settings(**report["settings"])
+    published = completed(output)
+    return None if published is None else published.settings
 
 
-def completed(output: Output) -> dict[str, Any] | None:
-    """What a finished merge says of itself (``fingerprint``, ``settings``, ``files``); None where none is finished."""
-    report = recorded(output)
-    if report is None:
+def completed(output: Output) -> PublishedMerge | None:
+    """The finished merge in an output; None where none is finished."""
+    published = recorded(output)
+    if published is None:
         return None
-    indexes = [name for name in report["files"] if name.rpartition("/")[2] == INDEX_FILE]
-    return report if indexes and len(output.there(indexes)) == len(indexes) else None
+    indexes = [name for name in published.files if name.rpartition("/")[2] == INDEX_FILE]
+    return published if indexes and len(output.there(indexes)) == len(indexes) else None
 
 
-def recorded(output: Output) -> dict[str, Any] | None:
-    """The same, of a merge that was finished or nearly so once, whatever is there of it still."""
+def recorded(output: Output) -> PublishedMerge | None:
+    """The merge that was published in an output, even where some of its files have gone since."""
     names = output.names()
     file = OUTPUTS_FILE if OUTPUTS_FILE in names else REPORT_FILE
     if file not in names:
         return None
-    try:
-        report = json.loads(output.folder.read(file))
-        report["fingerprint"], report["settings"]
-        return dict(report) | {"files": [str(name) for name in report["files"]]}
-    except (StorageError, ValueError, KeyError, TypeError):
-        return None
+    with contextlib.suppress(StorageError, DamagedInputError):
+        return PublishedMerge.parse(output.folder.read(file), f"{output.location}/{file}")
+    return None
 
 
 def companions(plan: Plan, access: Access) -> dict[str, int]:

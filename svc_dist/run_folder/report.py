@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from svc_dist import __version__
-from svc_dist.errors import DamagedInputError, OutputError
+from svc_dist.errors import DamagedInputError, OutputError, RecipeError
+from svc_dist.plan.dispositions import Disposition
+from svc_dist.plan.inputs import Model
 from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.writing.base import ShardFile
 
 REPORT_FILE = "merge_report.json"
 
@@ -91,17 +94,118 @@ def report_of(
     }
 
 
-def read_report(location: str, access: Access = DEFAULT_ACCESS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ReportedTensor:
+    """A tensor of the result. ``shard`` and ``disposition`` are positions in the report's lists."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: int
+    disposition: int
+
+
+@dataclass(frozen=True)
+class ReportedRange:
+    """Bytes ``[start, end)`` of a shard, the unit that wrote them and their checksum, ``xxh3_128:HEX``."""
+
+    unit: str
+    shard: int
+    start: int
+    end: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class PublishedMerge:
+    """What identifies a finished merge: the same keys in ``merge_report.json`` and in ``merge_outputs.json``."""
+
+    fingerprint: str
+    settings: Settings
+    files: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, data: bytes | dict[str, Any], origin: str) -> Self:
+        """From JSON, or from what it parses to. Raises DamagedInputError naming ``origin``."""
+        from pydantic import TypeAdapter
+
+        adapter = TypeAdapter(cls)
+        try:
+            return adapter.validate_json(data) if isinstance(data, bytes) else adapter.validate_python(data)
+        except (ValueError, RecipeError) as error:
+            raise DamagedInputError(
+                f"{origin} cannot be read: {_reason(error)}", "it was damaged, or another release of svc-dist wrote it"
+            ) from None
+
+
+@dataclass(frozen=True)
+class MergeReport(PublishedMerge):
+    """A ``merge_report.json``; ``REPORT_KEYS`` says what the fields mean.
+
+    An inspection has the same form without a result: its ``files``, ``shards``, ``dispositions``, ``tensors``,
+    ``not_written`` and ``ranges`` are empty.
+    """
+
+    svc_dist: str
+    finished: str
+    recipe: dict[str, Any]
+    methods: dict[str, int]
+    models: tuple[Model, ...]
+    bytes_in: int
+    unit_seconds: dict[str, float]
+    hosts: tuple[str, ...]
+    devices: tuple[str, ...]
+    matrices: list[dict[str, Any]]
+    deltas: list[dict[str, Any]]
+    output: str = ""
+    bytes_out: int = 0
+    storage_retries: int = 0
+    low_memory_units: tuple[str, ...] = ()
+    last_start: dict[str, Any] | None = None
+    shards: tuple[ShardFile, ...] = ()
+    dispositions: tuple[Disposition, ...] = ()
+    tensors: tuple[ReportedTensor, ...] = ()
+    not_written: tuple[tuple[str, str], ...] = ()
+    ranges: tuple[ReportedRange, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when the fields contradict one another: the ranges of a shard make up the shard."""
+        if not self.models:
+            raise ValueError("it names no base model")
+        for tensor in self.tensors:
+            if not (0 <= tensor.disposition < len(self.dispositions) and 0 <= tensor.shard < len(self.shards)):
+                raise ValueError(f"the tensor {tensor.name!r} refers to a disposition or shard that is not listed")
+        ends = [0] * len(self.shards)
+        for written in sorted(self.ranges, key=lambda written: (written.shard, written.start)):
+            if not 0 <= written.shard < len(ends):
+                raise ValueError(f"the range of unit {written.unit} lies in a shard that is not listed")
+            if written.start != ends[written.shard]:
+                raise ValueError(f"the ranges of shard {written.shard} leave a hole at byte {ends[written.shard]}")
+            ends[written.shard] = written.end
+        for shard, end in zip(self.shards, ends, strict=True):
+            if end != shard.size:
+                raise ValueError(f"the ranges of {shard.file} end at byte {end} of {shard.size}")
+
+
+def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
     """The report that a finished merge left. Raises OutputError, DamagedInputError, StorageError."""
     output = Output(location, access)
     if REPORT_FILE not in output.names():
-        raise OutputError(f"{location} has no {REPORT_FILE}: no finished merge of svc-dist is there", "check the path")
-    try:
-        report = json.loads(output.folder.read(REPORT_FILE))
-        report["models"][0]["location"], report["recipe"]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DamagedInputError(f"{location}/{REPORT_FILE} cannot be read: {error!r}") from None
-    return dict(report)
+        raise OutputError(
+            f"{location} has no {REPORT_FILE}: it holds no finished merge of svc-dist",
+            "check the path; svc-dist status shows an unfinished merge",
+        )
+    return MergeReport.parse(output.folder.read(REPORT_FILE), f"{location}/{REPORT_FILE}")
+
+
+def _reason(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
 
 
 def _start_of(record: RunRecord) -> dict[str, Any]:

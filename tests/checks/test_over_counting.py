@@ -69,14 +69,14 @@ def test_it_sees_what_the_calibrated_merge_reports(tmp_path: Path) -> None:
     svc_dist.merge(recipe_data(models, calibrate="svc"), tmp_path / "out", executor="inline")
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     found = svc_dist.inspect(recipe_data(models, "swudi"))
-    assert found["matrices"] == report["matrices"]
-    assert found["deltas"] == report["deltas"]
+    assert found.matrices == report["matrices"]
+    assert found.deltas == report["deltas"]
 
 
 def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5)
     found = svc_dist.inspect(recipe_data(models), "0,2-2")
-    assert [entry["tensor"] for entry in found["matrices"]] == [f"model.layers.{n}.some.weight" for n in (0, 2)]
+    assert [entry["tensor"] for entry in found.matrices] == [f"model.layers.{n}.some.weight" for n in (0, 2)]
     with pytest.raises(RecipeError, match="no matrix to look at in layers 7"):
         svc_dist.inspect(recipe_data(models), "7")
     for wrong in ("", "x", "3-1", "1,,2", "-1"):
@@ -88,7 +88,7 @@ def test_kept_tensors_are_not_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5, other=0.5)
     rules = [{"match": "*.other.weight", "keep": "base"}]
     found = svc_dist.inspect(recipe_data(models, rules=rules))
-    assert {entry["tensor"].split(".")[3] for entry in found["matrices"]} == {"some"}
+    assert {entry["tensor"].split(".")[3] for entry in found.matrices} == {"some"}
 
 
 def test_the_command_prints_writes_a_page_and_leaves_the_models_alone(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_unknown_architecture_and_a_url_are_refused_with_the_reason(tmp_path:
     llama().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["OwnArchitecture"]}))
-    with pytest.raises(RecipeError, match="does not know OwnArchitecture"):
+    with pytest.raises(RecipeError, match="does not know the architecture OwnArchitecture"):
         smoke(str(tmp_path))
     with pytest.raises(RecipeError, match="local folders only"):
         smoke("s3://bucket/model")

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from svc_dist.plan.inputs import Model
+from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis, short_names
+from svc_dist.run_folder.report import MergeReport
 from svc_dist.tensor_names import place_of
 
 
@@ -18,9 +21,12 @@ def upper(rows: list[list[float]]) -> list[float]:
     return [float(value) for value in gram[np.triu_indices(len(rows))]]
 
 
-def report(**keys: Any) -> dict[str, Any]:
-    models = [{"location": f"/models/{name}"} for name in ("base", "a", "b")]
-    return {"models": models, "recipe": {}, "matrices": [], "deltas": [], **keys}
+def report(**fields: Any) -> MergeReport:
+    models = tuple(Model(f"/models/{name}", ()) for name in ("base", "a", "b"))
+    return MergeReport(
+        fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={}, models=models,
+        bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], **fields},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

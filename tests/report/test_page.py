@@ -89,18 +89,19 @@ def test_the_page_asks_the_network_for_nothing_and_is_the_same_every_time(merged
 
 def test_what_a_recipe_says_cannot_become_markup(merged: Path) -> None:
     from svc_dist.report.page import render
+    from svc_dist.run_folder.report import MergeReport
 
     report = json.loads((merged / "calibrated" / "merge_report.json").read_text())
     report["models"][1]["location"] = "<script>alert(1)</script>"
     report["recipe"]["models"][0]["model"] = "<img src=x>"
     report["matrices"][0]["tensor"] = "layers.0.<b>"
-    text = render(report, "<i>")
+    text = render(MergeReport.parse(report, "a report"), "<i>")
     assert not re.search(r"<(script|img|b|i)\b", text)
 
 
 def test_an_output_without_a_merge_is_refused(tmp_path: Path, merged: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert "no finished merge of svc-dist" in str(done.exception)
+    assert "holds no finished merge of svc-dist" in str(done.exception)
     (tmp_path / "merge_report.json").write_text("{}")
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert "cannot be read" in str(done.exception)

@@ -20,7 +20,7 @@ import yaml
 import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.plan.model import Plan
-from svc_dist.run.session import MergeReport
+from svc_dist.run.session import MergeSummary
 from svc_dist.storage.access import Access, ClientOptions
 from tests.support.checkpoints import recipe_data, write_checkpoint
 from tests.support.command import shard_hashes
@@ -102,7 +102,7 @@ class S3Merge:
 
     def run(
         self, endpoint: str | None = None, timeout: float = 20, deadline: float = 60, **options: Any
-    ) -> MergeReport:
+    ) -> MergeSummary:
         """One start in this process."""
         access = Access({"": ClientOptions(endpoint_url=endpoint)}, timeout=timeout, deadline=deadline)
         return svc_dist.merge(self.recipe, self.url, access=access, executor="inline", **options)

@@ -13,6 +13,7 @@ import pytest
 import svc_dist
 from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.errors import ChangedInputError, OutputError, StorageError
+from svc_dist.run.session import MergeSummary
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.reading import ByteRange, Source
@@ -40,7 +41,7 @@ def upload(hub: Hub, folders: list[Path]) -> list[str]:
     return [f"hf://acme/{folder.name}" for folder in folders]
 
 
-def merge(hub: Hub, locations: list[str], output: Path) -> svc_dist.MergeReport:
+def merge(hub: Hub, locations: list[str], output: Path) -> MergeSummary:
     recipe = recipe_data(locations, storage={"hf://": {"endpoint_url": hub.endpoint}})
     return svc_dist.merge(recipe, output, executor="inline")
 
