@@ -16,6 +16,7 @@ from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import load_recipe, recipe_from
 from svc_dist.recipe.resolve import complete_calibration
 from svc_dist.recipe.schema import Recipe
+from svc_dist.run.options import ExecutorKind
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def merge(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     output: str | Path,
     *,
-    executor: str = "auto",
+    executor: str = ExecutorKind.AUTO,
     address: str | None = None,
     slots: int | None = None,
     device: str = Device.AUTO,
@@ -52,8 +53,8 @@ def merge(
     are those of ``svc-dist merge --help``; ``access`` says how storages are reached that the recipe says nothing of.
     Raises SvcDistError; its ``exit_code`` is what the command would end with.
     """
-    from svc_dist.run.loop import Limits
-    from svc_dist.run.session import Options, run_merge
+    from svc_dist.run.options import Limits, Options
+    from svc_dist.run.session import run_merge
 
     options = Options(
         executor=executor,
@@ -64,7 +65,7 @@ def merge(
         access=access,
         restart=restart,
         limits=Limits(grace, max_runtime, unit_deadline),
-        bar=progress,
+        progress=progress,
     )
     return run_merge(_sized(_recipe(recipe), max_shard_size), str(output), options)
 

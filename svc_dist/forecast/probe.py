@@ -21,7 +21,8 @@ from svc_dist.forecast.rates import Storage
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import recipe_from
-from svc_dist.run.session import Options, run_merge
+from svc_dist.run.options import Options
+from svc_dist.run.session import run_merge
 from svc_dist.run_folder.report import MergeReport, read_report
 from svc_dist.storage.access import Access
 from svc_dist.storage.fsspec import Objects

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
+from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import (
@@ -55,18 +55,6 @@ class Executor(Protocol):
     def wait(self, timeout: float) -> list[Event]: ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds. ``grace``: that units in flight get once the run is to stop; ``runtime``: after which it is to stop by
-    itself; ``unit``: after which a unit counts as lost, beside what its size explains, and a run for which there is no
-    node; ``pause``: before what was lost is tried again, twice as long each time."""
-
-    grace: float = 60.0
-    runtime: float | None = None
-    unit: float = 1800.0
-    pause: float = 1.0
 
 
 def drive(

@@ -7,20 +7,21 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
-from svc_dist.errors import ChangedInputError, LockedError, OutputError, RecipeError, require_choice, require_count
+from svc_dist.errors import ChangedInputError, LockedError, OutputError
 from svc_dist.plan.fingerprint import differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
-from svc_dist.plan.settings import Settings, SettingsRequest
+from svc_dist.plan.settings import Settings
 from svc_dist.recipe.resolve import choices
 from svc_dist.recipe.schema import Recipe
 from svc_dist.run.executors.inline import InlineExecutor
 from svc_dist.run.host import detect_device, device_count, settings_here
-from svc_dist.run.loop import Executor, Limits, drive
+from svc_dist.run.loop import Executor, drive
+from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
 from svc_dist.run.worker import Worker
@@ -31,26 +32,10 @@ from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 from svc_dist.sizes import format_size
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_local, local_path
 from svc_dist.storage.writing.base import ShardFile, Sink
 
 _log = logging.getLogger("svc_dist")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run. Only ``settings`` change the result: they are fixed when a run is created."""
-
-    executor: str = "auto"
-    address: str | None = None
-    slots: int | None = None
-    settings: SettingsRequest = field(default_factory=SettingsRequest)
-    scratch: str | None = None
-    access: Access = DEFAULT_ACCESS
-    restart: bool = False
-    limits: Limits = field(default_factory=Limits)
-    bar: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,6 @@ class MergeSummary:
 def run_merge(recipe: Recipe, output: str, options: Options) -> MergeSummary:
     """Merge, or go on with a merge, or find it done. See ``api.merge``."""
     began = time.monotonic()
-    _check_options(options)
     access = recipe.access(options.access)
     target = Output(output, access)
     if options.executor != "ray" and options.address is None:  # torch takes seconds to import: let it meanwhile
@@ -116,14 +100,6 @@ def _folders(output: Output) -> list[Path]:
     return [root / RUN_FOLDER, root, *root.parents]
 
 
-def _check_options(options: Options) -> None:
-    require_choice("executor", options.executor, ("auto", "inline", "ray"))
-    if options.executor == "inline" and options.address is not None:
-        raise RecipeError("an address needs the Ray executor", "leave out --executor, or say --executor ray")
-    if options.slots is not None:
-        require_count("slots", options.slots)
-
-
 def _settings(options: Options, recorded: Settings | None) -> Settings:
     return settings_here(options.settings, recorded, cluster=options.address is not None)
 
@@ -156,6 +132,8 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     sink.prepare(plan.shards)
     finished = [n for n, shard in enumerate(plan.shards) if _is_finished(sink, shard, n, plan, done)]
     kind = _executor_kind(plan, options)
+    for warning in options.without_effect(kind, plan):
+        _log.warning(f"warning: {warning}")
     executor = _make_executor(kind, plan, output, options)
     if done:
         _log.info(f"resuming: {len(done)} of {len(plan.units)} units are done")
@@ -172,7 +150,7 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
         sink_memory=sink.memory,
     )
     try:
-        with Progress(plan, done, options.bar) as progress:
+        with Progress(plan, done, options.progress) as progress:
             drive(schedule, executor, progress, output.journal, options.limits, lock)
     finally:
         executor.close()
@@ -203,7 +181,7 @@ def _make_executor(kind: str, plan: Plan, output: Output, options: Options) -> E
 
 
 def _executor_kind(plan: Plan, options: Options) -> str:
-    if options.executor != "auto":
+    if options.executor != ExecutorKind.AUTO:
         return options.executor
     return "ray" if options.address is not None or device_count(plan.settings.device) > 1 else "inline"
 

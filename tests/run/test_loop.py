@@ -11,7 +11,8 @@ from typing import ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.loop import Limits, _signals, drive
+from svc_dist.run.loop import _signals, drive
+from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule

@@ -1,0 +1,85 @@
+"""How a merge runs: options that validate themselves when they are built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from svc_dist.errors import RecipeError, require_choice, require_count
+from svc_dist.plan.settings import SettingsRequest
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import is_local
+
+if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
+    from svc_dist.plan.model import Plan
+
+
+class ExecutorKind(StrEnum):
+    """Where units run. ``auto``: ``ray`` with an address or several devices, else ``inline``."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    RAY = "ray"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Time limits of a run in seconds. Raises RecipeError when one is negative or not a number.
+
+    ``grace``: for running units after the run was asked to stop; ``runtime``: after which the run stops gracefully;
+    ``unit``: after which a unit on a cluster counts as lost, in addition to the time that its size predicts; ``pause``:
+    before the first retry of lost work, twice as long before each further one.
+    """
+
+    grace: float = 60.0
+    runtime: float | None = None
+    unit: float = 1800.0
+    pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_seconds("grace", self.grace)
+        _require_seconds("max_runtime", 0.0 if self.runtime is None else self.runtime)
+        _require_seconds("unit_deadline", self.unit)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. Only ``settings`` change the result: they are fixed when a run is created.
+
+    Raises RecipeError when a value is wrong or two options contradict each other. ``progress``: show a progress bar.
+    """
+
+    executor: str = ExecutorKind.AUTO
+    address: str | None = None
+    slots: int | None = None
+    settings: SettingsRequest = field(default_factory=SettingsRequest)
+    scratch: str | None = None
+    access: Access = DEFAULT_ACCESS
+    restart: bool = False
+    limits: Limits = field(default_factory=Limits)
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("executor", self.executor, ExecutorKind)
+        if self.slots is not None:
+            require_count("slots", self.slots)
+        if self.executor == ExecutorKind.INLINE and self.address is not None:
+            raise RecipeError(
+                f"address is {self.address!r}, but executor is inline, which runs units in this process",
+                "leave out the address, or set executor to ray",
+            )
+
+    def without_effect(self, executor: str, plan: Plan) -> Iterator[str]:
+        """Warnings about options that change nothing in a run of ``plan`` by this executor."""
+        if executor == ExecutorKind.INLINE and self.limits.unit != Limits().unit:
+            yield "unit_deadline has no effect: the inline executor cannot lose a unit"
+        if self.scratch is not None and all(is_local(model.location) for model in plan.inputs):
+            yield "scratch has no effect: all inputs are local"
+
+
+def _require_seconds(option: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise RecipeError(f"{option} is {value!r}, but must be a number of seconds, at least 0")

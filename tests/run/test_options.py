@@ -1,0 +1,40 @@
+"""Options of a run validate themselves, and say when they change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import svc_dist
+from svc_dist.errors import RecipeError
+from svc_dist.run.options import Limits, Options
+from tests.support.checkpoints import recipe_data, write_llamas
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (
+            lambda: Options(executor="rya"),
+            "executor is 'rya', but must be one of auto, inline, ray\n  did you mean 'ray'",
+        ),
+        (lambda: Options(slots=0), "slots is 0"),
+        (lambda: Options("inline", "auto"), "address is 'auto', but executor is inline"),
+        (lambda: Limits(grace=-1), "grace is -1, but must be a number of seconds"),
+        (lambda: Limits(runtime=float("nan")), "max_runtime is nan"),
+        (lambda: Limits(unit=float("inf")), "unit_deadline is inf"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_value_and_what_is_allowed(build: Callable[[], object], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        build()
+
+
+def test_options_that_change_nothing_are_a_warning(tmp_path: Path) -> None:
+    plan = svc_dist.make_plan(recipe_data(write_llamas(tmp_path)))
+    options = Options(limits=Limits(unit=7), scratch="/tmp")
+    assert [line.split()[0] for line in options.without_effect("inline", plan)] == ["unit_deadline", "scratch"]
+    assert [line.split()[0] for line in options.without_effect("ray", plan)] == ["scratch"]
+    assert not list(Options().without_effect("inline", plan))
