@@ -110,7 +110,7 @@ def shapes_of(model: str | tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 def outcomes(plan: Plan) -> Counter[Outcome]:
     found: Counter[Outcome] = Counter()
     for tensor in plan.tensors:
-        own = plan.dispositions[tensor.disposition]
+        own = plan.dispositions(tensor)[0]
         calibration = own.calibration or {}
         alpha = calibration.get("alpha")
         floor = None if alpha is None else round(alpha * (len(plan.models) - 1), 9)
@@ -140,7 +140,7 @@ def assert_whole(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> None:
             assert first == done[tensor] < last
             done[tensor] = last
             planned = plan.tensors[tensor]
-            if planned.batch is not None and plan.dispositions[planned.disposition].calibration is not None:
+            if planned.batch is not None and plan.dispositions(planned)[0].calibration is not None:
                 assert first % (planned.batch[1] * planned.batch[2]) == 0, "a matrix is never split"
         number, sizes = plan.parts[unit.id]
         assert number == sent[unit.shard] + 1
@@ -183,7 +183,7 @@ def test_of_two_modalities_each_tower_comes_from_the_model_that_brings_it(folder
     plan = svc_dist.make_plan(located("multimodal.yaml", folder, MODALITIES))
     parts: dict[str, set[int]] = {}
     for tensor in plan.tensors:
-        own = plan.dispositions[tensor.disposition]
+        own = plan.dispositions(tensor)[0]
         part = tensor.name.split(".")[0] if own.kind == "copied" else own.kind
         parts.setdefault(part, set()).add(own.source)
     assert parts.pop("merged") == {0}
@@ -243,7 +243,7 @@ def test_where_bytes_go_changes_only_with_the_plan_version(folder: Path) -> None
 MEASURE = """
 import sys, time
 import svc_dist
-from svc_dist.plan import Plan
+from svc_dist.plan.model import Plan
 plan = svc_dist.make_plan(sys.argv[1])
 assert Plan.from_json(plan.to_json()) == plan
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

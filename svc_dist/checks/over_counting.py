@@ -16,7 +16,7 @@ from svc_dist.plan.model import Plan, Unit
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.schema import Recipe
 from svc_dist.run.host import available_memory, default_slots, device_memory, return_freed_memory, settings_here
-from svc_dist.run_folder.report import MergeReport, report_of
+from svc_dist.run_folder.report import MergeReport, reports
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
@@ -66,7 +66,7 @@ def inspect(
             receipts[receipt.unit] = receipt
             tell(done, len(units))
     looked_at = dataclasses.replace(plan, units=tuple(units))
-    report = MergeReport.parse(report_of(looked_at, receipts, []), "the inspection")
+    report = MergeReport.parse(reports(looked_at, receipts, [])[0], "the inspection")
     return dataclasses.replace(
         report,
         shards=(), dispositions=(), tensors=(), not_written=(), ranges=(), bytes_out=0,
@@ -105,9 +105,7 @@ def _summed(recipe: Recipe) -> Recipe:
 
 def _wanted(plan: Plan, unit: Unit, layers: Collection[int] | None) -> bool:
     tensors = [plan.tensors[number] for number, _, _ in unit.pieces]
-    return any(
-        takes_matrices(tensor, plan.dispositions[tensor.disposition]) and _in(layers, tensor.name) for tensor in tensors
-    )
+    return any(takes_matrices(tensor, plan.dispositions(tensor)) and _in(layers, tensor.name) for tensor in tensors)
 
 
 def _in(layers: Collection[int] | None, name: str) -> bool:

@@ -34,14 +34,19 @@ def method_lines() -> Iterator[str]:
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """What becomes of which tensors, and what that takes."""
-    for number, entry in enumerate(plan.dispositions):
-        names = [printable(tensor.name) for tensor in plan.tensors if tensor.disposition == number]
-        what = f"merged by {entry.method}{_listed(entry.parameters)}" if entry.method else entry.kind
-        if entry.calibration is not None:
-            rest = {key: value for key, value in entry.calibration.items() if key != "method"}
-            what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
-        yield f"{len(names)} tensor{'s' if len(names) > 1 else ''} {what}; {entry.reason}"
-        yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    named: list[list[str]] = [[] for _ in plan.results[0].dispositions]
+    for tensor in plan.tensors:
+        named[tensor.disposition].append(printable(tensor.name))
+    for result in plan.results:
+        if result.path:
+            yield f"output {result.path}:"
+        for entry, names in zip(result.dispositions, named, strict=True):
+            what = f"merged by {entry.method}{_listed(entry.parameters)}" if entry.method else entry.kind
+            if entry.calibration is not None:
+                rest = {key: value for key, value in entry.calibration.items() if key != "method"}
+                what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
+            yield f"{len(names)} tensor{'s' if len(names) > 1 else ''} {what}; {entry.reason}"
+            yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     for name, reason in plan.not_written:
         yield f"not written: {printable(name)}; {reason}"
     largest = max(plan.units, key=lambda unit: unit.memory)

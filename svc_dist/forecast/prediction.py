@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from svc_dist.forecast.cluster import Cluster
 from svc_dist.forecast.simulate import Load, simulate
-from svc_dist.plan.costs import work_of_results
+from svc_dist.plan.costs import work
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.sizes import format_size
 from svc_dist.storage.reading import request_count
@@ -117,16 +117,13 @@ def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
     """What a unit asks of the machines of a cluster."""
     pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
     precision = plan.settings.precision
-    works = [
-        work_of_results(tensor, [result.dispositions[tensor.disposition] for result in plan.results], size, precision)
-        for tensor, size in pieces
-    ]
+    works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
     copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.slots) == 1)  # read, looked at, cast
     moved = 2.0 * unit.bytes_in + unit.bytes_out  # to a device once for merging, once for calibration
 
     def seconds(crowded: bool) -> float:
         speed = cluster.crowded if crowded else cluster.alone
-        return sum(speed.seconds(work) for work in works) + speed.moving(moved) + copied / speed.elementwise
+        return sum(speed.seconds(one) for one in works) + speed.moving(moved) + copied / speed.elementwise
 
     read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
     return Load(read, seconds(False), seconds(True), float(unit.bytes_out))

@@ -15,15 +15,28 @@ if TYPE_CHECKING:
     from svc_dist.plan.model import PlannedTensor
 
 
-def takes_matrices(tensor: PlannedTensor, disposition: Disposition) -> bool:
-    """Whether a tensor is worked on matrix by matrix, not in chunks."""
-    if tensor.batch is None or disposition.method is None:
-        return False
-    return disposition.calibration is not None or METHODS[disposition.method].family == "spectral"
+def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:
+    """Whether some result merges a tensor matrix by matrix, not in chunks."""
+    return tensor.batch is not None and any(
+        one.method is not None and (one.calibration is not None or METHODS[one.method].family == "spectral")
+        for one in dispositions
+    )
 
 
-def work_of(tensor: PlannedTensor, disposition: Disposition, elements: int, precision: str) -> Work:
-    """Estimated operations by kind for ``elements`` of a tensor."""
+def work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: int, precision: str) -> Work:
+    """Estimated operations by kind for ``elements`` of a tensor in all results.
+
+    Of a matrix, the result with the most operations counts in full, each other one as one product.
+    """
+    works = [_work(tensor, disposition, elements, precision) for disposition in dispositions]
+    if len(works) == 1 or tensor.batch is None or not takes_matrices(tensor, dispositions):
+        return sum(works[1:], works[0])
+    most = max(works, key=lambda one: one.flops)
+    others = (len(works) - 1) * elements / math.prod(tensor.batch[1:])
+    return most + product_work(*tensor.batch[1:], precision) * others
+
+
+def _work(tensor: PlannedTensor, disposition: Disposition, elements: int, precision: str) -> Work:
     if disposition.method is None:
         return Work()
     experts = len(tensor.slots) - 1
@@ -37,26 +50,17 @@ def work_of(tensor: PlannedTensor, disposition: Disposition, elements: int, prec
     return each * (elements / (rows * columns))
 
 
-def work_of_results(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: int, precision: str) -> Work:
-    """Estimated operations for all results: of a matrix, the most of one and for each other one product."""
-    works = [work_of(tensor, disposition, elements, precision) for disposition in dispositions]
-    matrices = [takes_matrices(tensor, disposition) for disposition in dispositions]
-    if len(works) == 1 or tensor.batch is None or not any(matrices):
-        return sum(works[1:], works[0])
-    most = max(works, key=lambda work: work.flops)
-    others = (len(works) - 1) * elements / math.prod(tensor.batch[1:])
-    return most + product_work(*tensor.batch[1:], precision) * others
-
-
 @functools.lru_cache(maxsize=4096)
 def _matrix_work(method: str, calibration: str | None, rows: int, columns: int, experts: int, precision: str) -> Work:
-    work = METHODS[method].work(rows, columns, experts, precision)
-    return work if calibration is None else work + CALIBRATIONS[calibration].work(rows, columns, experts, precision)
+    operations = METHODS[method].work(rows, columns, experts, precision)
+    if calibration is not None:
+        operations += CALIBRATIONS[calibration].work(rows, columns, experts, precision)
+    return operations
 
 
 def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | None:
     """The sum of the ranks where a matrix is merged in its experts' factors; None where it is not."""
-    if tensor.batch is None or disposition.method is None or not takes_matrices(tensor, disposition):
+    if tensor.batch is None or disposition.method is None or not takes_matrices(tensor, [disposition]):
         return None
     if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}):
         return None
@@ -64,12 +68,12 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
     return None if ranks is None else factored_rank(*tensor.batch[1:], ranks)
 
 
-def memory_of_results(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
-    """The peak of one result, and with several what is kept between one and the next: three matrices at most."""
-    memory = max(_memory(tensor, disposition, precision) for disposition in dispositions)
+def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
+    """Peak memory in bytes: the largest result's, and what stays between two results, at most three matrices."""
+    peak = max(_memory(tensor, disposition, precision) for disposition in dispositions)
     if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
-        memory += 3 * 8 * math.prod(tensor.batch[1:])
-    return memory
+        peak += 3 * 8 * math.prod(tensor.batch[1:])
+    return peak
 
 
 def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> int:
@@ -79,7 +83,7 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     ranks = [factors.rank for factors in tensor.factors if factors is not None]
     if ranks:
         chunked += int(formed_memory(math.prod(tensor.shape[:-1]), tensor.row, max(ranks), precision))
-    if not takes_matrices(tensor, disposition):
+    if not takes_matrices(tensor, [disposition]):
         return chunked
     assert tensor.batch is not None
     assert disposition.method is not None

@@ -14,7 +14,7 @@ from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.advice import _warnings
-from svc_dist.plan.costs import memory_of_results, takes_matrices, work_of_results
+from svc_dist.plan.costs import memory, takes_matrices, work
 from svc_dist.plan.dispositions import Decision, Disposition, decide
 from svc_dist.plan.fingerprint import _fingerprint
 from svc_dist.plan.inputs import held, model_of
@@ -60,7 +60,7 @@ def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCES
     layout = pack(specs, parse_size(recipe.max_shard_size))
     by_name = {alike[0].name: alike for alike in zip(*each, strict=True)}
     table, tensors = _place(layout, by_name, base, experts)
-    outputs = tuple(Result(path, dispositions) for (path, _), dispositions in zip(results, table, strict=True))
+    planned_results = tuple(Result(path, dispositions) for (path, _), dispositions in zip(results, table, strict=True))
     units = _units(layout, table, tensors, settings)
     every = [disposition for dispositions in table for disposition in dispositions]
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
@@ -72,7 +72,7 @@ def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCES
         recipe=canonical,
         settings=settings,
         models=planned,
-        dispositions=table[0],
+        results=planned_results,
         shards=tuple(
             ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size)
             for path, _ in results
@@ -86,7 +86,6 @@ def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCES
         warnings=tuple(_warnings(recipe, decisions)),
         methods=versions,
         companions=companions(recipe, chosen, [model.location for model in planned], decisions, access),
-        outputs=outputs if recipe.outputs else (),
     )
 
 
@@ -134,7 +133,7 @@ def _units(
         disposition = table[0][tensor.disposition]
         if disposition.method is not None and METHODS[disposition.method].statistics is not None:
             return 0
-        if any(takes_matrices(tensor, dispositions[tensor.disposition]) for dispositions in table):
+        if takes_matrices(tensor, [dispositions[tensor.disposition] for dispositions in table]):
             assert tensor.batch is not None
             return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
         if disposition.method is not None and METHODS[disposition.method].access != "one pass":
@@ -145,13 +144,13 @@ def _units(
     for shard_number, shard in enumerate(layout):
         for cut in ranges(shard, grain):
             pieces = tuple((number_of[piece.tensor], piece.start, piece.end) for piece in cut.pieces)
-            bytes_in, flops, memory = 0, 0.0, 0
+            bytes_in, flops, peak = 0, 0.0, 0
             for number, first, last in pieces:
                 tensor = tensors[number]
                 alike = [dispositions[tensor.disposition] for dispositions in table]
                 bytes_in += sum(part.end - part.start for _, part in tensor.reads(first, last))
-                flops += work_of_results(tensor, alike, last - first, settings.precision).flops
-                memory = max(memory, memory_of_results(tensor, alike, settings.precision))
+                flops += work(tensor, alike, last - first, settings.precision).flops
+                peak = max(peak, memory(tensor, alike, settings.precision))
             units.append(
                 Unit(
                     f"{len(units):06d}",
@@ -162,7 +161,7 @@ def _units(
                     bytes_in,
                     (cut.end - cut.start) * len(table),
                     flops,
-                    memory,
+                    peak,
                 )
             )
     return tuple(units)

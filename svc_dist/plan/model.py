@@ -89,8 +89,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Result:
-    """One of several results of a plan: its folder inside OUTPUT ("" for OUTPUT itself), and what becomes of each
-    tensor there (in the place of ``Plan.dispositions``)."""
+    """One of a plan's results: its folder inside OUTPUT ("" for OUTPUT itself) and its list of dispositions, into which
+    ``PlannedTensor.disposition`` counts."""
 
     path: str
     dispositions: tuple[Disposition, ...]
@@ -100,15 +100,15 @@ class Result:
 class Plan:
     """A whole merge, decided. JSON in and out; the same inputs always give the same plan.
 
-    Several results have the same shards, each in its folder: ``shards`` are those of the first, then those of the next.
-    A unit writes its range in each of them. ``dispositions`` are those of the first.
+    ``results`` holds at least one. All results have the same shards, each in its own folder: ``shards`` lists those of
+    the first result, then those of the next. A unit writes its range in each result.
     """
 
     fingerprint: str
     recipe: dict[str, Any]
     settings: Settings
     models: tuple[Model, ...]
-    dispositions: tuple[Disposition, ...]
+    results: tuple[Result, ...]
     shards: tuple[ShardFile, ...]
     tensors: tuple[PlannedTensor, ...]
     not_written: tuple[tuple[str, str], ...]
@@ -116,12 +116,10 @@ class Plan:
     warnings: tuple[str, ...]
     methods: dict[str, int]
     companions: Companions = field(default_factory=Companions)
-    outputs: tuple[Result, ...] = ()
 
-    @property
-    def results(self) -> tuple[Result, ...]:
-        """What is made: one result in OUTPUT itself, or several, each in a folder of its own."""
-        return self.outputs or (Result("", self.dispositions),)
+    def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
+        """What becomes of a tensor in each result."""
+        return [result.dispositions[tensor.disposition] for result in self.results]
 
     @property
     def count(self) -> int:
@@ -203,7 +201,10 @@ class Plan:
             recipe=data["recipe"],
             settings=Settings(**data["settings"]),
             models=tuple(Model.from_plain(entry) for entry in data["models"]),
-            dispositions=tuple(Disposition(**entry) for entry in data["dispositions"]),
+            results=tuple(
+                Result(entry["path"], tuple(Disposition(**item) for item in entry["dispositions"]))
+                for entry in data["results"]
+            ),
             shards=tuple(ShardFile(**entry) for entry in data["shards"]),
             tensors=tuple(_tensor_from(entry) for entry in data["tensors"]),
             not_written=tuple((name, reason) for name, reason in data["not_written"]),
@@ -213,10 +214,6 @@ class Plan:
             warnings=tuple(data["warnings"]),
             methods=data["methods"],
             companions=Companions(**data["companions"]),
-            outputs=tuple(
-                Result(entry["path"], tuple(Disposition(**item) for item in entry["dispositions"]))
-                for entry in data["outputs"]
-            ),
         )
 
 

@@ -21,7 +21,7 @@ from svc_dist.run_folder.published import (
     companions,
     completed,
 )
-from svc_dist.run_folder.report import REPORT_FILE, RunRecord, report_of
+from svc_dist.run_folder.report import REPORT_FILE, RunRecord, reports
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_folder
 
@@ -52,17 +52,17 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     names = _result_files(plan, beside)
     same = beside | {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
     index = index_of(plan).encode()
-    for number, result in enumerate(plan.results):
+    for result, report in zip(plan.results, reports(plan, receipts, names, record), strict=True):
         store = output.inside(result.path).store
         for name, data in same.items():
             store.put(name, data)
-        store.put(REPORT_FILE, json.dumps(report_of(plan, receipts, names, number, record), indent=1).encode())
+        store.put(REPORT_FILE, json.dumps(report, indent=1).encode())
         store.put(INDEX_FILE, index)
-    if plan.outputs:
+    if plan.results[0].path:
         of_all = {
             "fingerprint": plan.fingerprint,
             "settings": dataclasses.asdict(plan.settings),
-            "outputs": [result.path for result in plan.outputs],
+            "outputs": [result.path for result in plan.results],
             "files": _in_folders(plan, names),
         }
         output.store.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())

@@ -27,7 +27,7 @@ from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.inputs import Factors, Slot
 from svc_dist.plan.model import Plan, PlannedTensor, Unit
 from svc_dist.run.fallback import Way, let_go, ran_out, ways
-from svc_dist.run_folder.receipt import Receipt, Written
+from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.reading import ByteRange, MappedRanges, Source, map_ranges
@@ -110,24 +110,20 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, way: Wa
         tokens = [writer.commit() for writer in writers]
         writing += time.perf_counter() - start
     total = time.perf_counter() - began
-    written = [
-        Written(f"xxh3_128:{digest.hexdigest()}", token, found)
-        for digest, token, found in zip(digests, tokens, matrices, strict=True)
-    ]
     return Receipt(
         unit=unit.id,
         fingerprint=plan.fingerprint,
-        checksum=written[0].checksum,
-        tokens=written[0].tokens,
+        ranges=tuple(
+            WrittenRange(f"xxh3_128:{digest.hexdigest()}", token, found)
+            for digest, token, found in zip(digests, tokens, matrices, strict=True)
+        ),
         bytes_in=unit.bytes_in,
         bytes_out=unit.bytes_out,
         seconds={"read": 0.0, "compute": total - writing, "write": writing},
         host=socket.gethostname(),
         device=_device_name(way.device),
         low_memory=way.low_memory,
-        matrices=written[0].matrices,
         deltas=overlaps,
-        others=tuple(written[1:]),
         retries=sum(writer.retries.count for writer in writers),
     )
 
@@ -139,7 +135,7 @@ class _Piece:
         self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges], way: Way
     ) -> None:
         self.plan, self.tensor, self.first, self.last, self.way = plan, tensor, first, last, way
-        self.dispositions = [result.dispositions[tensor.disposition] for result in plan.results]
+        self.dispositions = plan.dispositions(tensor)
         self.disposition = self.dispositions[0]  # the others have the same method, and other parameters
         self.mapped = mapped
         self.views = [None if slot is None else self._view(slot, slot.part(first, last)) for slot in tensor.slots]
@@ -208,7 +204,7 @@ class _Piece:
             for one in self.dispositions
         ]
         batch = None
-        if self.tensor.batch is not None and any(takes_matrices(self.tensor, one) for one in self.dispositions):
+        if self.tensor.batch is not None and takes_matrices(self.tensor, self.dispositions):
             _, rows, columns = self.tensor.batch
             batch = ((self.last - self.first) // (rows * columns), rows, columns)
         deltas = TaskDeltas(

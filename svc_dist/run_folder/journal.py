@@ -96,7 +96,7 @@ class Journal:
                 f"the receipt of unit {missing[0]} is gone",
                 "something else removed it; start the same command again: its unit is done again",
             )
-        return [token for data in contents for token in Receipt.from_json(data or b"").written(result).tokens]
+        return [token for data in contents for token in Receipt.from_json(data or b"").ranges[result].tokens]
 
     def lost(self, plan: Plan, shard: int, sink: Sink) -> list[str]:
         """The units of a shard whose ranges the sink does not hold."""
@@ -144,5 +144,5 @@ def _holds(held: Held | None, first_part: int, receipt: Receipt | None, result: 
         return False
     if held.finished or held.tokens is None:
         return True
-    tokens = receipt.written(result).tokens
+    tokens = receipt.ranges[result].tokens
     return all(token in held.tokens.get(first_part + place, ()) for place, token in enumerate(tokens))

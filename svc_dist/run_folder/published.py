@@ -43,7 +43,7 @@ def _result_files(plan: Plan, beside: Iterable[str]) -> list[str]:
 
 def _in_folders(plan: Plan, names: Sequence[str]) -> list[str]:
     own = [f"{result.path}/{name}" if result.path else name for result in plan.results for name in names]
-    return [*own, OUTPUTS_FILE] if plan.outputs else own
+    return [*own, OUTPUTS_FILE] if plan.results[0].path else own
 
 
 def recorded_settings(output: Output) -> Settings | None:

@@ -9,8 +9,12 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Written:
-    """A unit's range in one result: ``checksum``, ``tokens`` and ``matrices`` as in ``Receipt``."""
+class WrittenRange:
+    """A unit's range in one result.
+
+    ``checksum``: XXH3-128 of the range's bytes; ``tokens``: what the store returned for each part (its ETag);
+    ``matrices``: one summary for each matrix that was decomposed.
+    """
 
     checksum: str
     tokens: tuple[str, ...]
@@ -21,32 +25,23 @@ class Written:
 class Receipt:
     """One unit done.
 
-    ``checksum``: XXH3-128 of the range's bytes; ``tokens``: what the store gave for each part (its ETag);
-    ``retries``: requests to storages that had to be repeated;
-    ``low_memory``: done on the path that takes least, whose results can differ in their last bits;
-    ``seconds`` by stage; ``matrices``: one summary per matrix that was decomposed; ``deltas``: of every merged tensor,
-    or of the part of it that is this unit's, how large its deltas are and how far they overlap (``delta_overlap``);
-    ``others``: the range in the plan's other results, where it has several.
+    ``ranges``: one for each of the plan's results; ``seconds`` by stage; ``deltas``: how large the deltas of each
+    merged tensor (of this unit's part of it) are and how far they overlap (``delta_overlap``); ``retries``: storage
+    requests that were repeated; ``low_memory``: computed on the path of least memory, whose results can differ in their
+    last bits.
     """
 
     unit: str
     fingerprint: str
-    checksum: str
-    tokens: tuple[str, ...]
+    ranges: tuple[WrittenRange, ...]
     bytes_in: int
     bytes_out: int
     seconds: dict[str, float]
     host: str
     device: str
-    matrices: list[dict[str, Any]]
     retries: int = 0
     deltas: list[dict[str, Any]] = field(default_factory=list)
     low_memory: bool = False
-    others: tuple[Written, ...] = ()
-
-    def written(self, result: int) -> Written:
-        """The range in one of the plan's results."""
-        return self.others[result - 1] if result else Written(self.checksum, self.tokens, self.matrices)
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self)).encode()
@@ -54,5 +49,5 @@ class Receipt:
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
         content = json.loads(data)
-        others = tuple(Written(**{**entry, "tokens": tuple(entry["tokens"])}) for entry in content["others"])
-        return cls(**{**content, "tokens": tuple(content["tokens"]), "others": others})
+        ranges = tuple(WrittenRange(**{**entry, "tokens": tuple(entry["tokens"])}) for entry in content["ranges"])
+        return cls(**{**content, "ranges": ranges})

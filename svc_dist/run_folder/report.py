@@ -49,15 +49,18 @@ REPORT_KEYS = {
 }
 
 
-def report_of(
-    plan: Plan, receipts: dict[str, Receipt], files: list[str], number: int = 0, record: RunRecord | None = None
-) -> dict[str, Any]:
-    """What stays beside the model: how it was made, from what, and the checksum of every range.
+def reports(
+    plan: Plan, receipts: dict[str, Receipt], files: list[str], record: RunRecord | None = None
+) -> list[dict[str, Any]]:
+    """The report of each of the plan's results: how it was made, from what, and the checksum of every range."""
+    return [_report(plan, receipts, files, number, record) for number in range(len(plan.results))]
 
-    ``number``: which of the plan's results it is about.
-    """
+
+def _report(
+    plan: Plan, receipts: dict[str, Receipt], files: list[str], number: int, record: RunRecord | None
+) -> dict[str, Any]:
     ordered = [receipts[unit.id] for unit in plan.units]
-    written = [receipt.written(number) for receipt in ordered]
+    written = [receipt.ranges[number] for receipt in ordered]
     result = plan.results[number]
     stages = {stage for receipt in ordered for stage in receipt.seconds}
     return {

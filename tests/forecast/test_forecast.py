@@ -22,7 +22,7 @@ from svc_dist.forecast.rates import Host, Speed, Storage, read_host
 from svc_dist.forecast.simulate import Load, simulate
 from svc_dist.methods.costs import Work
 from svc_dist.plan.make import ShardFile
-from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
 from svc_dist.storage.reading import ByteRange, request_count
@@ -45,7 +45,7 @@ def cluster_of(
 def plan_of(loads: list[Load], memory: int = 1) -> Plan:
     """A plan of units in one shard, the work of each what it computes."""
     units = [Unit(f"u{n}", 0, 0, 1, (), 0, 0, load.crowded, memory) for n, load in enumerate(loads)]
-    return Plan("f", {}, Settings(), (), (), (ShardFile("s", 1),), (), (), tuple(units), (), {})
+    return Plan("f", {}, Settings(), (), (Result("", ()),), (ShardFile("s", 1),), (), (), tuple(units), (), {})
 
 
 def run(loads: list[Load], cluster: Cluster, memory: int = 1) -> dict[str, float]:

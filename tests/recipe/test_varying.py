@@ -30,7 +30,7 @@ def planned(folders: list[Path], method: str, text: str = "", /, **keys: Any) ->
 
 def parameter(plan: Plan, key: str, name: str) -> Any:
     tensor = next(tensor for tensor in plan.tensors if tensor.name == name)
-    parameters = plan.dispositions[tensor.disposition].parameters
+    parameters = plan.dispositions(tensor)[0].parameters
     assert parameters is not None
     return parameters[key]
 
@@ -94,9 +94,9 @@ def test_what_is_no_number_is_chosen_not_interpolated() -> None:
 
 def test_tensors_of_equal_parameters_share_a_disposition(models: list[Path]) -> None:
     plan = planned(models, "ties", "density: [{filter: mlp, value: 0.5}, {value: 0.9}]")
-    assert len(plan.dispositions) == 2
+    assert len(plan.results[0].dispositions) == 2
     plan = planned(models, "ties", "density: [0.5, 0.9]")
-    assert sorted({entry.parameters["density"][0] for entry in plan.dispositions if entry.parameters}) == (
+    assert sorted({entry.parameters["density"][0] for entry in plan.results[0].dispositions if entry.parameters}) == (
         pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     )
 

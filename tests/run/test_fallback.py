@@ -24,8 +24,8 @@ ENVIRONMENT = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # or threads that ended l
 RUN = """
 import json, resource, sys
 import svc_dist
-from svc_dist.checkpoint.sink import LocalSink
-from svc_dist.checkpoint.source import Source
+from svc_dist.storage.writing.local import LocalSink
+from svc_dist.storage.reading import Source
 from svc_dist.errors import SvcDistError
 from svc_dist.run.host import return_freed_memory
 from svc_dist.run.unit import run_unit

@@ -8,7 +8,7 @@ import pytest
 
 from svc_dist.errors import DamagedInputError, TransientStorageError, UnitsFailedError
 from svc_dist.plan.make import ShardFile
-from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
 from svc_dist.run.schedule import Capacity, Done, Drain, Failed, FinishShard, Instruction, Publish, RunUnit, Schedule
@@ -22,7 +22,7 @@ def plan_of(*units: tuple[int, float, int], device: str = "cpu") -> Plan:
         recipe={},
         settings=Settings(device=device),
         models=(),
-        dispositions=(),
+        results=(Result("", ()),),
         shards=tuple(ShardFile(f"s{number}", 1) for number in range(shards)),
         tensors=(),
         not_written=(),

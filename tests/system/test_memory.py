@@ -20,8 +20,8 @@ MEASURE = """
 import json, sys, threading, time
 from pathlib import Path
 import svc_dist
-from svc_dist.checkpoint.sink import LocalSink
-from svc_dist.checkpoint.source import Source
+from svc_dist.storage.writing.local import LocalSink
+from svc_dist.storage.reading import Source
 from svc_dist.run.host import return_freed_memory
 from svc_dist.run.unit import run_unit
 

@@ -158,7 +158,7 @@ def test_a_calibrated_model_equals_svc_by_full_decompositions_in_memory(tmp_path
     paths = save_models(tmp_path, base, "300KB")
     svc_dist.merge(recipe_for(paths, calibrate="svc"), tmp_path / "out", precision="float64")
     plan = svc_dist.make_plan(recipe_for(paths, calibrate="svc"))
-    calibrated = {t.name for t in plan.tensors if plan.dispositions[t.disposition].calibration}
+    calibrated = {t.name for t in plan.tensors if plan.dispositions(t)[0].calibration}
     merged = stored(tmp_path / "out")
     states = [stored(path) for path in paths]
     assert len(calibrated) >= 3 * 6
