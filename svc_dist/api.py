@@ -13,9 +13,9 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, SettingsRequest
-from svc_dist.recipe.load import load_recipe, recipe_from
-from svc_dist.recipe.resolve import complete_calibration
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.completion import complete_calibration
+from svc_dist.recipe.load import load_recipe
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.options import ExecutorKind
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def merge(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
     output: str | Path,
     *,
     executor: str = ExecutorKind.AUTO,
@@ -62,16 +62,15 @@ def merge(
         slots=slots,
         settings=SettingsRequest(precision, threads_per_unit, device),
         scratch=scratch,
-        access=access,
         restart=restart,
         limits=Limits(grace, max_runtime, unit_deadline),
         progress=progress,
     )
-    return run_merge(_sized(_recipe(recipe), max_shard_size), str(output), options)
+    return run_merge(load_recipe(recipe, access=access, max_shard_size=max_shard_size), str(output), options)
 
 
 def make_plan(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
     output: str | Path | None = None,
     *,
     precision: str | None = None,
@@ -89,19 +88,18 @@ def make_plan(
     from svc_dist.run.host import detect_device
 
     request = SettingsRequest(precision, threads_per_unit, device)
-    checked = _sized(_recipe(recipe), max_shard_size)
-    access = checked.access(access)
+    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
     recorded = None
     if output is not None:
         from svc_dist.run_folder.output import Output
         from svc_dist.run_folder.published import recorded_settings
 
-        recorded = recorded_settings(Output(str(output), access))
-    return _make_plan(checked, request.resolve(recorded, detect_device), access)
+        recorded = recorded_settings(Output(str(output), resolved.access))
+    return _make_plan(resolved, request.resolve(recorded, detect_device))
 
 
 def inspect(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
     layers: str | None = None,
     *,
     access: Access = DEFAULT_ACCESS,
@@ -121,11 +119,12 @@ def inspect(
 
     wanted = None if layers is None else parse_layers(layers)
     request = SettingsRequest(precision, device=device)
-    return look(_recipe(recipe), wanted, access, slots=slots, settings=request, scratch=scratch, tell=tell)
+    resolved = load_recipe(recipe, access=access)
+    return look(resolved, wanted, slots=slots, settings=request, scratch=scratch, tell=tell)
 
 
 def predict(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
     cluster: str,
     *,
     precision: str | None = None,
@@ -265,20 +264,3 @@ def _parameters(method: str, given: Mapping[str, Any], experts: int) -> dict[str
     if (reason := chosen.refusal(complete, experts)) is not None:
         raise RecipeError(reason)
     return complete
-
-
-def _recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, Mapping):
-        return recipe_from(recipe)
-    return load_recipe(recipe)
-
-
-def _sized(recipe: Recipe, max_shard_size: str | int | None) -> Recipe:
-    if max_shard_size is None:
-        return recipe
-    from svc_dist.sizes import parse_size
-
-    parse_size(max_shard_size)
-    return recipe.model_copy(update={"max_shard_size": max_shard_size})

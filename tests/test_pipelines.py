@@ -204,19 +204,19 @@ def test_adapters_are_planned_for_what_their_ranks_cost(folder: Path) -> None:
 
 
 def test_the_lora_recipe_has_its_authors_values() -> None:
-    recipe, preset = load_recipe(PIPELINES / "lora.yaml"), PRESETS["swudi-lora"].values
-    assert recipe.merge_method == preset["merge_method"]
-    assert recipe.parameters == preset["parameters"]
-    assert [(rule.match, rule.keep) for rule in recipe.rules] == [
+    recipe, preset = load_recipe(PIPELINES / "lora.yaml").plain, PRESETS["swudi-lora"].values
+    assert recipe["merge_method"] == preset["merge_method"]
+    assert recipe["parameters"] == preset["parameters"]
+    assert [(rule["match"], rule["keep"]) for rule in recipe["rules"]] == [
         (rule["match"], rule["keep"]) for rule in preset["rules"]
     ]
 
 
 def test_the_swudi_recipe_has_its_authors_values() -> None:
-    recipe, preset = load_recipe(PIPELINES / "llama-70b-swudi-svc.yaml"), PRESETS["swudi-llama-full"].values
-    assert recipe.merge_method == preset["merge_method"]
-    assert recipe.parameters == preset["parameters"]
-    assert [rule.keep for rule in recipe.rules] == [rule["keep"] for rule in preset["rules"]]
+    recipe, preset = load_recipe(PIPELINES / "llama-70b-swudi-svc.yaml").plain, PRESETS["swudi-llama-full"].values
+    assert recipe["merge_method"] == preset["merge_method"]
+    assert recipe["parameters"] == preset["parameters"]
+    assert [rule["keep"] for rule in recipe["rules"]] == [rule["keep"] for rule in preset["rules"]]
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "quickstart.yaml"])
@@ -225,8 +225,8 @@ def test_recipes_are_on_s3_and_what_their_comments_offer_is_valid(recipe: str, t
     offered = re.sub(r"^# ((?:storage|rules):|  .*: ?.*)$", r"\1", text.partition("base_model")[2], flags=re.M)
     (tmp_path / "r.yaml").write_text(f"base_model{offered}")
     checked = load_recipe(tmp_path / "r.yaml")
-    assert checked.storage
-    assert all(entry.model.startswith("s3://") for entry in checked.models)
+    assert checked.access.options
+    assert all(model.location.startswith("s3://") for model in checked.models)
 
 
 #: SHA-256 of where every byte of the 70 B model goes, by plan version.

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svc_dist.checkpoint.adapter import open_expert
@@ -19,7 +19,6 @@ from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.recipe.load import load_recipe
-from svc_dist.recipe.resolve import choices
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device
 from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
@@ -56,12 +55,10 @@ class Finding:
 
 def examine(recipe: Path, output: str, scratch: str | None, access: Access = DEFAULT_ACCESS) -> Iterator[Finding]:
     """Check everything, as it comes. Raises RecipeError when the recipe itself is wrong."""
-    checked = load_recipe(recipe)
-    access = checked.access(Access(access.options, access.parallel, timeout=20.0, deadline=10.0))
-    chosen = choices(checked)
+    checked = load_recipe(recipe, access=replace(access, timeout=20.0, deadline=10.0))
     sound = True
-    for location in chosen.locations:
-        finding = _finding(f"input {location}", functools.partial(_reads, location, access))
+    for location in checked.locations:
+        finding = _finding(f"input {location}", functools.partial(_reads, location, checked.access))
         sound = sound and finding.problem is None
         yield finding
     plan: Plan | None = None
@@ -69,13 +66,13 @@ def examine(recipe: Path, output: str, scratch: str | None, access: Access = DEF
         found: list[Plan] = []
 
         def planned() -> str:
-            made = make_plan(checked, Settings(device=detect_device()), access)
+            made = make_plan(checked, Settings(device=detect_device()))
             found.append(made)
             return f"{len(made.tensors)} tensors, {len(made.units)} units, writes {format_size(made.bytes_out)}"
 
         yield _finding("plan", planned)
         plan = found[0] if found else None
-    target = Output(output, access)
+    target = Output(output, checked.access)
     yield from _writes(target)
     if plan is not None:
         if not all(is_local(model.location) for model in plan.inputs):

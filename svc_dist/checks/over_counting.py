@@ -7,17 +7,18 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 from svc_dist.errors import RecipeError
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
+from svc_dist.recipe.completion import complete_calibration, complete_parameters
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, default_slots, device_memory, return_freed_memory, settings_here
 from svc_dist.run_folder.report import MergeReport, reports
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
@@ -25,9 +26,8 @@ from svc_dist.tensor_names import place_of
 
 
 def inspect(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     layers: Collection[int] | None = None,
-    access: Access = DEFAULT_ACCESS,
     *,
     settings: SettingsRequest,
     slots: int | None = None,
@@ -44,12 +44,12 @@ def inspect(
 
     from svc_dist.run.unit import run_unit
 
-    access = recipe.access(access)
-    plan = make_plan(_summed(recipe), settings_here(settings, None), access)
+    access = recipe.access
+    plan = make_plan(_summed(recipe), settings_here(settings, None))
     units = [unit for unit in plan.units if _wanted(plan, unit, layers)]
     if not units:
         raise RecipeError(
-            f"{recipe.where()}: no matrix to look at" + ("" if layers is None else f" in layers {_listed(layers)}")
+            f"{recipe.origin.at()}: no matrix to look at" + ("" if layers is None else f" in layers {_listed(layers)}")
         )
     return_freed_memory()
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
@@ -87,19 +87,16 @@ def parse_layers(text: str) -> list[int]:
     return layers
 
 
-def _summed(recipe: Recipe) -> Recipe:
-    """The recipe as a plain sum with SVC; rules only say what is kept as it is, and which rows."""
-    plain: dict[str, Any] = {"merge_method": None, "parameters": {}, "calibrate": None}
-    models = [entry.model_copy(update={"parameters": {}}) for entry in recipe.models]
-    return recipe.model_copy(
-        update={
-            "models": models,
-            "merge_method": "task_arithmetic",
-            "parameters": {},
-            "calibrate": {"method": "svc"},
-            "outputs": [],
-            "rules": [rule.model_copy(update=plain) for rule in recipe.rules if rule.keep or rule.vocab],
-        }
+def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
+    """The recipe as a plain sum with SVC; its rules only say what is kept unmerged."""
+    experts = len(recipe.models) - 1
+    parameters = complete_parameters(METHODS["task_arithmetic"], {}, {}, [{}] * experts, None)
+    calibration = complete_calibration(CALIBRATIONS["svc"], {}, experts, str)
+    plain_sum = MergeChoice("task_arithmetic", parameters, calibration, experts)
+    choices = recipe.results[0]
+    rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum for rule in choices.rules)
+    return dataclasses.replace(
+        recipe, results=(ResultChoices("", plain_sum, choices.fallback, rules),), warnings=(), filters=()
     )
 
 

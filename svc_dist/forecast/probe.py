@@ -108,9 +108,9 @@ class Probe:
     def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> Measured:
         output = f"merged{slots}"
         settings = SettingsRequest(threads_per_unit=self._threads, device=Device.CPU)
-        options = Options("inline", slots=slots, settings=settings, access=access)
+        options = Options("inline", slots=slots, settings=settings)
         began = time.perf_counter()
-        run_merge(recipe_from(self._recipe(prefix)), f"{prefix}/{output}", options)
+        run_merge(recipe_from(self._recipe(prefix), access=access), f"{prefix}/{output}", options)
         return self._measured(read_report(f"{prefix}/{output}", access), time.perf_counter() - began, slots)
 
     def _recipe(self, location: str) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.dispositions import Decision
-from svc_dist.recipe import mergekit as dialect
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.choices import MergeChoice
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import matches
 
 _HARMLESS = 0.25  # alpha: 1/K of four experts was seen to do no harm
 
 
-def _calibration_advice(recipe: Recipe, decisions: Sequence[Decision]) -> Iterator[str]:
+def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[str]:
     """What is known against a calibration on a method, where a recipe leaves alpha and ``lambda`` to the defaults."""
     calibrated = {
         decision.disposition.method
@@ -21,30 +21,31 @@ def _calibration_advice(recipe: Recipe, decisions: Sequence[Decision]) -> Iterat
         if (decision.disposition.calibration or {}).get("alpha", 1.0) < _HARMLESS
         and (decision.disposition.parameters or {}).get("lambda", 1.0) == 1.0
     }
+    choices = recipe.results[0]
     asked: dict[str, str] = {}
-    if recipe.calibrate is not None and "alpha" not in recipe.calibrate:
-        asked[recipe.merge_method] = recipe.where("calibrate")
-    for index, rule in enumerate(recipe.rules):
-        given = rule.calibrate if rule.calibrate is not None else recipe.calibrate
-        if rule.keep is None and given is not None and "alpha" not in given:
-            asked.setdefault(rule.merge_method or recipe.merge_method, recipe.where("rules", index))
+    if choices.default.default_alpha:
+        asked[choices.default.method] = recipe.origin.at("calibrate")
+    for index, choice in enumerate(choices.rules):
+        if isinstance(choice, MergeChoice) and choice.default_alpha:
+            asked.setdefault(choice.method, recipe.origin.at("rules", index))
     for method, where in asked.items():
         if method in calibrated and (advice := METHODS[method].calibration_advice) is not None:
             yield f"{where}: svc without alpha on {method}: {advice}"
 
 
-def _warnings(recipe: Recipe, decisions: Sequence[Decision]) -> list[str]:
-    found = []
+def _warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> list[str]:
+    names = [decision.name for decision in decisions]
+    warnings = []
     for index, rule in enumerate(recipe.rules):
-        if rule.optional:
-            continue
-        for pattern in rule.match:
-            if len(rule.match) > 1 and not any(matches(decision.name, [pattern]) for decision in decisions):
-                found.append(f"{recipe.where('rules', index, 'match')}: the pattern {pattern!r} matches no tensor")
+        for pattern in rule.match if len(rule.match) > 1 and not rule.optional else ():
+            if not any(matches(name, [pattern]) for name in names):
+                where = recipe.origin.at("rules", index, "match")
+                warnings.append(f"{where}: the pattern {pattern!r} matches no tensor")
     calibrated = any(decision.disposition.calibration for decision in decisions)
-    if recipe.calibrate is not None and recipe.calibrate.get("method") != "none" and not calibrated:
-        found.append(f"{recipe.where('calibrate')}: no tensor is calibrated: none is a matrix that a rule leaves to it")
-    found.extend(_calibration_advice(recipe, decisions))
-    if "fallback" in recipe.model_fields_set and METHODS[recipe.merge_method].family == "elementwise":
-        found.append(f"{recipe.where('fallback')}: has no effect: {recipe.merge_method} takes every tensor")
-    return [*found, *dialect.warnings(recipe, [decision.name for decision in decisions])]
+    if recipe.results[0].default.calibration is not None and not calibrated:
+        warnings.append(f"{recipe.origin.at('calibrate')}: calibration applies to no tensor")
+    warnings += [*_calibration_advice(recipe, decisions), *recipe.warnings]
+    for where, part in recipe.filters:
+        if not any(part in name for name in names):
+            warnings.append(f"{where}: the filter {part!r} is part of no tensor's name")
+    return warnings

@@ -14,8 +14,8 @@ from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
-from svc_dist.recipe.resolve import Choices, Keep
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.choices import KeepChoice, ResultChoices
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.varying import depths
 from svc_dist.tensor_names import EMBEDDING_PATTERNS, VOCABULARY_PATTERNS, matches, natural_key, printable
 
@@ -52,8 +52,10 @@ class Decision:
     cut: bool = False
 
 
-def decide(recipe: Recipe, choices: Choices, base: Checkpoint, experts: Sequence[Checkpoint]) -> list[Decision]:
-    """A decision for the union of all names, in natural order.
+def decide(
+    recipe: ResolvedRecipe, choices: ResultChoices, base: Checkpoint, experts: Sequence[Checkpoint]
+) -> list[Decision]:
+    """A decision for one of the recipe's results about the union of all names, in natural order.
 
     Raises PlanError listing the tensors that no rule decides about and the rule that would, RecipeError for rules that
     match nothing, embedding patterns too.
@@ -70,7 +72,7 @@ def decide(recipe: Recipe, choices: Choices, base: Checkpoint, experts: Sequence
     for name in names:
         index = rule_of[name]
         chosen = choices.default if index is None else choices.rules[index]
-        if isinstance(chosen, Keep):
+        if isinstance(chosen, KeepChoice):
             kept = _kept(name, chosen, (base, *experts), f"rules[{index}]")
             if isinstance(kept, str):
                 refused.append((name, kept))
@@ -115,19 +117,19 @@ def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | Non
     return (1, spec.shape[0], spec.numel // spec.shape[0])
 
 
-def _first_rule(recipe: Recipe, name: str) -> int | None:
+def _first_rule(recipe: ResolvedRecipe, name: str) -> int | None:
     for index, rule in enumerate(recipe.rules):
         if matches(name, rule.match):
             return index
     return None
 
 
-def _require_rules_used(recipe: Recipe, names: Sequence[str], rule_of: dict[str, int | None]) -> None:
+def _require_rules_used(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int | None]) -> None:
     used = set(rule_of.values())
     for index, rule in enumerate(recipe.rules):
         if index in used or rule.optional:
             continue
-        where = recipe.where("rules", index, "match")
+        where = recipe.origin.at("rules", index, "match")
         shadowed = sorted(
             {rule_of[name] for name in names if matches(name, rule.match)} - {None},
             key=lambda other: other or 0,
@@ -140,11 +142,11 @@ def _require_rules_used(recipe: Recipe, names: Sequence[str], rule_of: dict[str,
         raise _matches_nothing(where, names)
 
 
-def _require_embeddings_found(recipe: Recipe, names: Sequence[str]) -> None:
+def _require_embeddings_found(recipe: ResolvedRecipe, names: Sequence[str]) -> None:
     """Each pattern of the recipe's own means a tensor: one that missed it would leave it to spectral steps."""
     for index, pattern in enumerate(recipe.embedding_patterns):
         if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
-            raise _matches_nothing(recipe.where("embedding_patterns", index), names)
+            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
 
 
 def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
@@ -154,7 +156,7 @@ def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
     )
 
 
-def _kept(name: str, keep: Keep, models: Sequence[Checkpoint], rule: str) -> Decision | str:
+def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) -> Decision | str:
     """The decision to keep a tensor of one model, or why there is no such tensor."""
     base, source = models[0], keep.source
     holders = [number for number, model in enumerate(models) if name in model.tensors]
@@ -181,12 +183,11 @@ def _kept(name: str, keep: Keep, models: Sequence[Checkpoint], rule: str) -> Dec
 
 
 def _cut_to_the_base(
-    name: str, base: Checkpoint, experts: Sequence[Checkpoint], recipe: Recipe, rule: int | None
+    name: str, base: Checkpoint, experts: Sequence[Checkpoint], recipe: ResolvedRecipe, rule: int | None
 ) -> bool:
     """Whether some experts hold more rows of this tensor than the base, and the recipe leaves these out."""
     own = None if rule is None else recipe.rules[rule].vocab
-    general = recipe.vocab == "base" or recipe.tokenizer_from[1] == "base"  # mergekit's way to ask for the base's rows
-    asked = own == "base" or (own is None and general and matches(name, VOCABULARY_PATTERNS))
+    asked = own == "base" or (own is None and recipe.vocab == "base" and matches(name, VOCABULARY_PATTERNS))
     return asked and any(_grown(name, base, expert) for expert in experts)
 
 

@@ -22,51 +22,45 @@ from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.renames import renamed
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import companions
-from svc_dist.recipe.resolve import choices
-from svc_dist.recipe.schema import Recipe
-from svc_dist.sizes import parse_size
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 
 
-def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCESS) -> Plan:
+def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     """Plan a merge. Reads headers, indexes and configs only.
 
-    ``access``: how storages are reached. Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError,
-    StorageError.
+    Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
-    results = recipe.results()
-    alternatives = [choices(result) for _, result in results]
-    chosen = alternatives[0]
-    locations = [chosen.base, *chosen.experts]
+    locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
-        opening = [pool.submit(open_expert, location, access) for location in chosen.experts]
-        base = open_checkpoint(chosen.base, access)
+        opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
+        base = open_checkpoint(locations[0], recipe.access)
         opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
-    if recipe.base_model is None and any(expert.model is None for expert in opened):
-        raise RecipeError(f"{recipe.where('models')}: an adapter is merged over a base: base_model is missing")
-    models, renames = renamed(recipe, locations, opened)
+    if not recipe.has_base_model and any(expert.model is None for expert in opened):
+        raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
+    models, renames = renamed(recipe, opened)
     assert models[0].model is not None
     base = models[0].model
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
-    each = [decide(one, its, base, whole) for (_, one), its in zip(results, alternatives, strict=True)]
+    each = [decide(recipe, choices, base, whole) for choices in recipe.results]
     decisions = each[0]
     written = [decision for decision in decisions if decision.disposition.kind in ("merged", "copied")]
     if not written:
-        raise RecipeError(f"{recipe.where()}: nothing to write: the base {base.location} holds no tensors")
+        raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
 
-    specs = [(d.name, _written_dtype(d.spec.dtype, recipe), d.spec.shape) for d in written if d.spec is not None]
-    layout = pack(specs, parse_size(recipe.max_shard_size))
+    specs = [(d.name, _written_dtype(d.spec.dtype, recipe.dtype), d.spec.shape) for d in written if d.spec is not None]
+    layout = pack(specs, recipe.max_shard_size)
     by_name = {alike[0].name: alike for alike in zip(*each, strict=True)}
     table, tensors = _place(layout, by_name, base, experts)
-    planned_results = tuple(Result(path, dispositions) for (path, _), dispositions in zip(results, table, strict=True))
+    paths = [choices.path for choices in recipe.results]
+    planned_results = tuple(Result(path, dispositions) for path, dispositions in zip(paths, table, strict=True))
     units = _units(layout, table, tensors, settings)
     every = [disposition for dispositions in table for disposition in dispositions]
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
     versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
     planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
-    canonical = recipe.canonical()
+    canonical = dict(recipe.plain)
     return Plan(
         fingerprint=_fingerprint(canonical, settings, planned, versions),
         recipe=canonical,
@@ -74,9 +68,7 @@ def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCES
         models=planned,
         results=planned_results,
         shards=tuple(
-            ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size)
-            for path, _ in results
-            for shard in layout
+            ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size) for path in paths for shard in layout
         ),
         tensors=tensors,
         not_written=tuple(
@@ -85,12 +77,11 @@ def make_plan(recipe: Recipe, settings: Settings, access: Access = DEFAULT_ACCES
         units=units,
         warnings=tuple(_warnings(recipe, decisions)),
         methods=versions,
-        companions=companions(recipe, chosen, [model.location for model in planned], decisions, access),
+        companions=companions(recipe, [model.location for model in planned], decisions),
     )
 
 
-def _written_dtype(dtype: str, recipe: Recipe) -> str:
-    wanted = recipe.written_dtype
+def _written_dtype(dtype: str, wanted: str | None) -> str:
     return RECIPE_DTYPES[wanted] if wanted is not None and dtype in FLOAT_DTYPES else dtype
 
 

@@ -6,42 +6,30 @@ from collections.abc import Sequence
 
 from svc_dist.checkpoint.adapter import Opened
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.resolved import ResolvedRecipe
 
 Prefixes = tuple[tuple[str, str], ...]
 
 
-def renamed(recipe: Recipe, locations: Sequence[str], models: Sequence[Opened]) -> tuple[list[Opened], list[Prefixes]]:
-    """The models (of these ``locations`` in the recipe) under the names of the merge, and each one's prefixes.
+def renamed(recipe: ResolvedRecipe, models: Sequence[Opened]) -> tuple[list[Opened], list[Prefixes]]:
+    """The recipe's models, opened, under the names of the merge, and each one's prefixes ``(from, to)``.
 
-    A model's own prefixes ``(from, to)`` come before the recipe's; the first that fits a name counts. Raises
-    RecipeError for a prefix that no name begins with, and where two tensors would have one name.
+    A model's own prefixes come before the recipe's; the first that fits a name counts. Raises RecipeError for a prefix
+    that no name starts with, and where two tensors would have one name.
     """
-    entries = {recipe.location(entry.model): number for number, entry in enumerate(recipe.models)}
-    places: list[tuple[str | int, ...]] = [("rename", n) for n in range(len(recipe.rename))]
-    places += [("models", m, "rename", n) for m, entry in enumerate(recipe.models) for n in range(len(entry.rename))]
-    used: set[tuple[str | int, ...]] = set()
+    used: set[str] = set()
     all_prefixes: list[Prefixes] = []
-    for location, model in zip(locations, models, strict=True):
-        number = entries.get(location)
-        own = [] if number is None else recipe.models[number].rename
-        prefixes = tuple((rename.old, rename.new) for rename in (*own, *recipe.rename))
-        all_prefixes.append(prefixes)
-        for name in model.tensors if prefixes else ():
-            first = next((n for n, (old, _) in enumerate(prefixes) if name.startswith(old)), None)
-            if first is not None:
-                used.add(
-                    ("rename", first - len(own)) if first >= len(own) else ("models", number or 0, "rename", first)
-                )
-    for place in places:
-        if place not in used:
-            names = list(models[0 if place[0] == "rename" else locations.index(_location(recipe, place))].tensors)
+    for source, model in zip(recipe.models, models, strict=True):
+        renames = (*source.renames, *recipe.renames)
+        all_prefixes.append(tuple((rename.old, rename.new) for rename in renames))
+        for name in model.tensors if renames else ():
+            used |= {next((rename.where for rename in renames if name.startswith(rename.old)), "")}
+    asked = [(rename, models[0]) for rename in recipe.renames]
+    asked += [(rename, model) for own, model in zip(recipe.models, models, strict=True) for rename in own.renames]
+    for rename, model in asked:
+        if rename.where not in used:
             raise RecipeError(
-                f"{recipe.where(*place)}: no tensor's name begins so, or another prefix before it takes them",
-                f"names are like {names[0]!r}" if names else None,
+                f"{rename.where}: no tensor's name starts with this prefix, or another prefix before it takes them",
+                f"names are like {next(iter(model.tensors))!r}" if model.tensors else None,
             )
     return [model.renamed(prefixes) for model, prefixes in zip(models, all_prefixes, strict=True)], all_prefixes
-
-
-def _location(recipe: Recipe, place: Sequence[str | int]) -> str:
-    return recipe.location(recipe.models[int(place[1])].model)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from svc_dist.checkpoint.tokenizer import chat_template, token_numbers
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.plan.dispositions import Decision
-from svc_dist.recipe.resolve import Choices
-from svc_dist.recipe.schema import Recipe, nearest
-from svc_dist.storage.access import Access
+from svc_dist.recipe.origin import nearest
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_folder
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, printable
 
@@ -43,29 +42,29 @@ class Companions:
     chat_template: str | None = None
 
 
-def companions(
-    recipe: Recipe, chosen: Choices, models: Sequence[str], decisions: Sequence[Decision], access: Access
-) -> Companions:
+def companions(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequence[Decision]) -> Companions:
     """Whose files the result gets. Reads tokenizers only where the recipe speaks of them or cuts vocabularies.
 
     ``models``: their locations, the base's first.
     Raises RecipeError, PlanError where tokens have other numbers in other models.
     """
-    if recipe.config_source is not None and "config.json" not in open_folder(models[chosen.config], access).names():
+    config = recipe.config_source or 0
+    if recipe.config_source is not None and "config.json" not in open_folder(models[config], recipe.access).names():
         raise RecipeError(
-            f"{recipe.where('config_source')}: {models[chosen.config]} has no config.json (an adapter has none)",
+            f"{recipe.origin.at('config_source')}: {models[config]} has no config.json (an adapter has none)",
             "name a whole model",
         )
+    tokenizer = config if recipe.tokenizer_source is None else recipe.tokenizer_source
     merged = [d for d in decisions if d.disposition.kind == "merged" and matches(d.name, VOCABULARY_PATTERNS)]
     rows = min((d.spec.shape[0] for d in merged if d.spec is not None and d.spec.shape), default=0)
-    path, asked = recipe.tokenizer_from
-    if merged and (asked is not None or any(decision.cut for decision in merged)):
-        where = recipe.where(*path) if asked is not None else recipe.where("vocab")
-        found = [token_numbers(open_folder(model, access)) for model in models]
-        if found[chosen.tokenizer] is None and asked is not None:
-            raise RecipeError(f"{where}: {models[chosen.tokenizer]} has no tokenizer", "name a model that has one")
-        _require_one_vocabulary(models, found, chosen.tokenizer, rows, where)
-    return Companions(chosen.config, chosen.tokenizer, _template(recipe, models, access))
+    asked = recipe.tokenizer_source is not None
+    if merged and (asked or any(decision.cut for decision in merged)):
+        where = recipe.tokenizer_where if asked else recipe.origin.at("vocab")
+        found = [token_numbers(open_folder(model, recipe.access)) for model in models]
+        if found[tokenizer] is None and asked:
+            raise RecipeError(f"{where}: {models[tokenizer]} has no tokenizer", "name a model that has one")
+        _require_one_vocabulary(models, found, tokenizer, rows, where)
+    return Companions(config, tokenizer, _template(recipe, models))
 
 
 def _require_one_vocabulary(
@@ -99,13 +98,13 @@ def _require_one_vocabulary(
             )
 
 
-def _template(recipe: Recipe, models: Sequence[str], access: Access) -> str | None:
+def _template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:
     given = recipe.chat_template
     if given is None:
         return None
-    where = recipe.where("chat_template")
+    where = recipe.origin.at("chat_template")
     if given == "auto":
-        found = [chat_template(open_folder(model, access)) for model in models]
+        found = [chat_template(open_folder(model, recipe.access)) for model in models]
         templates = Counter(template.strip() for template in found if template is not None)
         if not templates:
             raise RecipeError(f"{where}: no model has a chat template", "take the key out, or name one")

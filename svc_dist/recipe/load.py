@@ -1,4 +1,4 @@
-"""A recipe read: a person's YAML, checked before anything else is read.
+"""A recipe read and resolved: a person's YAML, checked before anything else is read.
 
 Everything is strict: an unknown key, a parameter that its method does not take, or a value outside its range is an
 error with the line it stands on and the nearest valid name.
@@ -14,62 +14,76 @@ from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.mergekit import refuse
+from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
-from svc_dist.recipe.resolve import choices
-from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, Rename, Rule, StorageOptions, Strict, nearest, where
+from svc_dist.recipe.resolve import resolve
+from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
 from svc_dist.recipe.yaml_lines import read_yaml
-from svc_dist.storage.access import ClientOptions, check_endpoint, check_options
+from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options
 from svc_dist.storage.secrets import is_secret, redact, refuse_credentials
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read and validate a recipe file. Raises RecipeError."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RecipeError(f"cannot read the recipe {path}: {reason}") from None
-    return parse_recipe(text, str(path), path.absolute().parent)
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
+    *,
+    access: Access = DEFAULT_ACCESS,
+    max_shard_size: str | int | None = None,
+) -> ResolvedRecipe:
+    """A recipe from a file, or from what its YAML would parse to, checked and resolved. Raises RecipeError.
+
+    ``access``: how storages are reached where the recipe does not say. ``max_shard_size`` wins over the recipe's.
+    """
+    if isinstance(recipe, ResolvedRecipe):
+        resolved = recipe if access == DEFAULT_ACCESS else recipe.with_access(access)
+    elif isinstance(recipe, Mapping):
+        resolved = recipe_from(recipe, access=access)
+    else:
+        path = Path(recipe)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise RecipeError(f"cannot read the recipe {path}: {reason}") from None
+        resolved = parse_recipe(text, str(path), path.absolute().parent, access)
+    return resolved if max_shard_size is None else resolved.with_shard_size(max_shard_size)
 
 
-def parse_recipe(text: str, origin: str = "recipe", folder: str | Path = ".") -> Recipe:
-    """Validate a recipe given as YAML text; relative paths count from ``folder``. Raises RecipeError."""
-    data, lines = read_yaml(text, origin)
-    return recipe_from(data, origin, folder, lines)
+def parse_recipe(
+    text: str, name: str = "recipe", folder: str | Path = ".", access: Access = DEFAULT_ACCESS
+) -> ResolvedRecipe:
+    """A recipe from YAML text; relative paths are relative to ``folder``. Raises RecipeError."""
+    data, lines = read_yaml(text, name)
+    return recipe_from(data, Origin(name, lines), folder, access)
 
 
 def recipe_from(
-    data: Any, origin: str = "recipe", folder: str | Path = ".", lines: Mapping[Any, int] | None = None
-) -> Recipe:
-    """Validate a recipe given as plain data (what the YAML would parse to). Raises RecipeError."""
-    lines = dict(lines or {})
+    data: Any, origin: Origin = UNNAMED, folder: str | Path = ".", access: Access = DEFAULT_ACCESS
+) -> ResolvedRecipe:
+    """A recipe from plain data (what the YAML would parse to). Raises RecipeError."""
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{origin}: a recipe is a mapping with base_model, models and merge_method")
-    refuse(data, origin, lines)
+        raise RecipeError(f"{origin.at()}: a recipe is a mapping with base_model, models and merge_method")
+    refuse(data, origin)
     try:
-        recipe = Recipe.model_validate(_with_preset(data, origin, lines))
+        recipe = Recipe.model_validate(_with_preset(data, origin))
     except ValidationError as error:
-        raise RecipeError("\n".join(redact(_explain(problem, origin, lines)) for problem in error.errors())) from None
-    _check_storage(recipe.storage, origin, lines)
-    recipe._origin, recipe._folder, recipe._lines = origin, str(Path(folder).absolute()), lines
-    for _, result in recipe.results():
-        choices(result)  # every parameter is checked now, not when a unit runs
-    return recipe
+        raise RecipeError("\n".join(redact(_explain(problem, origin)) for problem in error.errors())) from None
+    _check_storage(recipe.storage, origin)
+    return resolve(recipe, origin, Path(folder).absolute(), access)
 
 
-def _check_storage(storage: Mapping[str, StorageOptions], origin: str, lines: Mapping[Any, int]) -> None:
+def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> None:
     for prefix, options in storage.items():
-        place = where(origin, lines.get(("storage", prefix)), ("storage", redact(prefix)))
+        where = redact(origin.at("storage", prefix))
         if "://" not in prefix:
-            raise RecipeError(f"{place}: options of a storage go by URL prefix, like s3://bucket/")
-        refuse_credentials(prefix, place)
-        check_endpoint(options.endpoint_url, place)
-        check_options(prefix.split("://")[0], ClientOptions(**dict(options)), place)
+            raise RecipeError(f"{where}: options of a storage go by URL prefix, like s3://bucket/")
+        refuse_credentials(prefix, where)
+        check_endpoint(options.endpoint_url, where)
+        check_options(prefix.split("://")[0], ClientOptions(**dict(options)), where)
         secret = _secret_in(options.client)
         if secret is not None:
             raise RecipeError(
-                f"{place}: '{secret}' is a credential, which would end up in plans, reports and logs",
+                f"{where}: '{secret}' is a credential, which would end up in plans, reports and logs",
                 "take it out; credentials come from the environment or the usual places of the storage's client "
                 "(AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ...)",
             )
@@ -95,15 +109,14 @@ def _carries_credentials(value: Any) -> bool:
     return False
 
 
-def _with_preset(data: Mapping[str, Any], origin: str, lines: Mapping[Any, int]) -> dict[str, Any]:
+def _with_preset(data: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     name = data.get("preset")
-    place = where(origin, lines.get(("preset",)), ("preset",))
     if name is not None and name not in PRESETS:
-        raise RecipeError(f"{place}: there is no preset '{name}'", nearest(str(name), PRESETS))
+        raise RecipeError(f"{origin.at('preset')}: there is no preset '{name}'", nearest(str(name), PRESETS))
     try:
         return expand(data)
     except ValueError as error:
-        raise RecipeError(f"{place}: {error}") from None
+        raise RecipeError(f"{origin.at('preset')}: {error}") from None
 
 
 _WANTED = {
@@ -115,19 +128,19 @@ _WANTED = {
 }
 
 
-def _explain(problem: Any, origin: str, lines: Mapping[Any, int]) -> str:
+def _explain(problem: Any, origin: Origin) -> str:
     path = tuple(problem["loc"])
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
-    place = where(origin, line, path)
+    where = origin.at(*path)
     if problem["type"] == "extra_forbidden":
         nested: dict[str, type[Strict]] = {
-            "models": ModelEntry, "rules": Rule, "storage": StorageOptions, "rename": Rename, "outputs": OutputEntry,
+            "models": ModelEntry, "rules": RuleEntry, "storage": StorageOptions, "rename": RenameEntry,
+            "outputs": OutputEntry,
         }  # fmt: skip
         owner = Recipe if len(path) == 1 else nested.get(str(path[-3])) if len(path) > 2 else None
         known = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
-        return f"{place}: unknown key '{path[-1]}'; " + nearest(str(path[-1]), known)
+        return f"{where}: unknown key '{path[-1]}'; " + nearest(str(path[-1]), known)
     if problem["type"] in _WANTED:
-        return f"{place}: {problem['input']!r} must be {_WANTED[problem['type']]}"
+        return f"{where}: {problem['input']!r} must be {_WANTED[problem['type']]}"
     if problem["type"] == "missing":
-        return f"{place}: the key '{path[-1]}' is missing"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+        return f"{where}: the key '{path[-1]}' is missing"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

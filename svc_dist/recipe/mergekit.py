@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.schema import Recipe, nearest, where
-from svc_dist.recipe.varying import filters
+from svc_dist.recipe.origin import Origin, nearest
+from svc_dist.recipe.schema import Recipe
 
 #: Parameters that are taken and have no effect.
 WITHOUT_EFFECT = {"int8_mask": "masks take no memory here"}
@@ -48,23 +48,22 @@ _PARAMETERS = {
 }
 
 
-def refuse(data: Mapping[str, Any], origin: str, lines: Mapping[Any, int]) -> None:
+def refuse(data: Mapping[str, Any], origin: Origin) -> None:
     """Raise RecipeError for what mergekit does and we do not, naming the key, its line and what to do instead."""
     for key, why in _KEYS.items():
         if key in data:
-            raise RecipeError(f"{where(origin, lines.get((key,)), (key,))}: {why}", _models_of(data) or _INSTEAD[key])
+            raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or _INSTEAD[key])
     tokenizer = data.get("tokenizer")
     sources: dict[tuple[str, ...], Any] = {("tokenizer_source",): data.get("tokenizer_source")}
     if isinstance(tokenizer, Mapping):
         sources["tokenizer", "source"] = tokenizer.get("source", "union")
         for key in ("tokens", "pad_to_multiple_of"):
             if tokenizer.get(key) is not None:
-                place = where(origin, lines.get(("tokenizer", key)), ("tokenizer", key))
-                raise RecipeError(f"{place}: embeddings are not rebuilt token by token", _UNION)
+                where = origin.at("tokenizer", key)
+                raise RecipeError(f"{where}: embeddings are not rebuilt token by token", _UNION)
     for path, source in sources.items():
         if source == "union":
-            line = lines.get(path) or lines.get(path[:1])
-            raise RecipeError(f"{where(origin, line, path)}: a union of vocabularies is not built here", _UNION)
+            raise RecipeError(f"{origin.at(*path)}: a union of vocabularies is not built here", _UNION)
 
 
 def _models_of(data: Mapping[str, Any]) -> str | None:
@@ -94,44 +93,38 @@ def parameter_hint(method: str, name: str, known: Sequence[str]) -> str:
     return _PARAMETERS.get((method, name)) or nearest(name, known)
 
 
-def warnings(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
-    """What a recipe says without effect, or with another than in mergekit. ``names``: of all tensors."""
-    for path, parameters in _all_parameters(recipe):
-        for key, value in parameters.items():
-            if key in WITHOUT_EFFECT:
-                yield f"{recipe.where(*path, key)}: has no effect: {WITHOUT_EFFECT[key]}"
-                continue
-            for part in filters(value):
-                if not any(part in name for name in names):
-                    yield f"{recipe.where(*path, key)}: the filter {part!r} is part of no tensor's name"
-    base = recipe.location(recipe.base_model or recipe.models[0].model)
-    listed = [n for n, entry in enumerate(recipe.models) if recipe.location(entry.model) == base]
+def warnings(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[str]:
+    """What a recipe says without effect, or with another than in mergekit. ``base``: its number under ``models``."""
+    for path, parameters in all_parameters(recipe):
+        for key in filter(WITHOUT_EFFECT.__contains__, parameters):
+            yield f"{origin.at(*path, key)}: has no effect: {WITHOUT_EFFECT[key]}"
     if recipe.merge_method == "linear":
-        if not listed and "weight" in recipe.parameters:
+        if base is None and "weight" in recipe.parameters:
             yield (
-                f"{recipe.where('base_model')}: takes no part in linear, because it is not listed under models; "
+                f"{origin.at('base_model')}: takes no part in linear, because it is not listed under models; "
                 "mergekit would add it with the weight of `parameters`"
             )
-    else:
-        for n in listed:
-            if set(recipe.models[n].parameters) - set(WITHOUT_EFFECT):
-                yield f"{recipe.where('models', n, 'parameters')}: have no effect: this is the base"
+    elif base is not None and set(recipe.models[base].parameters) - set(WITHOUT_EFFECT):
+        yield f"{origin.at('models', base, 'parameters')}: have no effect: this is the base"
     if recipe.parameters.get("rescale") is True and recipe.merge_method in ("della", "della_linear"):
         yield (
-            f"{recipe.where('parameters', 'rescale')}: divides what is kept by its probability of being kept, as the "
+            f"{origin.at('parameters', 'rescale')}: divides what is kept by its probability of being kept, as the "
             "paper does; mergekit scales a tensor to its former L1 norm"
         )
     if recipe.out_dtype is not None and recipe.dtype not in (None, "float32"):
         yield (
-            f"{recipe.where('dtype')}: has no effect beside out_dtype: arithmetic is float32, or float64 with "
+            f"{origin.at('dtype')}: has no effect beside out_dtype: arithmetic is float32, or float64 with "
             "`--precision float64`, whatever mergekit would compute in"
         )
 
 
-def _all_parameters(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+def all_parameters(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    """Every ``parameters`` of a recipe, with the path at which it stands."""
     yield ("parameters",), recipe.parameters
     for n, entry in enumerate(recipe.models):
         yield ("models", n, "parameters"), entry.parameters
     yield ("fallback", "parameters"), recipe.fallback.get("parameters", {})
     for n, rule in enumerate(recipe.rules):
         yield ("rules", n, "parameters"), rule.parameters
+    for n, output in enumerate(recipe.outputs):
+        yield ("outputs", n, "parameters"), output.parameters

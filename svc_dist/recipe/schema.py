@@ -5,21 +5,14 @@ Keys are mergekit's where mergekit has them.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from svc_dist.checkpoint.dtype import RECIPE_DTYPES
 from svc_dist.errors import RecipeError
 from svc_dist.sizes import parse_size
-from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
-from svc_dist.storage.base import split_location, trimmed
-from svc_dist.storage.secrets import redact
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
 
 #: Names that no model may have, because they say something else.
@@ -32,7 +25,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Rename(Strict):
+class RenameEntry(Strict):
     """Tensors whose names begin with one prefix, told under another."""
 
     old: str = Field(alias="from", description="prefix of names in the checkpoint")
@@ -55,7 +48,9 @@ class ModelEntry(Strict):
         min_length=1, description="folder or URL of a safetensors checkpoint or adapter, or model+adapter"
     )
     name: str | None = Field(None, min_length=1, description="what `keep` and the like call it; default: its folder's")
-    rename: list[Rename] = Field(default_factory=list, description="{from: prefix, to: prefix} of names, or a list")
+    rename: list[RenameEntry] = Field(
+        default_factory=list, description="{from: prefix, to: prefix} of names, or a list"
+    )
     parameters: dict[str, Any] = Field(default_factory=dict, description="this expert's own parameters of the method")
 
     _one_rename = field_validator("rename", mode="before")(_listed)
@@ -69,7 +64,7 @@ class ModelEntry(Strict):
         return value
 
 
-class Rule(Strict):
+class RuleEntry(Strict):
     """What to do with the tensors whose name matches; the first rule that matches wins."""
 
     match: list[str] = Field(min_length=1, description="name patterns with * and ?, one or a list")
@@ -144,11 +139,13 @@ class Recipe(Strict):
     )
     dtype: str | None = Field(None, description="dtype written; default: each tensor's dtype in the base")
     out_dtype: str | None = Field(None, description="dtype written, where it is another than dtype; as in mergekit")
-    rules: list[Rule] = Field(default_factory=list, description="exceptions by name; the first match wins")
+    rules: list[RuleEntry] = Field(default_factory=list, description="exceptions by name; the first match wins")
     vocab: Vocab = Field(
         "error", description="experts with more tokens: an error, or the `base`'s rows merged and no others"
     )
-    rename: list[Rename] = Field(default_factory=list, description="as of a model, for every model that has the prefix")
+    rename: list[RenameEntry] = Field(
+        default_factory=list, description="as of a model, for every model that has the prefix"
+    )
     config_source: str | None = Field(
         None, description="model whose config, tokenizer and other files the result gets; default: the base"
     )
@@ -171,10 +168,6 @@ class Recipe(Strict):
         default_factory=lambda: list(EMBEDDING_PATTERNS),
         description="names that are embeddings or output heads; your own must match a tensor",
     )
-
-    _origin: str = PrivateAttr("recipe")
-    _folder: str = PrivateAttr("")
-    _lines: dict[tuple[str | int, ...], int] = PrivateAttr(default_factory=dict)
 
     _one_rename = field_validator("rename", mode="before")(_listed)
     _no_parameters = field_validator("parameters", mode="before")(_none_given)
@@ -205,18 +198,6 @@ class Recipe(Strict):
             raise ValueError("tokenizer and tokenizer_source say the same: give one of them")
         return self
 
-    @property
-    def written_dtype(self) -> str | None:
-        """The dtype that is written; None: each tensor's dtype in the model it comes from."""
-        return self.out_dtype or self.dtype
-
-    @property
-    def tokenizer_from(self) -> tuple[tuple[str, ...], str | None]:
-        """The key that says whose tokenizer the result gets, and what it says."""
-        if self.tokenizer is not None:
-            return ("tokenizer", "source"), self.tokenizer.source
-        return ("tokenizer_source",), self.tokenizer_source
-
     @field_validator("outputs")
     @classmethod
     def _apart(cls, value: list[OutputEntry]) -> list[OutputEntry]:
@@ -225,114 +206,3 @@ class Recipe(Strict):
                 if f"{entry.path}/".startswith(f"{other.path}/") or f"{other.path}/".startswith(f"{entry.path}/"):
                     raise ValueError(f"{other.path} and {entry.path} are not folders apart")
         return value
-
-    def results(self) -> list[tuple[str, Recipe]]:
-        """Each result's folder inside OUTPUT ("" for OUTPUT itself) and the recipe that gives it alone."""
-        if not self.outputs:
-            return [("", self)]
-        return [(entry.path, self._result(index, entry)) for index, entry in enumerate(self.outputs)]
-
-    def _result(self, index: int, entry: OutputEntry) -> Recipe:
-        scale = {} if entry.scale is None else {"lambda": entry.scale}
-        calibrate = entry.calibrate
-        if calibrate is not None and "method" not in calibrate:
-            calibrate = {**(self.calibrate or {}), **calibrate}
-        result = self.model_copy(
-            update={
-                "outputs": [],
-                "parameters": {**self.parameters, **entry.parameters, **scale},
-                "calibrate": self.calibrate if calibrate is None else calibrate,
-            }
-        )
-        own = {path[2:]: line for path, line in self._lines.items() if path[:2] == ("outputs", index) and path[2:]}
-        if ("lambda",) in own:
-            own["parameters", "lambda"] = own["lambda",]
-        result._lines = {**self._lines, **own}
-        return result
-
-    def where(self, *path: str | int) -> str:
-        """``recipe.yaml:12 (rules[0].match)``: where a key stands, for messages."""
-        line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), None)
-        return where(self._origin, line, path)
-
-    def location(self, text: str) -> str:
-        """A model's location: URLs as they are, paths absolute, relative ones from the recipe's folder.
-
-        Both locations of ``model+adapter``, each by itself; of an adapter to the base the adapter's alone.
-        """
-        if "+" not in text or split_location(self._resolved(text))[1] is None:
-            return self._resolved(text)
-        model, adapter = map(self._resolved, text.split("+"))
-        base = self._resolved(self.base_model or self.models[0].model)
-        return adapter if model == base else f"{model}+{adapter}"
-
-    def _resolved(self, text: str) -> str:
-        if "://" in text:
-            return trimmed(text)
-        return os.path.normpath(Path(self._folder) / Path(text).expanduser())
-
-    def named(self, name: str, *path: str | int) -> str:
-        """The location of the model that is called ``name`` at ``path``, for messages.
-
-        ``base``, a model's ``name``, its path or URL as it is written, or the last part of that. Raises RecipeError
-        where no model is called so, or more than one.
-        """
-        base = self.base_model or self.models[0].model
-        if name == "base":
-            return self.location(base)
-        called: dict[str, list[str]] = {self.location(base): [base, _last_part(base)]}
-        for entry in self.models:
-            names = called.setdefault(self.location(entry.model), [])
-            names += [entry.model, _last_part(entry.model)] + ([entry.name] if entry.name else [])
-        found = [location for location, names in called.items() if name in names]
-        if not found:
-            known = {"base", *(_last_part(text) for names in called.values() for text in names)}
-            raise RecipeError(f"{self.where(*path)}: no model is called '{redact(name)}'", nearest(name, sorted(known)))
-        if len(found) > 1:
-            raise RecipeError(
-                f"{self.where(*path)}: '{redact(name)}' may be {found[0]} or {found[1]}",
-                "write the path as it stands under models, or give the models a `name`",
-            )
-        return found[0]
-
-    def canonical(self) -> dict[str, Any]:
-        """The recipe as plain data with locations resolved: part of a plan's fingerprint."""
-        data = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage"})
-        data["base_model"] = self.location(self.base_model or self.models[0].model)
-        for entry in data["models"]:
-            entry["model"] = self.location(entry["model"])
-        for index, rule in enumerate(data["rules"]):
-            if rule.get("keep") not in (None, *RESERVED):
-                rule["keep"] = self.named(rule["keep"], "rules", index, "keep")
-        path, tokenizer = self.tokenizer_from
-        data.pop("tokenizer", None)
-        if tokenizer is not None:
-            data["tokenizer_source"] = tokenizer if tokenizer == "base" else self.named(tokenizer, *path)
-        if data.get("config_source") not in (None, *RESERVED):
-            data["config_source"] = self.named(data["config_source"], "config_source")
-        data["max_shard_size"] = parse_size(self.max_shard_size)
-        return data
-
-    def access(self, others: Access = DEFAULT_ACCESS) -> Access:
-        """How storages are reached: by this recipe, and by ``others`` where it says nothing."""
-        own = {
-            prefix: ClientOptions(**dict(options)).over(others.options.get(prefix, ClientOptions()))
-            for prefix, options in self.storage.items()
-        }
-        return dataclasses.replace(others, options={**others.options, **own})
-
-
-def _last_part(text: str) -> str:
-    """The folder's or repository's own name, without a revision."""
-    last = text.rstrip("/").rpartition("/")[2]
-    return last.partition("@")[0] if text.startswith("hf://") else last
-
-
-def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(known) or "none")
-
-
-def where(origin: str, line: int | None, path: Sequence[str | int]) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return (f"{origin}:{line}" if line else origin) + (f" ({key})" if key else "")

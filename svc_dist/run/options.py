@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from svc_dist.errors import RecipeError, require_choice, require_count
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_local
 
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
@@ -57,7 +56,6 @@ class Options:
     slots: int | None = None
     settings: SettingsRequest = field(default_factory=SettingsRequest)
     scratch: str | None = None
-    access: Access = DEFAULT_ACCESS
     restart: bool = False
     limits: Limits = field(default_factory=Limits)
     progress: bool = False

@@ -16,8 +16,7 @@ from svc_dist.plan.fingerprint import differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
-from svc_dist.recipe.resolve import choices
-from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.executors.inline import InlineExecutor
 from svc_dist.run.host import detect_device, device_count, settings_here
 from svc_dist.run.loop import Executor, drive
@@ -57,23 +56,21 @@ class MergeSummary:
     warnings: tuple[str, ...]
 
 
-def run_merge(recipe: Recipe, output: str, options: Options) -> MergeSummary:
+def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSummary:
     """Merge, or go on with a merge, or find it done. See ``api.merge``."""
     began = time.monotonic()
-    access = recipe.access(options.access)
-    target = Output(output, access)
+    target = Output(output, recipe.access)
     if options.executor != "ray" and options.address is None:  # torch takes seconds to import: let it meanwhile
         threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
-    chosen = choices(recipe)
-    _refuse_nesting(target, chosen.locations)
+    _refuse_nesting(target, recipe.locations)
     if options.restart and target.exists():
-        make_plan(recipe, _settings(options, None), access)  # what is there goes only once the new merge can begin
+        make_plan(recipe, _settings(options, None))  # what is there goes only once the new merge can begin
         with target.lock():
             _discard(target)
     complete = completed(target)
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)
-    _refuse_foreign(target, [path for path, _ in recipe.results()])
+    _refuse_foreign(target, [result.path for result in recipe.results])
     made = [path for path in _folders(target) if not path.exists()]
     try:
         with target.lock() as lock:
@@ -104,14 +101,10 @@ def _settings(options: Options, recorded: Settings | None) -> Settings:
     return settings_here(options.settings, recorded, cluster=options.address is not None)
 
 
-def _planned(recipe: Recipe, output: Output, options: Options) -> Plan:
+def _planned(recipe: ResolvedRecipe, output: Output, options: Options) -> Plan:
     """This run's plan: the recorded one if nothing changed since, else a new one in an empty output."""
     old = output.journal.plan()
-    plan = make_plan(
-        recipe,
-        _settings(options, None if old is None else old.settings),
-        output.access,
-    )
+    plan = make_plan(recipe, _settings(options, None if old is None else old.settings))
     if old is not None:
         if old.fingerprint != plan.fingerprint:
             raise _changed(output.location, old, plan)
@@ -205,10 +198,10 @@ def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float
 
 
 def _already_complete(
-    recipe: Recipe, output: Output, published: PublishedMerge, options: Options, began: float
+    recipe: ResolvedRecipe, output: Output, published: PublishedMerge, options: Options, began: float
 ) -> MergeSummary:
     settings = options.settings.resolve(published.settings, detect_device)
-    plan = make_plan(recipe, settings, output.access)
+    plan = make_plan(recipe, settings)
     if plan.fingerprint != published.fingerprint:
         raise ChangedInputError(
             f"{output.location} holds a complete merge of something else: its recipe, settings or inputs differ from "

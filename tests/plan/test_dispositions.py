@@ -17,7 +17,6 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import ExitCode, PlanError, RecipeError
 from svc_dist.plan.dispositions import Decision, decide, matrices
 from svc_dist.recipe.load import recipe_from
-from svc_dist.recipe.resolve import choices
 from svc_dist.tensor_names import EMBEDDING_PATTERNS, natural_key
 from tests.support.checkpoints import llama_config, llama_like
 
@@ -40,8 +39,8 @@ def decided(
         "merge_method": "task_arithmetic",
         "rules": rules or [],
     }
-    recipe = recipe_from(data | keys, "r.yaml")
-    decisions = decide(recipe, choices(recipe), base, experts)
+    recipe = recipe_from(data | keys)
+    decisions = decide(recipe, recipe.results[0], base, experts)
     assert [d.name for d in decisions] == sorted((d.name for d in decisions), key=natural_key)
     return {decision.name: decision for decision in decisions}
 

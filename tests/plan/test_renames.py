@@ -26,7 +26,7 @@ def names(rename: Any = (), **own: Any) -> list[list[str]]:
     """The names of the three models under the recipe's prefixes and those of single models."""
     entries = [{"model": m.location, "rename": own.get(m.location[1:], [])} for m in (MOVED, PLAIN)]
     data = {"base_model": "/base", "models": entries, "merge_method": "linear", "rename": list(rename)}
-    models, _ = renamed(recipe_from(data, "r.yaml"), ["/base", "/moved", "/plain"], [BASE, MOVED, PLAIN])
+    models, _ = renamed(recipe_from(data), [BASE, MOVED, PLAIN])
     for found in models:
         assert all(spec.name == name for name, spec in found.tensors.items())
     return [list(found.tensors) for found in models]
@@ -55,8 +55,12 @@ def test_of_several_prefixes_the_first_that_fits_counts_and_a_models_own_come_fi
 @pytest.mark.parametrize(
     ("rename", "own", "words"),
     [
-        ([prefix("languag.", "")], {}, r"\(rename\[0\]\): no tensor's name begins so"),
-        ([], {"plain": prefix("language_model.", "")}, r"\(models\[1\]\.rename\[0\]\): no tensor's name begins so"),
+        ([prefix("languag.", "")], {}, r"\(rename\[0\]\): no tensor's name starts with"),
+        (
+            [],
+            {"plain": prefix("language_model.", "")},
+            r"\(models\[1\]\.rename\[0\]\): no tensor's name starts with",
+        ),
         ([], {"moved": [prefix("language", "x"), prefix("language_model.model.", "")]}, r"models\[0\]\.rename\[1\]"),
         ([], {"moved": prefix("language_model.model.a", "visual.c")}, "/moved: rename makes two tensors one"),
     ],

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from svc_dist.errors import ExitCode, RecipeError
+from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.load import load_recipe, parse_recipe, recipe_from
-from svc_dist.recipe.resolve import Choice, Choices, Keep, choices
+from svc_dist.recipe.resolved import ResolvedRecipe
 
 MINIMAL = """\
 base_model: base
@@ -23,8 +24,19 @@ merge_method: task_arithmetic
 """
 
 
-def chosen(text: str) -> Choices:
-    return choices(parse_recipe(text, "r.yaml", "/recipes"))
+def resolved(text: str) -> ResolvedRecipe:
+    return parse_recipe(text, "r.yaml", "/recipes")
+
+
+def locations(recipe: ResolvedRecipe) -> list[str]:
+    """Of the base and the experts."""
+    return [model.location for model in recipe.models]
+
+
+def chosen(text: str) -> ResultChoices:
+    """The choices of a recipe with one result."""
+    (result,) = resolved(text).results
+    return result
 
 
 def refused(text: str) -> str:
@@ -36,9 +48,8 @@ def refused(text: str) -> str:
 
 
 def test_a_minimal_recipe_means_what_it_does_in_mergekit() -> None:
+    assert locations(resolved(MINIMAL)) == ["/recipes/base", "/recipes/one", "/recipes/two"]
     found = chosen(MINIMAL)
-    assert found.base == "/recipes/base"
-    assert found.experts == ["/recipes/one", "/recipes/two"]
     assert found.default.method == "task_arithmetic"
     assert found.default.parameters == {"weight": [0.3, 1.0], "normalize": False, "lambda": 1.0}
     assert found.default.calibration is None
@@ -186,10 +197,10 @@ rules:
   - {match: [e, f], calibrate: {method: svc, alpha: 1.0}}
 """
     ).rules
-    assert found[0] == Keep(0)
+    assert found[0] == KeepChoice(0)
     plain = {"weight": [0.3, 0.5], "normalize": False, "lambda": 0.7}
     half = {"method": "svc", "alpha": 0.5, "side": "left"}
-    assert [(c.method, c.parameters, c.calibration) for c in found if isinstance(c, Choice)] == [
+    assert [(c.method, c.parameters, c.calibration) for c in found if isinstance(c, MergeChoice)] == [
         ("task_arithmetic", plain, None),
         ("task_arithmetic", {**plain, "weight": [0.9, 0.9]}, half),
         ("linear", {"weight": [0.3, 0.5], "normalize": True, "base_weight": 0.0}, half),
@@ -197,24 +208,24 @@ rules:
     ]
 
 
-def linear(models: str, **keys: Any) -> Choices:
-    return chosen(yaml.safe_dump({"merge_method": "linear", **keys}) + f"models: {models}")
+def linear(models: str, **keys: Any) -> ResolvedRecipe:
+    return resolved(yaml.safe_dump({"merge_method": "linear", **keys}) + f"models: {models}")
 
 
 def test_the_base_takes_part_in_linear_when_it_is_listed() -> None:
     found = linear("[{model: base, parameters: {weight: 2}}, {model: one}]", base_model="base")
-    assert found.experts == ["/recipes/one"]
-    assert found.default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 2.0}
+    assert locations(found) == ["/recipes/base", "/recipes/one"]
+    assert found.results[0].default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 2.0}
 
 
 def test_the_base_takes_no_part_in_linear_when_it_is_not_listed() -> None:
-    assert linear("[{model: one}]", base_model="base").default.parameters["base_weight"] == 0.0
+    assert linear("[{model: one}]", base_model="base").results[0].default.parameters["base_weight"] == 0.0
 
 
 def test_linear_does_without_a_base() -> None:
     found = linear("[{model: one, parameters: {weight: 3}}, {model: two}]")
-    assert (found.base, found.experts) == ("/recipes/one", ["/recipes/two"])
-    assert found.default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 3.0}
+    assert locations(found) == ["/recipes/one", "/recipes/two"]
+    assert found.results[0].default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -251,9 +262,9 @@ rules: [{match: x, keep: KEEP}]
     ],
 )  # fmt: skip
 def test_a_model_is_called_by_its_name_its_path_or_the_last_part_of_it(keep: str, source: int | None) -> None:
-    recipe = parse_recipe(NAMED.replace("KEEP", keep), "r.yaml", "/recipes")
-    assert choices(recipe).rules == [Keep(source)]
-    assert choices(recipe_from(recipe.canonical())).rules == [Keep(source)]
+    recipe = resolved(NAMED.replace("KEEP", keep))
+    assert recipe.results[0].rules == (KeepChoice(source),)
+    assert recipe_from(recipe.plain).results[0].rules == (KeepChoice(source),)
 
 
 @pytest.mark.parametrize(
@@ -287,23 +298,27 @@ def test_relative_paths_count_from_the_recipe(tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.chdir(tmp_path / "recipes")
     monkeypatch.setenv("HOME", "/home/me")
-    found = choices(load_recipe("r.yaml"))
-    assert found.base == f"{tmp_path}/models/base"
-    assert found.experts == [f"{tmp_path}/recipes/one", "/home/me/two", "/abs/three", "s3://bucket/four"]
+    assert locations(load_recipe("r.yaml")) == [
+        f"{tmp_path}/models/base",
+        f"{tmp_path}/recipes/one",
+        "/home/me/two",
+        "/abs/three",
+        "s3://bucket/four",
+    ]
 
 
 def test_a_recipe_from_python_is_held_to_the_same_rules() -> None:
     data = yaml.safe_load(MINIMAL)
-    assert choices(recipe_from(data, folder="/recipes")) == chosen(MINIMAL)
+    assert recipe_from(data, folder="/recipes") == resolved(MINIMAL)
     with pytest.raises(RecipeError, match=r"recipe \(calibrat\): unknown key"):
         recipe_from(data | {"calibrat": "svc"})
 
 
-def test_a_recipe_says_what_it_says_in_its_canonical_form() -> None:
-    recipe = parse_recipe(MINIMAL + "calibrate: svc\nmax_shard_size: 4GiB", "r.yaml", "/recipes")
-    canonical = recipe.canonical()
-    assert canonical["max_shard_size"] == 4 * 2**30
-    assert choices(recipe_from(canonical)) == choices(recipe)
+def test_the_plain_form_of_a_recipe_resolves_to_the_same() -> None:
+    recipe = resolved(MINIMAL + "calibrate: svc\nmax_shard_size: 4GiB")
+    assert recipe.max_shard_size == recipe.plain["max_shard_size"] == 4 * 2**30
+    again = recipe_from(recipe.plain)
+    assert (again.results, locations(again), again.plain) == (recipe.results, locations(recipe), recipe.plain)
 
 
 def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_one_slice_of_whole_models_is_answered_with_the_models_to_paste() -> Non
 
 
 def test_parameters_with_nothing_after_them_say_nothing() -> None:
-    assert parse_recipe(MINIMAL.replace("METHOD", "ties") + "parameters:\n").parameters == {}
+    assert parse_recipe(MINIMAL.replace("METHOD", "ties") + "parameters:\n").plain["parameters"] == {}
 
 
 def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple[str, ...]:

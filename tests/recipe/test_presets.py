@@ -11,7 +11,6 @@ from svc_dist.cli.methods_page import render
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.load import recipe_from
 from svc_dist.recipe.presets import PRESETS
-from svc_dist.recipe.resolve import choices
 from tests.support.checkpoints import recipe_data, write_llamas
 
 MODELS = {"base_model": "b", "models": [{"model": "e0"}, {"model": "e1"}]}
@@ -30,12 +29,12 @@ def test_every_preset_is_a_valid_recipe_whose_values_are_shown(name: str, tmp_pa
 
 def test_what_the_recipe_says_itself_wins() -> None:
     recipe = recipe_from({**MODELS, "preset": "swudi-llama-full", "parameters": {"rank_ratio": 0.5}})
-    chosen = choices(recipe).default
+    chosen = recipe.results[0].default
     assert (chosen.parameters["rank_ratio"], chosen.parameters["exp_time"]) == (0.5, 300)
 
 
 def test_svc_paper_goes_on_top_of_any_method() -> None:
-    chosen = choices(recipe_from({**MODELS, "preset": "svc-paper", "merge_method": "ties"})).default
+    chosen = recipe_from({**MODELS, "preset": "svc-paper", "merge_method": "ties"}).results[0].default
     assert chosen.method == "ties"
     assert chosen.calibration == {"method": "svc", "alpha": 0.5, "side": "left"}
 
@@ -66,7 +65,7 @@ def test_every_matrix_is_calibrated_where_a_preset_says_so(tmp_path: Path) -> No
 )
 def test_a_calibration_keeps_what_the_recipe_does_not_say_of_it(own: object, expected: object) -> None:
     recipe = recipe_from({**MODELS, "preset": "svc-paper-tsv-m", "calibrate": own})
-    assert choices(recipe).default.calibration == expected
+    assert recipe.results[0].default.calibration == expected
 
 
 def test_a_presets_rule_may_match_nothing_and_comes_after_the_recipes_own(tmp_path: Path) -> None:

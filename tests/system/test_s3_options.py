@@ -165,10 +165,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, lines: list[str], 
 
 def test_storage_is_no_part_of_the_recipe_that_is_recorded() -> None:
     storage = {"s3://b": {"endpoint_url": "https://host:9000", "profile": "work"}}
-    assert (
-        recipe_from(recipe_data(["a", "b"], storage=storage)).canonical()
-        == recipe_from(recipe_data(["a", "b"])).canonical()
-    )
+    assert recipe_from(recipe_data(["a", "b"], storage=storage)).plain == recipe_from(recipe_data(["a", "b"])).plain
 
 
 @moto_is_slow

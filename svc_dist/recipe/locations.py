@@ -1,0 +1,113 @@
+"""The models of a recipe: where each is, and what the recipe calls it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from svc_dist.errors import RecipeError
+from svc_dist.recipe.origin import Origin, nearest
+from svc_dist.recipe.schema import Recipe, RenameEntry
+from svc_dist.storage.base import split_location, trimmed
+from svc_dist.storage.secrets import redact, refuse_credentials
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A prefix of tensor names and what replaces it; ``where`` the recipe says so, for messages."""
+
+    old: str
+    new: str
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class RecipeModel:
+    """The base or an expert: an absolute path, a URL, or two of them as ``model+adapter``.
+
+    ``position``: its number under ``models``; None for a base that is not listed there. ``names``: what the recipe may
+    call it. ``renames``: prefixes that are replaced in this model alone.
+    """
+
+    location: str
+    position: int | None
+    names: tuple[str, ...] = field(default=(), compare=False)
+    renames: tuple[Rename, ...] = ()
+
+
+def resolve_models(recipe: Recipe, origin: Origin, folder: Path) -> tuple[RecipeModel, ...]:
+    """The base, then the experts in order. Relative paths are relative to ``folder``. Raises RecipeError."""
+    refuse_credentials(recipe.base_model or "", origin.at("base_model"))
+    for index, entry in enumerate(recipe.models):
+        for part in (entry.model, *entry.model.split("+")):
+            refuse_credentials(part, origin.at("models", index, "model"))
+    written = recipe.base_model or recipe.models[0].model
+    base = _absolute(written, folder)
+    if split_location(base)[1] is not None:
+        where = origin.at("base_model") if recipe.base_model else origin.at("models", 0, "model")
+        raise RecipeError(
+            f"{where}: the base is a whole model, not model+adapter", "merge the adapter into it with peft first"
+        )
+    models = [RecipeModel(base, None, (written, _last_part(written)))]
+    for index, entry in enumerate(recipe.models):
+        location = _location(entry.model, base, folder)
+        known = next((model for model in models if model.location == location), None)
+        if known is not None and known.position is not None:
+            raise RecipeError(f"{origin.at('models', index, 'model')}: {location} is listed twice")
+        names = (entry.model, _last_part(entry.model), *([entry.name] if entry.name else []))
+        renames = resolve_renames(entry.rename, origin, "models", index, "rename")
+        if known is not None:
+            models[0] = RecipeModel(base, index, (*known.names, *names), renames)
+        else:
+            models.append(RecipeModel(location, index, names, renames))
+    if len(models) == 1:
+        raise RecipeError(f"{origin.at('models')}: no expert besides the base")
+    return tuple(models)
+
+
+def resolve_renames(keys: Sequence[RenameEntry], origin: Origin, *path: str | int) -> tuple[Rename, ...]:
+    """The entries of a ``rename`` that stands at ``path``."""
+    return tuple(Rename(entry.old, entry.new, origin.at(*path, n)) for n, entry in enumerate(keys))
+
+
+def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
+    """The number (0: the base) of the model that a recipe calls ``name`` at ``where``.
+
+    A model is called by its ``name``, by its path or URL as it is written, by the last part of that, and the base by
+    ``base``. Raises RecipeError where no model or more than one is called so.
+    """
+    if name == "base":
+        return 0
+    numbers = [number for number, model in enumerate(models) if name in model.names]
+    if not numbers:
+        known = {"base", *(_last_part(text) for model in models for text in model.names)}
+        raise RecipeError(f"{where}: no model is called '{redact(name)}'", nearest(name, sorted(known)))
+    if len(numbers) > 1:
+        first, second = (models[number].location for number in numbers[:2])
+        raise RecipeError(
+            f"{where}: '{redact(name)}' may be {first} or {second}",
+            "write the path as it stands under models, or give the models a `name`",
+        )
+    return numbers[0]
+
+
+def _location(text: str, base: str, folder: Path) -> str:
+    """Both locations of ``model+adapter``, each by itself; of an adapter to the base the adapter's alone."""
+    whole = _absolute(text, folder)
+    if "+" not in text or split_location(whole)[1] is None:
+        return whole
+    model, adapter = (_absolute(part, folder) for part in text.split("+"))
+    return adapter if model == base else f"{model}+{adapter}"
+
+
+def _absolute(text: str, folder: Path) -> str:
+    """URLs as they are, without slashes at the end; paths absolute."""
+    return trimmed(text) if "://" in text else os.path.normpath(folder / Path(text).expanduser())
+
+
+def _last_part(text: str) -> str:
+    """The folder's or repository's own name, without a revision."""
+    last = text.rstrip("/").rpartition("/")[2]
+    return last.partition("@")[0] if text.startswith("hf://") else last
