@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.threads import fix_threads
 from svc_dist.methods.apply import merged_pieces
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.selection import cuts, magnitude
 from svc_dist.methods.registry import METHODS
-from svc_dist.run.host import return_freed_memory
+from svc_dist.run.process import return_freed_memory
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "linear": {"base_weight": 0.0},
@@ -49,7 +50,7 @@ def main() -> None:
     return_freed_memory()  # as a run does
     base, experts = models(given.entries, given.columns, given.experts)
 
-    torch.set_num_threads(1)
+    fix_threads(1)
     print(f"{'':24} {'one thread':>12} {'two threads':>12}   ns per entry of a delta (two threads: of both tensors)")
     rank = int(0.2 * base.numel())
     deltas = TaskDeltas(experts, base)
@@ -66,7 +67,7 @@ def main() -> None:
 
     rows = given.plain_entries // given.columns
     if rows:
-        torch.set_num_threads(os.cpu_count() or 1)
+        fix_threads(os.cpu_count() or 1)
         base, experts = base[:rows], [expert[:rows] for expert in experts]
         print(f"plain forms, {torch.get_num_threads()} threads, {base.numel():,} entries")
         delta = experts[0].float() - base.float()

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.threads import fix_threads
 from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas, chunks
 from svc_dist.methods.low_rank import LowRank
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--agree", default="1024x1024", help="shape at which both are compared in float64; '' for none")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    fix_threads(chosen.threads)
     rows, columns = map(int, chosen.shape.split("x"))
     parts = adapters(rows, columns, chosen.rank, chosen.experts)
     dense = [part.dense(torch.float32, "cpu").view(rows, columns) for part in parts]

@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.threads import fix_threads
 from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import METHODS
-from svc_dist.run.host import return_freed_memory
+from svc_dist.run.process import return_freed_memory
 from tests.support import spectral_references as plain
 from tests.support.peak_memory import PeakMemory
 from tests.support.spectral_cases import fine_tunes
@@ -90,7 +91,7 @@ def peak_of(form: str, method: str, shape: str, experts: int, steps: int, option
 def _measure_peak(
     form: str, method: str, shape: str, experts: int, steps: int, options: dict[str, Any], threads: int
 ) -> float:
-    torch.set_num_threads(threads)
+    fix_threads(threads)
     return_freed_memory()  # as a worker does, for every form
     models = fine_tunes(*_size(shape), experts, SEED)
     warm = torch.randn(64, 64)
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--option", nargs="*", default=[], help="parameters of the package's method, name=value")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    fix_threads(chosen.threads)
     options = {name: json.loads(value) for name, value in (item.split("=", 1) for item in chosen.option)}
 
     ratios: dict[tuple[str, str], list[float]] = {}

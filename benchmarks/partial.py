@@ -26,6 +26,7 @@ from torch import Tensor
 from svc_dist.linalg import eigen as linalg
 from svc_dist.linalg.eigen import Eigen, leading_eigen, leading_gram_eigen, symmetric_eigen
 from svc_dist.linalg.gram import gram
+from svc_dist.linalg.threads import fix_threads
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.spectral import swudi
 from svc_dist.methods.spectral.normal_equations import normal_matrix
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cpu-time", action="store_true", help="processor time: for one thread on a shared machine")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    fix_threads(given.threads)
     clock = time.process_time if given.cpu_time else time.perf_counter
     models = fine_tunes(given.size, given.size, 4)
     deltas = TaskDeltas(models[1:], models[0])

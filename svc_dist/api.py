@@ -169,6 +169,7 @@ def merge_deltas(
     import torch
 
     from svc_dist.linalg.finite import require_finite
+    from svc_dist.linalg.threads import threads_fixed
     from svc_dist.methods.apply import merged_pieces
     from svc_dist.methods.deltas import Copy, TaskDeltas
     from svc_dist.methods.low_rank import LowRank
@@ -199,13 +200,14 @@ def merge_deltas(
     taken = TaskDeltas([delta.detach().contiguous() for delta in deltas], precision=precision, device=device)
     result = torch.zeros(shape, dtype=taken.dtype, device=device)
     flat = result.view(-1)
-    for start, end, merged, _ in merged_pieces(taken, method, complete, calibration, batch):
-        if isinstance(merged, Copy):
-            merged = taken.chunk(start, end)[merged.expert]
-        if isinstance(merged, LowRank):
-            merged = merged.dense(taken.dtype, device)
-        if merged is not None:
-            torch.mul(merged, scale, out=flat[start:end])
+    with threads_fixed():
+        for start, end, merged, _ in merged_pieces(taken, method, complete, calibration, batch):
+            if isinstance(merged, Copy):
+                merged = taken.chunk(start, end)[merged.expert]
+            if isinstance(merged, LowRank):
+                merged = merged.dense(taken.dtype, device)
+            if merged is not None:
+                torch.mul(merged, scale, out=flat[start:end])
     require_finite(result, f"the delta merged by {method}")
     return result
 
@@ -224,6 +226,7 @@ def calibrate(
     Li et al. 2026, arXiv 2602.05536, Algorithm 1. Raises RecipeError, NumericsError.
     """
     from svc_dist.linalg.precision import compute_dtype
+    from svc_dist.linalg.threads import threads_fixed
     from svc_dist.methods.calibration.svc import svc
 
     precision = Precision.of(precision)
@@ -232,14 +235,15 @@ def calibrate(
     given = {"method": "svc", "side": side} | ({} if alpha is None else {"alpha": alpha})
     complete = complete_calibration(CALIBRATIONS["svc"], given, len(deltas), lambda key: f"calibrate.{key}")
     dtype = compute_dtype(precision)
-    return svc(
-        merged.detach().to(dtype),
-        (delta.detach().to(dtype) for delta in deltas),
-        len(deltas),
-        alpha=complete["alpha"],
-        side=complete["side"],
-        precision=precision,
-    )
+    with threads_fixed():
+        return svc(
+            merged.detach().to(dtype),
+            (delta.detach().to(dtype) for delta in deltas),
+            len(deltas),
+            alpha=complete["alpha"],
+            side=complete["side"],
+            precision=precision,
+        )
 
 
 def _parameters(method: str, given: Mapping[str, Any], experts: int) -> dict[str, Any]:

@@ -24,10 +24,15 @@ settings.load_profile("svc_dist")
 def one_thread() -> Iterator[None]:
     """Small tensors on a busy machine: threads would wait for each other most of the time."""
     import torch
+    from threadpoolctl import threadpool_limits
+
+    from svc_dist.linalg.threads import load_lapack
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    load_lapack()
+    with threadpool_limits(1, "blas"):
+        yield
     torch.set_num_threads(before)
 
 

@@ -17,7 +17,9 @@ from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.completion import complete_calibration, complete_parameters
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.host import available_memory, default_slots, device_memory, return_freed_memory, settings_here
+from svc_dist.run.host import available_memory, default_slots, device_memory, settings_here
+from svc_dist.run.process import set_up_for_units
+from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import MergeReport, reports
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
@@ -51,18 +53,22 @@ def inspect(
         raise RecipeError(
             f"{recipe.origin.at()}: no matrix to look at" + ("" if layers is None else f" in layers {_listed(layers)}")
         )
-    return_freed_memory()
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
     slots = slots or default_slots(plan.settings)
     memory = device_memory(plan.settings.device) or available_memory() // 2
     slots = max(1, min(slots, memory // max(1, max(unit.memory for unit in units))))
     receipts = {}
+
+    def look(unit: Unit) -> Receipt:
+        with set_up_for_units(plan.settings):
+            return run_unit(plan, unit, sources, _Nowhere(), scratch, access.parallel)
+
     with ExitStack() as stack:
+        stack.enter_context(set_up_for_units(plan.settings))
         pool = stack.enter_context(ThreadPoolExecutor(slots))
         stack.callback(pool.shutdown, cancel_futures=True)
         ordered = sorted(units, key=lambda unit: unit.work, reverse=True)
-        found = pool.map(lambda unit: run_unit(plan, unit, sources, _Nowhere(), scratch, access.parallel), ordered)
-        for done, receipt in enumerate(found, 1):
+        for done, receipt in enumerate(pool.map(look, ordered), 1):
             receipts[receipt.unit] = receipt
             tell(done, len(units))
     looked_at = dataclasses.replace(plan, units=tuple(units))

@@ -110,8 +110,10 @@ def merge(
     """
     _logging(log_format)
     from svc_dist.api import merge as run
+    from svc_dist.run.process import return_freed_memory
     from svc_dist.sizes import format_size
 
+    return_freed_memory()
     with logs.prints_logged():
         report = run(
             recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
@@ -254,7 +256,9 @@ def inspect(
     """
     from svc_dist.api import inspect as look
     from svc_dist.report.diagnosis import Diagnosis
+    from svc_dist.run.process import return_freed_memory
 
+    return_freed_memory()
     access = _access(endpoint_url, profile, anonymous)
     found = look(
         recipe, layers, access=access, slots=slots, precision=precision, device=device, scratch=scratch, tell=_count

@@ -25,6 +25,7 @@ from svc_dist.forecast.probe import Probe
 from svc_dist.forecast.rates import Host, Speed, Storage
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
+from svc_dist.linalg.threads import threads_fixed
 from svc_dist.run.host import available_memory, cores
 from svc_dist.run_folder.store import LocalStore
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -43,18 +44,14 @@ def calibrate(
     measured beside it. Raises StorageError.
     """
     lanes = max(1, cores() // threads)
-    before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="svc-dist-", dir=folder) as work:
         probe = Probe(Path(work).absolute(), lanes, threads)
         read = [_cold_read(probe.expert, side_by_side) for side_by_side in (1, lanes)]
         one, all_lanes = probe.merge((1, lanes))
         record = _record(LocalStore(Path(work) / "records"))
         remote = probe.on_storage(storage, access) if storage is not None else None
-    try:
-        torch.set_num_threads(threads)
+    with threads_fixed(threads):
         alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed))
-    finally:
-        torch.set_num_threads(before)
     return Host(
         name=platform.node(),
         processor=_processor(),
@@ -125,13 +122,13 @@ def _once(work: Callable[[], object], lanes: int, threads: int) -> float:
     spent: list[float] = []
 
     def lane() -> None:
-        torch.set_num_threads(threads)
-        barrier.wait()
-        began, calls = time.perf_counter(), 0
-        while calls == 0 or time.perf_counter() - began < _LEAST:
-            work()
-            calls += 1
-        spent.append((time.perf_counter() - began) / calls)
+        with threads_fixed(threads):
+            barrier.wait()
+            began, calls = time.perf_counter(), 0
+            while calls == 0 or time.perf_counter() - began < _LEAST:
+                work()
+                calls += 1
+            spent.append((time.perf_counter() - began) / calls)
 
     running = [threading.Thread(target=lane) for _ in range(lanes)]
     for thread in running:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.threads import load_lapack
+
 _PANEL = 192  # reflectors applied at once
 _ALL_AT_ONCE = 4096  # up to this size a full set of vectors is small enough to be found for a part of it
 
@@ -36,7 +38,6 @@ class Tridiagonal:
         self.size = size = len(matrix)
         self._reflectors = matrix  # by columns: the lower triangle of LAPACK is our upper one
         self._diagonal, self._beside, self._tau = (matrix.new_empty(size) for _ in range(3))
-        _match_threads()
         _with_workspace(
             matrix,
             lambda work, length, info: _routine("dsytrd")(
@@ -167,9 +168,7 @@ def _at(tensor: Tensor) -> ctypes.c_void_p:
 @functools.cache
 def _routine(name: str) -> Callable[..., None]:
     """A LAPACK routine of scipy's. ctypes lets other threads run while it works."""
-    from scipy.linalg import cython_lapack
-
-    capsule = cython_lapack.__pyx_capi__[name]
+    capsule = load_lapack().__pyx_capi__[name]
     python = ctypes.pythonapi
     python.PyCapsule_GetName.restype, python.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
     python.PyCapsule_GetPointer.restype = ctypes.c_void_p
@@ -177,18 +176,3 @@ def _routine(name: str) -> Callable[..., None]:
     address = python.PyCapsule_GetPointer(capsule, python.PyCapsule_GetName(capsule))
     routine: Callable[..., None] = ctypes.CFUNCTYPE(None)(address)
     return routine
-
-
-@functools.cache
-def _libraries() -> object:
-    from threadpoolctl import ThreadpoolController
-
-    _routine("dsytrd")  # loaded before the libraries are listed
-    return ThreadpoolController().select(internal_api="openblas")
-
-
-def _match_threads() -> None:
-    """Let LAPACK use as many threads as torch does: a result depends on their number."""
-    for library in _libraries().lib_controllers:  # type: ignore[attr-defined]
-        if library.num_threads != torch.get_num_threads():
-            library.set_num_threads(torch.get_num_threads())

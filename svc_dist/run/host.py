@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 from pathlib import Path
 
 from svc_dist.errors import RecipeError
-from svc_dist.methods.registry import CHUNK
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
 from svc_dist.run.placement import PER_DEVICE
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _CONTEXT = 512 << 20  # bytes of a GPU that each process on it keeps for CUDA and its libraries; an estimate
 
 
@@ -34,20 +30,6 @@ def available_memory() -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         available = min(available, max(0, int(limit.read_text()) - int(used.read_text())))
     return available
-
-
-def return_freed_memory() -> None:
-    """Have the C library give blocks larger than a chunk back as soon as they are freed (glibc; elsewhere: nothing).
-
-    By default it learns to keep blocks of up to 32 MiB for later, in one heap per thread: a process that works on one
-    matrix after another then holds several times what any of them needs. The chunks of element-wise arithmetic come and
-    go by the hundred thousand: those are kept, or every one of them would be faulted in anew.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(_M_MMAP_THRESHOLD, 5 * CHUNK)  # a chunk in float32 takes 4 * CHUNK bytes
-            libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
 
 def detect_device() -> str:

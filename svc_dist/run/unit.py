@@ -53,8 +53,6 @@ def run_unit(
     ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor,
     UnitsFailedError when memory ran out every time, ChangedInputError, StorageError.
     """
-    torch.set_num_threads(plan.settings.threads_per_unit)
-    torch.backends.cuda.matmul.allow_tf32 = plan.settings.precision == "fast"
     began = time.perf_counter()
     with map_ranges(sources, plan.wanted(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began

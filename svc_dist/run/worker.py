@@ -6,7 +6,6 @@ import logging
 
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
-from svc_dist.run.host import return_freed_memory
 from svc_dist.run.publish import publish
 from svc_dist.run.schedule import FinishShard, Instruction, Publish, RunUnit
 from svc_dist.run_folder.output import Output
@@ -30,7 +29,6 @@ class Worker:
         access: Access = DEFAULT_ACCESS,
         plan: Plan | None = None,
     ) -> None:
-        return_freed_memory()
         self.output = Output(output, access)
         self.journal = self.output.journal
         found = plan if plan is not None else self.journal.plan()

@@ -24,15 +24,15 @@ ENVIRONMENT = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # or threads that ended l
 RUN = """
 import json, resource, sys
 import svc_dist
-from svc_dist.storage.writing.local import LocalSink
-from svc_dist.storage.reading import Source
 from svc_dist.errors import SvcDistError
-from svc_dist.run.host import return_freed_memory
+from svc_dist.run.process import set_up_worker
 from svc_dist.run.unit import run_unit
+from svc_dist.storage.reading import Source
+from svc_dist.storage.writing.local import LocalSink
 
-return_freed_memory()
 recipe, output, room = sys.argv[1:]
 plan = svc_dist.make_plan(recipe)
+set_up_worker(plan.settings)
 sink = LocalSink(output)
 sources = [Source(model.location, model.files) for model in plan.models]
 sink.prepare(plan.shards)

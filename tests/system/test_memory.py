@@ -20,12 +20,10 @@ MEASURE = """
 import json, sys, threading, time
 from pathlib import Path
 import svc_dist
-from svc_dist.storage.writing.local import LocalSink
-from svc_dist.storage.reading import Source
-from svc_dist.run.host import return_freed_memory
+from svc_dist.run.process import set_up_worker
 from svc_dist.run.unit import run_unit
-
-return_freed_memory()  # as every worker does
+from svc_dist.storage.reading import Source
+from svc_dist.storage.writing.local import LocalSink
 
 def anonymous():
     fields = dict(l.split(":", 1) for l in Path("/proc/self/status").read_text().splitlines())
@@ -33,6 +31,7 @@ def anonymous():
 
 recipe, output = sys.argv[1:]
 plan = svc_dist.make_plan(recipe)
+set_up_worker(plan.settings)
 sink = LocalSink(output)
 sources = [Source(model.location, model.files) for model in plan.inputs]
 sink.prepare(plan.shards)

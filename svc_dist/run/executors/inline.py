@@ -6,10 +6,12 @@ import queue
 import socket
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from svc_dist.errors import SvcDistError
 from svc_dist.run.host import available_memory, default_slots, device_memory
 from svc_dist.run.placement import Node
+from svc_dist.run.process import set_up_for_units
 from svc_dist.run.schedule import Done, Event, Failed, Instruction
 from svc_dist.run.worker import Worker
 
@@ -30,6 +32,8 @@ class InlineExecutor:
         )
         self.nodes: Mapping[str, Node] = {"": node}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
+        self._process = ExitStack()
+        self._process.enter_context(set_up_for_units(settings))
 
     def submit(self, instruction: Instruction) -> None:
         # Daemon threads: a drain whose grace period is over must be able to leave them behind.
@@ -52,11 +56,13 @@ class InlineExecutor:
             return events
 
     def close(self) -> None:
-        """Nothing to stop: threads end with their instruction."""
+        """Leave the process as it was, as soon as the last thread has ended, each with its instruction."""
+        self._process.close()
 
     def _run(self, instruction: Instruction) -> None:
         try:
-            self._events.put(Done(instruction, self._worker.carry_out(instruction)))
+            with set_up_for_units(self._worker.plan.settings):
+                self._events.put(Done(instruction, self._worker.carry_out(instruction)))
         except SvcDistError as error:
             self._events.put(Failed(instruction, error))
         except BaseException as error:

@@ -28,6 +28,7 @@ from svc_dist.run.executors.ray_nodes import (
 )
 from svc_dist.run.host import default_slots
 from svc_dist.run.placement import Node, Place
+from svc_dist.run.process import set_up_worker
 from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RunUnit
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
@@ -173,6 +174,7 @@ def carry_out(arguments: _Arguments, instruction: Instruction) -> bytes | None:
     if run not in _workers:
         _workers.clear()  # a worker process serves one run at a time; its clients live as long as it does
         _workers[run] = Worker(*arguments)
+        set_up_worker(_workers[run].plan.settings)
     worker = _workers[run]
     try:
         receipt = worker.carry_out(instruction)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.threads import fix_threads
 from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.costs import KEPT
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
-from svc_dist.run.host import return_freed_memory
+from svc_dist.run.process import return_freed_memory
 from tests.support.elementwise_references import merged, parameters
 from tests.support.peak_memory import CountedMemory, PeakMemory
 from tests.support.spectral_cases import SPECTRAL, adapters, calibrated, fine_tunes, run, taken
@@ -123,7 +124,7 @@ def test_a_process_takes_what_the_registry_says(name: str, precision: str) -> No
 
 
 def _sampled(name: str, shape: tuple[int, int], precision: str) -> float:
-    torch.set_num_threads(1)
+    fix_threads(1)
     return_freed_memory()  # as every worker does
     merge(name, taken(fine_tunes(32, 48, 2), precision))  # libraries loaded, their threads and buffers made
     models: list[Tensor] = fine_tunes(*shape, 4)

@@ -1,0 +1,137 @@
+"""How many threads torch and the BLAS behind scipy compute with, fixed while work is in flight.
+
+The last bits of a matrix product depend on this number, and OpenBLAS returns other bits still when its number is set
+while another thread is inside it. So it is set before the first unit of a process starts, and never while one runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from svc_dist.errors import RecipeError
+
+_lock = threading.Condition()
+_in_force: tuple[int | None, bool | None] | None = None  #: the number of threads, None where only BLAS has one; TF32
+_users = 0
+_fixed = False
+_blas: int | None = None
+_undo: list[Callable[[], object]] = []
+_lapack: Any = None
+
+
+def fix_threads(count: int, tf32: bool | None = None) -> None:
+    """Set the number of threads of this process for good. For worker processes, before they start work.
+
+    ``tf32``: whether CUDA products of float32 may round to TF32; None leaves torch's setting.
+    """
+    global _in_force, _users, _fixed
+    with _lock:
+        torch.set_num_threads(count)
+        _apply(count, tf32)
+        _undo.clear()
+        _in_force = count, tf32
+        _users += not _fixed
+        _fixed = True
+
+
+@contextmanager
+def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterator[None]:
+    """Hold the number of threads of this process at ``count``; afterwards all is as it was.
+
+    It is in force in threads that start meanwhile, and for BLAS everywhere; threads that have used torch before keep
+    their number. Several may hold the same number: the first sets it, and the last one to leave restores. None, for
+    work on one tensor: only BLAS changes, to torch's number in this thread, or not at all while others hold it. Raises
+    RecipeError when another number is held.
+    """
+    global _in_force, _users, _blas
+    number = torch.get_num_threads()  # a new thread takes over what is in force when it first asks
+    with _lock:
+        if count is not None:
+            _lock.wait_for(lambda: _in_force is None or _in_force[0] is not None)
+        if _in_force is None:
+            if count is None:
+                _apply_blas(number)
+            else:
+                before = _in_new_thread(torch.get_num_threads)
+                _in_new_thread(functools.partial(torch.set_num_threads, count))
+                _undo.append(lambda: _in_new_thread(functools.partial(torch.set_num_threads, before)))
+                _apply(count, tf32)
+            _in_force = count, tf32
+        elif count is not None and _in_force != (count, tf32):
+            raise RecipeError(
+                f"units with {_in_force[0]} threads run in this process, none with {count} can run beside them",
+                "wait for the other merge, or run each in a process of its own",
+            )
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                while _undo:
+                    _undo.pop()()
+                _in_force = _blas = None
+                _lock.notify_all()
+
+
+def load_lapack() -> Any:
+    """``scipy.linalg.cython_lapack``, whose library has the number of threads that is in force from the beginning."""
+    global _lapack
+    with _lock:
+        if _lapack is None:
+            from scipy.linalg import cython_lapack
+
+            if _blas is not None:
+                _apply_blas(_blas)
+            _lapack = cython_lapack
+    return _lapack
+
+
+def _apply(count: int, tf32: bool | None) -> None:
+    _apply_blas(count)
+    if tf32 is not None:
+        matmul = torch.backends.cuda.matmul
+        _undo.append(functools.partial(setattr, matmul, "allow_tf32", matmul.allow_tf32))
+        matmul.allow_tf32 = tf32
+
+
+@functools.cache
+def _libraries(with_lapack: bool) -> list[Any]:
+    """The BLAS libraries that this process has loaded; ``with_lapack``: scipy's among them."""
+    from threadpoolctl import ThreadpoolController
+
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _apply_blas(count: int) -> None:
+    global _blas
+    _blas = count
+    for library in _libraries("scipy.linalg" in sys.modules):
+        if library.num_threads != count:
+            _undo.append(functools.partial(_set, library, library.num_threads))
+            _set(library, count)
+
+
+def _set(library: Any, count: int) -> None:
+    """Set a library's number. threadpoolctl silently ignores all threads but the first that set OpenBLAS's."""
+    release = getattr(library, "clear_controlling_thread", lambda force: None)
+    release(force=True)
+    library.set_num_threads(count)
+    release(force=True)
+
+
+def _in_new_thread(call: Callable[[], Any]) -> Any:
+    """Call in a thread that has not used torch: there torch's number is the process's, and not this thread's own."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+    thread.join()
+    return results[0]
