@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from svc_dist.errors import RecipeError
 from svc_dist.methods.costs import Work
 
@@ -97,26 +99,13 @@ class Host:
 def read_host(file: Path) -> Host:
     """The rates in a file of ``calibrate-host``. Raises RecipeError when it is none."""
     try:
-        data: dict[str, Any] = json.loads(file.read_text())
-        if data.pop("format") != _FORMAT:
+        text = file.read_bytes()
+        if msgspec.json.decode(text, type=dict[str, Any]).get("format") != _FORMAT:
             raise ValueError("another release of svc-dist wrote it")
-        storage = data.pop("storage")
-        return Host(
-            **data
-            | {
-                "alone": _speed(data["alone"]),
-                "crowded": _speed(data["crowded"]),
-                "disk": Storage(**data["disk"]),
-                "storage": None if storage is None else Storage(**storage),
-            }
-        )
+        return msgspec.json.decode(text, type=Host)
     except OSError as error:
         raise RecipeError(f"cannot read {file}: {error.strerror}", f"make it: svc-dist calibrate-host {file}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise RecipeError(
             f"{file} holds no rates of a host: {error}", f"make it again: svc-dist calibrate-host {file}"
         ) from None
-
-
-def _speed(data: dict[str, Any]) -> Speed:
-    return Speed(**data | {"eigen": tuple((int(size), float(seconds)) for size, seconds in data["eigen"])})

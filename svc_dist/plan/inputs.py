@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from svc_dist.checkpoint.adapter import Expert, Opened
 from svc_dist.checkpoint.adapter import Factors as StoredFactors
@@ -34,13 +33,6 @@ class Model:
     def name(self) -> str:
         """As a recipe names it."""
         return self.location if self.adapter is None else f"{self.location}+{self.adapter.location}"
-
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> Model:
-        files = tuple(FileIdentity(**file) for file in data["files"])
-        renames = tuple((old, new) for old, new in data["renames"])
-        adapter = None if data["adapter"] is None else cls.from_plain(data["adapter"])
-        return cls(data["location"], files, renames, adapter)
 
 
 def model_of(opened: Opened, renames: tuple[tuple[str, str], ...]) -> Model:
@@ -88,10 +80,6 @@ class Factors:
         top, bottom = self.rows(first, last, columns)
         left = self.left.part(top * self.rank, bottom * self.rank)
         return left, ByteRange(self.right.file, self.right.start, self.right.end)
-
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> Factors:
-        return cls(**{**data, "left": Slot(**data["left"]), "right": Slot(**data["right"])})
 
 
 #: What a tensor is made from: of the base and of each expert the slot, None where it is the base's; and what an adapter

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, parts
@@ -191,45 +192,9 @@ class Plan:
         return Shard(file.file, tensors[0].start if tensors else file.size, file.size, specs)
 
     def to_json(self) -> str:
-        return json.dumps(_plain(self), separators=(",", ":"), default=_plain)
+        return msgspec.json.encode(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        data = json.loads(text)
-        return cls(
-            fingerprint=data["fingerprint"],
-            recipe=data["recipe"],
-            settings=Settings(**data["settings"]),
-            models=tuple(Model.from_plain(entry) for entry in data["models"]),
-            results=tuple(
-                Result(entry["path"], tuple(Disposition(**item) for item in entry["dispositions"]))
-                for entry in data["results"]
-            ),
-            shards=tuple(ShardFile(**entry) for entry in data["shards"]),
-            tensors=tuple(_tensor_from(entry) for entry in data["tensors"]),
-            not_written=tuple((name, reason) for name, reason in data["not_written"]),
-            units=tuple(
-                Unit(**{**entry, "pieces": tuple(tuple(piece) for piece in entry["pieces"])}) for entry in data["units"]
-            ),
-            warnings=tuple(data["warnings"]),
-            methods=data["methods"],
-            companions=Companions(**data["companions"]),
-        )
-
-
-def _plain(item: Any) -> dict[str, Any]:
-    """The fields of a dataclass, not copied all the way down as ``asdict`` would: a plan has a million values."""
-    return {name: getattr(item, name) for name in item.__dataclass_fields__}
-
-
-def _tensor_from(entry: dict[str, Any]) -> PlannedTensor:
-    batch = entry["batch"]
-    return PlannedTensor(
-        **{
-            **entry,
-            "shape": tuple(entry["shape"]),
-            "batch": None if batch is None else (batch[0], batch[1], batch[2]),
-            "slots": tuple(None if slot is None else Slot(**slot) for slot in entry["slots"]),
-            "factors": tuple(None if item is None else Factors.from_plain(item) for item in entry["factors"]),
-        }
-    )
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Raises ValueError naming the field that is damaged."""
+        return msgspec.json.decode(text, type=cls)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
-from svc_dist.errors import DamagedInputError, StorageError
+from svc_dist.errors import DamagedInputError, RecipeError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.store import Store
@@ -51,10 +51,10 @@ class Journal:
         if data is None:
             return None
         try:
-            return Plan.from_json(data.decode())
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            return Plan.from_json(data)
+        except (ValueError, RecipeError) as error:
             raise DamagedInputError(
-                f"the run folder's plan.json cannot be read ({type(error).__name__}: {error})",
+                f"the run folder's plan.json cannot be read ({error})",
                 "it was made by another release or damaged; start over with --restart",
             ) from None
 
@@ -78,7 +78,7 @@ class Journal:
         for data in contents:
             try:
                 receipt = Receipt.from_json(data or b"")
-            except (ValueError, TypeError, KeyError):
+            except ValueError:
                 continue
             if receipt.fingerprint == plan.fingerprint and receipt.unit in plan.unit:
                 found[receipt.unit] = receipt

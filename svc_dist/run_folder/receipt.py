@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ class Receipt:
     low_memory: bool = False
 
     def to_json(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        content = json.loads(data)
-        ranges = tuple(WrittenRange(**{**entry, "tokens": tuple(entry["tokens"])}) for entry in content["ranges"])
-        return cls(**{**content, "ranges": ranges})
+        """Raises ValueError for a damaged receipt."""
+        return msgspec.json.decode(data, type=cls)

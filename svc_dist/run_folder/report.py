@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self
 
+import msgspec
+
 from svc_dist import __version__
 from svc_dist.errors import DamagedInputError, OutputError, RecipeError
 from svc_dist.plan.dispositions import Disposition
@@ -130,14 +132,11 @@ class PublishedMerge:
     @classmethod
     def parse(cls, data: bytes | dict[str, Any], origin: str) -> Self:
         """From JSON, or from what it parses to. Raises DamagedInputError naming ``origin``."""
-        from pydantic import TypeAdapter
-
-        adapter = TypeAdapter(cls)
         try:
-            return adapter.validate_json(data) if isinstance(data, bytes) else adapter.validate_python(data)
+            return msgspec.json.decode(data, type=cls) if isinstance(data, bytes) else msgspec.convert(data, cls)
         except (ValueError, RecipeError) as error:
             raise DamagedInputError(
-                f"{origin} cannot be read: {_reason(error)}", "it was damaged, or another release of svc-dist wrote it"
+                f"{origin} cannot be read: {error}", "it was damaged, or another release of svc-dist wrote it"
             ) from None
 
 
@@ -199,16 +198,6 @@ def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
             "check the path; svc-dist status shows an unfinished merge",
         )
     return MergeReport.parse(output.folder.read(REPORT_FILE), f"{location}/{REPORT_FILE}")
-
-
-def _reason(error: Exception) -> str:
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
 
 
 def _start_of(record: RunRecord) -> dict[str, Any]:

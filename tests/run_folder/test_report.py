@@ -53,9 +53,9 @@ def precision(report: dict[str, Any]) -> None:
     [
         (no_hole, "leave a hole at byte"),
         (unlisted, "refers to a disposition or shard that is not listed"),
-        (words, "tensors: Input should be a valid array"),
+        (words, "Expected `array`, got `str` - at `..tensors`"),
         (precision, "precision is 'flot64'"),
-        (dict.clear, "Field required"),
+        (dict.clear, "missing required field"),
     ],
 )
 def test_a_report_that_contradicts_itself_is_one_error(
