@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.threads import fix_threads
-from svc_dist.methods.apply import merged_pieces
+from svc_dist.methods.apply import ResultParameters, merged_chunks
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.selection import cuts, magnitude
 from svc_dist.methods.registry import METHODS
@@ -60,7 +60,7 @@ def main() -> None:
         taken, parameters = TaskDeltas(experts[:count], base, tensor="w"), complete(name, count)
 
         def merge(name: str = name, taken: TaskDeltas = taken, parameters: dict[str, Any] = parameters) -> None:
-            for _ in merged_pieces(taken, name, parameters):
+            for _ in merged_chunks(taken, name, [ResultParameters(parameters)]):
                 pass
 
         report(name, base.numel() * count, merge)

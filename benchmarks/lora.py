@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.threads import fix_threads
-from svc_dist.methods.apply import merge_matrix
-from svc_dist.methods.deltas import TaskDeltas, chunks
+from svc_dist.methods.chunking import chunks
+from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.registry import METHODS
+from tests.support.spectral_cases import merge_matrix
 
 ALL = (
     "task_arithmetic+svc",

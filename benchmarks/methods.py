@@ -29,13 +29,12 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.threads import fix_threads
-from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import METHODS
 from svc_dist.run.process import return_freed_memory
 from tests.support import spectral_references as plain
 from tests.support.peak_memory import PeakMemory
-from tests.support.spectral_cases import fine_tunes
+from tests.support.spectral_cases import fine_tunes, merge_matrix
 
 SHAPES = ("2048x2048", "5632x2048", "2048x5632", "4096x4096")
 SEED = 7

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.linalg.precision import Precision
+from svc_dist.methods.method import Method
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, SettingsRequest
-from svc_dist.recipe.completion import complete_calibration
 from svc_dist.recipe.load import load_recipe
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.options import ExecutorKind
@@ -170,7 +170,7 @@ def merge_deltas(
 
     from svc_dist.linalg.finite import require_finite
     from svc_dist.linalg.threads import threads_fixed
-    from svc_dist.methods.apply import merged_pieces
+    from svc_dist.methods.apply import ResultParameters, merged_chunks
     from svc_dist.methods.deltas import Copy, TaskDeltas
     from svc_dist.methods.low_rank import LowRank
 
@@ -179,7 +179,7 @@ def merge_deltas(
         raise RecipeError("merge_deltas wants one or more deltas of the same shape")
     if method not in METHODS:
         raise RecipeError(f"there is no merge method '{method}'; known: {', '.join(METHODS)}")
-    complete = _parameters(method, parameters, len(deltas))
+    complete = _parameters(METHODS[method], parameters, len(deltas))
     scale = complete.pop("lambda", 1.0)
     calibration = None
     if calibrate is not None and calibrate != "none":
@@ -187,7 +187,7 @@ def merge_deltas(
         name = given.get("method")
         if name not in CALIBRATIONS:
             raise RecipeError(f"there is no calibration '{name}'; known: {', '.join(CALIBRATIONS)}")
-        calibration = complete_calibration(CALIBRATIONS[str(name)], given, len(deltas), lambda key: f"calibrate.{key}")
+        calibration = CALIBRATIONS[str(name)].complete(given, len(deltas))
     shape = deltas[0].shape
     batch: tuple[int, int, int] | None = None
     if len(shape) == 3:
@@ -200,8 +200,9 @@ def merge_deltas(
     taken = TaskDeltas([delta.detach().contiguous() for delta in deltas], precision=precision, device=device)
     result = torch.zeros(shape, dtype=taken.dtype, device=device)
     flat = result.view(-1)
+    results = [ResultParameters(complete, calibration)]
     with threads_fixed():
-        for start, end, merged, _ in merged_pieces(taken, method, complete, calibration, batch):
+        for _, (start, end, merged, _) in merged_chunks(taken, method, results, batch):
             if isinstance(merged, Copy):
                 merged = taken.chunk(start, end)[merged.expert]
             if isinstance(merged, LowRank):
@@ -225,46 +226,36 @@ def calibrate(
     Returns the calibrated ``delta`` with ``sigma`` (singular values before, descending) and ``gamma`` (their factors).
     Li et al. 2026, arXiv 2602.05536, Algorithm 1. Raises RecipeError, NumericsError.
     """
-    from svc_dist.linalg.precision import compute_dtype
     from svc_dist.linalg.threads import threads_fixed
-    from svc_dist.methods.calibration.svc import svc
+    from svc_dist.methods.deltas import TaskDeltas
+    from svc_dist.methods.merged import Merged
 
     precision = Precision.of(precision)
     if merged.ndim != 2 or not deltas or any(delta.shape != merged.shape for delta in deltas):
         raise RecipeError("calibrate wants a matrix and one or more deltas of its shape")
-    given = {"method": "svc", "side": side} | ({} if alpha is None else {"alpha": alpha})
-    complete = complete_calibration(CALIBRATIONS["svc"], given, len(deltas), lambda key: f"calibrate.{key}")
-    dtype = compute_dtype(precision)
+    declared = CALIBRATIONS["svc"]
+    complete = declared.complete({"side": side, "alpha": alpha}, len(deltas))
+    device = str(merged.device)
+    taken = TaskDeltas([delta.detach() for delta in deltas], precision=precision, device=device)
+    given = Merged(merged.detach().to(taken.dtype))
+    parameters = {name: value for name, value in complete.items() if name != "method"}
     with threads_fixed():
-        return svc(
-            merged.detach().to(dtype),
-            (delta.detach().to(dtype) for delta in deltas),
-            len(deltas),
-            alpha=complete["alpha"],
-            side=complete["side"],
-            precision=precision,
-        )
+        _, result = next(declared.results([parameters], given, taken))
+    calibrated: Calibrated = result
+    return calibrated
 
 
-def _parameters(method: str, given: Mapping[str, Any], experts: int) -> dict[str, Any]:
-    chosen = METHODS[method]
+def _parameters(method: Method, given: Mapping[str, Any], experts: int) -> dict[str, Any]:
+    """Complete parameters from keywords, of which a list holds one value for each expert."""
     given = {name.rstrip("_"): value for name, value in given.items()}  # lambda_ for Python's keyword
-    complete: dict[str, Any] = {}
-    for name in given:
-        if chosen.parameter(name) is None:
-            known = ", ".join(parameter.name for parameter in chosen.all_parameters)
-            raise RecipeError(f"{method} takes no parameter '{name}'; known: {known}")
-    for parameter in chosen.all_parameters:
-        value = given.get(parameter.name, parameter.default)
-        if not parameter.per_model:
-            complete[parameter.name] = value if value is None else parameter.check(value, method)
+    method.refuse_unknown(given)
+    by_expert: list[dict[str, Any]] = [{} for _ in range(experts)]
+    for name, values in list(given.items()):
+        parameter = method.parameter(name)
+        if parameter is None or not parameter.per_model or not isinstance(values, list | tuple):
             continue
-        values = list(value) if isinstance(value, list | tuple) else [value] * experts
         if len(values) != experts:
-            raise RecipeError(f"{method}: {len(values)} values of {parameter.name} for {experts} deltas")
-        complete[parameter.name] = [parameter.check(item, method) for item in values]
-    if chosen.takes_base:
-        complete["base_weight"] = 0.0
-    if (reason := chosen.refusal(complete, experts)) is not None:
-        raise RecipeError(reason)
-    return complete
+            raise RecipeError(f"{method.name}: {len(values)} values of {name} for {experts} deltas")
+        for own, value in zip(by_expert, given.pop(name), strict=True):
+            own[name] = value
+    return method.complete(experts, given, by_expert)

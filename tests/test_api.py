@@ -129,3 +129,9 @@ def test_a_convolution_kernel_is_one_matrix(method: str) -> None:
 def test_deltas_that_are_not_finite_are_an_error(method: str, value: float) -> None:
     with pytest.raises(NumericsError, match="not finite"):
         svc_dist.merge_deltas([torch.ones(3, 2), torch.full((3, 2), value)], method)
+
+
+def test_weights_that_cannot_be_divided_by_are_refused_as_in_a_recipe() -> None:
+    deltas = [torch.ones(2, 2), torch.ones(2, 2)]
+    with pytest.raises(RecipeError, match="task_arithmetic: the weights add up to zero"):
+        svc_dist.merge_deltas(deltas, "task_arithmetic", weight=[1.0, -1.0], normalize=True)

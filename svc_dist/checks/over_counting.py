@@ -15,7 +15,6 @@ from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
-from svc_dist.recipe.completion import complete_calibration, complete_parameters
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, default_slots, device_memory, settings_here
 from svc_dist.run.process import set_up_for_units
@@ -96,8 +95,8 @@ def parse_layers(text: str) -> list[int]:
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     """The recipe as a plain sum with SVC; its rules only say what is kept unmerged."""
     experts = len(recipe.models) - 1
-    parameters = complete_parameters(METHODS["task_arithmetic"], {}, {}, [{}] * experts, None)
-    calibration = complete_calibration(CALIBRATIONS["svc"], {}, experts, str)
+    parameters = METHODS["task_arithmetic"].complete(experts, {})
+    calibration = CALIBRATIONS["svc"].complete({}, experts)
     plain_sum = MergeChoice("task_arithmetic", parameters, calibration, experts)
     choices = recipe.results[0]
     rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum for rule in choices.rules)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from svc_dist.methods.parameters import Parameter
-from svc_dist.methods.registry import CALIBRATIONS, METHODS, Calibration, Method
+from svc_dist.methods.method import Calibration, Method
+from svc_dist.methods.parameters import ByExperts, Parameter
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.presets import PRESETS
 
 _FAMILIES = {
@@ -54,18 +55,17 @@ def _section(entry: Method | Calibration) -> list[str]:
         if entry.factored is not None:
             about += " LoRA adapters are merged from their factors ([lora.md](lora.md))."
     lines = [f"### {entry.name}", "", about, ""]
-    parameters = entry.all_parameters if isinstance(entry, Method) else entry.parameters
-    if parameters:
+    if entry.all_parameters:
         lines += ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
-        lines += [_row(parameter) for parameter in parameters]
+        lines += [_row(parameter) for parameter in entry.all_parameters]
         lines.append("")
     return lines
 
 
 def default_of(parameter: Parameter) -> str:
-    """A default as one would write it in YAML; empty where it depends on the recipe."""
-    if parameter.default is None:
-        return ""
+    """A default as one would write it in YAML, or its formula where it depends on the number K of experts."""
+    if isinstance(parameter.default, ByExperts):
+        return parameter.default.formula
     if isinstance(parameter.default, bool):
         return str(parameter.default).lower()
     return f"{parameter.default:g}" if isinstance(parameter.default, float) else str(parameter.default)

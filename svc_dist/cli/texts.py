@@ -23,10 +23,9 @@ def method_lines() -> Iterator[str]:
     for title, entries in groups:
         yield f"{title}:"
         for entry in entries:
-            parameters = getattr(entry, "all_parameters", entry.parameters)
             yield f"  {entry.name:18s}{entry.doc}" + (f" ({entry.source})" if entry.source else "")
-            if parameters:
-                yield f"{'':20s}" + ", ".join(f"{p.name} {default_of(p)}".strip() for p in parameters)
+            if entry.all_parameters:
+                yield f"{'':20s}" + ", ".join(f"{p.name} {default_of(p)}".strip() for p in entry.all_parameters)
     yield "presets:"
     for name, preset in PRESETS.items():
         yield f"  {name:18s}{preset.doc} ({preset.source})"

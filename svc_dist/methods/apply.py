@@ -1,22 +1,24 @@
-"""A resolved method and calibration applied to the deltas of one tensor."""
+"""A merge method and a calibration applied to the deltas of one tensor, for one or more results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from svc_dist.linalg.svd import leading_values
-from svc_dist.methods.calibration.svc import Calibrated, svc, svc_each
-from svc_dist.methods.deltas import Copy, TaskDeltas, chunks
+from svc_dist.methods.chunking import chunks
+from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
-from svc_dist.methods.registry import METHODS, Method
+from svc_dist.methods.method import Method, grouped
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.cores import Cores, cores_of
 
 
-class Piece(NamedTuple):
+class MergedChunk(NamedTuple):
     """The merged delta ``M`` of elements ``[start, end)`` of a flattened tensor, and the deltas it was made from.
 
     ``M`` is flat, in the compute dtype, or of low rank and still in its factors; None stands for exactly zero (every
@@ -30,213 +32,163 @@ class Piece(NamedTuple):
     deltas: TaskDeltas
 
 
-class Wanted(NamedTuple):
-    """One result: complete parameters of the method, but for ``lambda``, and a calibration."""
+class ResultParameters(NamedTuple):
+    """One result: complete parameters of the method without ``lambda``, and of a calibration with its ``method``."""
 
     parameters: Mapping[str, Any]
     calibration: Mapping[str, Any] | None = None
 
 
-def merged_pieces(
-    deltas: TaskDeltas,
-    method: str,
-    parameters: Mapping[str, Any],
-    calibration: Mapping[str, Any] | None = None,
-    batch: tuple[int, int, int] | None = None,
-    summaries: list[dict[str, Any]] | None = None,
-) -> Iterator[Piece]:
-    """The merged delta of a tensor, piece after piece: ``merged_pieces_each`` for one result."""
-    wanted = [Wanted(parameters, calibration)]
-    pieces = merged_pieces_each(deltas, method, wanted, batch, () if summaries is None else [summaries])
-    return (piece for _, piece in pieces)
+class Statistics:
+    """What the first pass over a whole tensor yields for a set of parameters: made once, when it is first needed."""
+
+    def __init__(self, deltas: TaskDeltas, method: Method) -> None:
+        self._deltas, self._compute = deltas, method.load_statistics()
+        self._made: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+
+    def of(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The argument ``statistics`` of the method's function; nothing where the method makes no first pass."""
+        if self._compute is None:
+            return {}
+        made = next((statistics for other, statistics in self._made if other == parameters), None)
+        if made is None:
+            made = {"statistics": self._compute(self._deltas, **parameters)}
+            self._made.append((parameters, made))
+        return made
 
 
-def merged_pieces_each(
+def merged_chunks(
     deltas: TaskDeltas,
     method: str,
-    wanted: Sequence[Wanted],
+    results: Sequence[ResultParameters],
     batch: tuple[int, int, int] | None = None,
     summaries: Sequence[list[dict[str, Any]]] = (),
-) -> Iterator[tuple[int, Piece]]:
-    """The merged deltas of a tensor, piece after piece: of each result in order, each piece with the result's number.
+) -> Iterator[tuple[int, MergedChunk]]:
+    """The merged deltas of a tensor, chunk after chunk: of each result in order, each with the result's index.
 
-    ``batch``: ``(count, m, n)`` where the tensor is matrices; spectral methods and calibration work on those, one by
-    one, and append a summary of each to their result's ``summaries``.
+    ``batch``: ``(count, m, n)`` where the tensor is a batch of matrices: spectral methods and calibrations work on
+    those, one by one. Each is one chunk then, and a summary of it is appended to its result's ``summaries``. Raises
+    NumericsError.
     """
     chosen = METHODS[method]
-    known: dict[int, dict[str, Any]] = {}
-
-    def whole(number: int) -> dict[str, Any]:
-        """Made when first needed: not for a tensor that is zero throughout."""
-        if number not in known:
-            same = next((n for n in known if wanted[n].parameters == wanted[number].parameters), None)
-            known[number] = known[same] if same is not None else whole_tensor(deltas, chosen, wanted[number].parameters)
-        return known[number]
-
-    by_matrix = [
-        number
-        for number, one in enumerate(wanted)
-        if batch is not None and (chosen.family == "spectral" or one.calibration is not None)
-    ]
+    statistics = Statistics(deltas, chosen)
+    spectral = [batch is not None and (chosen.family == "spectral" or one.calibration is not None) for one in results]
+    by_matrix = [index for index, whole in enumerate(spectral) if whole]
     if batch is not None and by_matrix:
         size = batch[1] * batch[2]
-        for index in range(batch[0]):
-            part = deltas.matrix(index, batch)
-            place = (index * size, (index + 1) * size)
-            if part.all_zero():
-                yield from ((number, Piece(*place, None, part)) for number in by_matrix)
+        chosen_results = [results[index] for index in by_matrix]
+        chosen_summaries = [summaries[index] for index in by_matrix] if summaries else ()
+        for number in range(batch[0]):
+            matrix, start, end = deltas.matrix(number, batch), number * size, (number + 1) * size
+            if matrix.all_zero():
+                yield from ((index, MergedChunk(start, end, None, matrix)) for index in by_matrix)
                 continue
-            for number, merged in merge_matrix_each(part, chosen, wanted, by_matrix, summaries, whole):
-                yield number, Piece(*place, merged if isinstance(merged, LowRank) else merged.reshape(-1), part)
-                del merged  # before the next one is made
-    by_chunk = [number for number in range(len(wanted)) if number not in by_matrix]
-    if not by_chunk:
-        return
-    function = chosen.load()
-    zero = chosen.zero == "tensor" and deltas.all_zero()
-    for start, end in chunks(deltas.numel, deltas.row, chosen.whole_rows):
-        part = deltas.chunk(start, end)
-        nothing = part.all_zero() if chosen.zero == "piece" else zero
-        made: list[tuple[Mapping[str, Any], Any]] = []
-        for number in by_chunk:
-            if nothing:
-                yield number, Piece(start, end, None, part)
-                continue
-            parameters = wanted[number].parameters
-            result = next((other for before, other in made if before == parameters), None)
-            if result is None:
-                result = function(part, **parameters, **whole(number))
-                made.append((parameters, result))
-            yield number, Piece(start, end, result, part)
+            for position, merged in merged_matrices(matrix, chosen, chosen_results, chosen_summaries, statistics):
+                flat = merged if isinstance(merged, LowRank) else merged.reshape(-1)
+                yield by_matrix[position], MergedChunk(start, end, flat, matrix)
+                del merged, flat  # before the next one is made
+    by_chunk = [index for index, whole in enumerate(spectral) if not whole]
+    if by_chunk:
+        sets = grouped([results[index].parameters for index in by_chunk])
+        for position, merged_chunk in _elementwise_chunks(deltas, chosen, sets, statistics):
+            yield by_chunk[position], merged_chunk
 
 
-def whole_tensor(deltas: TaskDeltas, method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method's function is told about the whole tensor beside its piece: its first pass, if it makes one."""
-    statistics = method.load_statistics()
-    return {} if statistics is None else {"statistics": statistics(deltas, **parameters)}
+def _elementwise_chunks(
+    deltas: TaskDeltas, method: Method, sets: Sequence[tuple[Mapping[str, Any], list[int]]], statistics: Statistics
+) -> Iterator[tuple[int, MergedChunk]]:
+    """Each chunk, for each distinct set of parameters, once for each index that the set is listed with."""
+    compute = method.load()
+    zero = method.zero == "tensor" and deltas.all_zero()
+    for start, end in chunks(deltas.numel, deltas.row, method.whole_rows):
+        chunk = deltas.chunk(start, end)
+        passes = chunk.all_zero() if method.zero == "chunk" else zero
+        for parameters, indices in sets:
+            merged = None if passes else compute(chunk, **parameters, **statistics.of(parameters))
+            yield from ((index, MergedChunk(start, end, merged, chunk)) for index in indices)
 
 
-def merge_matrix(
+def merged_matrices(
     deltas: TaskDeltas,
     method: Method,
-    parameters: Mapping[str, Any],
-    calibration: Mapping[str, Any] | None,
-    summaries: list[dict[str, Any]] | None = None,
-) -> Tensor | LowRank:
-    """The merged and calibrated delta ``(m, n)`` of one matrix: ``merge_matrix_each`` for one result."""
-    results = merge_matrix_each(
-        deltas, method, [Wanted(parameters, calibration)], [0], () if summaries is None else [summaries],
-        lambda _: whole_tensor(deltas, method, parameters),
-    )  # fmt: skip
-    return next(results)[1]
-
-
-def merge_matrix_each(
-    deltas: TaskDeltas,
-    method: Method,
-    wanted: Sequence[Wanted],
-    numbers: Sequence[int],
-    summaries: Sequence[list[dict[str, Any]]],
-    whole: Callable[[int], Mapping[str, Any]],
+    results: Sequence[ResultParameters],
+    summaries: Sequence[list[dict[str, Any]]] = (),
+    statistics: Statistics | None = None,
 ) -> Iterator[tuple[int, Tensor | LowRank]]:
-    """The merged and calibrated deltas ``(m, n)`` of one matrix, of the results ``numbers``, each with its number.
+    """The merged and calibrated deltas ``(m, n)`` of one matrix, each with the index of its result.
 
-    What results have in common is computed once: a decomposition for several values of a method's parameter
-    ``several``, another for several ``alpha``. Where all deltas are of low rank, and the method has a form for that, a
-    result stays in its factors. One summary of each is appended to its ``summaries``; it says with ``matrix`` which one
-    of its tensor it is, and what ``Merged`` and ``Calibrated`` say.
+    What results have in common is computed once, as far as the method and the calibration declare it (``several``).
+    Where all deltas are of low rank, and the method has a form for that, a result stays in its factors. One summary is
+    appended to each result's ``summaries``: ``matrix`` is the matrix's number in its tensor, the rest is what the
+    method and the calibration report. ``statistics``: of the tensor that the matrix belongs to. Raises NumericsError.
     """
-    factored = all(method.has_factored_form(wanted[number].parameters) for number in numbers)
+    calibrations = [None if one.calibration is None else CALIBRATIONS[one.calibration["method"]] for one in results]
+    factored = all(
+        method.has_factored_form(one.parameters, calibration)
+        for one, calibration in zip(results, calibrations, strict=True)
+    )
     cores = cores_of(deltas) if factored else None
-
-    def spread(delta: Tensor) -> Tensor | LowRank:
-        return delta if cores is None else cores.spread(delta)
-
-    def note(number: int, delta: Tensor, summary: dict[str, Any]) -> None:
-        if summaries:
-            if "sigma" not in summary:
-                summary = summary | {"sigma": leading_values(delta, TOP)}
-            summaries[number].append({"matrix": deltas.offset // deltas.numel} | summary)
-
-    for group, merged in _merged_each(deltas, cores, method, wanted, numbers, whole):
-        for number in group:
-            if wanted[number].calibration is None:
-                note(number, merged.delta, merged.summary)
-                yield number, spread(merged.delta)
-        for side in ("left", "right"):
-            calibrated = [n for n in group if (wanted[n].calibration or {}).get("side") == side]
-            alphas = [(wanted[n].calibration or {})["alpha"] for n in calibrated]
-            against = deltas if cores is None else cores
-            results = svc_each(
-                merged.delta, against, len(deltas), alphas=alphas, side=side, precision=against.precision,
-                basis=merged.basis(side), length=max(deltas.shape),
-            ) if alphas else ()  # fmt: skip
-            for number, result in zip(calibrated, results, strict=True):
-                note(number, result.delta, merged.summary | result.summary())
-                yield number, spread(result.delta)
-                del result  # before the next one is made
+    sets = [one.parameters for one in results]
+    for indices, merged in _uncalibrated(deltas, cores, method, sets, statistics or Statistics(deltas, method)):
+        calibrated = _calibrated(merged, deltas if cores is None else cores, results, indices)
         del merged
+        for index, delta, summary in calibrated:
+            if summaries:
+                leading = {} if "sigma" in summary else {"sigma": leading_values(delta, TOP)}
+                summaries[index].append({"matrix": deltas.offset // deltas.numel} | summary | leading)
+            yield index, delta if cores is None else cores.spread(delta)
+            del delta  # before the next one is made
+        del calibrated
 
 
-def _merged_each(
+def _uncalibrated(
     deltas: TaskDeltas,
     cores: Cores | None,
     method: Method,
-    wanted: Sequence[Wanted],
-    numbers: Sequence[int],
-    whole: Callable[[int], Mapping[str, Any]],
+    sets: Sequence[Mapping[str, Any]],
+    statistics: Statistics,
 ) -> Iterator[tuple[list[int], Merged]]:
-    """Each merged delta once, with the numbers of the results that begin with it."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        same = next((g for g in groups if wanted[g[0]].parameters == wanted[number].parameters), None)
-        groups.append([number]) if same is None else same.append(number)
-    sets = [dict(wanted[group[0]].parameters) for group in groups]
-    data = deltas if cores is None else cores
-    if method.several is not None and len(sets) > 1 and _differ_only_in(method.several, sets):
-        common = {name: value for name, value in sets[0].items() if name != method.several}
-        values = [one[method.several] for one in sets]
-        each = method.load_each(cores is not None)(data, **common, **{method.several: values})
-        yield from zip(groups, each, strict=True)
-        return
-    for group, parameters in zip(groups, sets, strict=True):
-        if cores is not None:
-            yield group, method.load_factored()(cores, **parameters)
-        elif method.family == "spectral":
-            yield group, method.load()(deltas, **parameters)
+    """Each distinct merged delta once, with the indices of the parameter sets that ask for it."""
+    if cores is not None:
+        yield from method.factored_results(sets, cores)
+    elif method.family == "spectral":
+        yield from method.results(sets, deltas)
+    else:
+        for parameters, indices in grouped(sets):
+            yield indices, Merged(elementwise_matrix(deltas, method, parameters, statistics))
+
+
+def _calibrated(
+    merged: Merged, deltas: TaskDeltas | Cores, results: Sequence[ResultParameters], indices: Sequence[int]
+) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+    """Index, delta and summary of each result that starts from ``merged``: first those without a calibration."""
+    names: dict[str, list[int]] = {}
+    for index in indices:
+        calibration = results[index].calibration
+        if calibration is None:
+            yield index, merged.delta, merged.summary
         else:
-            yield group, Merged(elementwise(deltas, method, parameters, whole(group[0])))
+            names.setdefault(calibration["method"], []).append(index)
+    for name, members in names.items():
+        sets = [{k: v for k, v in (results[index].calibration or {}).items() if k != "method"} for index in members]
+        for positions, calibrated in CALIBRATIONS[name].results(sets, merged, deltas):
+            for position in positions:
+                yield members[position], calibrated.delta, merged.summary | calibrated.summary
+            del calibrated  # before the next one is made
 
 
-def _differ_only_in(name: str, sets: Sequence[Mapping[str, Any]]) -> bool:
-    return all({**one, name: None} == {**sets[0], name: None} for one in sets)
-
-
-def elementwise(
-    deltas: TaskDeltas, method: Method, parameters: Mapping[str, Any], whole: Mapping[str, Any] | None = None
+def elementwise_matrix(
+    deltas: TaskDeltas, method: Method, parameters: Mapping[str, Any], statistics: Statistics | None = None
 ) -> Tensor:
-    """The merged delta of a whole tensor by an element-wise method, chunk by chunk into one result.
+    """The merged delta of a whole tensor by an element-wise method, chunk by chunk into one result of its shape.
 
-    ``whole``: the first pass's result when ``deltas`` are a part of the tensor that it was made on.
+    ``statistics``: of the tensor that ``deltas`` are taken from, where they are not all of it.
     """
-    import torch
-
-    if whole is None:
-        whole = whole_tensor(deltas, method, parameters)
     result = torch.empty(deltas.shape, dtype=deltas.dtype, device=deltas.device)
     flat = result.view(-1)
-    function = method.load()
+    compute, statistics = method.load(), statistics or Statistics(deltas, method)
     for start, end in chunks(deltas.numel, deltas.row, method.whole_rows):
-        part = deltas.chunk(start, end)
-        merged = function(part, **parameters, **whole)
-        flat[start:end] = 0 if merged is None else part[merged.expert] if isinstance(merged, Copy) else merged
+        chunk = deltas.chunk(start, end)
+        merged = compute(chunk, **parameters, **statistics.of(parameters))
+        flat[start:end] = 0 if merged is None else chunk[merged.expert] if isinstance(merged, Copy) else merged
     return result
-
-
-def calibrate(merged: Merged, deltas: TaskDeltas, calibration: Mapping[str, Any]) -> Calibrated:
-    """Calibrate ``merged`` by a resolved calibration (its ``method`` and complete parameters)."""
-    side = calibration["side"]
-    return svc(
-        merged.delta, deltas, len(deltas), alpha=calibration["alpha"], side=side, precision=deltas.precision,
-        basis=merged.basis(side),
-    )  # fmt: skip

@@ -6,17 +6,32 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from svc_dist.linalg.precision import compute_dtype
+from svc_dist.methods.chunking import CHUNK, chunks
 from svc_dist.methods.low_rank import Change, LowRank
-from svc_dist.methods.registry import CHUNK
 
 STAGED = 8 << 20  # elements on their way to a device at once
 _RUN = 16  # neighbours sampled together: one cache line of storage serves them all
+
+
+class Deltas(Protocol):
+    """What a calibration takes: the task deltas of a matrix one after another, or their cores."""
+
+    precision: str
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the task deltas, ``(m, n)``."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +39,6 @@ class Copy:
     """In place of a merged delta: the result is expert ``expert``'s own tensor, bit for bit."""
 
     expert: int
-
-
-def chunks(numel: int, row: int, whole_rows: bool = False) -> Iterator[tuple[int, int]]:
-    """Element ranges of about ``CHUNK`` that end at the end of a row.
-
-    A row longer than a chunk is cut as if rows did not matter, unless ``whole_rows``: then it is one range.
-    """
-    unit = max(row, 1) if whole_rows or row <= CHUNK else 1
-    step = max(1, CHUNK // unit) * unit
-    for start in range(0, numel, step):
-        yield start, min(start + step, numel)
 
 
 def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.finite import all_finite
-from svc_dist.methods.registry import CHUNK
+from svc_dist.methods.chunking import CHUNK
 
 
 class Change(Protocol):

@@ -1,4 +1,4 @@
-"""What a spectral method returns for one matrix."""
+"""What a spectral method and a calibration return for one matrix."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Merged:
 
     def basis(self, side: str) -> Tensor | None:
         """The method's own directions on ``side`` (``left`` or ``right``), or None where it built none."""
-        own = self.left if side == "left" else self.right
-        return own if own is not None and own.shape[1] else None
+        directions = self.left if side == "left" else self.right
+        return directions if directions is not None and directions.shape[1] else None
 
 
 def numbers(values: Tensor, count: int = TOP) -> list[float]:

@@ -1,20 +1,33 @@
-"""One parameter of a method: its type, default and range."""
+"""Parameters of methods and calibrations: their types, defaults and ranges, and those that several methods share."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from svc_dist.errors import RecipeError
+
+
+class ByExperts(NamedTuple):
+    """A default that depends on the number K of experts: its formula as a reader writes it, and as a function of K."""
+
+    formula: str
+    value: Callable[[int], Any]
+
+
+class Deferred:
+    """Base class of a setting that has its value only for a given tensor. Whoever makes it checks what it can hold."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a method: its type, default and range. ``per_model``: each expert may have its own value.
 
-    ``pattern``: a regular expression for what is allowed beside ``choices``, and how to say it.
+    ``default``: a value, or ``ByExperts``. ``pattern``: a regular expression for what is allowed beside ``choices``,
+    and how to say it.
     """
 
     name: str
@@ -62,3 +75,67 @@ class Parameter:
         if too_low or (self.high is not None and value > self.high):
             raise wrong
         return self.kind(value)
+
+    def complete(self, given: Mapping[str, Any], experts: int, owner: str) -> Any:
+        """The checked value that ``given`` sets, or else the default for so many experts. Raises RecipeError.
+
+        A ``Deferred`` stays as it is. None stands for a default that depends on the number of experts.
+        """
+        by_experts = isinstance(self.default, ByExperts)
+        value = given.get(self.name, None if by_experts else self.default)
+        if value is None and by_experts:
+            value = self.default.value(experts)
+        return value if isinstance(value, Deferred) else self.check(value, owner)
+
+
+# --- Parameters that methods share ---------------------------------------------------------------------------------
+
+LAMBDA = Parameter("lambda", float, 1.0, "scale of the merged delta: W = W0 + lambda * M")
+WEIGHT = Parameter("weight", float, 1.0, "weight of an expert", per_model=True)
+NORMALIZE = Parameter("normalize", bool, True, "divide by the sum of the weights")
+KEEP_SUM = Parameter("normalize", bool, False, "divide by the sum of the weights")
+DENSITY = Parameter(
+    "density", float, 1.0, "share of an expert's entries that is kept", low=0, high=1, per_model=True
+)  # fmt: skip
+GAMMA = Parameter(
+    "gamma", float, 0.01, "share of the largest entries that is dropped as outliers", low=0, high=1, per_model=True
+)
+EPSILON = Parameter(
+    "epsilon", float, 0.15, "how far a row's smallest and largest entry are below and above density",
+    low=0, high=1, per_model=True,
+)  # fmt: skip
+SEED = Parameter("seed", int, 0, "which random draws: the same seed, tensor and expert give the same", low=0)
+RESCALE = Parameter("rescale", bool, True, "divide kept entries by the probability of being kept")
+RESCALE_NORM = Parameter("rescale", bool, False, "scale what is kept of an expert to the L1 norm of its whole delta")
+INIT = Parameter(
+    "init", str, "sum", "what is merged to begin with: the deltas' sum, their mean, or nothing",
+    choices=("sum", "mean", "zero"),
+)  # fmt: skip
+STEPS = Parameter("steps", int, 300, "steps of Adam", low=0)
+LR = Parameter("lr", float, 1e-5, "learning rate of Adam", low=0, low_open=True)
+
+
+# --- Which values go together --------------------------------------------------------------------------------------
+
+
+def require_weights_to_divide_by(values: Mapping[str, Any]) -> None:
+    """Raise RecipeError where ``normalize`` divides by weights that add up to zero."""
+    if values["normalize"] and abs(sum(values["weight"]) + values.get("base_weight", 0.0)) < 1e-12:
+        raise RecipeError(
+            "the weights add up to zero, which cannot be normalized", "change a weight, or set normalize: false"
+        )
+
+
+def require_della_range(values: Mapping[str, Any]) -> None:
+    """Raise RecipeError where ``density`` and ``epsilon`` of an expert give no probabilities between 0 and 1."""
+    for density, epsilon in zip(values["density"], values["epsilon"], strict=True):
+        if density not in (0, 1) and not (density - epsilon > 0 and density + epsilon < 1):
+            raise RecipeError(
+                f"density {density:g} with epsilon {epsilon:g}: density - epsilon must be above 0 and "
+                "density + epsilon below 1 (or density exactly 0 or 1)"
+            )
+
+
+def sums_deltas(values: Mapping[str, Any]) -> bool:
+    """Whether ``linear`` adds up deltas alone: the base's share cancels out."""
+    return bool(values["normalize"]) or sum(values["weight"]) + values["base_weight"] == 1

@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from svc_dist.methods.costs import Work, factored_memory, factored_rank, factored_work, formed_memory, product_work
-from svc_dist.methods.registry import CALIBRATIONS, METHODS, memory_of_chunks, memory_of_selection
+from svc_dist.methods.costs import Work, product_work
+from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
+from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.dispositions import Disposition
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
     """The sum of the ranks where a matrix is merged in its experts' factors; None where it is not."""
     if tensor.batch is None or disposition.method is None or not takes_matrices(tensor, [disposition]):
         return None
-    if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}):
+    calibration = CALIBRATIONS[disposition.calibration["method"]] if disposition.calibration is not None else None
+    if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}, calibration):
         return None
     ranks = tensor.ranks() if tensor.batch[0] == 1 else None
     return None if ranks is None else factored_rank(*tensor.batch[1:], ranks)

@@ -11,15 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.methods.registry import METHODS, Method
-from svc_dist.recipe.completion import (
-    check_parameters,
-    complete_parameters,
-    find_method,
-    require_possible,
-    resolve_calibration,
-    varying,
-)
+from svc_dist.methods.method import Method, any_deferred
+from svc_dist.methods.registry import METHODS
+from svc_dist.recipe.completion import check_parameters, complete_parameters, find_method, resolve_calibration
 from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.origin import Origin
 from svc_dist.recipe.schema import Recipe, RuleEntry
@@ -44,7 +38,7 @@ class MergeChoice:
     @cached_property
     def varies(self) -> bool:
         """Whether parameters depend on the tensor."""
-        return any(varying(value) for value in self.parameters.values())
+        return any_deferred(self.parameters)
 
     def at(self, name: str, depth: float) -> dict[str, Any]:
         """The parameters for one tensor, whose layer lies at ``depth`` (0 the first, 1 the last).
@@ -62,7 +56,7 @@ class MergeChoice:
                 key: [value(each) for each in given] if isinstance(given, list) else value(given)
                 for key, given in self.parameters.items()
             }
-            require_possible(METHODS[self.method], values, self.experts)
+            METHODS[self.method].require_possible(values, self.experts)
         except RecipeError as error:
             raise RecipeError(f"{self.where}: tensor {name!r}: {error.message}", error.hint) from None
         return values
@@ -139,8 +133,7 @@ class _Request:
             blamed = "merge_method"
         elif any(entry.parameters for entry in recipe.models):
             blamed = "models"
-        parameters = complete_parameters(method, {}, self.parameters, self._experts, self._base)
-        self._require_possible(method, parameters, origin.at(blamed))
+        parameters = complete_parameters(method, {}, self.parameters, self._experts, self._base, origin.at(blamed))
         default = self._choice(method, parameters, self.calibrate, origin.at("parameters"), "calibrate")
         rules = tuple(self._rule(index, rule, method) for index, rule in enumerate(recipe.rules))
         return ResultChoices(path, default, self._fallback(), rules)
@@ -157,8 +150,7 @@ class _Request:
             raise RecipeError(f"{where}: {method.name} does not take every tensor")
         own = given.get("parameters", {})
         check_parameters(method, own, self.origin, "fallback", "parameters")
-        parameters = complete_parameters(method, own, {}, [{}] * len(self._experts), None)
-        self._require_possible(method, parameters, where)
+        parameters = complete_parameters(method, own, {}, [{}] * len(self._experts), None, where)
         return self._choice(method, parameters, None, where, "fallback")
 
     def _rule(self, index: int, rule: RuleEntry, method: Method) -> MergeChoice | KeepChoice:
@@ -178,8 +170,7 @@ class _Request:
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))
         check_parameters(method, rule.parameters, self.origin, "rules", index, "parameters")
-        parameters = complete_parameters(method, rule.parameters, self.parameters, self._experts, self._base)
-        self._require_possible(method, parameters, where)
+        parameters = complete_parameters(method, rule.parameters, self.parameters, self._experts, self._base, where)
         if rule.calibrate is None:
             return self._choice(method, parameters, self.calibrate, where, "calibrate")
         return self._choice(method, parameters, rule.calibrate, where, "rules", index, "calibrate")
@@ -195,11 +186,3 @@ class _Request:
         calibration = resolve_calibration(calibrate, len(self._experts), self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
         return MergeChoice(method.name, parameters, calibration, len(self._experts), where, default_alpha)
-
-    def _require_possible(self, method: Method, parameters: Mapping[str, Any], where: str) -> None:
-        if any(varying(value) for value in parameters.values()):
-            return  # each tensor's values are checked when it is planned
-        try:
-            require_possible(method, parameters, len(self._experts))
-        except RecipeError as error:
-            raise RecipeError(f"{where}: {error.message}", error.hint) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.methods.parameters import Parameter
-from svc_dist.methods.registry import CALIBRATIONS, METHODS, Calibration, Method
+from svc_dist.methods.method import Method
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.mergekit import WITHOUT_EFFECT, method_hint, parameter_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.varying import Varying, check_setting, varies
@@ -26,43 +26,32 @@ def complete_parameters(
     common: Mapping[str, Any],
     experts: Sequence[Mapping[str, Any]],
     base: Mapping[str, Any] | None,
+    where: str,
 ) -> dict[str, Any]:
     """Every parameter of a method: from ``own``, else the expert's, else from ``common``, else the default.
 
-    ``base``: the base's parameters where it takes part with a weight of its own.
+    ``base``: the base's parameters where it takes part with a weight of its own; ``where``: what a message begins with
+    where values do not go together. Raises RecipeError.
     """
-    complete: dict[str, Any] = {}
+    try:
+        return method.complete(
+            len(experts),
+            _settings(method, own, common),
+            [_settings(method, own, entry, common) for entry in experts],
+            None if base is None else _settings(method, base, common),
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error.message}", error.hint) from None
+
+
+def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Each parameter's setting in the first of ``layers`` that has one; all of them where it may vary by tensor."""
+    settings: dict[str, Any] = {}
     for parameter in method.all_parameters:
-        name = parameter.name
-        sources = [(own, entry, common) for entry in experts] if parameter.per_model else [(own, common)]
-        values = [_value(parameter, [given[name] for given in each if name in given]) for each in sources]
-        complete[name] = values if parameter.per_model else values[0]
-    if method.takes_base:
-        weight = method.parameter("weight")
-        weights = [given["weight"] for given in (base or {}, common) if "weight" in given]
-        complete["base_weight"] = 0.0 if base is None or weight is None else _value(weight, weights)
-    return complete
-
-
-def complete_calibration(
-    calibration: Calibration, given: Mapping[str, Any], experts: int, where: Callable[[str], str]
-) -> dict[str, Any]:
-    """A calibration's name and every parameter, ``alpha`` resolved to ``1/K``. Raises RecipeError.
-
-    ``where``: how messages say where a key stands.
-    """
-    for key in given:
-        if key != "method" and calibration.parameter(key) is None:
-            known = [parameter.name for parameter in calibration.parameters]
-            raise RecipeError(f"{where(key)}: {calibration.name} takes no parameter '{key}'", nearest(key, known))
-    complete: dict[str, Any] = {"method": calibration.name}
-    for parameter in calibration.parameters:
-        name = parameter.name
-        value = given.get(name, parameter.default)
-        complete[name] = None if value is None else parameter.check(value, f"{where(name)}: {calibration.name}")
-    if complete.get("alpha") is None:
-        complete["alpha"] = 1 / experts
-    return complete
+        given = [layer[parameter.name] for layer in layers if parameter.name in layer]
+        if given:
+            settings[parameter.name] = Varying(parameter, tuple(given)) if varies(given[0]) else given[0]
+    return settings
 
 
 def check_parameters(method: Method, given: Any, origin: Origin, *path: str | int, per_model: bool = False) -> None:
@@ -85,31 +74,6 @@ def check_parameters(method: Method, given: Any, origin: Origin, *path: str | in
         check_setting(parameter, value, f"{where}: {method.name}")
 
 
-def _value(parameter: Parameter, settings: Sequence[Any]) -> Any:
-    """The first of ``settings``, else the default; where it may depend on the tensor, all of them."""
-    if not settings:
-        return parameter.default if parameter.default is None else parameter.kind(parameter.default)
-    return Varying(parameter, tuple(settings)) if varies(settings[0]) else parameter.kind(settings[0])
-
-
-def varying(value: Any) -> bool:
-    """Whether a complete parameter depends on the tensor, for any expert."""
-    return any(isinstance(each, Varying) for each in (value if isinstance(value, list) else [value]))
-
-
-def require_possible(method: Method, parameters: Mapping[str, Any], experts: int) -> None:
-    """Parameters that go together, for as many experts as there are. Raises RecipeError."""
-    if parameters.get("normalize") and method.name in ("linear", "task_arithmetic"):
-        total = sum(parameters["weight"]) + parameters.get("base_weight", 0.0)
-        if abs(total) < 1e-12:
-            raise RecipeError(
-                f"the weights add up to zero, which {method.name} cannot normalize",
-                "change a weight, or set normalize: false",
-            )
-    if (reason := method.refusal(parameters, experts)) is not None:
-        raise RecipeError(reason)
-
-
 def resolve_calibration(
     given: Mapping[str, Any] | None, experts: int, origin: Origin, *path: str | int
 ) -> dict[str, Any] | None:
@@ -122,4 +86,8 @@ def resolve_calibration(
         raise RecipeError(
             f"{origin.at(*path)}: there is no calibration '{name}'", nearest(str(name), [*CALIBRATIONS, "none"])
         )
-    return complete_calibration(CALIBRATIONS[name], given, experts, lambda key: origin.at(*path, key))
+    known = [parameter.name for parameter in CALIBRATIONS[name].parameters]
+    for key in given:
+        if key not in ("method", *known):
+            raise RecipeError(f"{origin.at(*path, key)}: {name} takes no parameter '{key}'", nearest(key, known))
+    return CALIBRATIONS[name].complete(given, experts, lambda key: origin.at(*path, key))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.methods.parameters import Parameter
+from svc_dist.methods.parameters import Deferred, Parameter
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _KEYS = {"filter", "value"}
@@ -76,7 +76,7 @@ def _conditions(setting: Any, owner: str) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Varying:
+class Varying(Deferred):
     """A parameter that depends on the tensor: the value of the first of ``settings`` that has one, else the default."""
 
     parameter: Parameter

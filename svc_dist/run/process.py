@@ -11,7 +11,7 @@ import ctypes
 import sys
 from contextlib import AbstractContextManager
 
-from svc_dist.methods.registry import CHUNK
+from svc_dist.methods.chunking import CHUNK
 from svc_dist.plan.settings import Settings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>

@@ -18,11 +18,11 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
 from svc_dist.linalg.finite import all_finite
-from svc_dist.methods.apply import Piece, Wanted, merged_pieces_each
+from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
+from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
-from svc_dist.methods.registry import CHUNK
 from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.inputs import Factors, Slot
 from svc_dist.plan.model import Plan, PlannedTensor, Unit
@@ -198,7 +198,7 @@ class _Piece:
         assert self.disposition.method is not None
         scales = [float((one.parameters or {}).get("lambda", 1.0)) for one in self.dispositions]
         wanted = [
-            Wanted({k: v for k, v in (one.parameters or {}).items() if k != "lambda"}, one.calibration)
+            ResultParameters({k: v for k, v in (one.parameters or {}).items() if k != "lambda"}, one.calibration)
             for one in self.dispositions
         ]
         batch = None
@@ -217,7 +217,7 @@ class _Piece:
             row=self.tensor.row,
         )
         summaries: list[list[dict[str, Any]]] = [[] for _ in wanted]
-        pieces = merged_pieces_each(deltas, self.disposition.method, wanted, batch, summaries)
+        pieces = merged_chunks(deltas, self.disposition.method, wanted, batch, summaries)
         try:
             for number, piece in pieces:
                 for start in range(0, piece.end - piece.start, CHUNK):
@@ -231,7 +231,7 @@ class _Piece:
         if (overlap := delta_overlap(deltas)) is not None:
             overlaps.append({"tensor": self.tensor.name, **overlap})
 
-    def _output(self, piece: Piece, start: int, end: int, scale: float) -> Tensor:
+    def _output(self, piece: MergedChunk, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a piece, checked and cast."""
         if isinstance(piece.merged, Tensor | LowRank):
             # A chunk's base is in the cache still; of a matrix only this part of it is wanted.

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.costs import Work
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from tests.support.spectral_cases import merge_matrix
 
 EXPERTS = 3
 SVC = {"method": "svc", "alpha": 1 / EXPERTS, "side": "left"}

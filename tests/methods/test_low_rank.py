@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from svc_dist.errors import NumericsError
-from svc_dist.methods.apply import merge_matrix, merged_pieces
-from svc_dist.methods.costs import KEPT, factored_memory, factored_rank
+from svc_dist.methods.chunking import CHUNK
+from svc_dist.methods.costs import HEAP_SLACK
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
-from svc_dist.methods.registry import CHUNK, METHODS, Method
-from tests.support.elementwise_references import parameters
+from svc_dist.methods.method import Method
+from svc_dist.methods.registry import METHODS
+from svc_dist.methods.spectral.costs import factored_memory
+from svc_dist.methods.spectral.policy import factored_rank
+from tests.support.elementwise_references import chunks_of, parameters
 from tests.support.peak_memory import CountedMemory
-from tests.support.spectral_cases import error
+from tests.support.spectral_cases import error, merge_matrix
 
 FACTORED = tuple(name for name, method in METHODS.items() if method.factored is not None)
 
@@ -128,7 +131,7 @@ def test_a_method_gives_the_same_from_factors(name: str) -> None:
     for experts, found in (([None] * count, parts), ([base + product(part) for part in parts], None)):
         deltas = TaskDeltas(experts, base, changes=found, precision="float64", tensor="t", row=30)
         total = torch.zeros(1200, dtype=torch.float64)
-        for start, end, piece, part in merged_pieces(deltas, name, given, None, batch):
+        for start, end, piece, part in chunks_of(deltas, name, given, None, batch):
             if isinstance(piece, Copy):
                 piece = part[piece.expert].reshape(-1)
             elif isinstance(piece, LowRank):
@@ -241,5 +244,5 @@ def test_the_peak_of_the_factored_form(name: str, precision: str) -> None:
     calibration = {"method": "svc", "alpha": 0.5, "side": "left"}
     with CountedMemory() as memory:
         merge_matrix(deltas, METHODS[name], complete(name, 3), calibration, [])
-    booked = (factored_memory(rows, columns, sum(ranks), precision) - KEPT) / 2**20
+    booked = (factored_memory(rows, columns, sum(ranks), precision) - HEAP_SLACK) / 2**20
     assert 0.3 * booked < memory.mib <= 1.1 * booked

@@ -13,13 +13,12 @@ from torch import Tensor
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.residual import Probe
 from svc_dist.linalg.svd import leading_values
-from svc_dist.methods.apply import merge_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.rank_rules import rank
 from tests.support import spectral_references as plain
 from tests.support.elementwise_references import parameters
-from tests.support.spectral_cases import SPECTRAL, adapters, fine_tunes, stack, taken
+from tests.support.spectral_cases import SPECTRAL, adapters, fine_tunes, merge_matrix, stack, taken
 
 #: What each method says beside ``matrix``, ``singular_values`` and ``sigma``.
 DECOMPOSED = {"kept_rank", "cut", "residual"}

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from svc_dist.methods.calibration.svc import svc, svc_each
+from svc_dist.methods.calibration.svc import svc
+from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.merged import Merged
 
-ALPHAS = (None, 0.5, 1.0, 0.1)
+ALPHAS = (1 / 3, 0.5, 1.0, 0.1)
 
 
 def deltas(rows: int, columns: int) -> list[Tensor]:
@@ -20,11 +22,11 @@ def deltas(rows: int, columns: int) -> list[Tensor]:
 @pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_several_alphas_give_what_each_gives_alone(shape: tuple[int, int], side: str) -> None:
-    found = deltas(*shape)
-    total = sum(found[1:], found[0])
-    together = list(svc_each(total, found, 3, alphas=ALPHAS, side=side))
+    found = TaskDeltas(deltas(*shape))
+    total = Merged(found.total())
+    together = list(svc(total, found, alpha=ALPHAS, side=side))
     for alpha, result in zip(ALPHAS, together, strict=True):
-        alone = svc(total, found, 3, alpha=alpha, side=side)
+        (alone,) = svc(total, found, alpha=[alpha], side=side)
         assert torch.equal(result.delta, alone.delta)
         assert torch.equal(result.gamma, alone.gamma)
-        assert result.summary() == alone.summary()
+        assert result.summary == alone.summary

@@ -239,7 +239,7 @@ def test_weights_that_add_up_to_nothing_cannot_be_normalized(text: str) -> None:
     recipe = f"base_model: base\nmerge_method: task_arithmetic\nmodels: [{text}]\n"
     assert chosen(recipe).default.parameters["normalize"] is False
     message = refused(recipe + "parameters: {normalize: true}")
-    assert "r.yaml:3 (models): the weights add up to zero" in message
+    assert "r.yaml:3 (models): task_arithmetic: the weights add up to zero" in message
     assert "normalize: false" in message
 
 

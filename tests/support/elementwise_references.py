@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc_dist.methods.apply import elementwise, merged_pieces
+from svc_dist.methods.apply import MergedChunk, ResultParameters, elementwise_matrix, merged_chunks
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.registry import METHODS
 
 
 def merged(name: str, deltas: TaskDeltas, **given) -> Tensor:
     """The merged delta by the package, with defaults from the registry and per-model values spread."""
-    return elementwise(deltas, METHODS[name], parameters(name, len(deltas), **given))
+    return elementwise_matrix(deltas, METHODS[name], parameters(name, len(deltas), **given))
 
 
 def parameters(name: str, experts: int, **given) -> dict:
@@ -26,7 +26,20 @@ def parameters(name: str, experts: int, **given) -> dict:
 
 
 def pieces(name: str, deltas: TaskDeltas, **given) -> list:
-    return list(merged_pieces(deltas, name, parameters(name, len(deltas), **given)))
+    return chunks_of(deltas, name, parameters(name, len(deltas), **given))
+
+
+def chunks_of(
+    deltas: TaskDeltas,
+    name: str,
+    given: dict,
+    calibration: dict | None = None,
+    batch: tuple[int, int, int] | None = None,
+    summaries: list | None = None,
+) -> list[MergedChunk]:
+    """The chunks of one result, of complete parameters."""
+    results = [ResultParameters(given, calibration)]
+    return [chunk for _, chunk in merged_chunks(deltas, name, results, batch, [] if summaries is None else [summaries])]
 
 
 def whole(name: str, deltas: TaskDeltas, **given) -> Tensor:

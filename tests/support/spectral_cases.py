@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from svc_dist.methods.apply import calibrate
-from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.apply import ResultParameters, merged_matrices
+from svc_dist.methods.calibration.svc import Calibrated
+from svc_dist.methods.deltas import Deltas, TaskDeltas
+from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import Merged
-from svc_dist.methods.registry import METHODS
+from svc_dist.methods.method import Method
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 
 SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "spectral")
 
@@ -20,11 +23,32 @@ SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "s
 def run(name: str, deltas: TaskDeltas, **given: Any) -> Merged:
     """A spectral method with defaults from the registry."""
     method = METHODS[name]
-    return method.load()(deltas, **{parameter.name: parameter.default for parameter in method.parameters} | given)
+    complete = {parameter.name: parameter.default for parameter in method.parameters} | given
+    return next(method.results([complete], deltas))[1]
 
 
 def calibrated(merged: Merged, deltas: TaskDeltas, alpha: float | None = None, side: str = "left") -> Tensor:
-    return calibrate(merged, deltas, {"method": "svc", "alpha": alpha, "side": side}).delta
+    return svc(merged, deltas, alpha=alpha, side=side).delta
+
+
+def svc(merged: Merged, deltas: Deltas, **given: Any) -> Calibrated:
+    """SVC for one set of parameters, with defaults from the registry."""
+    complete = CALIBRATIONS["svc"].complete(given, len(deltas))
+    return next(CALIBRATIONS["svc"].results([{k: v for k, v in complete.items() if k != "method"}], merged, deltas))[1]
+
+
+def merge_matrix(
+    deltas: TaskDeltas,
+    method: Method,
+    parameters: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None = None,
+    summaries: list[dict[str, Any]] | None = None,
+) -> Tensor | LowRank:
+    """One result of one matrix, through ``merged_matrices``. A calibration's parameters may be incomplete."""
+    if calibration is not None:
+        calibration = CALIBRATIONS[calibration["method"]].complete(calibration, len(deltas))
+    results = [ResultParameters(parameters, calibration)]
+    return next(merged_matrices(deltas, method, results, () if summaries is None else [summaries]))[1]
 
 
 def error(result: Tensor, expected: Tensor) -> float:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.precision import coefficient_dtype
-from svc_dist.methods.merged import numbers
+from svc_dist.methods.calibration.policy import rounds_coefficients
+from svc_dist.methods.deltas import Deltas
+from svc_dist.methods.merged import Merged, numbers
 
 _ROWS = 512  # directions projected at once: bounds the temporary A_i
 _EXACT = 64  # leading directions that are never rounded to bfloat16
-_SMALL = 2048  # below this a float32 SVD is more accurate than coefficients in bfloat16
 _MIN_NORM2 = 1e-12  # the paper's guard for an expert that does not reach into a direction
 
 
@@ -33,7 +35,7 @@ class Calibrated:
     ``sigma (r)``: singular values before; ``gamma (r)``: their factors; ``ratios (K, r)``: ``s_r^i``, how many times
     the merged response holds what expert i alone says in direction r; ``alpha``: the floor they were held to;
     ``residual``: how well the directions fit M, relative to it (0 where the method gave them); ``length``: the longer
-    side of the matrix, where ``delta`` stands for a larger one.
+    side of the matrix, which ``delta`` may be the core of.
     """
 
     delta: Tensor
@@ -42,18 +44,19 @@ class Calibrated:
     ratios: Tensor
     alpha: float
     residual: float
-    length: int | None = None
+    length: int
 
     @property
     def inflation(self) -> Tensor:
         """The mean of ``s_r^i`` over the experts."""
         return self.ratios.mean(0)
 
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """Plain numbers for a receipt. Those of all directions together leave out what is at rounding level."""
         energy = (self.sigma / self.sigma.max().clamp_min(torch.finfo(self.sigma.dtype).tiny)).square()
         energy /= energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
-        resolved = _resolved(self.sigma, self.length or max(self.delta.shape))
+        resolved = _resolved(self.sigma, self.length)
         ratios = self.ratios[:, resolved]
         return {
             "sigma": numbers(self.sigma),
@@ -80,67 +83,55 @@ def _spread(name: str, values: Tensor) -> dict[str, float]:
     }
 
 
-def svc(
-    merged: Tensor,
-    deltas: Iterable[Tensor],
-    count: int,
-    *,
-    alpha: float | None = None,
-    side: str = "left",
-    precision: str = "float64",
-    basis: Tensor | None = None,
-) -> Calibrated:
-    """Calibrate the spectrum of a merged delta against the ``count`` task deltas it was made from.
+def svc(merged: Merged, deltas: Deltas, *, alpha: Sequence[float], side: str) -> Iterator[Calibrated]:
+    """Calibrate the spectrum of a merged delta ``(m, n)`` against the K task deltas it was made from.
 
     ``gamma_r = K / sum_i max(alpha, <a_r, a_r^i> / ||a_r^i||^2)`` with the responses ``a_r = u_r^T M`` and
     ``a_r^i = u_r^T Di``; the result is ``U diag(gamma * sigma) V^T``. No SVD is made: one eigendecomposition of the
     smaller Gram matrix gives U (or V, and U from it), and the result is ``U (gamma * U^T M)``.
 
-    ``merged``: ``(m, n)``; ``deltas``: each ``(m, n)``, taken one at a time; ``alpha``: default ``1/K``, 1 only
-    suppresses; ``side``: ``left`` compares in the column space, ``right`` in the row space. ``basis``: orthonormal
-    directions ``(m, r)`` (``(n, r)`` for ``right``) that the method built, to use instead of singular vectors that
-    ``merged`` itself would tell less exactly, or not at all where its spectrum is flat. Raises NumericsError when an
-    input is not finite.
+    The deltas are taken one at a time. ``alpha``: 1 only suppresses; each value yields one result, all from one
+    decomposition. ``side``: ``left`` compares in the column space, ``right`` in the row space. Directions that the
+    method itself built take the place of singular vectors that ``merged`` would tell less exactly, or not at all where
+    its spectrum is flat. Raises NumericsError when an input is not finite.
     """
-    return next(svc_each(merged, deltas, count, alphas=[alpha], side=side, precision=precision, basis=basis))
+    dtype = coefficient_dtype(deltas.precision, merged.delta.device.type)
+    count, length, basis = len(deltas), max(deltas.shape), merged.basis(side)
+    if side == "left":
+        yield from _calibrated(merged.delta, deltas, count, alpha, basis, length, dtype)
+        return
+    transposed = (delta.T for delta in deltas)
+    for result in _calibrated(merged.delta.T, transposed, count, alpha, basis, length, dtype):
+        yield dataclasses.replace(result, delta=result.delta.T)
+        del result  # before the next one is made
 
 
-def svc_each(
+def _calibrated(
     merged: Tensor,
     deltas: Iterable[Tensor],
     count: int,
-    *,
-    alphas: Sequence[float | None],
-    side: str = "left",
-    precision: str = "float64",
-    basis: Tensor | None = None,
-    length: int | None = None,
+    alphas: Sequence[float],
+    basis: Tensor | None,
+    length: int,
+    dtype: torch.dtype,
 ) -> Iterator[Calibrated]:
-    """What ``svc`` gives for each of several alphas, from one decomposition, one after another.
-
-    ``length``: the longer side of the matrix that ``merged`` stands for, if it is a larger one.
-    """
-    if side == "right":
-        flipped = (delta.T for delta in deltas)
-        results = svc_each(merged.T, flipped, count, alphas=alphas, precision=precision, basis=basis, length=length)
-        yield from (dataclasses.replace(result, delta=result.delta.T) for result in results)
-        return
-    found = _directions(merged, basis)
-    sigma, responses, expand, residual = found.sigma, found.responses, found.expand, found.residual
-    project = _projection(found.left, coefficient_dtype(precision, merged.device.type))
-    del found
+    """The result in the column space for each alpha. ``dtype``: of the products that only yield coefficients."""
+    directions = _directions(merged, basis)
+    sigma, responses, expand = directions.sigma, directions.responses, directions.expand
+    residual = directions.residual
+    project = _projection(directions.left, dtype)
+    del directions
     shares = []
     for delta in deltas:
         share = torch.empty_like(sigma)
-        for rows, own in project(delta):
-            share[rows] = (responses(rows) * own).sum(1) / own.square().sum(1).clamp_min(_MIN_NORM2)
+        for rows, response in project(delta):
+            share[rows] = (responses(rows) * response).sum(1) / response.square().sum(1).clamp_min(_MIN_NORM2)
         shares.append(share)
         del delta  # before the next one is made
     del project, responses
     ratios = torch.stack(shares)
     order = sigma.argsort(descending=True, stable=True)  # directions of a flat spectrum come in any
-    for number, given in enumerate(alphas):
-        alpha = 1 / count if given is None else given
+    for number, alpha in enumerate(alphas):
         gamma = torch.where(sigma > 0, count / ratios.clamp_min(alpha).sum(0), 1)
         require_finite(gamma, "the calibration factors")
         last = number == len(alphas) - 1
@@ -154,7 +145,7 @@ def _projection(left: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Iterator
     be rounded, and the rounding would show in all the weak ones.
     """
     rank = left.shape[1]
-    if dtype == left.dtype or min(left.shape) < _SMALL:
+    if dtype == left.dtype or not rounds_coefficients(rank):
         return lambda delta: (
             (slice(start, start + _ROWS), left[:, start : start + _ROWS].T @ delta) for start in range(0, rank, _ROWS)
         )

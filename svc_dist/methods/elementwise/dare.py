@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc_dist.errors import RecipeError
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.consensus import elected_sum, weighted_sum
 from svc_dist.methods.elementwise.draws import bernoulli, stream_key, uniform
-from svc_dist.methods.registry import della_range
+from svc_dist.methods.parameters import require_della_range
 
 
 def dare_linear(
@@ -87,6 +86,7 @@ def _dropped(deltas: TaskDeltas, density: Sequence[float], seed: int) -> Iterato
 def _pruned(
     deltas: TaskDeltas, density: Sequence[float], epsilon: Sequence[float], rescale: bool, seed: int
 ) -> Iterator[Tensor]:
+    require_della_range({"density": density, "epsilon": epsilon})
     start, end = deltas.offset, deltas.offset + deltas.numel
     for index, (share, spread) in enumerate(zip(density, epsilon, strict=True)):
         delta = deltas[index]
@@ -96,8 +96,6 @@ def _pruned(
         if share <= 0:
             yield delta.mul_(0)
             continue
-        if wrong := della_range({"density": share, "epsilon": spread}):
-            raise RecipeError(wrong)
         draws = torch.from_numpy(uniform(stream_key(seed, deltas.tensor, index, "della"), start, end))
         probability = _keep_probability(delta.reshape(-1, max(deltas.row, 1)), share, spread).view(-1)
         factor = torch.empty_like(probability)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from svc_dist.errors import RecipeError
+from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.registry import CHUNK
 
 _COLINEAR = 0.9995  # cosine past which the arc is taken for a line
 _NO_NORM = 1e-8

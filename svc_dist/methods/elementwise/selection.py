@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svc_dist.methods.chunking import COLLECTED, SAMPLE
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.masks import Array, places
-from svc_dist.methods.registry import COLLECTED, SAMPLE
 
 #: Non-negative magnitudes of one series (an expert, a statistic over experts) of a piece: fresh memory, flat or not.
 Magnitude = Callable[[TaskDeltas, int], Tensor]

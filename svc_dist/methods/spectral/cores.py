@@ -15,9 +15,9 @@ from torch import Tensor
 
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.svd import ThinSvd, full_svd
-from svc_dist.methods.costs import factored_rank
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.low_rank import LowRank
+from svc_dist.methods.spectral.policy import factored_rank
 
 
 @dataclass(frozen=True)

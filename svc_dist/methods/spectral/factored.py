@@ -69,13 +69,8 @@ def iso_c(cores: Cores) -> Merged:
     return flattened(svd, size, svd.left.dtype)
 
 
-def swudi(cores: Cores, *, exp_time: float, rank_ratio: float, init: str) -> Merged:
+def swudi(cores: Cores, *, exp_time: Sequence[float], rank_ratio: float, init: str) -> Iterator[Merged]:
     """As ``swudi.swudi``."""
-    return next(_solved(cores, init, swudi_filter(cores.shape[1], [exp_time], rank_ratio)))
-
-
-def swudi_each(cores: Cores, *, exp_time: Sequence[float], rank_ratio: float, init: str) -> Iterator[Merged]:
-    """As ``swudi.swudi_each``."""
     return _solved(cores, init, swudi_filter(cores.shape[1], exp_time, rank_ratio))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from svc_dist.errors import NumericsError
 from svc_dist.linalg.gram import add_gram, gram, mirrored
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.spectral.policy import left_gram_is_cheaper
 
 _ROWS = 256  # rows of a delta whose norm is taken at once
 
@@ -42,15 +43,15 @@ def normal_equations(deltas: TaskDeltas) -> NormalEquations:
     for _, delta, norm in contributing(deltas):
         count += 1
         delta /= norm
-        if 3 * rows < 2 * columns:
+        if left_gram_is_cheaper(rows, columns):
             add_gram(normal, delta.T)
             target.addmm_(gram(delta, delta.dtype), delta, alpha=norm)
         else:
-            own = torch.zeros_like(normal)
-            add_gram(own, delta.T)
-            normal += own
-            target.addmm_(delta, mirrored(own), alpha=norm)
-            del own
+            share = torch.zeros_like(normal)
+            add_gram(share, delta.T)
+            normal += share
+            target.addmm_(delta, mirrored(share), alpha=norm)
+            del share
         del delta  # before the next one is made
     return NormalEquations(mirrored(normal), target, count)
 

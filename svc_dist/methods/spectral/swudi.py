@@ -18,11 +18,11 @@ from torch import Tensor
 from svc_dist.linalg.eigen import leading_eigen, symmetric_eigen
 from svc_dist.linalg.gram import mirrored, product
 from svc_dist.linalg.krylov import krylov_pays
-from svc_dist.methods.costs import swudi_precision
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged, numbers
 from svc_dist.methods.spectral import streamed
 from svc_dist.methods.spectral.normal_equations import contributing, finite_norm, normal_equations, normal_matrix
+from svc_dist.methods.spectral.policy import small_gram_is_cheaper, swudi_precision
 from svc_dist.methods.spectral.rank_rules import rank
 
 FLOOR = 1e-8  # smallest eigenvalue of C that is divided by
@@ -60,17 +60,12 @@ class Filter:
         return kept, wanted - kept
 
 
-def swudi(deltas: TaskDeltas, *, exp_time: float, rank_ratio: float, init: str) -> Merged:
-    """SWUDI: gradient flow for ``exp_time`` from ``M0`` on the top ``rank_ratio`` of the directions of C.
+def swudi(deltas: TaskDeltas, *, exp_time: Sequence[float], rank_ratio: float, init: str) -> Iterator[Merged]:
+    """SWUDI: gradient flow from ``M0`` on the top ``rank_ratio`` of the directions of C, for each ``exp_time``.
 
     ``f = 1 - exp(-lam * exp_time)`` on the kept directions. ``init``: M0 is the ``sum`` of the deltas, their ``mean``,
-    or ``zero``.
+    or ``zero``. All times take one decomposition; the results come one after another.
     """
-    return next(_solved(deltas, init, swudi_filter(deltas.shape[1], [exp_time], rank_ratio)))
-
-
-def swudi_each(deltas: TaskDeltas, *, exp_time: Sequence[float], rank_ratio: float, init: str) -> Iterator[Merged]:
-    """What ``swudi`` gives for each of several ``exp_time``, from one decomposition, one after another."""
     return _solved(deltas, init, swudi_filter(deltas.shape[1], exp_time, rank_ratio))
 
 
@@ -101,7 +96,7 @@ def _flowed(exp_time: float, lam: Tensor) -> Tensor:
 
 def _solved(deltas: TaskDeltas, init: str, chosen: Filter) -> Iterator[Merged]:
     rows, columns = deltas.shape
-    if len(deltas) * rows < columns:
+    if small_gram_is_cheaper(rows, columns, len(deltas)):
         return (_streamed_small_gram if deltas.low_memory else _from_small_gram)(deltas, init, chosen)
     if swudi_precision(rows, columns, deltas.precision) != deltas.precision:
         return _in_float64(deltas, init, chosen)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods import deltas as deltas_module
-from svc_dist.methods.apply import elementwise
+from svc_dist.methods.apply import elementwise_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.draws import bernoulli, stream_key, uniform
 from svc_dist.methods.elementwise.masks import places
@@ -155,10 +155,9 @@ def test_della_takes_vectors_scalars_and_rows_of_one() -> None:
 def test_della_refuses_probabilities_outside_of_0_and_1() -> None:
     with pytest.raises(RecipeError, match=r"density 0\.1 with epsilon 0\.2"):
         merged("della", ones(1), density=0.1, epsilon=0.2)
-    refusal = METHODS["della"].refusal(parameters("della", 2, density=[0.5, 0.9], epsilon=0.1), 2)
-    assert refusal is not None
-    assert "density 0.9 with epsilon 0.1" in refusal
-    assert METHODS["della"].refusal(parameters("della", 2), 2) is None
+    with pytest.raises(RecipeError, match=r"density 0\.9 with epsilon 0\.1"):
+        METHODS["della"].require_possible(parameters("della", 2, density=[0.5, 0.9], epsilon=0.1), 2)
+    METHODS["della"].require_possible(parameters("della", 2), 2)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -239,4 +238,5 @@ def test_places_are_those_that_hold(length: int, start: int, share: float, seed:
 def test_one_function_serves_whole_tensors_and_pieces() -> None:
     deltas = ones(2)
     values = parameters("dare_ties", 2, density=0.3)
-    assert torch.equal(elementwise(deltas, METHODS["dare_ties"], values), whole("dare_ties", deltas, density=0.3))
+    found = elementwise_matrix(deltas, METHODS["dare_ties"], values)
+    assert torch.equal(found, whole("dare_ties", deltas, density=0.3))

@@ -69,7 +69,8 @@ def test_slerp_of_equal_tensors_passes_the_base_through() -> None:
 
 
 def test_slerp_takes_one_expert_and_a_base() -> None:
-    assert METHODS["slerp"].refusal(parameters("slerp", 2), 2) == "slerp takes exactly one expert, not 2"
+    with pytest.raises(RecipeError, match="slerp takes exactly one expert, not 2"):
+        METHODS["slerp"].require_possible(parameters("slerp", 2), 2)
     with pytest.raises(RecipeError, match="base"):
         merged("slerp", TaskDeltas([torch.ones(3)]))
 

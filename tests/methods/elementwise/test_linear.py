@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from svc_dist.errors import RecipeError
+from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import Copy, TaskDeltas
-from svc_dist.methods.registry import CHUNK, METHODS
+from svc_dist.methods.registry import METHODS
 from tests.support.elementwise_references import merged, parameters, pieces, whole
 
 ELEMENTWISE = sorted(name for name, method in METHODS.items() if method.family == "elementwise")
@@ -113,8 +115,9 @@ def test_passthrough_of_signed_zeros_is_not_the_base() -> None:
 
 
 def test_passthrough_takes_exactly_one_expert() -> None:
-    assert "exactly one expert" in (METHODS["passthrough"].refusal({}, 3) or "")
-    assert METHODS["passthrough"].refusal({}, 1) is None
+    with pytest.raises(RecipeError, match="exactly one expert"):
+        METHODS["passthrough"].require_possible({}, 3)
+    METHODS["passthrough"].require_possible({}, 1)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise import consensus
+from svc_dist.methods.merged import Merged
 from tests.support import elementwise_references as plain
 from tests.support.elementwise_references import merged, whole
+from tests.support.spectral_cases import svc
 
 
 def experts(count: int, shape: tuple[int, ...] = (37, 53), seed: int = 0) -> list[Tensor]:
@@ -131,23 +133,19 @@ def test_a_tensor_of_many_chunks_is_trimmed_as_one(name: str) -> None:
 
 
 def test_matrices_of_a_batch_share_the_tensors_threshold() -> None:
-    from svc_dist.methods.apply import merged_pieces
-
     tensors = experts(2, (3, 20, 30))
     for tensor in tensors:
         tensor[1] *= 5
     deltas = TaskDeltas(tensors, precision="float64")
     calibration = {"method": "svc", "alpha": 1e-9, "side": "left"}
     parameters = plain.parameters("ties", 2, density=0.3)
-    parts = [piece.merged for piece in merged_pieces(deltas, "ties", parameters, calibration, (3, 20, 30))]
+    parts = [piece.merged for piece in plain.chunks_of(deltas, "ties", parameters, calibration, (3, 20, 30))]
     expected = plain.ties(tensors, [1.0, 1.0], [0.3, 0.3])
     for part, matrix in zip(parts, expected, strict=True):
-        from svc_dist.methods.calibration.svc import svc
-
         own = TaskDeltas([tensor[0] for tensor in tensors], precision="float64")
         assert part.shape == (600,)
         assert own.numel == matrix.numel()
-    first = svc(expected[0], TaskDeltas([t[0] for t in tensors], precision="float64"), 2, alpha=1e-9)
+    first = svc(Merged(expected[0]), TaskDeltas([t[0] for t in tensors], precision="float64"), alpha=1e-9)
     assert close(parts[0].view(20, 30), first.delta, 1e-9)
 
 

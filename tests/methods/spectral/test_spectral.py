@@ -13,16 +13,27 @@ from torch import Tensor
 from svc_dist.errors import NumericsError
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.precision import Precision
-from svc_dist.methods.apply import merge_matrix, merged_pieces
+from svc_dist.methods.calibration import policy
 from svc_dist.methods.calibration import svc as calibration
-from svc_dist.methods.calibration.svc import svc
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.normal_equations import normal_equations
 from svc_dist.methods.spectral.rank_rules import rank
 from tests.support import spectral_references as plain
-from tests.support.elementwise_references import parameters
-from tests.support.spectral_cases import SPECTRAL, adapters, calibrated, error, fine_tunes, run, stack, taken
+from tests.support.elementwise_references import chunks_of, parameters
+from tests.support.spectral_cases import (
+    SPECTRAL,
+    adapters,
+    calibrated,
+    error,
+    fine_tunes,
+    merge_matrix,
+    run,
+    stack,
+    svc,
+    taken,
+)
 
 SHAPES = [(256, 256), (512, 192), (192, 512), (40, 400)]
 LARGEST = (512, 1376)  # SWUDI sums it in float32
@@ -89,11 +100,11 @@ def test_projections_in_bfloat16_leave_the_strong_directions_exact(monkeypatch: 
     truth = plain_svc("task_arithmetic", stack(taken(models, "float64")), "left")
     merged = stack(taken(models, "float64")).sum(0).float()
     monkeypatch.setattr(calibration, "coefficient_dtype", lambda precision, device: torch.bfloat16)
-    monkeypatch.setattr(calibration, "_SMALL", 0)
+    monkeypatch.setattr(policy, "ROUNDED_FROM", 0)
     errors = {}
     for exact in (0, calibration._EXACT):
         monkeypatch.setattr(calibration, "_EXACT", exact)
-        errors[exact] = error(svc(merged, taken(models, "fast"), 4, precision="fast").delta, truth)
+        errors[exact] = error(svc(Merged(merged), taken(models, "fast")).delta, truth)
     assert errors[64] <= 3e-4
     assert errors[64] <= errors[0] / 2
 
@@ -219,7 +230,7 @@ def test_zero_experts_pass_the_base_through() -> None:
     model = torch.randn(16, 16, dtype=torch.bfloat16)
     deltas = TaskDeltas([model, model.clone()], model)
     for name in SPECTRAL:
-        assert [piece.merged for piece in merged_pieces(deltas, name, {}, batch=(1, 16, 16))] == [None]
+        assert [piece.merged for piece in chunks_of(deltas, name, {}, batch=(1, 16, 16))] == [None]
 
 
 def test_a_batch_of_matrices_is_merged_one_by_one_with_a_summary_of_each() -> None:
@@ -227,8 +238,8 @@ def test_a_batch_of_matrices_is_merged_one_by_one_with_a_summary_of_each() -> No
     batch = [torch.stack(models) for models in zip(*pairs, strict=True)]
     summaries: list[dict] = []
     parameters = {"exp_time": 300.0, "rank_ratio": 0.65, "init": "sum"}
-    calibration = {"method": "svc", "alpha": None, "side": "right"}
-    pieces = list(merged_pieces(taken(batch, "mixed"), "swudi", parameters, calibration, (2, 24, 32), summaries))
+    calibration = {"method": "svc", "alpha": 1 / 3, "side": "right"}
+    pieces = chunks_of(taken(batch, "mixed"), "swudi", parameters, calibration, (2, 24, 32), summaries)
     for (start, end, piece, _), models in zip(pieces, pairs, strict=True):
         own = taken(models, "mixed")
         assert end - start == 24 * 32
@@ -260,27 +271,31 @@ def experts(draw: st.DrawFn, least: int = 2) -> list[Tensor]:
     return [model.double() for model in stack(taken(models, "float64"))]
 
 
+def exactly(deltas: list[Tensor]) -> TaskDeltas:
+    return TaskDeltas(deltas, precision="float64")
+
+
 @quick
 @given(experts(), st.floats(0.01, 100))
 def test_without_its_floor_svc_ignores_the_scale_of_the_merge(deltas: list[Tensor], scale: float) -> None:
     total = sum(deltas)
-    plain_result = svc(total, deltas, len(deltas), alpha=1e-9)
+    plain_result = svc(Merged(total), exactly(deltas), alpha=1e-9)
     if bool((plain_result.ratios <= 1e-6).any()):
         return  # an expert opposes the merge: the floor binds
-    scaled = svc(scale * total, deltas, len(deltas), alpha=1e-9)
+    scaled = svc(Merged(scale * total), exactly(deltas), alpha=1e-9)
     assert error(scaled.delta, plain_result.delta) <= 1e-7
 
 
 @quick
 @given(experts(least=1), st.sampled_from(["left", "right"]))
 def test_svc_of_one_expert_is_the_identity(deltas: list[Tensor], side: str) -> None:
-    assert error(svc(deltas[0], deltas[:1], 1, side=side).delta, deltas[0]) <= 1e-10
+    assert error(svc(Merged(deltas[0]), exactly(deltas[:1]), side=side).delta, deltas[0]) <= 1e-10
 
 
 @quick
 @given(experts(), st.floats(0.05, 1))
 def test_gamma_lies_between_zero_and_one_over_alpha(deltas: list[Tensor], alpha: float) -> None:
-    gamma = svc(sum(deltas), deltas, len(deltas), alpha=alpha).gamma
+    gamma = svc(Merged(sum(deltas)), exactly(deltas), alpha=alpha).gamma
     assert (gamma > 0).all()
     assert (gamma <= 1 / alpha * (1 + 1e-12)).all()
 
@@ -288,8 +303,8 @@ def test_gamma_lies_between_zero_and_one_over_alpha(deltas: list[Tensor], alpha:
 @quick
 @given(experts())
 def test_svc_on_the_right_is_svc_on_the_left_of_the_transposes(deltas: list[Tensor]) -> None:
-    right = svc(sum(deltas), deltas, len(deltas), side="right").delta
-    left = svc(sum(deltas).T.contiguous(), [delta.T for delta in deltas], len(deltas)).delta.T
+    right = svc(Merged(sum(deltas)), exactly(deltas), side="right").delta
+    left = svc(Merged(sum(deltas).T.contiguous()), exactly([delta.T for delta in deltas])).delta.T
     assert error(right, left) <= 1e-9
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist.methods.apply import calibrate, elementwise
+from svc_dist.methods.apply import elementwise_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import METHODS
 from tests.support.elementwise_references import parameters
-from tests.support.spectral_cases import error, run
+from tests.support.spectral_cases import error, run, svc
 
 VECTORS = sorted((Path(__file__).parents[3] / "tests" / "vectors").glob("*.safetensors"))
 LIFTED = ("tsv_m", "iso_c", "iso_cts")  # small directions count as much as large ones: agreement within 1e-7
@@ -43,7 +43,7 @@ def merged(name: str, deltas: TaskDeltas, given: dict[str, Any]) -> Merged:
     name = NAMES.get(name, name)
     if METHODS[name].family == "spectral":
         return run(name, deltas, **given)
-    return Merged(elementwise(deltas, METHODS[name], parameters(name, len(deltas), **given)))
+    return Merged(elementwise_matrix(deltas, METHODS[name], parameters(name, len(deltas), **given)))
 
 
 @pytest.mark.parametrize("precision", ["float64", "mixed", "fast"])
@@ -60,7 +60,7 @@ def test_agrees_with_the_vectors(path: Path, key: str, precision: str) -> None:
         assert error(merged(name, deltas, given).delta, tensors[key]) <= tolerance
         return
     alpha = given.pop("alpha")
-    result = calibrate(merged(given.pop("of"), deltas, given), deltas, {"alpha": alpha, "side": "left"})
+    result = svc(merged(given.pop("of"), deltas, given), deltas, alpha=alpha)
     assert error(result.delta, tensors[key]) <= tolerance
     if f"{key}|sigma" in tensors:
         sigma, gamma = tensors[f"{key}|sigma"], tensors[f"{key}|gamma"]
@@ -80,5 +80,5 @@ def test_inputs_are_never_written_to() -> None:
     before = [expert.clone() for expert in experts]
     for name in sorted({param.values[1].split("|")[0] for param in entries()} - {"svc"}):
         deltas = TaskDeltas(experts)
-        calibrate(run(name, deltas), deltas, {"alpha": None, "side": "left"})
+        svc(run(name, deltas), deltas)
     assert all(torch.equal(left, right) for left, right in zip(before, experts, strict=True))

@@ -1,0 +1,33 @@
+"""Which way a spectral method computes a matrix: decided once, for the function and for its cost.
+
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def small_gram_is_cheaper(m: int, n: int, k: int) -> bool:
+    """Whether the Gram matrix of k stacked deltas ``(k m, k m)`` is smaller than their ``C (n, n)``."""
+    return k * m < n
+
+
+def left_gram_is_cheaper(m: int, n: int) -> bool:
+    """Whether ``(Di Di^T) Di`` costs less than ``Di (Di^T Di)`` where the sum of all ``Di^T Di`` is needed as well."""
+    return 3 * m < 2 * n
+
+
+def swudi_precision(m: int, n: int, precision: str) -> str:
+    """The precision that SWUDI works in: ``float64`` where float32 sums would show and float64 ones cost little.
+
+    Matrices of few columns are cheap beside a model's others, whose decomposition grows with the columns' cube. Of far
+    fewer rows than columns C is nearly singular, and the sums are cheap beside its decomposition.
+    """
+    return "float64" if n <= 1024 or 4 * m <= n else precision
+
+
+def factored_rank(m: int, n: int, ranks: Sequence[int]) -> int | None:
+    """The sum of the ranks where a form for deltas of low rank is used: while it is at most half the shorter side."""
+    total = sum(ranks)
+    return total if 0 < 2 * total <= min(m, n) else None
