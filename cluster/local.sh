@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A Ray head and a second node on this machine, and a merge on them by --address: the smallest cluster there is.
+# Start a Ray head and a second node on this machine, the smallest possible cluster, and merge on them by --address.
 #
 #   cluster/local.sh RECIPE OUTPUT [more options of svc-dist merge]
 #
-# Exits with the merge's exit code. Everything it starts it stops. PYTHON names another interpreter; PORT another port.
+# Exits with the merge's exit code and stops everything that it started. PYTHON sets the interpreter, PORT the port.
 set -euo pipefail
 
 if [[ $# -lt 2 ]]; then
@@ -23,21 +23,21 @@ stop() {
 }
 trap stop EXIT
 
-# Whoever reaches the ports of a cluster without authentication runs code on it: use a token, known to this run alone.
+# Anyone who reaches the ports of a cluster without authentication can run code on it: use a token for this run only.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$state/token RAY_USAGE_STATS_ENABLED=0 RAY_TMPDIR=$state
-# When a node is told to stop, nothing is in flight: it need not wait half a minute for it.
+# No unit is running when a node is stopped, so Ray need not wait half a minute for running tasks.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
-# Ray shares its cluster's logs and sockets below RAY_TMPDIR/ray.
+# Ray puts the logs and sockets of all nodes below RAY_TMPDIR/ray.
 mkdir -p "$state/ray"
 (umask 077 && "$python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$state/token")
 
-node() { # start one node in a process group of its own
+node() { # start one node in its own process group
   setsid "$python" -m ray.scripts.scripts start --block --num-cpus=1 --object-store-memory=100000000 \
     --disable-usage-stats "$@" >"$state/node-${#pids[@]}.log" 2>&1 &
   pids+=("$!")
 }
 
-wait_for() { # wait_for NUMBER: until so many nodes are alive
+wait_for() { # wait_for NUMBER: wait until this many nodes are alive
   for _ in $(seq 120); do
     alive=$("$python" - "127.0.0.1:$port" 2>/dev/null <<'PY' || echo 0
 import sys
@@ -51,7 +51,7 @@ PY
     [[ ${alive##*$'\n'} -ge $1 ]] && return
     sleep 0.5
   done
-  echo "the Ray cluster did not come up; the nodes said:" >&2
+  echo "the Ray cluster did not start; output of the nodes:" >&2
   cat "$state"/node-*.log >&2
   exit 70
 }

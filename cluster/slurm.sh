@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A merge on the nodes of one Slurm job: a Ray head on the first, a worker on each other one, the driver on the first.
+# A merge on the nodes of one Slurm job: a Ray head and the driver on the first node, a worker on each of the others.
 #
 #   sbatch --nodes=8 --time=12:00:00 cluster/slurm.sh RECIPE OUTPUT [more options of svc-dist merge]
 #
-# Ends with the merge's exit code. Two minutes before its time is up it stops in order, puts the job back into the queue
-# and goes on from there; so it does for every exit code 75, unless it got SIGTERM: that comes from scancel, or from a
-# preemption, after which Slurm requeues by itself. What to change: the #SBATCH lines, and in the environment:
-#   PYTHON      the interpreter that has svc_dist, under the same path on every node; python3
-#   SHARED      a folder that all nodes see, for the cluster's token; the home
-#   HEAD_IP     the first node's address on the fast network; its first address
-#   START_WAIT  seconds to wait for the nodes; 300
+# Exits with the merge's exit code. Two minutes before the time limit, the script stops the merge gracefully and
+# requeues the job, which then resumes. It also requeues the job for every other exit code 75, unless it received
+# SIGTERM. SIGTERM comes from scancel, or from a preemption after which Slurm requeues the job itself. What to change:
+# the #SBATCH lines, and these environment variables:
+#   PYTHON      the interpreter that has svc_dist, under the same path on every node (default: python3)
+#   SHARED      a folder that all nodes see, for the cluster's token (default: the home folder)
+#   HEAD_IP     the first node's address on the fast network (default: its first address)
+#   START_WAIT  seconds to wait for the nodes (default: 300)
 #SBATCH --job-name=svc-dist
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -35,46 +36,46 @@ cpus=${SLURM_CPUS_ON_NODE:?}
 shared=$(umask 077 && mktemp -d "${SHARED:-$HOME}/.svc-dist-XXXXXX") || exit 70
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-# Whoever reaches the ports of a cluster without authentication runs code on it: use a token, known to this job alone.
+# Anyone who reaches the ports of a cluster without authentication can run code on it: use a token for this job only.
 (umask 077 && "$python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$shared/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$shared/token RAY_USAGE_STATS_ENABLED=0
-# Short, on each node's own disk, and no other job's.
+# A short path, on each node's own disk, which no other job uses.
 export RAY_TMPDIR=${TMPDIR:-/tmp}/svc-$SLURM_JOB_ID
-# A node whose link is cut hangs its tasks for minutes, unless connections are probed.
+# Without these probes, tasks on a node whose link is cut hang for minutes.
 export RAY_grpc_client_keepalive_time_ms=20000 RAY_grpc_client_keepalive_timeout_ms=20000
 export RAY_health_check_period_ms=3000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=5
-# When a node is told to stop, nothing is in flight: it need not wait half a minute for it.
+# No unit is running when a node is stopped, so Ray need not wait half a minute for running tasks.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 steps=()
 driver=
-told=
+stopping=
 cancelled=
 
 stop() {
   for pid in "${steps[@]}"; do kill -TERM "$pid" 2>/dev/null; done
   for _ in $(seq 40); do kill -0 "${steps[@]}" 2>/dev/null && sleep 0.5; done
-  kill -KILL "${steps[@]}" 2>/dev/null # one that was still starting may not listen; what is left ends with the job
+  kill -KILL "${steps[@]}" 2>/dev/null # a node that is still starting may ignore SIGTERM; the rest ends with the job
   rm -rf "$shared"
 }
 trap stop EXIT
 
-finish() { # finish CODE: end everything; what was stopped in order (75), or before it had begun (143), goes on later
+finish() { # finish CODE: end everything; requeue a merge that stopped gracefully (75) or before it started (143)
   trap - EXIT
   stop
-  # scontrol would requeue a job that is being cancelled, too.
+  # scontrol would also requeue a job that is being cancelled.
   if [[ -z $cancelled && ( $1 -eq 75 || $1 -eq 143 ) ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
   exit "$1"
 }
 
-tell() { # have the merge stop in order
-  told=1
+request_stop() { # ask the merge to stop gracefully
+  stopping=1
   if [[ -n $driver ]]; then kill -TERM "$driver" 2>/dev/null; fi
 }
-trap tell USR1
-trap 'cancelled=1; tell' TERM
+trap request_stop USR1
+trap 'cancelled=1; request_stop' TERM
 
-node() { # node HOST [options of ray start]: one Ray node, as a step of this job
+node() { # node HOST [options of ray start]: start one Ray node as a step of this job
   # shellcheck disable=SC2016  # expanded on the node
   srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task="$cpus" --mem=0 --overlap \
     bash -c 'trap : TERM; mkdir -p "$RAY_TMPDIR/ray"; "$@"; sleep 1; rm -rf "$RAY_TMPDIR"' node \
@@ -83,7 +84,7 @@ node() { # node HOST [options of ray start]: one Ray node, as a step of this job
   steps+=("$!")
 }
 
-alive() { # how many nodes the cluster has
+alive() { # print the number of nodes in the cluster
   timeout 30 "$python" - "$ip:$port" 2>/dev/null <<'PY' || echo 0
 import sys
 
@@ -94,15 +95,15 @@ print(sum(node["Alive"] for node in ray.nodes()))
 PY
 }
 
-wait_for() { # wait_for NUMBER: until so many nodes are there
+wait_for() { # wait_for NUMBER: wait until the cluster has this many nodes
   local there=0 until=$((SECONDS + ${START_WAIT:-300}))
-  while [[ -z $told && $SECONDS -lt $until ]]; do
+  while [[ -z $stopping && $SECONDS -lt $until ]]; do
     there=$(alive | tail -n 1)
     [[ $there -ge $1 ]] && return
     sleep 1
   done
-  [[ -n $told ]] && finish 75
-  echo "only $there of $1 Ray nodes came up; what they said is above" >&2
+  [[ -n $stopping ]] && finish 75
+  echo "only $there of $1 Ray nodes started; their output is above" >&2
   finish 70
 }
 
@@ -115,9 +116,9 @@ wait_for "${#hosts[@]}"
 driver=$!
 code=
 until [[ -n $code ]]; do
-  told=
+  stopping=
   wait "$driver"
   status=$?
-  if [[ -z $told ]]; then code=$status; fi # else the signal ended the wait, not the driver
+  if [[ -z $stopping ]]; then code=$status; fi # otherwise the signal ended the wait, and the driver still runs
 done
 finish "$code"
