@@ -1,7 +1,7 @@
-"""Make base and experts of Llama shape with random weights, for measurements: python benchmarks/checkpoints.py FOLDER.
+"""Write a base and experts of Llama shape with random weights: python benchmarks/checkpoints.py FOLDER.
 
-The default is the shape of a 1.1 B model (22 layers, hidden 2048): 2.2 GB each in bfloat16. Deltas have a decaying
-spectrum that partly overlaps between experts, as fine-tunes of one base do.
+The default is the shape of a 1.1 B model (22 layers, hidden size 2048), 2.2 GB per model in bfloat16. The deltas have a
+decaying spectrum that partly overlaps between experts, like the deltas of fine-tunes of one base.
 """
 
 from __future__ import annotations

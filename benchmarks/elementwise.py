@@ -1,9 +1,9 @@
-"""Time the element-wise methods on one large bfloat16 tensor, beside plain forms of them, in nanoseconds per entry.
+"""Time the element-wise methods and plain forms of them on one large bfloat16 tensor, in nanoseconds per entry.
 
     python benchmarks/elementwise.py [--entries 100000000] [--experts 3] [--methods ties dare_ties]
 
-Entries are counted over all experts. "Ours" runs on one core, then two tensors side by side in two threads, as a run
-does it; the plain forms hold whole tensors, sort them fully, and may use every core.
+The number of entries is the total over all experts. The package's form runs on one core, then on two tensors in
+parallel in two threads, as in a merge. The plain forms hold whole tensors, sort them fully, and may use every core.
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--entries", type=int, default=100_000_000)
-    arguments.add_argument("--plain-entries", type=int, default=20_000_000, help="entries for the plain forms; 0: none")
+    arguments.add_argument(
+        "--plain-entries", type=int, default=20_000_000, help="entries for the plain forms; 0 skips them"
+    )
     arguments.add_argument("--experts", type=int, default=3)
     arguments.add_argument("--columns", type=int, default=2048)
     elementwise = [name for name, method in METHODS.items() if method.family == "elementwise" and name != "passthrough"]
     arguments.add_argument("--methods", nargs="*", default=elementwise, choices=elementwise)
     given = arguments.parse_args()
-    return_freed_memory()  # as a run does
+    return_freed_memory()  # as in a merge
     base, experts = models(given.entries, given.columns, given.experts)
 
     fix_threads(1)
-    print(f"{'':24} {'one thread':>12} {'two threads':>12}   ns per entry of a delta (two threads: of both tensors)")
+    print(f"{'':24} {'one thread':>12} {'two threads':>12}   ns per delta entry (two threads: entries of both tensors)")
     rank = int(0.2 * base.numel())
     deltas = TaskDeltas(experts, base)
     report("threshold of top 20 %", base.numel(), lambda: cuts(deltas, [rank], [0], magnitude))

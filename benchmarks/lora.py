@@ -1,7 +1,8 @@
-"""Times merges of low-rank deltas from their factors beside the same deltas given dense, in one run.
+"""Time merges of low-rank deltas in factored form and in dense form, in one run.
 
-For each method this prints median seconds of both forms, how many times faster the factors are, and how far the results
-lie apart in float64. What is timed is everything from the deltas to the merged one, formed chunk by chunk as in a unit.
+For each method, the script prints the median seconds of both forms, the speed-up of the factored form, and the relative
+difference of the results in float64. The time covers everything from the deltas to the merged delta, which is formed
+chunk by chunk as in a unit.
 
     python benchmarks/lora.py
     python benchmarks/lora.py --shape 8192x8192 --experts 8 --rank 32 --methods swudi+svc --repeats 1
@@ -54,7 +55,7 @@ def adapters(rows: int, columns: int, rank: int, count: int) -> list[LowRank]:
 
 
 def merged(deltas: TaskDeltas, method: str) -> Iterator[Tensor]:
-    """The merged delta, chunk by chunk, as a unit takes it."""
+    """The merged delta, chunk by chunk, as in a unit."""
     name, _, calibrate = method.partition("+")
     chosen = METHODS[name]
     parameters: dict[str, Any] = {parameter.name: parameter.default for parameter in chosen.parameters}
@@ -87,10 +88,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--precision", default="mixed", choices=["mixed", "fast", "float64"])
     parser.add_argument(
-        "--repeats", type=int, default=1, help="runs of the dense form; the factored one runs 5 times more"
+        "--repeats", type=int, default=1, help="runs of the dense form; the factored form runs 5 times as often"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--agree", default="1024x1024", help="shape at which both are compared in float64; '' for none")
+    parser.add_argument("--agree", default="1024x1024", help="shape for the comparison in float64; '' skips it")
     chosen = parser.parse_args()
     fix_threads(chosen.threads)
     rows, columns = map(int, chosen.shape.split("x"))
@@ -100,16 +101,16 @@ def main() -> None:
     for method in chosen.methods:
         factored = TaskDeltas([None] * len(parts), changes=parts, precision=chosen.precision, shape=(rows, columns))
         given = TaskDeltas(dense, precision=chosen.precision)
-        timed(factored, method, 1)  # libraries warm
+        timed(factored, method, 1)  # warms up the libraries
         fast, slow = timed(factored, method, 5 * chosen.repeats), timed(given, method, chosen.repeats)
-        line = f"{method:20} factors {fast:7.3f} s  dense {slow:8.2f} s  {slow / fast:6.0f} times"
+        line = f"{method:20} factored {fast:7.3f} s  dense {slow:8.2f} s  speed-up {slow / fast:6.0f}"
         if small:
             wide = [part.dense(torch.float64, "cpu").view(part.shape) for part in small]
             own = TaskDeltas([None] * len(small), changes=small, precision="float64", shape=small[0].shape)
             dense64 = TaskDeltas(wide, precision="float64")
             exact, other = torch.cat(list(merged(own, method))), torch.cat(list(merged(dense64, method)))
             error = torch.linalg.vector_norm(exact - other) / torch.linalg.vector_norm(other)
-            line += f"  apart in float64 {float(error):.1e}"
+            line += f"  difference in float64 {float(error):.1e}"
         print(line, flush=True)
 
 

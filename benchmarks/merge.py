@@ -1,11 +1,11 @@
-"""The whole command beside mergekit's, on the same checkpoints, taking turns: seconds and peak memory.
+"""Compare the whole command with mergekit's on the same checkpoints, in turns: seconds and peak memory.
 
     python benchmarks/checkpoints.py models
     python -m venv mk && mk/bin/pip install mergekit==0.1.5
     python benchmarks/merge.py models --mergekit mk/bin/mergekit-yaml --method task_arithmetic
 
-Files are read before each run, so that both programs start with a warm page cache. Anonymous and resident
-memory of the process are sampled from /proc every 5 ms.
+The script reads the files before each run, so that both programs start with a warm page cache. It samples the
+anonymous and resident memory of the process from /proc every 5 ms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Run:
 
 
 def measure(command: list[str]) -> Run:
-    """Run a command to its end. Raises CalledProcessError when it fails."""
+    """Run a command and wait for it. Raises CalledProcessError if it fails."""
     before = os.times()
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
@@ -58,7 +58,7 @@ def environment() -> dict[str, str]:
 
 
 def memory_of(pid: int) -> tuple[float, float]:
-    """Anonymous and resident memory of a process, in MiB; zeros once it is gone."""
+    """Anonymous and resident memory of a process, in MiB; zeros if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -68,7 +68,7 @@ def memory_of(pid: int) -> tuple[float, float]:
 
 
 def warm(models: Path) -> None:
-    """Read every checkpoint, so that no program pays for what another pushed out of the page cache."""
+    """Read every checkpoint into the page cache, so that no program pays for pages that another one evicted."""
     for file in sorted(models.rglob("*.safetensors")):
         with file.open("rb") as handle:
             while handle.read(1 << 24):
@@ -92,13 +92,13 @@ def write_recipe(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, help="folder made by checkpoints.py")
-    parser.add_argument("--mergekit", help="path of mergekit-yaml; left out: svc-dist alone")
+    parser.add_argument("models", type=Path, help="folder that checkpoints.py wrote")
+    parser.add_argument("--mergekit", help="path of mergekit-yaml; without it, only svc-dist runs")
     parser.add_argument("--mergekit-flags", default="--no-copy-tokenizer --no-write-model-card")
     parser.add_argument("--flags", default="", help="more options for svc-dist merge")
     parser.add_argument("--method", default="task_arithmetic")
     parser.add_argument("--parameters", type=json.loads, default={}, help="e.g. '{\"density\": 0.2}'")
-    parser.add_argument("--calibrate", help="e.g. svc (svc-dist only)")
+    parser.add_argument("--calibrate", help="e.g. svc (only for svc-dist)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("benchmark-work"))
     options = parser.parse_args()

@@ -1,15 +1,15 @@
-"""Run mergekit's recipes, whole, through both commands on small random models, and compare what they write.
+"""Run mergekit's recipes through both commands on small random models, and compare the outputs.
 
     python benchmarks/mergekit_parity.py [--environment FOLDER] [NAME ...]
 
-mergekit is installed into an environment of its own (made in FOLDER, or used where it is there). ``mergekit-yaml`` and
-``svc-dist merge`` take the same file, with dtype float32. Methods without randomness must agree to 1e-6 of a tensor's
-norm and in every entry; of random ones the same share must be kept in every quarter of the magnitudes, and the sum of
-what is kept must agree. Recipes that are refused must be refused for the reason given here. Ends with 1 where something
-differs.
+The script installs mergekit into a separate environment in FOLDER, or uses the one that exists there.
+``mergekit-yaml`` and ``svc-dist merge`` read the same file, with dtype float32. Deterministic methods must agree to
+1e-6 of a tensor's norm and in every entry. Random methods must keep the same share in every quarter of the magnitudes,
+and the sums of the kept entries must agree. Recipes that svc_dist does not support must fail with the reason given
+here. The exit code is 1 if anything differs.
 
-The recipes are our own rendering of what mergekit's documentation and examples show. Where the two differ on purpose is
-in docs/mergekit.md; the models here keep out of it: their deltas are large enough, and no two magnitudes are equal.
+The recipes are our own versions of those in mergekit's documentation and examples. docs/mergekit.md lists the intended
+differences. The models here avoid them: their deltas are large enough, and no two magnitudes are equal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _THREE = """
 
 
 def plain(method: str, own: str = "", shared: str = "", models: str = _THREE) -> str:
-    """A recipe of one method: parameters of each expert, and of all."""
+    """A recipe of one method, with parameters for each expert (``own``) and for all experts (``shared``)."""
     listed = models.replace("%s", f", {own}" if own else "")
     return f"merge_method: {method}\nbase_model: MODELS/0\nmodels:{listed}\nparameters: {{{shared}}}\n"
 
@@ -88,7 +88,7 @@ METHODS = {
                                                 models=_ALONE),
 }  # fmt: skip
 
-#: What mergekit's documentation and examples show, by what they are there: our rendering.
+#: Our versions of the recipes in mergekit's documentation and examples, by the name of their source.
 DOCUMENTED = {
     "examples/linear.yml": """
 models:
@@ -269,7 +269,7 @@ tokenizer: {source: base, tokens: {"<|im_start|>": {source: MODELS/1}}}
     ),
 }
 
-#: Run by mergekit's own python: one start of the library for all recipes.
+#: Runs in mergekit's Python, with one start of the library for all recipes.
 THEIRS = """
 import sys
 from mergekit.scripts.run_yaml import main
@@ -280,7 +280,7 @@ for config, output in zip(sys.argv[1::2], sys.argv[2::2]):
 
 @dataclass(frozen=True)
 class Compared:
-    """How far two results are apart, and whether that is too far."""
+    """The difference between two results, and whether it exceeds the tolerance."""
 
     text: str
     differs: bool
@@ -323,10 +323,10 @@ def write_models(folder: Path) -> list[dict[str, Tensor]]:
 
 
 def installed(environment: Path) -> Path:
-    """The python of an environment with mergekit, which is made where it is not there."""
+    """The Python of an environment with mergekit. Creates the environment if it does not exist."""
     python = environment / "bin" / "python"
     if not python.exists():
-        print(f"making an environment with mergekit {VERSION} in {environment}", flush=True)
+        print(f"creating an environment with mergekit {VERSION} in {environment}", flush=True)
         venv.create(environment, with_pip=True)
         constraint = f"torch=={torch.__version__}"
         subprocess.run([python, "-m", "pip", "install", "-q", f"mergekit=={VERSION}", constraint], check=True)
@@ -334,7 +334,7 @@ def installed(environment: Path) -> Path:
 
 
 def written(folder: Path, name: str, text: str) -> tuple[Path, Path]:
-    """The file of a recipe, and the folder for its result."""
+    """Write a recipe; return its file and the folder for its result."""
     place = folder / "".join(letter if letter.isalnum() else "_" for letter in name)
     place.mkdir()
     recipe = yaml.safe_load(text.replace("MODELS", str(folder / "models")))
@@ -354,10 +354,10 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def compare(models: list[dict[str, Tensor]], recipe: dict[str, Any], one: Path, other: Path) -> Compared:
-    """Two results of one recipe."""
+    """Compare two results of one recipe."""
     mine, theirs = tensors(one), tensors(other)
     if set(mine) != set(theirs):
-        return Compared(f"other tensors: {sorted(set(mine) ^ set(theirs))[:3]}", True)
+        return Compared(f"different tensors: {sorted(set(mine) ^ set(theirs))[:3]}", True)
     densities = [entry.get("parameters", {}).get("density", 1.0) for entry in recipe["models"]]
     if recipe["merge_method"] in RANDOM and densities != [1.0] * len(densities):
         return _by_share(models, mine, theirs)
@@ -370,7 +370,10 @@ def compare(models: list[dict[str, Tensor]], recipe: dict[str, Any], one: Path, 
 
 
 def _by_share(models: list[dict[str, Tensor]], mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> Compared:
-    """What two draws kept of one expert, by quarters of the magnitude rank within rows, and the sum of it."""
+    """Compare two random selections from one expert.
+
+    Compares the shares kept in each quarter of the magnitude ranks within rows, and the sums of the kept entries.
+    """
     base, expert = models[0], models[1]
     rows = [name for name, tensor in base.items() if tensor.dim() == 2]
     kept, size = [], []
@@ -386,20 +389,20 @@ def _by_share(models: list[dict[str, Tensor]], mine: dict[str, Tensor], theirs: 
         size.append(sums)
     apart, ratio = float((kept[0] - kept[1]).abs().max()), size[0] / size[1]
     texts = ["/".join(f"{100 * float(share):.0f}" for share in shares) for shares in kept]
-    text = f"kept by rank {texts[0]} %, theirs {texts[1]} %; sum {ratio:.3f} of theirs"
+    text = f"kept by rank {texts[0]} %, mergekit {texts[1]} %; sum {ratio:.3f} of mergekit's"
     return Compared(text, apart > SHARE or abs(ratio - 1) > SHARE)
 
 
 def same_companions(one: Path, other: Path) -> str | None:
-    """What differs between two results beside the weights."""
+    """Describe the difference between the tokenizers and chat templates of two results; None if there is none."""
     from transformers import AutoTokenizer
 
     first, second = (AutoTokenizer.from_pretrained(place) for place in (one, other))
     if first.get_vocab() != second.get_vocab():
-        return "other vocabularies"
+        return "different vocabularies"
     chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     said = [tokenizer.apply_chat_template(chat, tokenize=False) for tokenizer in (first, second)]
-    return None if said[0] == said[1] else f"another chat: {said[0]!r}, theirs {said[1]!r}"
+    return None if said[0] == said[1] else f"different chats: {said[0]!r}, mergekit {said[1]!r}"
 
 
 def run(python: Path, folder: Path, wanted: list[str]) -> Iterator[tuple[str, Compared]]:
@@ -433,7 +436,9 @@ def run(python: Path, folder: Path, wanted: list[str]) -> Iterator[tuple[str, Co
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--environment", type=Path, help="folder of the environment with mergekit; kept if named")
+    arguments.add_argument(
+        "--environment", type=Path, help="folder of the environment with mergekit; default: a temporary one"
+    )
     arguments.add_argument("names", nargs="*", help="recipes to run; default: all")
     given = arguments.parse_args()
     failed = 0

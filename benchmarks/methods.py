@@ -1,9 +1,9 @@
-"""Times and checks the spectral methods beside plain implementations of the same formulas, in one run.
+"""Time and check the spectral methods, compared with plain implementations of the same formulas, in one run.
 
-The plain form (``tests/methods/spectral_references.py``) follows the papers: full SVDs, all experts stacked, float32;
-WUDI by autograd. For each method and shape this prints median seconds of every form, how many times faster the package
-is, the relative error of each against the plain form in float64, and the peak of extra memory, each measured in a
-process of its own.
+The plain form (``tests/support/spectral_references.py``) follows the papers: full SVDs, all experts stacked, float32,
+and WUDI by autograd. For each method and shape, the script prints the median seconds of every form, the speed-up of
+the package, and the relative error of each form compared with the plain form in float64. With ``--memory`` it prints
+the peak of additional memory instead, measured in a separate process for each form.
 
     python benchmarks/methods.py --methods svc swudi --shapes 2048x2048 4096x4096
     python benchmarks/methods.py --methods wudi --shapes 2048x2048 --steps 10 --no-accuracy
@@ -81,7 +81,7 @@ def timed(action: Callable[[], Tensor], clock: Callable[[], float]) -> tuple[flo
 
 
 def peak_of(form: str, method: str, shape: str, experts: int, steps: int, options: dict[str, Any]) -> float:
-    """Peak extra MiB of one form, in a fresh process. The result counts, the stored models do not."""
+    """Peak additional MiB of one form, in a new process. This includes the result, but not the stored models."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_measure_peak, (form, method, shape, experts, steps, options, torch.get_num_threads()))
@@ -91,7 +91,7 @@ def _measure_peak(
     form: str, method: str, shape: str, experts: int, steps: int, options: dict[str, Any], threads: int
 ) -> float:
     fix_threads(threads)
-    return_freed_memory()  # as a worker does, for every form
+    return_freed_memory()  # as in a worker, for every form
     models = fine_tunes(*_size(shape), experts, SEED)
     warm = torch.randn(64, 64)
     torch.linalg.eigh(warm @ warm.T)
@@ -125,10 +125,10 @@ def main() -> None:
         default=["plain32", "mixed", "fast"],
         choices=["plain32", "plain64", "mixed", "fast", "float64"],
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each form; forms take turns")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each form; the forms run in turns")
     parser.add_argument("--steps", type=int, default=300, help="steps of wudi and optmerge")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-time", action="store_true", help="processor time: for one thread on a shared machine")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time: for one thread on a shared machine")
     parser.add_argument("--no-accuracy", action="store_true", help="do not compute the float64 reference")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     parser.add_argument("--option", nargs="*", default=[], help="parameters of the package's method, name=value")
@@ -161,7 +161,7 @@ def main() -> None:
 def measured(
     method: str, models: list[Tensor], chosen: argparse.Namespace, options: dict[str, Any]
 ) -> dict[str, float | str]:
-    """Median seconds of each form, taking turns; speed against the plain float32 form; errors against float64."""
+    """Median seconds of each form, run in turns; speed-ups over plain float32; errors compared with float64."""
     seconds: dict[str, list[float]] = {form: [] for form in chosen.forms}
     results: dict[str, Tensor] = {}
     clock = time.process_time if chosen.cpu_time else time.perf_counter

@@ -1,6 +1,7 @@
-"""Several results from one pass beside one merge: seconds of CPU and on the clock, taking turns.
+"""Compare several models from one pass with one merge, in turns: wall time and CPU time.
 
-``python benchmarks/outputs.py FOLDER`` makes a base and experts of Llama shape there (kept for the next run).
+``python benchmarks/outputs.py FOLDER`` writes a base and experts of Llama shape to FOLDER and reuses them in the next
+run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ OUTPUTS: dict[str, list[dict[str, Any]]] = {
 
 
 def merge(recipe: dict[str, Any], work: Path, models: Path) -> tuple[float, float]:
-    """Seconds on the clock and of CPU of one merge by the command."""
+    """Wall seconds and CPU seconds of one merge by the command."""
     recipe = {
         "base_model": str(models / "base"),
         "models": [{"model": str(models / f"expert{number}")} for number in range(EXPERTS)],
@@ -73,11 +74,11 @@ def main() -> None:
         one = merge(CASES[given.method], work, given.folder)
         three = merge({**CASES[given.method], "outputs": OUTPUTS[given.method]}, work, given.folder)
         pairs.append((one, three))
-        print(f"one {one[0]:.1f} s, {one[1]:.1f} s of CPU; three {three[0]:.1f} s, {three[1]:.1f} s", flush=True)
-    for place, name in enumerate(("clock", "CPU")):
+        print(f"one {one[0]:.1f} s, CPU {one[1]:.1f} s; three {three[0]:.1f} s, CPU {three[1]:.1f} s", flush=True)
+    for place, name in enumerate(("wall time", "CPU time")):
         ratios = [three[place] / one[place] for one, three in pairs]
         listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"three results take {statistics.median(ratios):.2f} times one, {name} ({listed})")
+        print(f"three models take {statistics.median(ratios):.2f} times as long as one, {name} ({listed})")
 
 
 if __name__ == "__main__":

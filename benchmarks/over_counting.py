@@ -1,6 +1,6 @@
-"""The figures of docs/over-counting.md: what a sum of task deltas does to directions that experts share.
+"""The figures of docs/over-counting.md: how a sum of task deltas inflates the directions that experts share.
 
-``python -m benchmarks.over_counting`` writes them into docs/figures/ and prints the numbers that the page quotes.
+``python -m benchmarks.over_counting`` writes the figures to docs/figures/ and prints the numbers that the page quotes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROWS, COLUMNS, SHARED, OWN = 256, 192, 4, 12
 
 
 def experts(count: int, share: float, seed: int = 0) -> list[Tensor]:
-    """Task deltas that hold ``SHARED`` common directions with the share ``share`` of their energy, and own ones."""
+    """Task deltas with the share ``share`` of their energy in ``SHARED`` common directions, the rest in their own."""
     random = torch.Generator().manual_seed(seed)
 
     def low_rank(rank: int) -> Tensor:
@@ -35,7 +35,7 @@ def experts(count: int, share: float, seed: int = 0) -> list[Tensor]:
 
 
 def spectra() -> Figure:
-    """One expert, the sum of four, and the sum calibrated."""
+    """Singular values of one expert, of the sum of four, and of the calibrated sum."""
     deltas = experts(4, 0.5)
     total = svc_dist.merge_deltas(deltas, "task_arithmetic")
     found = svc_dist.calibrate(total, deltas)
@@ -59,7 +59,7 @@ def spectra() -> Figure:
 
 
 def growth() -> Figure:
-    """How over-counting grows with the number of experts and with what they share."""
+    """Over-counting by the number of experts and the share of energy that they have in common."""
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots()
     counts = (1, 2, 3, 4, 6, 8, 12, 16)

@@ -1,12 +1,13 @@
-"""Time the partial eigensolver beside the full decomposition where few directions are kept, and compare their findings.
+"""Time the partial eigensolver and the full decomposition if few directions are kept, and compare their results.
 
     python benchmarks/partial.py --size 4096
 
-Four experts of ``size x size``. *swudi*: the leading eigenvectors of C (``rank_ratio`` 0.1 and below), then the whole
-method. *tsv_m*: the leading left singular vectors of one delta (the top 1/K for many experts). "Outside" is how much
-of a vector that the one finds lies outside of the span that the other finds; where two directions at the cut are
-about as strong, either may be kept. *All* is every vector; *kept* is the same decomposition with the vectors that are
-kept, which is what methods make where a Krylov space does not pay; *Krylov* is the partial eigensolver.
+The inputs are four experts of ``size x size``. *swudi* computes the leading eigenvectors of C (``rank_ratio`` 0.1 and
+below), then the whole method. *tsv_m* computes the leading left singular vectors of one delta (the top 1/K for many
+experts). "Outside" is the largest component of a partial result's vector outside the span of the full result; if two
+directions at the cutoff are about equally strong, either may be kept. *All* is the decomposition with every vector;
+*kept* is the one with only the kept vectors, which methods use if a Krylov space is not faster; *Krylov* is the
+partial eigensolver.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--swudi", nargs="*", type=float, default=[0.1, 0.01], help="rank ratios")
     parser.add_argument("--tsv-m", nargs="*", type=int, default=[16, 32], help="numbers of experts")
-    parser.add_argument("--method", type=float, help="a rank ratio: time the whole of swudi with it, too")
+    parser.add_argument("--method", type=float, help="also time the whole of swudi, with this rank ratio")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-time", action="store_true", help="processor time: for one thread on a shared machine")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time: for one thread on a shared machine")
     given = parser.parse_args()
     fix_threads(given.threads)
     clock = time.process_time if given.cpu_time else time.perf_counter
@@ -62,7 +63,7 @@ def main() -> None:
     if given.method is not None:
         results, seconds = both(lambda: run("swudi", deltas, rank_ratio=given.method).delta, clock)
         apart = float(torch.linalg.vector_norm(results[0] - results[1]) / torch.linalg.vector_norm(results[0]))
-        print(f"swudi, rank_ratio {given.method:g}: {said(seconds)}; results apart by {apart:.1e}")
+        print(f"swudi, rank_ratio {given.method:g}: {said(seconds)}; results differ by {apart:.1e}")
 
 
 def spent(action: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -85,7 +86,7 @@ def compare(what: str, solve: Callable[[], Eigen], every: float, clock: Callable
 
 
 def both(action: Callable[[], Tensor | Eigen], clock: Callable[[], float]) -> tuple[list, list[float]]:  # type: ignore[type-arg]
-    """What ``action`` gives with full decompositions and with partial ones, and the seconds of each."""
+    """The results of ``action`` with full decompositions and with partial ones, and the seconds of each."""
     results, seconds = [], []
     for context in (full_only(), nullcontext()):
         with context:

@@ -1,12 +1,12 @@
-"""A whole-model SVC merge beside the sequential form that papers' code has: one matrix after another on all cores.
+"""Compare an SVC merge of a whole model with the sequential form of published code.
 
     python benchmarks/checkpoints.py models
     python benchmarks/pipeline.py models --layers 6
 
-The sequential form reads the models, and for each matrix stacks the deltas in float32, sums them, makes a full SVD and
-calibrates (``tests/methods/spectral_references.py``), with torch's threads on all cores. Ours is the command
-``svc-dist merge`` with the same recipe, from process start to published model. ``--layers`` makes smaller models first,
-of the first so many layers of the models given.
+The sequential form reads the models. For each matrix it stacks the deltas in float32, sums them, computes a full SVD
+and calibrates (``tests/support/spectral_references.py``), with torch's threads on all cores. The package's form is the
+command ``svc-dist merge`` with the same recipe, from process start to published model. ``--layers N`` first writes
+smaller models with the first N layers of the given models.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, sys.argv[3])
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.methods import spectral_references as plain
+from tests.support import spectral_references as plain
 
 models, output = Path(sys.argv[1]), Path(sys.argv[2])
 output.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ for shard in sorted(folders[0].glob("*.safetensors")):
 
 
 def shortened(models: Path, folder: Path, layers: int) -> Path:
-    """Copies in ``folder`` of the models in ``models``, each in one shard, without the layers past ``layers``."""
+    """Copy the models in ``models`` to ``folder``, each in one shard, without the layers from ``layers`` on."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -72,7 +72,7 @@ def shortened(models: Path, folder: Path, layers: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, help="folder made by checkpoints.py")
+    parser.add_argument("models", type=Path, help="folder that checkpoints.py wrote")
     parser.add_argument(
         "--layers", type=int, help="merge only so many of the models' layers, and what is outside of them"
     )

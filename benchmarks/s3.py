@@ -1,11 +1,11 @@
-"""A merge from S3 to S3 beside a plain copy of the same bytes by s3fs, taking turns on a local SeaweedFS.
+"""Compare a merge from S3 to S3 with a plain copy of the same bytes by s3fs, in turns, on a local SeaweedFS.
 
     python benchmarks/checkpoints.py models --layers 4 --vocabulary 4000 --shards 4
     python benchmarks/s3.py models
 
-The copy gets base and experts into a folder and puts one model, 16 files or parts at a time (s3fs's ``batch_size`` and
-``max_concurrency``). Seconds are those inside each program; what starting Python and importing take is the difference
-to the whole command. The server shares the machine with both.
+The copy downloads base and experts to a folder and uploads one model, with 16 files or parts in parallel (s3fs's
+``batch_size`` and ``max_concurrency``). The seconds are measured inside each program; the difference from the whole
+command is the start of Python and the imports. The server runs on the same machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     from tests.support.s3_servers import Bucket, SeaweedFS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, help="folder made by checkpoints.py")
+    parser.add_argument("models", type=Path, help="folder that checkpoints.py wrote")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--method", default="task_arithmetic")

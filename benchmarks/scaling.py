@@ -1,10 +1,10 @@
-"""A spectral merge with one unit at a time, with several, and on Ray, taking turns; beside what the simulation says.
+"""Compare a spectral merge with one slot, with several slots and on Ray, in turns, with the simulation's prediction.
 
     python benchmarks/checkpoints.py models --layers 4 --vocabulary 8000
     python benchmarks/scaling.py models
 
 ``svc-dist calibrate-host`` measures the machine before the runs and after them, because its speed drifts; each command
-runs from process start to published model, with its inputs in the page cache. Nothing else should run meanwhile.
+runs from process start to published model, with its inputs in the page cache. Run nothing else meanwhile.
 
     python benchmarks/scaling.py --simulate
 
@@ -33,7 +33,7 @@ STEPS = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8)]
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Real merges, and their predictions."""
+    """Run real merges and compare them with their predictions."""
     work: Path = options.work
     work.mkdir(exist_ok=True)
     recipe, output = work / "scaling.yaml", work / "scaling"
@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for run in range(options.runs):
         for name, flags in commands.items():
-            if run and "1 slot" in name:  # once is enough of the longest one
+            if run and "1 slot" in name:  # the longest command runs only once
                 continue
             shutil.rmtree(output, ignore_errors=True)
             warm(options.models)
@@ -71,12 +71,12 @@ def measure(options: argparse.Namespace) -> None:
     for slots, measured in ((1, one), (options.slots, several)):
         each = [predicted_by(recipe, host, slots) for host in hosts]
         predicted = statistics.mean(each)
-        print(f"  by either calibration: {each[0]:.1f} s, {each[1]:.1f} s")
+        print(f"  predicted from each measurement of the machine: {each[0]:.1f} s, {each[1]:.1f} s")
         print(f"{slots} slots: predicted {predicted:.1f} s, measured {measured:.1f} s: {predicted / measured - 1:+.1%}")
 
 
 def calibrated(work: Path, when: str) -> Path:
-    """Measure the machine; the file with its rates."""
+    """Measure the machine; return the file with its rates."""
     host = work / f"host-{when}.json"
     began = time.perf_counter()
     subprocess.run([*COMMAND, "calibrate-host", str(host), "--folder", str(work)], check=True)
@@ -87,19 +87,21 @@ def calibrated(work: Path, when: str) -> Path:
     }
     gains["eigen"] = rates["lanes"] * rates["alone"]["eigen"][-1][1] / rates["crowded"]["eigen"][-1][1]
     listed = ", ".join(f"{kind} {gain:.2f}" for kind, gain in gains.items())
-    print(f"calibrated {when} in {time.perf_counter() - began:.0f} s; all lanes over one: {listed}", flush=True)
+    print(
+        f"measured the machine {when} in {time.perf_counter() - began:.0f} s; all lanes over one: {listed}", flush=True
+    )
     return host
 
 
 def predicted_by(recipe: Path, host: Path, slots: int) -> float:
-    """Seconds that the simulation says."""
+    """Seconds that the simulation predicts."""
     spec = f"host={host},slots={slots},cache=warm"
     command = [*COMMAND, "plan", str(recipe), "--cluster", spec, "--json"]
     return float(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["seconds"])
 
 
 def simulate(options: argparse.Namespace) -> None:
-    """The plan of pipelines/llama-70b-svc.yaml on 1 to 64 GPUs."""
+    """Simulate the plan of pipelines/llama-70b-svc.yaml on 1 to 64 GPUs."""
     import yaml
 
     from svc_dist.api import make_plan
@@ -132,9 +134,9 @@ def simulate(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="?", help="folder made by checkpoints.py")
+    parser.add_argument("models", type=Path, nargs="?", help="folder that checkpoints.py wrote")
     parser.add_argument("--method", default="task_arithmetic")
-    parser.add_argument("--calibrate", default="svc", help="empty for none")
+    parser.add_argument("--calibrate", default="svc", help="calibration; empty for none")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("benchmark-work"))
@@ -145,7 +147,7 @@ def main() -> None:
     if options.simulate:
         simulate(options)
     elif options.models is None:
-        parser.error("name the folder of the models, or --simulate")
+        parser.error("give the folder of the models, or --simulate")
     else:
         measure(options)
 

@@ -1,1 +1,1 @@
-"""Which method merges well, and with which alpha: real experts and texts, merged by the real command line."""
+"""Compare merge methods and alphas on real experts and texts, merged with the real command line."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.quality``: everything, or the steps named; what is in the work folder is not done again."""
+"""``python -m benchmarks.quality``: run all steps, or the given ones. Results in the work folder are reused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BRIEF = ("data", "experts", "alone", "grid", "main", "write")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("benchmark-work/quality"), help="folder for all that is made")
-    parser.add_argument("--seeds", type=int, default=3, help="how many sets of experts")
-    parser.add_argument("--brief", action="store_true", help="one set, all of it, the main methods: half an hour")
+    parser.add_argument("--work", type=Path, default=Path("benchmark-work/quality"), help="folder for all results")
+    parser.add_argument("--seeds", type=int, default=3, help="number of sets of experts")
+    parser.add_argument("--brief", action="store_true", help="one set of all experts, the main methods: half an hour")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder for tables and figures")
     parser.add_argument("steps", nargs="*", help="steps by name; default: all")
     chosen = parser.parse_args()
@@ -46,10 +46,10 @@ def main() -> None:
     }
     unknown = set(chosen.steps) - set(actions)
     if unknown:
-        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(actions)}")
+        parser.error(f"unknown step: {', '.join(sorted(unknown))}; the steps are {', '.join(actions)}")
     names = chosen.steps or (BRIEF if chosen.brief else tuple(actions))
     if "write" in names and not (chosen.docs / "choosing.md").is_file():
-        parser.error(f"no choosing.md in {chosen.docs}: --docs is the folder in which its tables are renewed")
+        parser.error(f"no choosing.md in {chosen.docs}: --docs must be the folder of the page whose tables are updated")
     try:
         for name in names:
             print(f"{name} ...", flush=True)

@@ -1,7 +1,7 @@
-"""Eight text-classification tasks: one loader each, one way to clean, deduplicate, split and balance them.
+"""Eight text-classification tasks: a loader for each, and common functions that clean, deduplicate, split and balance.
 
-Train, validation and test texts never share a source document (film, speaker, e-mail thread, source package, article);
-which document goes where follows from a hash of its name, so that it depends on nothing else.
+Train, validation and test texts never share a source document (film, speaker, e-mail thread, source package, article).
+A hash of the document's name determines its split, so that the split depends on nothing else.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from benchmarks.quality import sources
 from benchmarks.quality.results import write
 
 LENGTH = 48  # tokens
-TEST, VALIDATION = 500, 200  # texts a task, at most
-MOST_TRAINING = 9600  # 300 steps of 32: more would not be seen
+TEST, VALIDATION = 500, 200  # maximum of texts per task
+MOST_TRAINING = 9600  # 300 steps of 32; training uses no more
 
 
 @dataclass(frozen=True)
 class Example:
-    """One text. ``document``: what it was taken from; all texts of a document go into the same split."""
+    """One text. ``document``: its source; all texts of a document belong to the same split."""
 
     text: str
     label: int
@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its classes with the prompt of each, where its texts come from and under which licence."""
+    """A task: its classes with a prompt for each, and the source and licence of its texts."""
 
     name: str
     about: str
@@ -68,7 +68,7 @@ def _news(task: Task, downloads: Path) -> Iterator[Example]:
     for label, name in enumerate(task.prompts):
         for path in sorted((folder / name).glob("*.txt")):
             title, _, body = path.read_text(encoding="utf-8", errors="ignore").partition("\n")
-            # The title would give the topic away where an article was filed twice: it is what duplicates share.
+            # Duplicates of an article share its title. With titles, an article in two splits would reveal its topic.
             yield Example(body, label, _key(title))
 
 
@@ -97,7 +97,7 @@ def _body(message: email.message.Message) -> str:
         if part.get_content_maintype() == "text":
             payload = part.get_payload(decode=True)
             text = payload.decode("latin-1") if isinstance(payload, bytes) else ""
-            # A mailing list's quotations, footers and links say where a message was sent, not what it is.
+            # Quotations, footers and links of a mailing list identify the list, not the kind of message.
             lines = [line for line in text.splitlines() if not line.lstrip().startswith((">", "|", "--", "__"))]
             return re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>|https?://\S+|\S+@\S+", " ", " ".join(lines))
     return ""
@@ -150,7 +150,7 @@ _VERBS = {
 _MIT = "MIT (the package); texts as published"
 _WORDNET = "WordNet 3.0 licence: any purpose, notice preserved"
 
-#: In the order in which they are taken where fewer than all are merged: short texts first.
+#: In the order in which merges of fewer experts use them: short texts first.
 TASKS = {
     task.name: task
     for task in (
@@ -206,7 +206,7 @@ def _order(task: str, document: str) -> str:
 
 
 def deduplicated(examples: Iterable[Example]) -> list[Example]:
-    """Every text once; none that is there under two labels."""
+    """Each text once, without texts that have two labels."""
     by_key: dict[str, Example | None] = {}
     for example in examples:
         example = Example(_clean(example.text), example.label, example.document)
@@ -220,7 +220,7 @@ def deduplicated(examples: Iterable[Example]) -> list[Example]:
 
 
 def split(task: str, examples: list[Example], classes: int) -> dict[str, list[Example]]:
-    """Test, validation and training texts, each with equally many of every class."""
+    """Test, validation and training texts, each with the same number of texts per class."""
     documents: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         documents[example.document].append(example)
@@ -244,7 +244,7 @@ def _balanced(task: str, examples: list[Example], classes: int, limit: int) -> l
 
 
 def prepare(task: Task, work: Path) -> Path:
-    """The task's tokenised splits in ``work/data/<task>.json``, made once."""
+    """The task's tokenised splits in ``work/data/<task>.json``, written once."""
     target = work / "data" / f"{task.name}.json"
     if target.exists():
         return target

@@ -1,4 +1,4 @@
-"""The sentence encoder: a checkpoint's mean-pooled embeddings, and the head of a task made from its class prompts."""
+"""The sentence encoder: mean-pooled embeddings of a checkpoint, and the head of a task from its class prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-SCALE = 20.0  # of the cosines, as logits
+SCALE = 20.0  # factor from cosines to logits
 _BATCH = 64
 
 
@@ -38,13 +38,13 @@ class TaskData:
 
 
 def bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself: four times as fast as float32 where it does."""
+    """Whether the processor supports bfloat16 matrix products, which are four times as fast as float32."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
 
 
 def load(checkpoint: Path) -> nn.Module:
-    """The encoder in float32, without dropout; plain attention: the fused one is slow backwards on few tokens."""
+    """The encoder in float32, without dropout; plain attention, whose backward pass is faster on few tokens."""
     from transformers import AutoModel, logging
 
     logging.set_verbosity_error()
@@ -60,7 +60,7 @@ def load(checkpoint: Path) -> nn.Module:
 
 
 def pooled(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
-    """Unit-length mean hidden states ``(texts, width)``, with bfloat16 products where the processor has them."""
+    """Unit-length mean hidden states ``(texts, width)``, with bfloat16 products if the processor supports them."""
     longest = max(map(len, tokens))
     ids = torch.tensor([entry + [0] * (longest - len(entry)) for entry in tokens])
     mask = torch.tensor([[1] * len(entry) + [0] * (longest - len(entry)) for entry in tokens])
@@ -72,7 +72,7 @@ def pooled(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
 
 @torch.no_grad()
 def embed(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
-    """Embeddings of many texts; those of one length go together, so that little is padding."""
+    """Embeddings of many texts, in batches of similar length to reduce padding."""
     order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
     result = torch.empty(len(tokens), 0)
     for start in range(0, len(order), _BATCH):
@@ -85,5 +85,5 @@ def embed(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
 
 
 def head(base: nn.Module, task: TaskData) -> Tensor:
-    """The task's frozen head ``(classes, width)``: what the base makes of its class prompts."""
+    """The task's frozen head ``(classes, width)``: the base's embeddings of its class prompts."""
     return embed(base, task.prompts)

@@ -1,4 +1,4 @@
-"""Experts: the base, fully fine-tuned on one task each."""
+"""Experts: copies of the base, each fully fine-tuned on one task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rate(step: int) -> float:
 
 
 def batches(size: int, seed: int) -> Iterator[list[int]]:
-    """Indices of one batch after another: every text once an epoch, in an order that the seed draws."""
+    """Indices of consecutive batches: every text once per epoch, in a random order given by the seed."""
     generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
     while True:
@@ -36,10 +36,10 @@ def batches(size: int, seed: int) -> Iterator[list[int]]:
 
 
 def train(task: TaskData, seed: int, target: Path) -> None:
-    """Fine-tune the base on the task's training texts and write a checkpoint to the folder ``target``, whole.
+    """Fine-tune the base on the task's training texts and write a complete checkpoint to the folder ``target``.
 
-    AdamW without weight decay (it would move the embedding of words that a task never sees), cosine schedule with
-    warm-up, gradients clipped, dropout off.
+    Uses AdamW without weight decay (which would move the embeddings of words that do not occur in a task), a cosine
+    schedule with warm-up, clipped gradients and no dropout.
     """
     base = base_model()
     model = load(base)
@@ -65,9 +65,9 @@ def train(task: TaskData, seed: int, target: Path) -> None:
 
 
 def _compact(words: nn.Embedding, tokens: list[list[int]]) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """Leave only the rows of used words in ``words``: the others would get a gradient of zero in every step.
+    """Reduce ``words`` to the rows of used words; the others would have a gradient of zero in every step.
 
-    Returns all rows, the ids of the used ones, and the tokens in terms of these. Row 0 (padding) stays the first.
+    Returns all rows, the ids of the used rows, and the tokens as indices of the used rows. Row 0 (padding) stays first.
     """
     used = torch.tensor(sorted({0}.union(*tokens)))
     place = {word: index for index, word in enumerate(used.tolist())}

@@ -22,7 +22,7 @@ _COLOURS = {None: "0.35", "1/K": "tab:red", "0.5": "tab:orange", "1": "tab:blue"
 
 
 def draw(found: Results, folder: Path) -> None:
-    """Write every figure whose results are there as SVG; the same results give the same bytes."""
+    """Write every figure whose results exist as SVG; the same results give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[Results], Any]] = {"methods": methods, "scales": scales}
     if _inspected(found) is not None:
@@ -94,7 +94,7 @@ def _inspection(found: Results, count: int) -> Path:
 
 
 def inflation(found: Results) -> Any:
-    """Each part of the model: how much it over-counts, against what calibrating it brings."""
+    """For each part of the model, the predicted over-counting and the gain from calibrating it."""
     figure, axes = plt.subplots(figsize=(5, 3.4))
     whole = SCALED[0]
     count = _inspected(found)
@@ -122,7 +122,7 @@ def inflation(found: Results) -> Any:
 
 
 def predicted_inflation(diagnosis: Diagnosis, layer: int, kind: str) -> float:
-    """How many times the sum counts what an expert says, in a part of the model, by energy: 1 over the mean gamma."""
+    """Times that the sum counts the contribution of an expert in a part of the model, by energy: 1 / mean gamma."""
     held = [
         matrix
         for matrix in diagnosis.calibrated
@@ -132,6 +132,6 @@ def predicted_inflation(diagnosis: Diagnosis, layer: int, kind: str) -> float:
 
 
 def rank_correlation(one: list[float], other: list[float]) -> float:
-    """Spearman's."""
+    """Spearman's rank correlation."""
     ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
     return float(np.corrcoef(np.array(ranks))[0, 1])

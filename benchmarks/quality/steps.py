@@ -1,4 +1,4 @@
-"""The steps of the benchmark: each does what is not yet in the work folder, and nothing twice."""
+"""The steps of the benchmark. Each step computes only the results that are missing in the work folder."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from benchmarks.quality.variants import (
 )
 
 PROCESSES = 2
-_DESCENTS = ("wudi", "optmerge")  # take longest: first, or one of them would run at the end, beside nothing
+_DESCENTS = ("wudi", "optmerge")  # slowest, so they run first; at the end, one of them would leave a process idle
 
 
 def place(work: Path, seed: int, count: int) -> Place:
-    """The first ``count`` experts of a seed."""
+    """The merges of the first ``count`` experts of a seed."""
     folder, names = work / f"seed{seed}", tuple(TASKS)[:count]
     return Place(folder / f"K{count}", names, tuple(folder / "experts" / name for name in names))
 
 
 def together(job: Callable[..., None], arguments: Iterable[tuple[object, ...]]) -> None:
-    """Do jobs in processes side by side, each with one thread: more would spin on a shared machine."""
+    """Run jobs in parallel processes with one thread each; more threads would spin on a shared machine."""
     with ProcessPoolExecutor(PROCESSES, initializer=_one_thread) as pool:
         for future in [pool.submit(job, *entry) for entry in arguments]:
             future.result()
@@ -73,7 +73,7 @@ def _train(name: str, work: Path, seed: int) -> None:
 
 
 def answer_unmerged(work: Path, seed: int, count: int = len(TASKS)) -> None:
-    """What the base says on every task, and each expert on its own."""
+    """Write the answers of the base on every task, and of each expert on its own task."""
     together(_answer, [(work, seed, name) for name in ("base", *list(TASKS)[:count])])
 
 
@@ -85,7 +85,7 @@ def _answer(work: Path, seed: int, name: str) -> None:
 
 
 def measure_all(work: Path, where: Place, variants: Iterable[Variant], parts: Sequence[str]) -> None:
-    """Merge what is not known already, and write the answers on each of ``parts``."""
+    """Merge the variants without answers, and write the answers on each of ``parts``."""
     groups = sorted(by_merge(variants), key=lambda group: group[0].method not in _DESCENTS)
     together(_measure, [(work, where, group, parts) for group in groups])
 
@@ -100,7 +100,7 @@ def _evaluator(work: Path) -> Evaluator:
 
 
 def chosen(work: Path, count: int) -> list[Variant]:
-    """Of each family and alpha the setting that is best on the first seed's validation texts, in the grid's order."""
+    """For each family and alpha, the best setting on the first seed's validation texts, in the grid's order."""
     folder = place(work, 0, count).folder
     best = (group[0] if len(group) == 1 else choose(group, folder) for group in groups(GRID))
     return [variant for variant in best if variant is not None]
@@ -115,13 +115,13 @@ def groups(grid: Iterable[Variant]) -> list[list[Variant]]:
 
 
 def merge_grid(work: Path, count: int, grid: Sequence[Variant]) -> None:
-    """The grid on the first seed's validation texts, where there is something to choose."""
+    """Measure the grid on the first seed's validation texts, for families with more than one setting."""
     wanted = [variant for group in groups(grid) if len(group) > 1 for variant in group]
     measure_all(work, place(work, 0, count), wanted, ["validation"])
 
 
 def merge_main(work: Path, seed: int, count: int, grid: Sequence[Variant]) -> None:
-    """What the tables need on the test texts: the chosen setting of each family, and what the questions compare."""
+    """Measure what the tables need on the test texts: the chosen setting of each family, and the comparisons."""
     where = place(work, seed, count)
     wanted = [variant for variant in chosen(work, count) if variant in grid]
     wanted += [variant for variant in [*SCALED, *MATRICES_SCALED, *TSV_M_DEFAULT] if variant not in wanted]
@@ -139,7 +139,7 @@ def _merge_norm_matched(work: Path, where: Place) -> None:
 
 
 def merge_layers(work: Path, seed: int, count: int) -> None:
-    """What ``svc-dist inspect`` says of the experts, and SVC everywhere but in one part, for every part of it."""
+    """Run ``svc-dist inspect`` on the experts, and measure SVC without one part of one layer, for every part."""
     where = place(work, seed, count)
     inspection = where.folder / "inspection.json"
     if not inspection.exists():
@@ -150,7 +150,7 @@ def merge_layers(work: Path, seed: int, count: int) -> None:
 
 
 def time_merges(work: Path, count: int) -> None:
-    """Seconds and memory of every method and of the calibrated sum, one after another with nothing beside them."""
+    """Measure seconds and memory of every method and of the calibrated sum, one after the other."""
     _one_thread()
     where = place(work, 0, count)
     timed = Place(where.folder / "timed", where.tasks, where.experts)
@@ -163,7 +163,7 @@ def time_merges(work: Path, count: int) -> None:
 
 
 def write_docs(work: Path, seeds: Sequence[int], docs: Path) -> None:
-    """Tables into ``choosing.md``, figures beside it."""
+    """Write the tables into ``choosing.md``, and the figures."""
     from benchmarks.quality import figures, tables
 
     found = tables.Results(work, seeds)

@@ -1,4 +1,4 @@
-"""The tables of ``docs/choosing.md``, as Markdown, from what is in the work folder."""
+"""The tables of ``docs/choosing.md``, as Markdown, from the results in the work folder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from benchmarks.quality.variants import (
 
 
 class Results:
-    """Test answers of merges by variant, seed and number of experts. ``main``: the number that was merged in most
-    ways, which the tables of methods are about."""
+    """Test answers of merges by variant, seed and number of experts.
+
+    ``main``: the number of experts with the most variants; the tables of methods show it.
+    """
 
     def __init__(self, work: Path, seeds: Sequence[int]) -> None:
         self.work = work
@@ -39,11 +41,11 @@ class Results:
         self.seeds = [s for s in seeds if any((place(work, s, n).folder / "test").exists() for n in self.measured)]
 
     def of(self, variant: Variant, count: int, seeds: Sequence[int]) -> list[Answers]:
-        """A variant's test answers, one entry a seed."""
+        """A variant's test answers, with one entry per seed."""
         return [results.read(place(self.work, s, count).file(variant, "test")) for s in seeds]
 
     def seeds_of(self, variant: Variant | None, count: int) -> list[int]:
-        """The seeds that a variant was measured for."""
+        """The seeds for which a variant was measured."""
         if variant is None:
             return []
         return [s for s in self.seeds if place(self.work, s, count).file(variant, "test").exists()]
@@ -52,7 +54,7 @@ class Results:
         return statistics.fmean(accuracy(a) for a in self.of(variant, count, self.seeds_of(variant, count)))
 
     def gain(self, one: Variant | None, other: Variant | None, count: int) -> Difference | None:
-        """Over the seeds that both were measured for; None if there is none."""
+        """The difference over the seeds for which both were measured; None if there is none."""
         seeds = [s for s in self.seeds_of(one, count) if s in self.seeds_of(other, count)]
         if one is None or other is None or not seeds:
             return None
@@ -72,7 +74,7 @@ class Results:
         return {name: results.read(folder / f"{name}.json")[name] for name in list(TASKS)[:count]}
 
     def best(self, family: str, alpha: str | None, count: int) -> Variant | None:
-        """Of a family's settings with test answers, the one that the first seed's validation texts chose."""
+        """The best of a family's settings on the first seed's validation texts, among those with test answers."""
         group = [v for v in GRID if (v.family, v.alpha) == (family, alpha) and self.seeds_of(v, count)]
         return group[0] if len(group) == 1 else results.choose(group, place(self.work, 0, count).folder)
 
@@ -81,7 +83,7 @@ class Results:
         return [f for f in dict.fromkeys(v.family for v in GRID) if self.best(f, None, count) is not None]
 
     def timed(self, variant: Variant) -> dict[str, Any] | None:
-        """What the merge reported, where it ran with nothing beside it."""
+        """The report of a merge that ran alone; None if there is none."""
         file = place(self.work, 0, self.main).folder / "timed" / "reports" / f"{variant.name}.json"
         content: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.exists() else None
         return content
@@ -93,7 +95,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def tasks(found: Results) -> str:
-    """The tasks, their sizes, what the base and the experts reach."""
+    """The tasks, their sizes, and the accuracies of the base and the experts."""
     rows = []
     base = found.base(found.main)
     alone = [found.alone(seed, found.main) for seed in found.seeds]
@@ -114,7 +116,7 @@ def _percent(answers: Sequence[Answers], task: str) -> str:
 
 
 def methods(found: Results) -> str:
-    """Every family at its setting, and what SVC adds at each alpha."""
+    """Every family with its setting, and the gain from SVC at each alpha."""
     count = found.main
     alone = statistics.fmean(accuracy(found.alone(seed, count)) for seed in found.seeds)
     rows = [
@@ -181,7 +183,7 @@ def _cell(found: Results, variant: Variant, count: int) -> str:
 
 
 def questions(found: Results) -> str:
-    """The differences that the questions ask for, with intervals and by set of experts."""
+    """The comparisons, with intervals and by set of experts."""
     rows = []
     for count in found.measured:
 
@@ -228,7 +230,7 @@ def settings(found: Results) -> str:
 
 
 def costs(found: Results) -> str:
-    """Seconds and memory as the tool reports them."""
+    """Seconds and memory from the reports."""
     rows = []
     for family in found.families(found.main):
         for alpha in (None, "1/K"):

@@ -1,4 +1,4 @@
-"""What is merged: methods, their grids, and SVC on top of each; as recipes."""
+"""The merges as recipes: methods, their grids, and SVC on top of each."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ALPHAS = ("1/K", "0.5", "1")
 RANK_RULES = ("participation_sqrt", "participation", "entropy", "stable_rank", "cumvar_0.9", "cumvar_0.99",
               "gavish_donoho")  # fmt: skip
 
-#: What SVC does not take: everything but matrices.
+#: The tensors that SVC does not apply to: everything except matrices.
 REST = ["embeddings.*", "*.bias", "*LayerNorm.weight"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One merge. ``family``: what a table's row is called; of each family and alpha the best on validation is taken.
+    """One merge. ``family``: the name of a table's row, with the best setting on validation texts for each alpha.
 
-    ``alpha``: SVC's, ``1/K`` for its default, None for no calibration. ``spared``: patterns of tensors that are not
-    calibrated. ``scales``: a ``lambda`` for each tensor. ``rest``: the weight of what SVC does not take (embeddings,
-    norms, biases), where it is not that of the matrices.
+    ``alpha``: SVC's alpha, ``1/K`` for the default, None for no calibration. ``spared``: patterns of tensors without
+    calibration. ``scales``: a ``lambda`` for each tensor. ``rest``: the weight of tensors that SVC does not apply to
+    (embeddings, norms, biases), if it differs from that of the matrices.
     """
 
     family: str
@@ -42,13 +42,13 @@ class Variant:
 
     @property
     def setting(self) -> str:
-        """The values of the grid, for a person."""
+        """The values of the grid, as readable text."""
         given = ({} if self.weight is None else {"weight": self.weight}) | dict(self.parameters)
         return ", ".join(f"{key} {value}" for key, value in given.items())
 
     @property
     def name(self) -> str:
-        """A name for files, one for each variant."""
+        """A unique name for files."""
         parts = [self.family, self.setting.replace(" ", "=").replace(",=", ","), f"svc={self.alpha}" * bool(self.alpha)]
         parts += [f"without {self.spared[0]}"] if self.spared else []
         parts += [f"rest={self.rest}"] if self.rest is not None else []
@@ -56,7 +56,7 @@ class Variant:
 
     @property
     def path(self) -> str:
-        """The folder of its result, where one merge has several that differ in alpha."""
+        """The folder of the result, if one merge has several results that differ in alpha."""
         return "plain" if self.alpha is None else f"svc-{self.alpha.replace('/', '-')}"
 
     @property
@@ -67,7 +67,7 @@ class Variant:
         return {"method": "svc"} | ({} if self.alpha == "1/K" else {"alpha": float(self.alpha)})
 
     def recipe(self, base: Path, experts: Sequence[Path], results: Sequence[Variant] = ()) -> str:
-        """The recipe as YAML. ``results``: several that differ in alpha alone, to be made at once."""
+        """The recipe as YAML. ``results``: variants that differ only in alpha, to be merged in one pass."""
         data: dict[str, Any] = {
             "base_model": str(base),
             "models": [
@@ -92,7 +92,7 @@ class Variant:
 
 
 def by_merge(variants: Iterable[Variant]) -> list[list[Variant]]:
-    """Variants by what one merge makes: those that differ in alpha alone are results of one pass."""
+    """Group the variants by merge: variants that differ only in alpha are results of one pass."""
     found: dict[str, list[Variant]] = {}
     for variant in variants:
         found.setdefault(replace(variant, alpha=None).name + str(sorted(variant.scales)), []).append(variant)
@@ -122,7 +122,7 @@ SWUDI = [
 ]  # fmt: skip
 SWUDI_A = [Variant("SWUDI-A", "swudi_a", {"rank_rule": rule}) for rule in RANK_RULES]
 TSV_M = _grid("TSV-M", "tsv_m", "lambda", (0.5, 1.0))
-#: At the default scale, plain and with SVC as it is without settings.
+#: At the default scale, plain and with SVC's defaults.
 TSV_M_DEFAULT = [TSV_M[1], replace(TSV_M[1], alpha="1/K")]
 _OTHERS = [
     *_grid("TIES", "ties", "lambda", (1.0, 2.0), density=0.2),
@@ -133,7 +133,7 @@ _OTHERS = [
     Variant("OptMerge", "optmerge"),
 ]
 
-#: All that is merged of all experts; of each family and alpha the first seed's validation texts choose the setting.
+#: All merges of all experts; the first seed's validation texts choose the setting for each family and alpha.
 GRID: list[Variant] = [
     AVERAGE, *TASK_ARITHMETIC, *TASK_ARITHMETIC_SVC, WUDI, *SWUDI, *SWUDI_A[:1], *TSV_M,
     *calibrated([AVERAGE, WUDI, *TSV_M, *[v for v in SWUDI if v.parameters["rank_ratio"] == 0.65], *SWUDI_A[:1]]),
@@ -146,18 +146,18 @@ SCALED: list[Variant] = [
     *(v for v in TASK_ARITHMETIC if v.weight in (0.3, 1.0)),
 ]  # fmt: skip
 
-#: The same scales for the matrices alone; everything else at the usual one.
+#: The same scales for the matrices only; all other tensors have the usual scale.
 MATRICES_SCALED = [
     Variant("task arithmetic", "task_arithmetic", weight=weight, alpha=alpha, rest=0.3)
     for alpha in ("1/K", None)
     for weight in (1.0, 0.3, 0.1)
 ]
 
-#: The sum at another norm; its scales are measured, and part of its recipe only.
+#: The sum at other norms; its scales are measured and appear only in its recipe.
 NORM_MATCHED = Variant("norm-matched", "task_arithmetic")
 
 _MAIN_FAMILIES = ("average", "task arithmetic", "WUDI", "SWUDI", "SWUDI-A", "TSV-M")
-#: What another K is merged by.
+#: The merges of other numbers of experts.
 MAIN: list[Variant] = [variant for variant in GRID if variant.family in _MAIN_FAMILIES]
 
 LAYERS = 6
@@ -169,7 +169,7 @@ PARTS = {
 
 
 def layer_variants() -> list[Variant]:
-    """SVC on the plain sum but for one part of one layer, for every part."""
+    """SVC on the plain sum except for one part of one layer, for every part."""
     return [
         Variant("spared", "task_arithmetic", weight=1.0, alpha="1/K", spared=tuple(p.format(layer) for p in patterns))
         for layer in range(LAYERS)
@@ -178,7 +178,7 @@ def layer_variants() -> list[Variant]:
 
 
 def norm_matched(base: Path, experts: Sequence[Path], calibrated: Path) -> dict[str, float]:
-    """Per matrix the scale that gives the plain sum the norm of the calibrated one. ``calibrated``: a merged model."""
+    """For each matrix, the scale that gives the plain sum the norm of the calibrated one (``calibrated``: a model)."""
     start = load_file(base / "model.safetensors")
     deltas = [load_file(expert / "model.safetensors") for expert in experts]
     result = load_file(next(calibrated.glob("*.safetensors")))
