@@ -1,33 +1,55 @@
-"""Where a tensor stands in a model, told by its name."""
+"""All that a tensor's name tells: layer and depth, the kind of module, embeddings, vocabularies and output heads."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-_IN_LAYER = re.compile(r"(?:(?P<stack>.*?)\.)??(?:layers?|h|blocks?|resblocks|stages)\.(?P<layer>\d+)\.(?P<kind>.+)")
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+#: A numbered list of modules: its name and a number in it.
+_NUMBERED = re.compile(r"(?:^|\.)([^.]+)\.(\d+)(?=\.)")
+#: What lists of layers are called.
+_LAYER_LISTS = frozenset(("layer", "layers", "h", "block", "blocks", "resblocks", "stages"))
 
 
 @dataclass(frozen=True)
-class Place:
-    """The stack of layers, the number of the layer (None outside of all), and the kind of module."""
+class TensorName:
+    """A name, taken apart: the stack of layers, the number of the layer (None outside of all), the kind of module."""
 
     stack: str
     layer: int | None
     kind: str
 
 
-def place_of(name: str) -> Place:
-    """``model.layers.3.mlp.up_proj.weight`` is of the stack ``model``, layer 3, kind ``mlp.up_proj``."""
-    found = _IN_LAYER.fullmatch(name)
-    kind = _NUMBER.sub(
-        "*", (found["kind"] if found else name).removesuffix(".weight")
-    )  # experts of a mixture are alike
-    return Place("", None, kind) if found is None else Place(found["stack"] or "", int(found["layer"]), kind)
+def parse_name(name: str) -> TensorName:
+    """``model.layers.3.mlp.up_proj.weight`` is of the stack ``model``, layer 3, kind ``mlp.up_proj``.
+
+    Numbers in a kind are ``*``: the experts of a mixture are alike.
+    """
+    found = next((match for match in _NUMBERED.finditer(name) if match[1] in _LAYER_LISTS), None)
+    inside = name if found is None else name[found.end() + 1 :]
+    parts = inside.removesuffix(".weight").split(".")
+    kind = ".".join("*" if number and part.isdecimal() else part for number, part in enumerate(parts))
+    return TensorName("", None, kind) if found is None else TensorName(name[: found.start()], int(found[2]), kind)
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """For each name how deep its layer is: 0 the first, 1 the last; names without a layer's number are left out.
+
+    The first numbered list in a name counts, as in mergekit. Layers of different stacks are counted separately.
+    """
+    layers = {name: match for name in names if (match := _NUMBERED.search(name)) is not None}
+    last: dict[str, int] = {}
+    for name, match in layers.items():
+        stack = name[: match.end(1)]
+        last[stack] = max(last.get(stack, 0), int(match[2]))
+    return {name: _depth(int(match[2]), last[name[: match.end(1)]]) for name, match in layers.items()}
+
+
+def _depth(layer: int, last: int) -> float:
+    return layer / last if last > 0 else 1.0
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -50,6 +72,27 @@ VOCABULARY_PATTERNS = (
     "*embed_tokens.weight", "*wte.weight", "*word_embeddings.weight", "*tok_embeddings.weight", "*embed_in.weight",
     "*embed_out.weight", "shared.weight", "*.shared.weight", "*lm_head.weight", "*lm_head.bias", "output.weight",
 )  # fmt: skip
+
+#: Names of the matrix from hidden states to tokens, which is the token embedding once more where a model ties them.
+_OUTPUT_HEADS = (
+    "lm_head.weight", "*.lm_head.weight", "lm_head.linear.weight", "lm_head.decoder.weight", "*.lm_head.decoder.weight",
+    "generator_lm_head.weight", "output.weight", "*language_model.output.weight", "embed_out.weight",
+    "*.embed_out.weight", "head.weight", "*predictions.decoder.weight", "vocab_projector.weight", "lm_loss.weight",
+    "proj_out.weight", "decoder.weight",
+)  # fmt: skip
+
+#: Words in the names of convolutions: ``conv1d``, ``depthwise_conv``, ``dwconv``, ``convtr``.
+_CONVOLUTION = re.compile(r"(?:.*[._])?[a-z]*conv(?:s|tr|trans|transpose|olutions?|olutional|net|next)?(?:[._0-9].*)?")
+
+
+def is_output_head(name: str) -> bool:
+    """Whether a tensor is the matrix that ``tie_word_embeddings`` makes one with the token embedding."""
+    return matches(name, _OUTPUT_HEADS)
+
+
+def is_convolution(name: str) -> bool:
+    """Whether a tensor's name says that it is a convolution's."""
+    return _CONVOLUTION.fullmatch(name.lower()) is not None
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from svc_dist.run_folder.report import MergeReport, reports
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
-from svc_dist.tensor_names import place_of
+from svc_dist.tensor_names import parse_name
 
 
 def inspect(
@@ -111,7 +111,7 @@ def _wanted(plan: Plan, unit: Unit, layers: Collection[int] | None) -> bool:
 
 
 def _in(layers: Collection[int] | None, name: str) -> bool:
-    return layers is None or place_of(name).layer in layers
+    return layers is None or parse_name(name).layer in layers
 
 
 def _listed(layers: Collection[int]) -> str:

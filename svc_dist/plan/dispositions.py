@@ -16,8 +16,16 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.recipe.varying import depths
-from svc_dist.tensor_names import EMBEDDING_PATTERNS, VOCABULARY_PATTERNS, matches, natural_key, printable
+from svc_dist.tensor_names import (
+    EMBEDDING_PATTERNS,
+    VOCABULARY_PATTERNS,
+    depths,
+    is_convolution,
+    is_output_head,
+    matches,
+    natural_key,
+    printable,
+)
 
 _SHOWN = 8  # refused tensors that a message spells out
 _PATTERNS = 40  # patterns that a remedy spells out
@@ -112,7 +120,7 @@ def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | Non
         return None
     if len(spec.shape) == 2:
         return (1, *spec.shape)
-    if len(spec.shape) == 3 and "conv" not in spec.name.lower():
+    if len(spec.shape) == 3 and not is_convolution(spec.name):
         return spec.shape
     return (1, spec.shape[0], spec.numel // spec.shape[0])
 
@@ -255,7 +263,7 @@ def _tied(model: Checkpoint) -> bool:
 
 def _ties(name: str, model: Checkpoint) -> bool:
     """Whether a model's config says that this tensor is its embedding once more."""
-    return "head" in name and _tied(model)
+    return is_output_head(name) and _tied(model)
 
 
 def _list(models: Sequence[Checkpoint]) -> str:

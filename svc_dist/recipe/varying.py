@@ -6,33 +6,14 @@ of such, of which the first counts whose filter is part of the tensor's name (``
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods.parameters import Deferred, Parameter
 
-_LAYER = re.compile(r"\.(\d+)\.")
 _KEYS = {"filter", "value"}
-
-
-def depths(names: Iterable[str]) -> dict[str, float]:
-    """For each name how deep its layer lies: 0 the first, 1 the last; 0 for a name without a layer's number.
-
-    Layers are counted by what stands before the first number, so that a vision tower's are its own.
-    """
-    found = {name: match for name in names if (match := _LAYER.search(name)) is not None}
-    last: dict[str, int] = {}
-    for name, match in found.items():
-        prefix = name[: match.start()]
-        last[prefix] = max(last.get(prefix, 0), int(match[1]))
-    return {name: _depth(int(match[1]), last[name[: match.start()]]) for name, match in found.items()}
-
-
-def _depth(layer: int, last: int) -> float:
-    return layer / last if last > 0 else 1.0
 
 
 def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svc_dist.run_folder.report import MergeReport
-from svc_dist.tensor_names import Place, place_of
+from svc_dist.tensor_names import TensorName, parse_name
 
 Array = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ class Matrix:
     """One matrix of a merge: where it stands, and its summary of ``merge_report.json``."""
 
     tensor: str
-    place: Place
+    name: TensorName
     summary: Mapping[str, Any]
 
 
@@ -33,13 +33,13 @@ class Diagnosis:
     def __init__(self, report: MergeReport) -> None:
         self.report = report
         self.experts = short_names([model.location for model in report.models[1:]])
-        self.matrices = [Matrix(entry["tensor"], place_of(entry["tensor"]), entry) for entry in report.matrices]
-        stacks = {matrix.place.stack for matrix in self.matrices}
+        self.matrices = [Matrix(entry["tensor"], parse_name(entry["tensor"]), entry) for entry in report.matrices]
+        stacks = {matrix.name.stack for matrix in self.matrices}
         self._several = len(stacks) > 1
 
-    def kind(self, place: Place) -> str:
+    def kind(self, name: TensorName) -> str:
         """The kind of module, with its stack where there are several."""
-        return f"{place.stack}: {place.kind}" if self._several and place.stack else place.kind
+        return f"{name.stack}: {name.kind}" if self._several and name.stack else name.kind
 
     @property
     def calibrated(self) -> list[Matrix]:
@@ -50,8 +50,8 @@ class Diagnosis:
         """Layers, kinds, and a summary value's mean for each pair: ``(kinds, layers)``, NaN where there is none."""
         cells: dict[tuple[str, int], list[float]] = {}
         for matrix in self.matrices:
-            if matrix.place.layer is not None and key in matrix.summary:
-                cells.setdefault((self.kind(matrix.place), matrix.place.layer), []).append(float(matrix.summary[key]))
+            if matrix.name.layer is not None and key in matrix.summary:
+                cells.setdefault((self.kind(matrix.name), matrix.name.layer), []).append(float(matrix.summary[key]))
         layers = sorted({layer for _, layer in cells})
         kinds = list(dict.fromkeys(kind for kind, _ in cells))
         values = np.full((len(kinds), len(layers)), np.nan)
@@ -86,7 +86,7 @@ class Diagnosis:
         """The tensors of each layer, layers in order."""
         layers: dict[int, list[str]] = {}
         for name in self.grams:
-            layer = place_of(name).layer
+            layer = parse_name(name).layer
             if layer is not None:
                 layers.setdefault(layer, []).append(name)
         return dict(sorted(layers.items()))
@@ -135,11 +135,11 @@ class Diagnosis:
     def text(self, most: int = 8) -> str:
         """A table by kind of module, the most over-counted matrices, and the verdict."""
         found = self.calibrated
-        kinds = list(dict.fromkeys(self.kind(matrix.place) for matrix in found))
+        kinds = list(dict.fromkeys(self.kind(matrix.name) for matrix in found))
         width = max([len("kind"), *map(len, kinds)])
         lines = [f"{'kind':{width}}  matrices   gamma  cosine"]
         for kind in kinds:
-            own = [matrix for matrix in found if self.kind(matrix.place) == kind]
+            own = [matrix for matrix in found if self.kind(matrix.name) == kind]
             cosine = self.mean_cosine({matrix.tensor: None for matrix in own})
             lines.append(f"{kind:{width}}  {len(own):8d}  {self.gamma(own):6.3f}  {cosine:6.3f}")
         worst = sorted(found, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]

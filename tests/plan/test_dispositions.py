@@ -290,6 +290,14 @@ def test_what_cannot_be_kept_so_is_refused_by_name(keep: str, models: tuple[Chec
     assert words in caught.value.message
 
 
+def test_only_an_output_head_is_tied_where_embeddings_are() -> None:
+    tower = "vision_model.head.multihead_attention.in_proj_weight"
+    models = (model("/base", llama(head=False), TIED), model("/one", {**llama(head=False), tower: WEIGHT}, TIED))
+    with pytest.raises(PlanError, match="in_proj_weight: in /one, but not in the base /base"):
+        decided(*models)
+    assert kinds(decided(*models, rules=[{"match": tower, "keep": "base"}]))[tower] == "left_out"
+
+
 def test_a_head_that_is_tied_in_an_expert_cannot_be_kept_from_it() -> None:
     models = (*pair(llama(), llama()), model("/two", llama(head=False), TIED))
     with pytest.raises(PlanError, match="from /two, which does not have it, because its head is tied"):
@@ -371,6 +379,7 @@ def test_the_first_rule_that_matches_wins() -> None:
     [
         ("model.layers.0.mlp.up_proj.weight", torch.empty(4, 6), (1, 4, 6)),
         ("model.layers.0.mlp.experts.up_proj", torch.empty(8, 4, 6), (8, 4, 6)),
+        ("model.layers.0.unconventional.experts", torch.empty(8, 4, 6), (8, 4, 6)),
         ("vision.patch_conv.weight", torch.empty(8, 3, 2, 2), (1, 8, 12)),
         ("conv1d.weight", torch.empty(8, 3, 5), (1, 8, 15)),
         ("model.norm.weight", torch.empty(4), None),

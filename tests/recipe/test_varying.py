@@ -12,7 +12,7 @@ import svc_dist
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.model import Plan
-from svc_dist.recipe.varying import Varying, depths
+from svc_dist.recipe.varying import Varying
 from tests.support.checkpoints import recipe_data, write_llamas
 
 LAYER, NORM = "model.layers.{}.{}.weight", "model.norm.weight"
@@ -33,19 +33,6 @@ def parameter(plan: Plan, key: str, name: str) -> Any:
     parameters = plan.dispositions(tensor)[0].parameters
     assert parameters is not None
     return parameters[key]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a.0.w", "a.1.w", "a.4.w"], {"a.0.w": 0, "a.1.w": 0.25, "a.4.w": 1}),
-        (["a.0.w"], {"a.0.w": 1}),  # a single layer is the last, as in mergekit
-        (["embed.w", "a.0.experts.7.w", "a.2.experts.3.w"], {"a.0.experts.7.w": 0, "a.2.experts.3.w": 1}),
-        (["a.0.w", "a.2.w", "visual.0.w", "visual.1.w"], {"a.0.w": 0, "a.2.w": 1, "visual.0.w": 0, "visual.1.w": 1}),
-    ],
-)
-def test_depth_counts_the_layers_of_each_tower(names: list[str], expected: dict[str, float]) -> None:
-    assert depths(names) == expected
 
 
 def test_a_gradient_is_interpolated_over_the_layers(models: list[Path]) -> None:

@@ -12,7 +12,6 @@ from svc_dist.plan.inputs import Model
 from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis, short_names
 from svc_dist.run_folder.report import MergeReport
-from svc_dist.tensor_names import place_of
 
 
 def upper(rows: list[list[float]]) -> list[float]:
@@ -27,22 +26,6 @@ def report(**fields: Any) -> MergeReport:
         fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={}, models=models,
         bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], **fields},
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "stack", "layer", "kind"),
-    [
-        ("model.layers.12.self_attn.q_proj.weight", "model", 12, "self_attn.q_proj"),
-        ("bert.encoder.layer.0.output.dense.bias", "bert.encoder", 0, "output.dense.bias"),
-        ("h.3.attn.c_attn.weight", "", 3, "attn.c_attn"),
-        ("model.layers.7.mlp.experts.19.up_proj.weight", "model", 7, "mlp.experts.*.up_proj"),
-        ("vision_tower.encoder.layers.2.fc1.weight", "vision_tower.encoder", 2, "fc1"),
-        ("lm_head.weight", "", None, "lm_head"),
-    ],
-)
-def test_a_name_says_where_a_tensor_stands(name: str, stack: str, layer: int | None, kind: str) -> None:
-    place = place_of(name)
-    assert (place.stack, place.layer, place.kind) == (stack, layer, kind)
 
 
 def test_cosines_are_those_of_the_deltas_and_parts_of_a_tensor_add_up() -> None:
