@@ -41,8 +41,8 @@ def write_experts(folder: Path, count: int = 3, **shared: float) -> list[Path]:
 
 def test_shared_deltas_are_counted_as_often_as_there_are_experts_and_own_ones_once(tmp_path: Path) -> None:
     found = Diagnosis(svc_dist.inspect(recipe_data(write_experts(tmp_path, same=1.0, own=0.0))))
-    same = [matrix for matrix in found.calibrated if matrix.place.kind == "same"]
-    own = [matrix for matrix in found.calibrated if matrix.place.kind == "own"]
+    same = [matrix for matrix in found.calibrated if matrix.name.kind == "same"]
+    own = [matrix for matrix in found.calibrated if matrix.name.kind == "own"]
     assert len(same) == len(own) == LAYERS
     assert found.gamma(same) == pytest.approx(1 / 3, abs=1e-4)
     assert found.gamma(own) > 0.7
@@ -87,6 +87,13 @@ def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
 def test_kept_tensors_are_not_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5, other=0.5)
     rules = [{"match": "*.other.weight", "keep": "base"}]
+    found = svc_dist.inspect(recipe_data(models, rules=rules))
+    assert {entry["tensor"].split(".")[3] for entry in found.matrices} == {"some"}
+
+
+def test_a_rule_that_merges_is_before_one_that_keeps(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, some=0.5, other=0.5)
+    rules = [{"match": "*.some.weight", "merge_method": "ties"}, {"match": "*", "keep": "base"}]
     found = svc_dist.inspect(recipe_data(models, rules=rules))
     assert {entry["tensor"].split(".")[3] for entry in found.matrices} == {"some"}
 

@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from svc_dist.errors import ExitCode, RecipeError
-from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
-from svc_dist.recipe.load import load_recipe, parse_recipe, recipe_from
-from svc_dist.recipe.resolved import ResolvedRecipe
-
-MINIMAL = """\
-base_model: base
-models:
-  - model: one
-    parameters: {weight: 0.3}
-  - model: two
-merge_method: task_arithmetic
-"""
-
-
-def resolved(text: str) -> ResolvedRecipe:
-    return parse_recipe(text, "r.yaml", "/recipes")
-
-
-def locations(recipe: ResolvedRecipe) -> list[str]:
-    """Of the base and the experts."""
-    return [model.location for model in recipe.models]
-
-
-def chosen(text: str) -> ResultChoices:
-    """The choices of a recipe with one result."""
-    (result,) = resolved(text).results
-    return result
-
-
-def refused(text: str) -> str:
-    with pytest.raises(RecipeError) as caught:
-        parse_recipe(text, "r.yaml", "/recipes")
-    assert caught.value.exit_code == ExitCode.USAGE
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    return str(caught.value)
-
-
-def test_a_minimal_recipe_means_what_it_does_in_mergekit() -> None:
-    assert locations(resolved(MINIMAL)) == ["/recipes/base", "/recipes/one", "/recipes/two"]
-    found = chosen(MINIMAL)
-    assert found.default.method == "task_arithmetic"
-    assert found.default.parameters == {"weight": [0.3, 1.0], "normalize": False, "lambda": 1.0}
-    assert found.default.calibration is None
+from svc_dist.errors import RecipeError
+from svc_dist.recipe.load import load_recipe, recipe_from
+from tests.support.recipes import MINIMAL, refused, resolved
 
 
 @pytest.mark.parametrize(
@@ -168,157 +125,11 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert all(part in message for part in ("r.yaml:7 (one)", "r.yaml:8 (dtype)", "r.yaml:9 (rule)"))
 
 
-@pytest.mark.parametrize(
-    ("calibrate", "expected"),
-    [
-        ("svc", {"method": "svc", "alpha": 0.5, "side": "left"}),
-        ("{method: svc}", {"method": "svc", "alpha": 0.5, "side": "left"}),
-        ("{method: svc, alpha: 1}", {"method": "svc", "alpha": 1.0, "side": "left"}),
-        ("{method: svc, alpha: 1e-1, side: right}", {"method": "svc", "alpha": 0.1, "side": "right"}),
-        ("none", None),
-        ("null", None),
-    ],
-)
-def test_calibration_in_all_its_forms(calibrate: str, expected: object) -> None:
-    assert chosen(MINIMAL + f"calibrate: {calibrate}").default.calibration == expected
-
-
-def test_rules_inherit_what_they_do_not_set() -> None:
-    found = chosen(
-        MINIMAL
-        + """\
-parameters: {weight: 0.5, lambda: 0.7}
-calibrate: svc
-rules:
-  - {match: a, keep: base}
-  - {match: b, calibrate: none}
-  - {match: c, parameters: {weight: 0.9}}
-  - {match: d, merge_method: linear}
-  - {match: [e, f], calibrate: {method: svc, alpha: 1.0}}
-"""
-    ).rules
-    assert found[0] == KeepChoice(0)
-    plain = {"weight": [0.3, 0.5], "normalize": False, "lambda": 0.7}
-    half = {"method": "svc", "alpha": 0.5, "side": "left"}
-    assert [(c.method, c.parameters, c.calibration) for c in found if isinstance(c, MergeChoice)] == [
-        ("task_arithmetic", plain, None),
-        ("task_arithmetic", {**plain, "weight": [0.9, 0.9]}, half),
-        ("linear", {"weight": [0.3, 0.5], "normalize": True, "base_weight": 0.0}, half),
-        ("task_arithmetic", plain, {**half, "alpha": 1.0}),
-    ]
-
-
-def linear(models: str, **keys: Any) -> ResolvedRecipe:
-    return resolved(yaml.safe_dump({"merge_method": "linear", **keys}) + f"models: {models}")
-
-
-def test_the_base_takes_part_in_linear_when_it_is_listed() -> None:
-    found = linear("[{model: base, parameters: {weight: 2}}, {model: one}]", base_model="base")
-    assert locations(found) == ["/recipes/base", "/recipes/one"]
-    assert found.results[0].default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 2.0}
-
-
-def test_the_base_takes_no_part_in_linear_when_it_is_not_listed() -> None:
-    assert linear("[{model: one}]", base_model="base").results[0].default.parameters["base_weight"] == 0.0
-
-
-def test_linear_does_without_a_base() -> None:
-    found = linear("[{model: one, parameters: {weight: 3}}, {model: two}]")
-    assert locations(found) == ["/recipes/one", "/recipes/two"]
-    assert found.results[0].default.parameters == {"weight": [1.0], "normalize": True, "base_weight": 3.0}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{model: one, parameters: {weight: 0}}, {model: two, parameters: {weight: 0}}",
-        "{model: one, parameters: {weight: 1}}, {model: two, parameters: {weight: -1}}",
-    ],
-)
-def test_weights_that_add_up_to_nothing_cannot_be_normalized(text: str) -> None:
-    recipe = f"base_model: base\nmerge_method: task_arithmetic\nmodels: [{text}]\n"
-    assert chosen(recipe).default.parameters["normalize"] is False
-    message = refused(recipe + "parameters: {normalize: true}")
-    assert "r.yaml:3 (models): task_arithmetic: the weights add up to zero" in message
-    assert "normalize: false" in message
-
-
-NAMED = """\
-base_model: models/base
-models:
-  - {model: models/vl, name: vision}
-  - {model: s3://bucket/a/audio/}
-  - {model: hf://owner/video@v1}
-merge_method: linear
-rules: [{match: x, keep: KEEP}]
-"""
-
-
-@pytest.mark.parametrize(
-    ("keep", "source"),
-    [
-        ("base", 0), ("models/base", 0), ("vision", 1), ("vl", 1), ("models/vl", 1), ("audio", 2),
-        ("s3://bucket/a/audio/", 2), ("video", 3), ("hf://owner/video@v1", 3), ("owner", None),
-    ],
-)  # fmt: skip
-def test_a_model_is_called_by_its_name_its_path_or_the_last_part_of_it(keep: str, source: int | None) -> None:
-    recipe = resolved(NAMED.replace("KEEP", keep))
-    assert recipe.results[0].rules == (KeepChoice(source),)
-    assert recipe_from(recipe.plain).results[0].rules == (KeepChoice(source),)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (
-            NAMED.replace("KEEP", "vison"),
-            "(rules[0].keep): no model is called 'vison'\n  did you mean 'vision'?",
-        ),
-        (NAMED.replace("KEEP", "audio").replace("models/vl,", "x/audio,"), "'audio' may be /recipes/x/audio or s3://"),
-        (NAMED.replace("KEEP", "audio").replace("name: vision", "name: audio"), "give the models a `name`"),
-        (NAMED.replace("name: vision", "name: owner"), "r.yaml:3 (models[0].name): 'owner' is taken"),
-        (MINIMAL + "config_source: three", "r.yaml:7 (config_source): no model is called 'three'"),
-        (MINIMAL + "vocab: all", "r.yaml:7 (vocab): Input should be 'base' or 'error'"),
-        (MINIMAL + "rename: {from: a}", "r.yaml:7 (rename[0].to): the key 'to' is missing"),
-        (MINIMAL + "rename: {from: a, too: b}", "r.yaml:7 (rename[0].too): unknown key 'too'; did you mean 'to'?"),
-        (MINIMAL + f"config_source: 'https://u:{'s3cr3t'}@h/b'", "no model is called 'https://"),
-    ],
-)
-def test_models_and_prefixes_are_named_unambiguously(text: str, words: str) -> None:
-    message = refused(text)
-    assert words in message
-    assert "s3cr3t" not in message
-
-
-def test_relative_paths_count_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/r.yaml").write_text(
-        "base_model: ../models/base\nmerge_method: linear\n"
-        "models: [{model: ./one}, {model: ~/two}, {model: /abs/three}, {model: 's3://bucket/four/'}]"
-    )
-    monkeypatch.chdir(tmp_path / "recipes")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert locations(load_recipe("r.yaml")) == [
-        f"{tmp_path}/models/base",
-        f"{tmp_path}/recipes/one",
-        "/home/me/two",
-        "/abs/three",
-        "s3://bucket/four",
-    ]
-
-
 def test_a_recipe_from_python_is_held_to_the_same_rules() -> None:
     data = yaml.safe_load(MINIMAL)
     assert recipe_from(data, folder="/recipes") == resolved(MINIMAL)
     with pytest.raises(RecipeError, match=r"recipe \(calibrat\): unknown key"):
         recipe_from(data | {"calibrat": "svc"})
-
-
-def test_the_plain_form_of_a_recipe_resolves_to_the_same() -> None:
-    recipe = resolved(MINIMAL + "calibrate: svc\nmax_shard_size: 4GiB")
-    assert recipe.max_shard_size == recipe.plain["max_shard_size"] == 4 * 2**30
-    again = recipe_from(recipe.plain)
-    assert (again.results, locations(again), again.plain) == (recipe.results, locations(recipe), recipe.plain)
 
 
 def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
