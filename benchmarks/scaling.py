@@ -3,7 +3,7 @@
     python benchmarks/checkpoints.py models --layers 4 --vocabulary 8000
     python benchmarks/scaling.py models
 
-``svc-dist calibrate-host`` measures the machine before the runs and after them, because its speed drifts; each command
+``svc-dist measure-host`` measures the machine before the runs and after them, because its speed drifts; each command
 runs from process start to published model, with its inputs in the page cache. Run nothing else meanwhile.
 
     python benchmarks/scaling.py --simulate
@@ -79,7 +79,7 @@ def calibrated(work: Path, when: str) -> Path:
     """Measure the machine; return the file with its rates."""
     host = work / f"host-{when}.json"
     began = time.perf_counter()
-    subprocess.run([*COMMAND, "calibrate-host", str(host), "--folder", str(work)], check=True)
+    subprocess.run([*COMMAND, "measure-host", str(host), "--folder", str(work)], check=True)
     rates = json.loads(host.read_text())
     gains = {
         kind: rates["lanes"] * rates["crowded"][kind] / rates["alone"][kind]

@@ -105,9 +105,10 @@ def inspect(
     access: Access = DEFAULT_ACCESS,
     slots: int | None = None,
     precision: str | None = None,
+    threads_per_unit: int | None = None,
     device: str = Device.AUTO,
     scratch: str | None = None,
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> MergeReport:
     """What SVC would find in the plain sum of a recipe's task deltas, as a merge's report without a result.
 
@@ -118,9 +119,9 @@ def inspect(
     from svc_dist.checks.over_counting import parse_layers
 
     wanted = None if layers is None else parse_layers(layers)
-    request = SettingsRequest(precision, device=device)
+    request = SettingsRequest(precision, threads_per_unit, device)
     resolved = load_recipe(recipe, access=access)
-    return look(resolved, wanted, slots=slots, settings=request, scratch=scratch, tell=tell)
+    return look(resolved, wanted, slots=slots, settings=request, scratch=scratch, progress=progress)
 
 
 def predict(

@@ -83,6 +83,12 @@ class MissingExtraError(SvcDistError):
     exit_code = ExitCode.USAGE
 
 
+class ResourceError(SvcDistError):
+    """This machine has too little memory for a unit; the merge needs a larger machine."""
+
+    exit_code = ExitCode.UNITS_FAILED
+
+
 class LockedError(SvcDistError):
     """Another live run holds the output."""
 

@@ -1,4 +1,4 @@
-"""Byte sizes as people write them: ``5GB`` is 5 * 1000**3, ``5GiB`` is 5 * 1024**3."""
+"""Sizes and counts as people write them: ``5GB`` is 5 * 1000**3 bytes, ``5GiB`` is 5 * 1024**3."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def format_size(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.2f} {unit}"
     return f"{size:.0f} B"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: ``1 shard``, ``2,000 shards``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

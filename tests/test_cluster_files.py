@@ -344,7 +344,7 @@ def test_ray_start_has_kuberays_parameters(file: str) -> None:
 def test_the_merge_command_has_the_options(file: str) -> None:
     import typer
 
-    from svc_dist.cli.commands import app
+    from svc_dist.cli.app import app
 
     command = typer.main.get_command(app).commands["merge"]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}

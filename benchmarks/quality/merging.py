@@ -68,7 +68,7 @@ def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
 
     ``variants``: one variant, or several that differ only in alpha and are merged in one pass.
     """
-    from svc_dist.cli.commands import app
+    from svc_dist.cli.app import app
 
     together = "+".join(variant.path for variant in variants) if len(variants) > 1 else ""
     output = place.folder / "merged" / f"{variants[0].name}_{together}".rstrip("_")

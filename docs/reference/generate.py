@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
 from svc_dist import errors
-from svc_dist.cli import commands as cli
+from svc_dist.cli.app import app
 from svc_dist.plan import inputs, model
 from svc_dist.plan.dispositions import Disposition
 from svc_dist.plan.settings import Settings
@@ -30,7 +31,7 @@ def commands() -> str:
     """Every command with its arguments and options."""
     lines = ["# Commands", "", "`svc-dist COMMAND --help` prints the same information.", ""]
     lines += ["`svc-dist --install-completion` installs shell completion for commands and options.", ""]
-    for registered in cli.app.registered_commands:
+    for registered in app.registered_commands:
         function = registered.callback
         assert function is not None
         about, _, example = inspect.cleandoc(function.__doc__ or "").partition("Example:")
@@ -48,18 +49,23 @@ def commands() -> str:
 def _option(name: str, hint: Any, default: Any) -> str:
     kind, info = typing.get_args(hint)[:2]
     if isinstance(info, ArgumentInfo):
-        shown = f"`{info.metavar or name.upper()}`"
+        shown = f"`[{name.upper()}]`" if default is None else f"`{name.upper()}`"
     else:
         # typer treats the first argument of `typer.Option` as a default, although it may be a flag.
         first = [info.default] if isinstance(info.default, str) and info.default.startswith("-") else []
         flags = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
         shown = ", ".join(f"`{flag}`" for flag in flags)
-        shown += "" if kind is bool else f" `{info.metavar or _WORDS.get(_without_none(kind), 'TEXT')}`"
+        shown += "" if kind is bool else f" `{info.metavar or _values(_without_none(kind))}`"
     value = "" if default is inspect.Parameter.empty or kind is bool else _value(default)
     return f"| {shown} | {value} | {_plain(info.help)} |"
 
 
 _WORDS = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
+
+
+def _values(kind: type) -> str:
+    """What an option takes: a list of words, or a kind of value."""
+    return "/".join(kind) if issubclass(kind, StrEnum) else _WORDS.get(kind, "TEXT")
 
 
 def _without_none(kind: Any) -> Any:
@@ -135,7 +141,7 @@ def exit_codes() -> str:
         3: "an input is damaged, or changed since the plan",
         4: "a storage operation failed",
         5: "another live run uses the output",
-        6: "some units failed; the run can be resumed",
+        6: "some units failed, or memory is too small; the run can be resumed",
         70: "internal error: a bug",
         75: "stopped on request, or the cluster was lost: run the same command again to resume",
     }

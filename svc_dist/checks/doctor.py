@@ -1,4 +1,4 @@
-"""Will this merge run here? Storages, scratch space, memory, devices and versions, checked in seconds."""
+"""Checks in seconds whether a merge can run here: storages, disk space, memory, devices and versions."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svc_dist.checkpoint.adapter import open_expert
-from svc_dist.errors import ExitCode, StorageError, SvcDistError
+from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
-from svc_dist.plan.settings import Settings
+from svc_dist.plan.settings import Settings, SettingsRequest
 from svc_dist.recipe.load import load_recipe
-from svc_dist.run.host import available_memory, cores, default_slots, detect_device
+from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
-from svc_dist.sizes import format_size
+from svc_dist.run_folder.published import recorded_settings
+from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_local
 from svc_dist.storage.open import open_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3 import S3Objects
 
-_PROBE = 8 << 20  # bytes read and written to see that it works, and how fast
+_SAMPLE = 8 << 20  # bytes that are read and written to check that it works, and how fast
 _PACKAGES = ("torch", "ray", "fsspec", "s3fs", "safetensors", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing checked. ``problem``: what is wrong, with its remedy and the exit code a merge would end with."""
+    """One check. ``problem``: what is wrong, with its remedy and the exit code that a merge would exit with."""
 
     subject: str
     seen: str
@@ -46,42 +47,63 @@ class Finding:
         return ExitCode.DONE if self.problem is None else self.problem.exit_code
 
     def text(self) -> str:
-        """One line."""
+        """One line: the subject, and what was seen or what is wrong."""
         if self.problem is None:
-            return f"ok     {self.subject}: {self.seen}"
+            return f"{self.subject}: {self.seen}"
         remedy = f"; {self.problem.hint}" if self.problem.hint else ""
-        return f"WRONG  {self.subject}: {self.problem.message}{remedy}".replace("\n", " ")
+        return f"{self.subject}: {self.problem.message}{remedy}".replace("\n", " ")
 
 
-def examine(recipe: Path, output: str, scratch: str | None, access: Access = DEFAULT_ACCESS) -> Iterator[Finding]:
-    """Check everything, as it comes. Raises RecipeError when the recipe itself is wrong."""
-    checked = load_recipe(recipe, access=replace(access, timeout=20.0, deadline=10.0))
+def examine(
+    recipe: Path,
+    output: str,
+    settings: SettingsRequest,
+    *,
+    slots: int | None = None,
+    scratch: str | None = None,
+    max_shard_size: str | None = None,
+    access: Access = DEFAULT_ACCESS,
+) -> Iterator[Finding]:
+    """Check what a merge with these options needs, one finding after the other.
+
+    Raises RecipeError when the recipe itself is wrong.
+    """
+    access = replace(access, timeout=20.0, deadline=10.0)
+    checked = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
     sound = True
     for location in checked.locations:
         finding = _finding(f"input {location}", functools.partial(_reads, location, checked.access))
         sound = sound and finding.problem is None
         yield finding
     plan: Plan | None = None
+    target = Output(output, checked.access)
     if sound:
         found: list[Plan] = []
 
         def planned() -> str:
-            made = make_plan(checked, Settings(device=detect_device()))
+            made = make_plan(checked, settings_here(settings, _recorded(target)))
             found.append(made)
-            return f"{len(made.tensors)} tensors, {len(made.units)} units, writes {format_size(made.bytes_out)}"
+            size, device = format_size(made.bytes_out), made.settings.device
+            return f"{counted(len(made.tensors), 'tensor')}, {counted(len(made.units), 'unit')} on {device}, {size}"
 
         yield _finding("plan", planned)
         plan = found[0] if found else None
-    target = Output(output, checked.access)
     yield from _writes(target)
     if plan is not None:
         if not all(is_local(model.location) for model in plan.inputs):
-            yield _finding("scratch space", lambda: _scratch(plan, scratch))
+            yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
         if target.is_local:
-            yield _finding("room for the output", lambda: _room(plan, target))
+            yield _finding("space for the output", lambda: _space(plan, target))
         yield _finding("memory", lambda: _memory(plan))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
     yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+
+
+def _recorded(output: Output) -> Settings | None:
+    """The settings of the run in an output. An output that cannot be read is a finding of its own."""
+    with contextlib.suppress(SvcDistError):
+        return recorded_settings(output)
+    return None
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
@@ -102,7 +124,7 @@ def _reads(location: str, access: Access) -> str:
         files = opened.adapter.files
         seen = f"an adapter of {len(opened.adapter.pairs)} matrices"
     largest = max(files, key=lambda file: file.size)
-    length = min(_PROBE, largest.size)
+    length = min(_SAMPLE, largest.size)
     began = time.perf_counter()
     open_folder(location, access).read(largest.name, largest.size - length, largest.size)
     return f"{seen}; ranged read at {_rate(length, began)} over one connection"
@@ -110,12 +132,12 @@ def _reads(location: str, access: Access) -> str:
 
 def _writes(output: Output) -> Iterator[Finding]:
     name = f"{RUN_FOLDER}/doctor-{uuid.uuid4().hex}"
-    data = bytes(_PROBE)
+    data = bytes(_SAMPLE)
 
     def written() -> str:
         began = time.perf_counter()
         output.store.put(name, data)
-        rate = _rate(_PROBE, began)
+        rate = _rate(_SAMPLE, began)
         if output.store.get(name) != data:
             raise StorageError(f"{output.location}: what was written is not what is read back")
         return f"whole files at {rate}"
@@ -168,40 +190,47 @@ def _conditional(objects: S3Objects, name: str) -> str:
     return "not honoured: the lock rests on its heartbeat"
 
 
-def _scratch(plan: Plan, scratch: str | None) -> str:
+def _scratch(plan: Plan, scratch: str | None, slots: int | None) -> str:
     folder = Path(scratch or tempfile.gettempdir())
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    slots = default_slots(plan.settings)
+    slots = slots or default_slots(plan.settings)
     needed = sum(sorted((unit.bytes_in for unit in plan.units), reverse=True)[:slots])
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise StorageError(
-            f"{folder} has {format_size(free)} free, {slots} units at once take up to {format_size(needed)}",
-            "name a larger disk with --scratch, or lower --slots",
+            f"{folder} has {format_size(free)} free, {slots} units in parallel need up to {format_size(needed)}",
+            "name a folder on a larger disk with --scratch, or lower --slots",
         )
     return f"{folder} has {format_size(free)} free, up to {format_size(needed)} are needed"
 
 
-def _room(plan: Plan, output: Output) -> str:
+def _space(plan: Plan, output: Output) -> str:
     existing = next(path for path in (Path(output.location), *Path(output.location).parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < plan.bytes_out:
         raise StorageError(
-            f"{existing} has {format_size(free)} free, the model takes {format_size(plan.bytes_out)}",
-            "free space there",
+            f"{existing} has {format_size(free)} free, the model needs {format_size(plan.bytes_out)}",
+            "free space there, or name another OUTPUT",
         )
     return f"{format_size(free)} free, {format_size(plan.bytes_out)} are needed"
 
 
 def _memory(plan: Plan) -> str:
+    """Hold the largest unit against the memory where it computes: a device, or the host, where too large ones go."""
     largest = max(unit.memory for unit in plan.units)
-    available = available_memory()
-    if largest > available:
-        raise StorageError(
-            f"the largest unit takes {format_size(largest)}, {format_size(available)} are available",
-            "run it on a machine with more memory",
+    need, host = format_size(largest), available_memory()
+    device = device_memory(plan.settings.device)
+    if device is not None and largest <= device:
+        return f"{format_size(device)} for units on the smallest device, the largest unit needs {need}"
+    if largest > host:
+        on_device = f" and {format_size(device)} on the smallest device" if device is not None else ""
+        raise ResourceError(
+            f"the largest unit needs {need}, {format_size(host)}{on_device} are available",
+            "run the merge on a machine with more memory",
         )
-    return f"{format_size(available)} available, the largest unit takes {format_size(largest)}"
+    if device is not None:
+        return f"{format_size(device)} on the smallest device; units that need more, up to {need}, compute on the CPU"
+    return f"{format_size(host)} available, the largest unit needs {need}"
 
 
 def _rate(length: int, began: float) -> str:

@@ -33,13 +33,13 @@ def inspect(
     settings: SettingsRequest,
     slots: int | None = None,
     scratch: str | None = None,
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> MergeReport:
     """What SVC would find in the plain sum of a recipe's task deltas, as a report without a result.
 
     Every matrix that the recipe merges is looked at (of ``layers`` only, if given), whatever its method: the units of a
-    merge by ``task_arithmetic`` with weight 1 and SVC run, and what they make is thrown away. ``tell``: called with the
-    units done and their number. Raises RecipeError when there is nothing to look at, and what a merge raises.
+    merge by ``task_arithmetic`` with weight 1 and SVC run, and their results are discarded. ``progress``: called with
+    the number of units done and of all units. Raises RecipeError when no matrix matches, and what a merge raises.
     """
     import torch  # noqa: F401  (in this thread: two that import it at once wait for each other)
 
@@ -69,7 +69,7 @@ def inspect(
         ordered = sorted(units, key=lambda unit: unit.work, reverse=True)
         for done, receipt in enumerate(pool.map(look, ordered), 1):
             receipts[receipt.unit] = receipt
-            tell(done, len(units))
+            progress(done, len(units))
     looked_at = dataclasses.replace(plan, units=tuple(units))
     report = MergeReport.parse(reports(looked_at, receipts, [])[0], "the inspection")
     return dataclasses.replace(

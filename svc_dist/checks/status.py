@@ -1,4 +1,4 @@
-"""How far a run is, read from its folder by anyone."""
+"""The progress of a run, which anyone can read from its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
 @dataclass(frozen=True)
 class Status:
-    """``state``: complete, running, or stopped (to be resumed). Units and bytes written, of how many."""
+    """``state``: complete, running, or stopped. Units done and left, bytes written, share of the estimated work."""
 
     output: str
     state: str
@@ -30,11 +30,11 @@ class Status:
         """A few lines for a terminal."""
         if self.state == "complete":
             return f"{self.output}: complete"
+        share = f"{self.work_share:.0%} of the work"
         lines = [
             f"{self.output}: {self.state}",
-            f"{self.done} of {self.units} units done, {self.left} left, {len(self.failed)} failed",
-            f"{format_size(self.bytes_done)} of {format_size(self.bytes_out)} written, "
-            f"{self.work_share:.0%} of the work",
+            f"units: {self.done:,} of {self.units:,} done ({share}), {self.left:,} left, {len(self.failed):,} failed",
+            f"written: {format_size(self.bytes_done)} of {format_size(self.bytes_out)}",
         ]
         return "\n".join(
             lines + ["failed:" + describe_failure(name, record)[1:] for name, record in self.failed.items()]
@@ -49,14 +49,14 @@ def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
     plan = output.journal.plan()
     if plan is None:
         raise OutputError(
-            f"{location} holds no merge", "check the path; a merge that only just began may not be planned yet"
+            f"{location} holds no merge", "check the path; a merge that has just started may not have a plan yet"
         )
     done = output.journal.receipts(plan)
     work = sum(unit.work for unit in plan.units)
     running = output.lock().holder() is not None
     return Status(
         output=location,
-        state="running" if running else "stopped; start the same command again to go on",
+        state="running" if running else "stopped; run the same command again to resume",
         units=len(plan.units),
         done=len(done),
         left=len(plan.units) - len(done),

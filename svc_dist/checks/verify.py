@@ -15,6 +15,7 @@ from svc_dist.checks import architecture
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
 from svc_dist.run_folder.shard_check import _compare, read_by_safetensors
+from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Folder, is_local, local_path
 from svc_dist.storage.open import open_folder
@@ -56,7 +57,9 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     except SvcDistError as error:
         result.problems.append(str(error))
         return result
-    result.checked.append(f"{len(model.files)} shards, {len(model.tensors)} tensors: index and headers agree")
+    result.checked.append(
+        f"{counted(len(model.files), 'shard')}, {counted(len(model.tensors), 'tensor')}: index and headers agree"
+    )
     report = _report(output, names, result, access)
     _check_reader(output, model, result)
     _check_total(folder, names, model, result)
@@ -190,7 +193,7 @@ def _check_data(source: Source, model: Checkpoint, report: MergeReport | None, r
         wrong = _over(ranges, lambda written: _checksum_problem(source, shards[written.shard].file, written))
         result.problems += wrong
         if not wrong:
-            result.checked.append(f"{len(ranges)} ranges have their recorded checksums")
+            result.checked.append(f"{counted(len(ranges), 'range')} with the recorded checksum")
     copied = set()
     if report is not None:
         copied = {t.name for t in report.tensors if report.dispositions[t.disposition].kind == "copied"}

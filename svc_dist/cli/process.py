@@ -1,4 +1,4 @@
-"""One run of the command as a process: signals, last words, exit codes."""
+"""One run of the command as a process: signals, the message of a failure, exit codes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import typer
 
 from svc_dist.cli import logs
+from svc_dist.cli.app import app
 from svc_dist.errors import ExitCode, Interrupted, SvcDistError
-
-if TYPE_CHECKING:
-    pass
-from svc_dist.cli.commands import app
 
 
 def main() -> None:
@@ -25,19 +24,20 @@ def main() -> None:
     try:
         app()
     except SvcDistError as error:
-        _say(error.message, f"error: {error}", hint=error.hint, exit_code=error.exit_code)
+        text = f"{typer.style('error:', fg='red')} {error}"
+        _say(error.message, text, hint=error.hint, exit_code=error.exit_code)
         _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
     except Interrupted:
-        said = "interrupted; start the same command again to go on"
-        _say(said, said, exit_code=ExitCode.TRY_AGAIN)
+        text = "interrupted; run the same command again to resume"
+        _say(text, text, exit_code=ExitCode.TRY_AGAIN)
         _end(ExitCode.TRY_AGAIN, hard=True)
     except BrokenPipeError:
         _end(ExitCode.DONE, hard=True)
     except Exception:  # a bug, not a user's error: show it whole, and end with the code that says so
         from svc_dist.storage.secrets import redact
 
-        said, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
-        _say(said, f"{trace}{said}", trace=trace, exit_code=ExitCode.INTERNAL)
+        text, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
+        _say(text, f"{trace}{text}", trace=trace, exit_code=ExitCode.INTERNAL)
         _end(ExitCode.INTERNAL, hard=False)
 
 
@@ -46,11 +46,11 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _say(message: str, text: str, **fields: Any) -> None:
-    """The last word of a command that failed: a log line with fields where lines are JSON, else a text."""
+    """Say why a command failed: in a log line with fields where the log is JSON, else in a text."""
     if logs.is_json():
         logging.getLogger("svc_dist").error(message, extra={"fields": fields})
     else:
-        print(text, file=sys.stderr)
+        typer.echo(text, err=True)
 
 
 def _end(code: int, hard: bool) -> None:

@@ -1,16 +1,29 @@
-"""What ``svc-dist plan`` and ``svc-dist methods`` print."""
+"""What ``svc-dist merge``, ``plan`` and ``methods`` print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svc_dist.cli.methods_page import default_of
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.presets import PRESETS
-from svc_dist.sizes import format_size
+from svc_dist.sizes import counted, format_size
 from svc_dist.tensor_names import printable
+
+if TYPE_CHECKING:
+    from svc_dist.run.session import MergeSummary
+
+
+def merge_line(summary: MergeSummary) -> str:
+    """What a merge did, in one line."""
+    resumed = summary.units_resumed
+    earlier = f"; {resumed:,} of {counted(summary.units, 'unit')} came from earlier runs" if resumed else ""
+    return (
+        f"{summary.output}: {counted(summary.tensors, 'tensor')} in {counted(summary.shards, 'shard')}, "
+        f"{format_size(summary.bytes_out)}, verified, {summary.seconds:.1f} s{earlier}"
+    )
 
 
 def method_lines() -> Iterator[str]:
@@ -44,18 +57,25 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             if entry.calibration is not None:
                 rest = {key: value for key, value in entry.calibration.items() if key != "method"}
                 what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
-            yield f"{len(names)} tensor{'s' if len(names) > 1 else ''} {what}; {entry.reason}"
+            yield f"{counted(len(names), 'tensor')} {what}; {entry.reason}"
             yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     for name, reason in plan.not_written:
         yield f"not written: {printable(name)}; {reason}"
     largest = max(plan.units, key=lambda unit: unit.memory)
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
-    experts = len(plan.models) - 1
-    yield f"{experts} expert{'s' if experts > 1 else ''} over {plan.models[0].location}"
-    yield f"{len(plan.tensors)} tensors, {len(plan.shards)} shards, {len(plan.units)} units"
-    yield f"read {format_size(plan.bytes_in)}, write {format_size(plan.bytes_out)}"
-    yield f"peak memory of the largest unit {format_size(largest.memory)} ({holder})"
-    yield f"estimated {sum(unit.flops for unit in plan.units) / 1e12:.3g} Tflop, precision {plan.settings.precision}"
+    settings = plan.settings
+    yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].location}"
+    yield (
+        f"writes {counted(len(plan.tensors), 'tensor')} to {counted(len(plan.shards), 'shard')} "
+        f"in {counted(len(plan.units), 'unit')}"
+    )
+    yield f"reads {format_size(plan.bytes_in)}, writes {format_size(plan.bytes_out)}"
+    yield f"needs at most {format_size(largest.memory)} of memory for a unit ({holder})"
+    yield f"computes about {sum(unit.flops for unit in plan.units) / 1e12:.3g} Tflop"
+    yield (
+        f"planned for {settings.device}, precision {settings.precision}, "
+        f"{counted(settings.threads_per_unit, 'thread')} per unit"
+    )
     yield f"fingerprint {plan.fingerprint[:16]}"
 
 

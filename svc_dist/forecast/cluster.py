@@ -10,7 +10,7 @@ from pathlib import Path
 
 from svc_dist.errors import RecipeError
 from svc_dist.forecast.data_sheets import CONNECTION, CORE, CORE_SOURCE, END, GPUS, LATENCY, NETWORK, START
-from svc_dist.forecast.rates import Host, Speed, Storage, read_host
+from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
 from svc_dist.run.placement import PER_DEVICE, Node
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -23,7 +23,7 @@ _KEYS = {
     "cpus": "cores of each, where there are no GPUs",
     "net": "between each node and the storage, in both directions, e.g. 25Gbps (default 25Gbps)",
     "memory": "of each node, for units, e.g. 512GB (default: no limit)",
-    "host": "a file of calibrate-host: this machine, or nodes of its cores",
+    "host": "a file of measure-host: this machine, or nodes with cores like its own",
     "slots": "units at once on each node (default: as merge would)",
     "cache": "warm where all inputs are in memory already, cold (default) where not; with host alone",
 }
@@ -46,7 +46,7 @@ class Cluster:
     lanes: int
     alone: Speed
     crowded: Speed
-    storage: Storage
+    storage: StorageRates
     start: float
     end: float
     record: float
@@ -132,7 +132,7 @@ def _host(given: dict[str, str], host: Host) -> Cluster:
         raise RecipeError(f"--cluster: cache is '{cache}', but must be warm or cold")
     storage, note = host.disk, f"inputs from the disk ({cache})"
     if cache == "warm":
-        storage = Storage(math.inf, math.inf, storage.write_each, storage.write)
+        storage = StorageRates(math.inf, math.inf, storage.write_each, storage.write)
     elif host.storage is not None:
         storage, note = host.storage, f"from and to {host.storage_url}"
     if "net" in given:
@@ -144,10 +144,12 @@ def _host(given: dict[str, str], host: Host) -> Cluster:
     )  # fmt: skip
 
 
-def _network(given: dict[str, str]) -> Storage:
+def _network(given: dict[str, str]) -> StorageRates:
     """A node's share of object storage: as many connections as a unit opens, up to the node's bandwidth."""
     whole = _bandwidth(given["net"]) if "net" in given else NETWORK
-    return Storage(min(whole, DEFAULT_ACCESS.parallel * CONNECTION), whole, min(whole, PARTS_AHEAD * CONNECTION), whole)
+    return StorageRates(
+        min(whole, DEFAULT_ACCESS.parallel * CONNECTION), whole, min(whole, PARTS_AHEAD * CONNECTION), whole
+    )
 
 
 def _storage_notes(given: dict[str, str]) -> tuple[str]:

@@ -66,7 +66,7 @@ GPUS = {
 
 #: One core with one thread, beside others that are busy too.
 CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)))
-CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by calibrate-host"
+CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by measure-host"
 
 #: Bytes a second of one connection to S3 (Amazon's performance design patterns: 85 to 90 MB/s a request).
 CONNECTION = 85e6

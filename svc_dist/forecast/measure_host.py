@@ -1,7 +1,7 @@
-"""Measuring this machine: every kind of work as units do it, by itself and side by side, in about a minute.
+"""Measuring this machine: every kind of work as units do it, one alone and several in parallel, in about a minute.
 
 Products and decompositions are timed in threads of this process, as the inline executor runs units. Element-wise work,
-writing, and what a merge takes beside its units come from a small merge by the command itself.
+writing and the overhead of a merge come from a small merge by the command itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from svc_dist.checkpoint.tensor_view import tensor_view
-from svc_dist.forecast.probe import Probe
-from svc_dist.forecast.rates import Host, Speed, Storage
+from svc_dist.forecast.rates import Host, Speed, StorageRates
+from svc_dist.forecast.trial_merge import TrialMerge, require_writable
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.threads import threads_fixed
@@ -35,21 +35,23 @@ _PRODUCTS = (1024, 2048)
 _LEAST, _TURNS = 0.3, 2  # seconds that one measurement takes at least, by repetition, and how many there are
 
 
-def calibrate(
+def measure_host(
     folder: Path | None = None, threads: int = 1, storage: str | None = None, access: Access = DEFAULT_ACCESS
 ) -> Host:
-    """Rates of this machine for units of so many ``threads``.
+    """Rates of this machine for units of ``threads`` threads each.
 
-    ``folder``: on the disk that is measured; a subfolder is made and removed. ``storage``: a URL whose rates are
-    measured beside it. Raises StorageError.
+    ``folder``: on the disk to measure; a subfolder is made and removed. ``storage``: a URL to measure too. Raises
+    StorageError, before the measurement where a folder or storage cannot be written to.
     """
+    if storage is not None:
+        require_writable(storage, access)
     lanes = max(1, cores() // threads)
     with tempfile.TemporaryDirectory(prefix="svc-dist-", dir=folder) as work:
-        probe = Probe(Path(work).absolute(), lanes, threads)
-        read = [_cold_read(probe.expert, side_by_side) for side_by_side in (1, lanes)]
-        one, all_lanes = probe.merge((1, lanes))
+        trial = TrialMerge(Path(work).absolute(), lanes, threads)
+        read = [_cold_read(trial.expert, side_by_side) for side_by_side in (1, lanes)]
+        one, all_lanes = trial.merge((1, lanes))
         record = _record(LocalStore(Path(work) / "records"))
-        remote = probe.on_storage(storage, access) if storage is not None else None
+        remote = trial.on_storage(storage, access) if storage is not None else None
     with threads_fixed(threads):
         alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed))
     return Host(
@@ -62,8 +64,8 @@ def calibrate(
         lanes=lanes,
         alone=alone,
         crowded=crowded,
-        disk=Storage(read[0], max(read), one.written, max(one.written, lanes * all_lanes.written)),
-        start=one.beside,
+        disk=StorageRates(read[0], max(read), one.written, max(one.written, lanes * all_lanes.written)),
+        start=one.overhead,
         record=record,
         memory=available_memory(),
         storage_url=storage,
@@ -72,18 +74,18 @@ def calibrate(
 
 
 def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...]) -> list[Speed]:
-    """The speed of a unit among so many side by side, for each of these numbers."""
+    """The speed of one unit when ``lanes`` units compute in parallel, for each of these numbers."""
     eigen = [_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN]
     rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32, torch.bfloat16)]
     return [
         Speed(
-            rates[0][place],
-            rates[1][place],
-            rates[2][place],
-            elementwise[place],
-            tuple((size, seconds[place]) for size, seconds in zip(_EIGEN, eigen, strict=True)),
+            rates[0][index],
+            rates[1][index],
+            rates[2][index],
+            elementwise[index],
+            tuple((size, seconds[index]) for size, seconds in zip(_EIGEN, eigen, strict=True)),
         )
-        for place in range(len(lanes))
+        for index in range(len(lanes))
     ]
 
 
@@ -105,7 +107,7 @@ def _spectrum(size: int) -> torch.Tensor:
 
 
 def _decompose(matrix: torch.Tensor) -> None:
-    symmetric_eigen(matrix, "a probe", dtype=torch.float32)
+    symmetric_eigen(matrix, "a measurement", dtype=torch.float32)
 
 
 def _seconds(work: Callable[[], object], lanes: tuple[int, ...], threads: int) -> list[float]:

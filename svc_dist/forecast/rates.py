@@ -1,4 +1,4 @@
-"""How fast a machine does each kind of work: rates, and the file that ``calibrate-host`` writes them to."""
+"""How fast a machine does each kind of work: rates, and the file of them that ``measure-host`` writes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Storage:
+class StorageRates:
     """Bytes a second: ``*_each`` for one unit alone, ``read`` and ``write`` for all units of a node together."""
 
     read_each: float
@@ -68,12 +68,12 @@ class Storage:
 
 @dataclass(frozen=True)
 class Host:
-    """A machine as measured: see ``calibrate.calibrate_host``.
+    """A machine as ``measure_host`` measured it.
 
-    ``lanes``: units that compute side by side, with ``threads_per_unit`` each; ``alone``, ``crowded``: how fast a unit
-    is by itself, and beside ``lanes - 1`` others; ``disk``: files that are not in memory; ``storage``: what is behind
-    ``storage_url``; ``start``: seconds of a merge that has nothing to do; ``record``: seconds of a receipt;
-    ``memory``: bytes available.
+    ``lanes``: units that compute in parallel, with ``threads_per_unit`` each; ``alone``, ``crowded``: the speed of one
+    unit by itself, and of each of ``lanes`` units together; ``disk``: rates for files that are not in memory;
+    ``storage``: rates of ``storage_url``; ``start``: seconds of a merge without units; ``record``: seconds to write a
+    receipt; ``memory``: bytes available.
     """
 
     name: str
@@ -85,27 +85,29 @@ class Host:
     lanes: int
     alone: Speed
     crowded: Speed
-    disk: Storage
+    disk: StorageRates
     start: float
     record: float
     memory: int
     storage_url: str | None = None
-    storage: Storage | None = None
+    storage: StorageRates | None = None
 
     def to_json(self) -> str:
         return json.dumps({"format": _FORMAT} | dataclasses.asdict(self), indent=1) + "\n"
 
 
 def read_host(file: Path) -> Host:
-    """The rates in a file of ``calibrate-host``. Raises RecipeError when it is none."""
+    """The rates in a file of ``measure-host``. Raises RecipeError when the file holds none."""
     try:
         text = file.read_bytes()
         if msgspec.json.decode(text, type=dict[str, Any]).get("format") != _FORMAT:
             raise ValueError("another release of svc-dist wrote it")
         return msgspec.json.decode(text, type=Host)
     except OSError as error:
-        raise RecipeError(f"cannot read {file}: {error.strerror}", f"make it: svc-dist calibrate-host {file}") from None
+        raise RecipeError(
+            f"cannot read {file}: {error.strerror}", f"write it first: svc-dist measure-host {file}"
+        ) from None
     except ValueError as error:
         raise RecipeError(
-            f"{file} holds no rates of a host: {error}", f"make it again: svc-dist calibrate-host {file}"
+            f"{file} does not hold the rates of a host: {error}", f"write it again: svc-dist measure-host {file}"
         ) from None

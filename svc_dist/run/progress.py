@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""The progress of a run: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from svc_dist.plan.model import Plan
-from svc_dist.sizes import format_size
+from svc_dist.sizes import counted, format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -20,7 +20,7 @@ _log = logging.getLogger("svc_dist")
 
 
 class Progress:
-    """Counts units by bytes and by estimated work; the ETA follows the work."""
+    """Counts units, bytes and estimated work. The remaining time is estimated from the work done so far."""
 
     def __init__(self, plan: Plan, done: Collection[str], bar: bool) -> None:
         self._plan = plan
@@ -65,7 +65,7 @@ class Progress:
         _log.warning(text)
 
     def tick(self) -> None:
-        """Called often; prints a line now and then where there is no bar."""
+        """Refresh the bar, or print a line where the last one is some seconds old. Called often."""
         if self._bar is None and time.monotonic() - self._last_line >= _LINE_EVERY:
             self._last_line = time.monotonic()
             _log.info(self.line(), extra={"fields": self.fields()})
@@ -83,13 +83,15 @@ class Progress:
         }
 
     def line(self) -> str:
-        eta = self._eta()
-        left = "" if eta is None else f", {_clock(eta)} left"
+        """The progress in words, for the log."""
         share = self._work / self._total_work if self._total_work else 1.0
-        return (
-            f"{self._units}/{len(self._plan.units)} units, {format_size(self._bytes)} of "
-            f"{format_size(self._total_bytes)}, {share:.0%} of the work{left}"
-        )
+        return f"{share:.0%} done: {self._counts()}"
+
+    def _counts(self) -> str:
+        eta = self._eta()
+        left = f", about {_clock(eta)} left" if eta else ""
+        moved = f"{format_size(self._bytes)} of {format_size(self._total_bytes)} read and written"
+        return f"{self._units:,} of {counted(len(self._plan.units), 'unit')}, {moved}{left}"
 
     def _eta(self) -> float | None:
         since = self._work - self._work_before
@@ -99,7 +101,7 @@ class Progress:
 
     def _refresh(self) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._work, description=self.line())
+            self._bar.update(self._task, completed=self._work, description=self._counts())
 
 
 def _clock(seconds: float) -> str:

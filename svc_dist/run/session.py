@@ -30,7 +30,7 @@ from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
-from svc_dist.sizes import format_size
+from svc_dist.sizes import counted, format_size
 from svc_dist.storage.base import is_local, local_path
 from svc_dist.storage.writing.base import ShardFile, Sink
 
@@ -129,10 +129,11 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
         _log.warning(f"warning: {warning}")
     executor = _make_executor(kind, plan, output, options)
     if done:
-        _log.info(f"resuming: {len(done)} of {len(plan.units)} units are done")
+        _log.info(f"resuming: {len(done):,} of {counted(len(plan.units), 'unit')} are done")
     _log.info(
-        f"merging {len(plan.tensors)} tensors into {len(plan.shards)} shards ({format_size(plan.bytes_out)}): "
-        f"{len(plan.units) - len(done)} units, {kind}, {_at_once(executor)}{plan.settings.precision}"
+        f"merging {counted(len(plan.tensors), 'tensor')} into {counted(len(plan.shards), 'shard')} "
+        f"({format_size(plan.bytes_out)}): {counted(len(plan.units) - len(done), 'unit')}, executor {kind}, "
+        f"{_in_parallel(executor)}device {plan.settings.device}, precision {plan.settings.precision}"
     )
     schedule = Schedule(
         plan,
@@ -151,9 +152,9 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     return _summary(plan, output.location, len(done), schedule.retries, seconds, kind)
 
 
-def _at_once(executor: Executor) -> str:
+def _in_parallel(executor: Executor) -> str:
     slots = sum(node.slots for node in executor.nodes.values())
-    return f"{slots} at a time, " if slots else ""
+    return f"{slots} in parallel, " if slots else ""
 
 
 def _is_finished(sink: Sink, shard: ShardFile, number: int, plan: Plan, done: Collection[str]) -> bool:

@@ -100,7 +100,7 @@ def test_models_behind_urls_are_compared_range_by_range(tmp_path: Path, monkeypa
 def test_the_result_is_json_without_a_number_that_json_lacks(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from svc_dist.cli.commands import app
+    from svc_dist.cli.app import app
 
     first, second = models(tmp_path, {"w": torch.ones(2)}, {"w": torch.tensor([1.0, math.nan])}, shards=1)
     done = CliRunner().invoke(app, ["diff", first, second, "--json", "--exit-code"])

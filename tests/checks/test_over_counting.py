@@ -12,7 +12,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import svc_dist
-from svc_dist.cli.commands import app
+from svc_dist.cli.app import app
 from svc_dist.errors import RecipeError
 from svc_dist.report.diagnosis import Diagnosis
 from tests.support.checkpoints import recipe_data, tree_state, write_checkpoint, write_recipe

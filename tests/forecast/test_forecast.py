@@ -18,7 +18,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.forecast.cluster import Cluster, parse_cluster
 from svc_dist.forecast.data_sheets import CORE, GPUS
 from svc_dist.forecast.prediction import predict
-from svc_dist.forecast.rates import Host, Speed, Storage, read_host
+from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
 from svc_dist.forecast.simulate import Load, simulate
 from svc_dist.methods.costs import Work
 from svc_dist.plan.make import ShardFile
@@ -36,7 +36,7 @@ def cluster_of(
     nodes: int = 1, slots: int = 1, devices: int = 1, lanes: int = 1, memory: int = 10**12, start: float = 0.0
 ) -> Cluster:
     """Nodes that read 2 GB/s and write 1 GB/s, one unit at most half of it."""
-    storage = Storage(1 * GB, 2 * GB, GB / 2, 1 * GB)
+    storage = StorageRates(1 * GB, 2 * GB, GB / 2, 1 * GB)
     return Cluster(
         nodes, Node(slots, memory), devices, lanes, SPEED, SPEED, storage, start, 0.0, 0.0, "cpu", 1, False, ()
     )  # fmt: skip
@@ -160,13 +160,13 @@ def test_bandwidth_is_in_bits_or_bytes() -> None:
 
 
 def host() -> Host:
-    disk = Storage(1e9, 2e9, 5e8, 8e8)
+    disk = StorageRates(1e9, 2e9, 5e8, 8e8)
     return Host("h", "cpu", "2026-11-27", {"torch": "2"}, 4, 2, 2, CORE, SPEED, disk, 2.5, 0.01, 8 * 10**9)
 
 
 def test_a_hosts_rates_come_back_from_their_file(tmp_path: Path) -> None:
     file = tmp_path / "host.json"
-    for kept in (host(), dataclasses.replace(host(), storage_url="s3://b/p", storage=Storage(1, 2, 3, 4))):
+    for kept in (host(), dataclasses.replace(host(), storage_url="s3://b/p", storage=StorageRates(1, 2, 3, 4))):
         file.write_text(kept.to_json())
         assert read_host(file) == kept
     file.write_text(host().to_json())
@@ -179,7 +179,7 @@ def test_a_hosts_rates_come_back_from_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9}', '{"format": 1, "name": "x"}'])
 def test_a_file_without_rates_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "host.json").write_text(text)
-    with pytest.raises(RecipeError, match=r"host\.json holds no rates of a host"):
+    with pytest.raises(RecipeError, match=r"host\.json does not hold the rates of a host"):
         read_host(tmp_path / "host.json")
 
 
@@ -237,7 +237,7 @@ def test_each_result_of_one_pass_is_written_but_inputs_are_read_once(tmp_path: P
 def test_the_command_predicts_without_torch(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", write_llamas(tmp_path), calibrate="svc")
     script = (
-        "import sys; from svc_dist.cli.commands import app; "
+        "import sys; from svc_dist.cli.app import app; "
         f"app(['plan', {str(recipe)!r}, '--cluster', 'nodes=2,cpus=16', '--json'], standalone_mode=False); "
         "print({'torch', 'ray'} & set(sys.modules))"
     )

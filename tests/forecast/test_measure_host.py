@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from svc_dist.forecast.cluster import parse_cluster
-from svc_dist.forecast.measure_host import calibrate
+from svc_dist.forecast.measure_host import measure_host
 from svc_dist.forecast.rates import read_host
 
 
@@ -19,7 +19,7 @@ from svc_dist.forecast.rates import read_host
 def test_a_machine_and_a_storage_are_measured_and_left_as_they_were(tmp_path: Path) -> None:
     work, threads = tmp_path / "work", torch.get_num_threads()
     work.mkdir()
-    host = calibrate(work, threads=1, storage="memory://probe/prefix")
+    host = measure_host(work, threads=1, storage="memory://probe/prefix")
     assert list(work.iterdir()) == []
     assert fsspec.filesystem("memory").find("probe") == []
     assert torch.get_num_threads() == threads

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import svc_dist
-from svc_dist.cli.commands import app
+from svc_dist.cli.app import app
 from tests.support.checkpoints import recipe_data, write_llamas
 
 _EMPTY = {"meta", "link", "img", "br", "path", "use"}

@@ -163,7 +163,7 @@ def test_status_of_a_killed_merge_says_what_is_left(stopped: Path) -> None:
     assert status.state.startswith("stopped")
     assert 0 < status.done < status.units
     assert status.done + status.left == status.units
-    assert "start the same command again" in run("status", stopped, home=stopped.parent).stdout
+    assert "run the same command again" in run("status", stopped, home=stopped.parent).stdout
 
 
 def test_a_changed_recipe_is_refused_with_what_changed(recipe: Path, stopped: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A small merge by the command itself, for what only a whole merge can tell: element-wise work, writing, the start."""
+"""A small merge by the command itself, to measure what only a whole merge shows: element-wise work, writing, start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 
 from svc_dist.checkpoint.header import render_header
 from svc_dist.errors import StorageError
-from svc_dist.forecast.rates import Storage
+from svc_dist.forecast.rates import StorageRates
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import recipe_from
@@ -35,20 +35,30 @@ _RUNS = 2  # the first warms files and byte code up
 _COLUMNS = 4096
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one unit among those side by side: element-wise operations, bytes written and bytes read a second.
+def require_writable(url: str, access: Access) -> None:
+    """Raise StorageError unless objects can be written, read and removed under a URL."""
+    objects, name = open_objects(url.rstrip("/"), access), f"svc-dist-trial-{uuid.uuid4().hex}"
+    objects.put(name, b"svc-dist")
+    try:
+        objects.read(name)
+    finally:
+        objects.delete(name)
 
-    ``beside``: seconds of the command beside its units.
+
+@dataclass(frozen=True)
+class TrialRates:
+    """Rates of one unit among those that run in parallel, per second: element-wise operations, bytes written and read.
+
+    ``overhead``: seconds of the command outside its units.
     """
 
     computed: float
     written: float
     read: float
-    beside: float
+    overhead: float
 
 
-class Probe:
+class TrialMerge:
     """A base and experts in ``folder``, whose element-wise merge has as many units as there are ``lanes``, or more."""
 
     def __init__(self, folder: Path, lanes: int, threads: int) -> None:
@@ -68,15 +78,15 @@ class Probe:
 
     @property
     def expert(self) -> Path:
-        """A file of the probe."""
+        """A file of an expert."""
         return self._folder / self._models[-1] / "model.safetensors"
 
-    def merge(self, slots: Sequence[int]) -> list[Measured]:
+    def merge(self, slots: Sequence[int]) -> list[TrialRates]:
         """Merge by the command, so many units at once; of each number the run with the least overhead counts."""
         runs = [[self._merge_here(count) for count in slots] for _ in range(_RUNS)]
-        return [min(same, key=lambda run: run.beside) for same in zip(*runs, strict=True)]
+        return [min(same, key=lambda run: run.overhead) for same in zip(*runs, strict=True)]
 
-    def _merge_here(self, slots: int) -> Measured:
+    def _merge_here(self, slots: int) -> TrialRates:
         recipe, output = self._folder / "recipe.yaml", self._folder / "merged"
         recipe.write_text(yaml.safe_dump(self._recipe(str(self._folder))))
         flags = ["--slots", str(slots), "--threads-per-unit", str(self._threads), "--executor", "inline"]
@@ -85,14 +95,16 @@ class Probe:
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - began
         if done.returncode:
-            raise StorageError(f"a small merge in {self._folder} failed: {done.stderr.strip()}", "name a --folder")
+            raise StorageError(
+                f"a small merge in {self._folder} failed: {done.stderr.strip()}", "name another folder with --folder"
+            )
         measured = self._measured(read_report(str(output)), seconds, slots)
         shutil.rmtree(output)
         return measured
 
-    def on_storage(self, url: str, access: Access) -> Storage:
+    def on_storage(self, url: str, access: Access) -> StorageRates:
         """Rates of a storage: the same merge from and to a folder under ``url``, which is removed again."""
-        prefix = f"{url.rstrip('/')}/svc-dist-probe-{uuid.uuid4().hex}"
+        prefix = f"{url.rstrip('/')}/svc-dist-trial-{uuid.uuid4().hex}"
         objects = open_objects(prefix, access)
         together = max(2, self._lanes)
         try:
@@ -103,9 +115,9 @@ class Probe:
             for name in objects.walk(""):
                 objects.delete(name)
         read, written = together * all_lanes.read, together * all_lanes.written
-        return Storage(one.read, max(one.read, read), one.written, max(one.written, written))
+        return StorageRates(one.read, max(one.read, read), one.written, max(one.written, written))
 
-    def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> Measured:
+    def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> TrialRates:
         output = f"merged{slots}"
         settings = SettingsRequest(threads_per_unit=self._threads, device=Device.CPU)
         options = Options("inline", slots=slots, settings=settings)
@@ -117,9 +129,9 @@ class Probe:
         experts = [{"model": f"{location}/{model}"} for model in self._models[1:]]
         return {"base_model": f"{location}/{self._models[0]}", "models": experts, "merge_method": "task_arithmetic"}
 
-    def _measured(self, report: MergeReport, seconds: float, slots: int) -> Measured:
+    def _measured(self, report: MergeReport, seconds: float, slots: int) -> TrialRates:
         stages = report.unit_seconds
         work = METHODS["task_arithmetic"].work(self._size // 2, 1, _EXPERTS, "mixed")
-        beside = seconds - sum(stages.values()) / min(slots, len(self._shapes))
+        overhead = seconds - sum(stages.values()) / min(slots, len(self._shapes))
         read = self._size * len(self._models) / max(stages["read"], 1e-9)
-        return Measured(work.elementwise / stages["compute"], self._size / stages["write"], read, max(0.0, beside))
+        return TrialRates(work.elementwise / stages["compute"], self._size / stages["write"], read, max(0.0, overhead))

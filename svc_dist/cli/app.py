@@ -1,0 +1,54 @@
+"""The command line's application: every command, in the order in which help lists them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from svc_dist.cli import merge_commands, model_commands, other_commands
+
+app = typer.Typer(
+    name="svc-dist",
+    epilog="Exit codes: 0 done and verified, 2 wrong recipe or usage, 3 damaged or changed input, 4 storage failure, 5 "
+    "another run uses the output, 6 some units failed (resumable) or too little memory, 70 internal error, 75 stopped "
+    "on request or cluster lost (run the same command again to resume).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help texts are literal: rich would take [check] for markup
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (
+    merge_commands.merge,
+    merge_commands.plan,
+    other_commands.measure_host,
+    model_commands.verify,
+    model_commands.inspect,
+    model_commands.report,
+    model_commands.smoke,
+    model_commands.diff,
+    merge_commands.status,
+    merge_commands.clean,
+    merge_commands.doctor,
+    other_commands.methods,
+    other_commands.demo,
+):
+    app.command()(command)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        from svc_dist import __version__
+
+        typer.echo(f"svc-dist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Merge fine-tuned experts of very large models: out of core, resumable, spectrally calibrated."""

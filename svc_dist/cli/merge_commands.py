@@ -1,0 +1,231 @@
+"""Commands about one merge: merge, plan, doctor, status, clean."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from svc_dist.cli import logs
+from svc_dist.cli.options import (
+    AnonymousOption,
+    DeviceOption,
+    EndpointOption,
+    JsonOption,
+    LogFormat,
+    PrecisionOption,
+    ProfileOption,
+    RecipeArgument,
+    RunArgument,
+    ScratchOption,
+    ShardSizeOption,
+    SlotsOption,
+    TargetArgument,
+    ThreadsOption,
+    access_of,
+)
+from svc_dist.errors import ExitCode, RecipeError
+from svc_dist.plan.settings import Device
+from svc_dist.run.options import ExecutorKind
+
+
+def merge(
+    recipe: RecipeArgument,
+    output: TargetArgument,
+    executor: Annotated[
+        ExecutorKind,
+        typer.Option(help="inline: threads of this process; auto: ray with --address or several devices, else inline"),
+    ] = ExecutorKind.AUTO,
+    address: Annotated[
+        str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
+    ] = None,
+    slots: SlotsOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = None,
+    threads_per_unit: ThreadsOption = None,
+    max_shard_size: ShardSizeOption = None,
+    scratch: ScratchOption = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="storage requests in parallel for one unit")] = 16,
+    storage_deadline: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="seconds during which a transient storage failure is retried"),
+    ] = 300.0,
+    storage_timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="timeout of one storage request in seconds")
+    ] = 60.0,
+    restart: Annotated[bool, typer.Option("--restart", help="discard what an earlier run wrote to OUTPUT")] = False,
+    grace: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="seconds for running units to finish after SIGTERM or Ctrl-C"),
+    ] = 60.0,
+    max_runtime: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="stop gracefully after this many seconds, with exit code 75, to resume"
+        ),
+    ] = None,
+    unit_deadline: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="seconds, over the time that its size predicts, after which a unit on a cluster counts as lost",
+        ),
+    ] = 1800.0,
+    log_format: Annotated[LogFormat, typer.Option(help="format of the log on standard error")] = LogFormat.TEXT,
+) -> None:
+    """Plan, run, publish and verify a merge. Run the same command again to resume it.
+
+    Example: svc-dist merge recipe.yaml merged/
+    """
+    logs.set_up(log_format == LogFormat.JSON)
+    from svc_dist.api import merge as run
+    from svc_dist.cli.texts import merge_line
+    from svc_dist.run.process import return_freed_memory
+
+    return_freed_memory()
+    with logs.prints_logged():
+        summary = run(
+            recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
+            threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch,
+            access=access_of(endpoint_url, profile, anonymous, parallel, storage_deadline, storage_timeout),
+            restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
+            progress=log_format == LogFormat.TEXT and sys.stderr.isatty(),
+        )  # fmt: skip
+    if log_format == LogFormat.JSON:
+        logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
+    else:
+        typer.echo(merge_line(summary))
+
+
+def plan(
+    recipe: RecipeArgument,
+    output: Annotated[
+        str | None, typer.Argument(help="plan with the settings of the run in this folder or URL", metavar="OUTPUT")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole plan, or the prediction, as JSON")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="predict the time on these machines, such as nodes=4,gpus=8,gpu=h100,net=25Gbps, nodes=2,cpus=16 or "
+            "host=FILE,slots=2",
+            metavar="MACHINES",
+        ),
+    ] = None,
+    precision: PrecisionOption = None,
+    threads_per_unit: ThreadsOption = None,
+    device: DeviceOption = Device.AUTO,
+    max_shard_size: ShardSizeOption = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Show what a merge would do, or how long it would take. Reads headers, never weights.
+
+    Example: svc-dist plan recipe.yaml --cluster nodes=4,gpus=8,gpu=h100,net=25Gbps
+    """
+    from svc_dist.api import make_plan, predict
+
+    access = access_of(endpoint_url, profile, anonymous)
+    if cluster is not None:
+        given = {"OUTPUT": output, "--threads-per-unit": threads_per_unit, "--device": device.replace("auto", "")}
+        for name in (name for name, value in given.items() if value):
+            raise typer.BadParameter(
+                f"a prediction is for new runs on these machines: leave out {name}", param_hint="--cluster"
+            )
+        prediction = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
+        typer.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
+        return
+    made = make_plan(
+        recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
+        max_shard_size=max_shard_size, access=access,
+    )  # fmt: skip
+    if as_json:
+        typer.echo(made.to_json())
+        return
+    from svc_dist.cli.texts import plan_lines
+
+    for warning in made.warnings:
+        typer.echo(f"{typer.style('warning:', fg='yellow')} {warning}")
+    for line in plan_lines(made):
+        typer.echo(line)
+
+
+def doctor(
+    recipe: RecipeArgument,
+    output: TargetArgument,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = None,
+    threads_per_unit: ThreadsOption = None,
+    max_shard_size: ShardSizeOption = None,
+    slots: SlotsOption = None,
+    scratch: ScratchOption = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Check in seconds whether a merge can run here. Storages, disk space, memory, devices and versions; no weights.
+
+    Example: svc-dist doctor recipe.yaml s3://bucket/merged
+    """
+    from svc_dist.checks.doctor import examine
+    from svc_dist.plan.settings import SettingsRequest
+
+    code = ExitCode.DONE
+    for finding in examine(
+        recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
+        max_shard_size=max_shard_size, access=access_of(endpoint_url, profile, anonymous),
+    ):  # fmt: skip
+        label = typer.style("ok   ", fg="green") if finding.problem is None else typer.style("WRONG", fg="red")
+        typer.echo(f"{label}  {finding.text()}")
+        code = code or finding.exit_code
+    if code:
+        raise typer.Exit(code)
+
+
+def status(
+    output: RunArgument, as_json: JsonOption = False, endpoint_url: EndpointOption = None, profile: ProfileOption = None
+) -> None:
+    """Show the progress of a merge, from any shell.
+
+    Example: svc-dist status merged/
+    """
+    from svc_dist.checks.status import read_status
+
+    state = read_status(output, access_of(endpoint_url, profile))
+    typer.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text())
+
+
+def clean(
+    output: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask for confirmation")] = False,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Remove what an abandoned merge left. Partial files or uploads, and its run folder. Asks for confirmation.
+
+    Example: svc-dist clean s3://bucket/merged
+    """
+    from svc_dist.checks.clean import clean as remove
+    from svc_dist.checks.clean import look
+    from svc_dist.run_folder.output import Output
+
+    target = Output(output, access_of(endpoint_url, profile))
+    typer.echo(look(target).text())
+    if not yes:
+        try:
+            sure = typer.confirm("remove?")
+        except typer.Abort:
+            raise RecipeError("nothing was removed: nobody confirmed", "add --yes to run without a terminal") from None
+        if not sure:
+            typer.echo("nothing was removed")
+            return
+    remove(target)
+    typer.echo("removed")

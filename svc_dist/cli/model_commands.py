@@ -1,0 +1,165 @@
+"""Commands about models and experts: inspect, report, verify, smoke, diff."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svc_dist.cli.options import (
+    AnonymousOption,
+    DeviceOption,
+    EndpointOption,
+    JsonOption,
+    MergedArgument,
+    PrecisionOption,
+    ProfileOption,
+    RecipeArgument,
+    ScratchOption,
+    SlotsOption,
+    ThreadsOption,
+    access_of,
+    require_writable_file,
+)
+from svc_dist.errors import StorageError, VerificationError
+from svc_dist.plan.settings import Device
+
+if TYPE_CHECKING:
+    from svc_dist.run_folder.report import MergeReport
+
+
+def inspect(
+    recipe: RecipeArgument,
+    layers: Annotated[
+        str | None, typer.Option(help="inspect only these layers, such as 0,10,20-23", metavar="LIST")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="also write a page with plots", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+    slots: SlotsOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = None,
+    threads_per_unit: ThreadsOption = None,
+    scratch: ScratchOption = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Show how much the sum of the experts over-counts. Also shows which experts overlap, by layer. Merges nothing.
+
+    Example: svc-dist inspect recipe.yaml --layers 0,10,20
+    """
+    require_writable_file(page, "--html")
+    from svc_dist.api import inspect as run
+    from svc_dist.report.diagnosis import Diagnosis
+    from svc_dist.run.process import return_freed_memory
+
+    return_freed_memory()
+    report = run(
+        recipe, layers, access=access_of(endpoint_url, profile, anonymous), slots=slots, precision=precision,
+        threads_per_unit=threads_per_unit, device=device, scratch=scratch, progress=_count,
+    )  # fmt: skip
+    if page is not None:
+        _write_page(report, f"Inspection of {recipe.name}", page)
+    typer.echo(json.dumps(dataclasses.asdict(report)) if as_json else Diagnosis(report).text())
+
+
+def report(
+    output: MergedArgument,
+    page: Annotated[Path, typer.Option("--html", help="page to write", metavar="FILE")] = Path("merge_report.html"),
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Write a page with plots of a finished merge. Over-counting, spectra, overlap, ranks, timings, provenance.
+
+    Example: svc-dist report merged/
+    """
+    require_writable_file(page, "--html")
+    from svc_dist.run_folder.report import read_report
+
+    _write_page(read_report(output, access_of(endpoint_url, profile, anonymous)), f"Merge {output}", page)
+
+
+def verify(
+    output: MergedArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="read all data: checksums, NaN and Inf")] = False,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Check that a merged model is complete and well-formed. With --deep also that it is unchanged and finite.
+
+    Example: svc-dist verify merged/ --deep
+    """
+    from svc_dist.checks.verify import verify as check
+    from svc_dist.sizes import counted
+
+    result = check(output, deep, access_of(endpoint_url, profile, anonymous))
+    for label, colour, lines in (
+        ("ok     ", "green", result.checked),
+        ("skipped", "yellow", result.skipped),
+        ("WRONG  ", "red", result.problems),
+    ):
+        for line in lines:
+            typer.echo(f"{typer.style(label, fg=colour)}  {line}")
+    if not result.ok:
+        raise VerificationError(f"{output} has {counted(len(result.problems), 'problem')}")
+
+
+def smoke(
+    output: Annotated[str, typer.Argument(help="folder of a merged model", metavar="OUTPUT")],
+    prompt: Annotated[str, typer.Option(help="prompt for a language model")] = "The capital of France is",
+    tokens: Annotated[int, typer.Option(help="number of tokens to generate", metavar="N", min=1)] = 16,
+) -> None:
+    """Load a merged model in transformers and run it once. Uses all available devices. Needs svc-dist[check].
+
+    Example: svc-dist smoke merged/
+    """
+    from svc_dist.checks.smoke import smoke as run
+
+    typer.echo(run(output, prompt, tokens).text())
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="folder or URL of a model", metavar="A")],
+    b: Annotated[str, typer.Argument(help="folder or URL of another model", metavar="B")],
+    most: Annotated[
+        int, typer.Option(help="number of tensors to list, the most different first", metavar="N", min=0)
+    ] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="print every tensor, as JSON")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="exit with 1 if the models differ")] = False,
+    scratch: ScratchOption = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+    anonymous: AnonymousOption = False,
+) -> None:
+    """Compare two models tensor by tensor. Shows the largest difference, relative norm and cosine of each.
+
+    Example: svc-dist diff base/ merged/
+    """
+    from svc_dist.checks.diff import diff as compare
+
+    difference = compare(a, b, access_of(endpoint_url, profile, anonymous), scratch)
+    typer.echo(json.dumps(difference.data()) if as_json else difference.text(most))
+    if exit_code and not difference.same:
+        raise typer.Exit(1)
+
+
+def _write_page(report: MergeReport, title: str, page: Path) -> None:
+    from svc_dist.report.page import render
+
+    try:
+        page.write_text(render(report, title), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {page}: {error.strerror}", "name another file with --html") from None
+    typer.echo(f"wrote {page}", err=True)
+
+
+def _count(done: int, of: int) -> None:
+    """Print the number of units done on one line of a terminal."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done} of {of} units" + ("\n" if done == of else ""), err=True, nl=False)

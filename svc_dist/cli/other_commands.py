@@ -1,0 +1,74 @@
+"""Commands that need no merge: methods, measure-host, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svc_dist.cli.options import (
+    EndpointOption,
+    ProfileOption,
+    access_of,
+    require_writable_file,
+    require_writable_folder,
+)
+
+
+def methods(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="print a page in Markdown, with the range of every parameter")
+    ] = False,
+) -> None:
+    """List merge methods, calibrations and presets. With their parameters and papers.
+
+    Example: svc-dist methods
+    """
+    from svc_dist.cli.methods_page import render
+    from svc_dist.cli.texts import method_lines
+
+    typer.echo(render() if markdown else "\n".join(method_lines()), nl=not markdown)
+
+
+def measure_host(
+    file: Annotated[
+        Path | None, typer.Argument(help="file for the rates; default: standard output", metavar="FILE")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="folder on the disk to measure; default: the system's temporary folder")
+    ] = None,
+    threads_per_unit: Annotated[int, typer.Option(min=1, metavar="N", help="threads that compute one unit")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="also measure the storage under this URL; needs permission to write", metavar="URL"),
+    ] = None,
+    endpoint_url: EndpointOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Measure how fast this machine reads, computes and writes. Takes a minute; run nothing else meanwhile.
+
+    Example: svc-dist measure-host host.json && svc-dist plan recipe.yaml --cluster host=host.json
+    """
+    require_writable_file(file, "FILE")
+    require_writable_folder(folder, "--folder")
+    from svc_dist.forecast.measure_host import measure_host as measure
+
+    text = measure(folder, threads_per_unit, storage, access_of(endpoint_url, profile)).to_json()
+    file.write_text(text) if file is not None else typer.echo(text, nl=False)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="folder for the models and recipes", metavar="FOLDER")] = Path(
+        "svc-dist-demo"
+    ),
+) -> None:
+    """Train a small base and experts, merge and compare them. Four experts, merged in six ways, in about a minute.
+
+    Example: svc-dist demo
+    """
+    from rich.console import Console
+
+    from svc_dist.demo.demo import run_demo
+
+    run_demo(folder, Console())
