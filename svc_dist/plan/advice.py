@@ -1,4 +1,4 @@
-"""What a recipe says without effect, or against what is known: the plan's warnings."""
+"""The plan's warnings: keys without effect, and choices that measurements advise against."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def _warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> list[str
     warnings += [*_calibration_advice(recipe, decisions), *recipe.warnings]
     for where, part in recipe.filters:
         if not any(part in name for name in names):
-            warnings.append(f"{where}: the filter {part!r} is part of no tensor's name")
+            warnings.append(f"{where}: no tensor's name contains the filter {part!r}")
     return warnings

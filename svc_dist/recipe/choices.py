@@ -147,7 +147,7 @@ class _Request:
             raise RecipeError(f"{where}: fallback takes method and parameters, not '{extra[0]}'")
         method = find_method(given.get("method", "linear"), where)
         if method.family != "elementwise":
-            raise RecipeError(f"{where}: {method.name} does not take every tensor")
+            raise RecipeError(f"{where}: {method.name} cannot merge every tensor", "choose an element-wise method")
         own = given.get("parameters", {})
         check_parameters(method, own, self.origin, "fallback", "parameters")
         parameters = complete_parameters(method, own, {}, [{}] * len(self._experts), None, where)
@@ -159,13 +159,13 @@ class _Request:
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab)
         if rule.keep is not None:
             if merges:
-                raise RecipeError(f"{where}: a rule with keep takes nothing else but match")
+                raise RecipeError(f"{where}: a rule with keep takes no other key than match")
             if rule.keep == "owner":
                 return KeepChoice(None)
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
         if not merges:
             raise RecipeError(
-                f"{where}: the rule says nothing", "give it keep, merge_method, parameters, calibrate or vocab"
+                f"{where}: the rule changes nothing", "add keep, merge_method, parameters, calibrate or vocab"
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))

@@ -55,8 +55,9 @@ def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_parameters(method: Method, given: Any, origin: Origin, *path: str | int, per_model: bool = False) -> None:
+    """Names and values that the method takes, at ``path``. ``per_model``: of one expert. Raises RecipeError."""
     if not isinstance(given, Mapping):
-        raise RecipeError(f"{origin.at(*path)}: parameters is a mapping, like {{weight: 0.3}}")
+        raise RecipeError(f"{origin.at(*path)}: parameters must be a mapping, like {{weight: 0.3}}")
     for name, value in given.items():
         where = origin.at(*path, name)
         if name in WITHOUT_EFFECT:
@@ -77,6 +78,7 @@ def check_parameters(method: Method, given: Any, origin: Origin, *path: str | in
 def resolve_calibration(
     given: Mapping[str, Any] | None, experts: int, origin: Origin, *path: str | int
 ) -> dict[str, Any] | None:
+    """A calibration that stands at ``path``, complete; None for none. Raises RecipeError."""
     if given is None or given.get("method") == "none":
         return None
     name = given.get("method")

@@ -62,7 +62,7 @@ def recipe_from(
 ) -> ResolvedRecipe:
     """A recipe from plain data (what the YAML would parse to). Raises RecipeError."""
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{origin.at()}: a recipe is a mapping with base_model, models and merge_method")
+        raise RecipeError(f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method")
     refuse(data, origin)
     try:
         recipe = Recipe.model_validate(_with_preset(data, origin))
@@ -76,7 +76,7 @@ def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> Non
     for prefix, options in storage.items():
         where = redact(origin.at("storage", prefix))
         if "://" not in prefix:
-            raise RecipeError(f"{where}: options of a storage go by URL prefix, like s3://bucket/")
+            raise RecipeError(f"{where}: storage options need a URL prefix, like s3://bucket/")
         refuse_credentials(prefix, where)
         check_endpoint(options.endpoint_url, where)
         check_options(prefix.split("://")[0], ClientOptions(**dict(options)), where)
@@ -84,7 +84,7 @@ def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> Non
         if secret is not None:
             raise RecipeError(
                 f"{where}: '{secret}' is a credential, which would end up in plans, reports and logs",
-                "take it out; credentials come from the environment or the usual places of the storage's client "
+                "remove it; credentials come from the environment or the usual places of the storage's client "
                 "(AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ...)",
             )
 

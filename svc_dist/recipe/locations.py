@@ -48,7 +48,7 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path) -> tuple[Recipe
     if split_location(base)[1] is not None:
         where = origin.at("base_model") if recipe.base_model else origin.at("models", 0, "model")
         raise RecipeError(
-            f"{where}: the base is a whole model, not model+adapter", "merge the adapter into it with peft first"
+            f"{where}: the base must be a whole model, not model+adapter", "merge the adapter into it with peft first"
         )
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
@@ -87,8 +87,8 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
     if len(numbers) > 1:
         first, second = (models[number].location for number in numbers[:2])
         raise RecipeError(
-            f"{where}: '{redact(name)}' may be {first} or {second}",
-            "write the path as it stands under models, or give the models a `name`",
+            f"{where}: '{redact(name)}' is ambiguous: {first} or {second}",
+            "write the path as under models, or give the models a `name`",
         )
     return numbers[0]
 

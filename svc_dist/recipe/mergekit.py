@@ -1,4 +1,4 @@
-"""mergekit's spelling of recipes: what is done otherwise here, or not, said by name with what to do instead."""
+"""mergekit's recipes: what svc_dist does differently or does not support, with what to write instead."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe
 
-#: Parameters that are taken and have no effect.
-WITHOUT_EFFECT = {"int8_mask": "masks take no memory here"}
+#: Parameters that are accepted and have no effect.
+WITHOUT_EFFECT = {"int8_mask": "masks take no memory in svc_dist"}
 
 _KEYS = {
-    "slices": "layers are not taken from different models: every tensor is merged with those of its name",
-    "modules": "modules of one model are not told apart by this key",
-    "input_model_parameters": "parameters of a model stand under its entry",
-    "residual_weight": "layers are not taken from different models",
+    "slices": "svc_dist does not assemble layers of different models: it merges tensors of the same name",
+    "modules": "svc_dist does not support this key",
+    "input_model_parameters": "svc_dist does not support this key: parameters of a model belong to its entry",
+    "residual_weight": "svc_dist does not assemble layers of different models",
 }
 _INSTEAD = {
-    "slices": "where every slice is a whole model, list the models under `models`; assembling layers is mergekit's own",
-    "modules": "list the models under `models`; exceptions by name go into `rules`, towers of several modalities into "
-    "`keep` (docs/multimodal.md)",
-    "input_model_parameters": "put them there: models: [{model: ..., parameters: {...}}]",
-    "residual_weight": "assembling layers is mergekit's own",
+    "slices": "list whole models under `models`; use mergekit to assemble layers",
+    "modules": "list the models under `models` and write exceptions as `rules`; `keep` copies the towers of other "
+    "modalities (docs/multimodal.md)",
+    "input_model_parameters": "write models: [{model: ..., parameters: {...}}]",
+    "residual_weight": "use mergekit to assemble layers",
 }
-_UNION = (
-    "resize the embeddings of base and experts to one vocabulary and merge then, or write `base` (docs/vocabulary.md)"
-)
+_UNION = "resize the embeddings of all models to one vocabulary first, or write `base` (docs/vocabulary.md)"
 
-#: mergekit's methods that are none here, and what comes near.
+#: mergekit's methods that svc_dist does not have, and the closest ones.
 _METHODS = {
     "nuslerp": "slerp, with the base as one of the two models; or task_arithmetic",
     "multislerp": "linear, or model_stock",
@@ -39,17 +37,17 @@ _METHODS = {
     "ram": "ties, or dare_ties",
     "ramplus_tl": "ties, or dare_ties",
 }
-#: Parameters of mergekit that are none here, by method and name: why.
+#: mergekit's parameters that svc_dist does not have, by method and name: what to do instead.
 _PARAMETERS = {
-    ("task_arithmetic", "density"): "mergekit takes it and passes over it; take it out, or use ties or dare_linear",
-    ("task_arithmetic", "rescale"): "mergekit takes it and passes over it; take it out",
-    ("model_stock", "filter_wise"): "the angle is that of whole tensors here; take it out",
-    ("passthrough", "scale"): "a tensor is passed through as it is; scale a delta by task_arithmetic with lambda",
+    ("task_arithmetic", "density"): "mergekit ignores it; remove it, or use ties or dare_linear",
+    ("task_arithmetic", "rescale"): "mergekit ignores it; remove it",
+    ("model_stock", "filter_wise"): "svc_dist takes the angle of whole tensors; remove it",
+    ("passthrough", "scale"): "passthrough copies a tensor unchanged; use task_arithmetic with lambda to scale a delta",
 }
 
 
 def refuse(data: Mapping[str, Any], origin: Origin) -> None:
-    """Raise RecipeError for what mergekit does and we do not, naming the key, its line and what to do instead."""
+    """Raise RecipeError for keys that svc_dist does not support, with the line and what to write instead."""
     for key, why in _KEYS.items():
         if key in data:
             raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or _INSTEAD[key])
@@ -60,14 +58,14 @@ def refuse(data: Mapping[str, Any], origin: Origin) -> None:
         for key in ("tokens", "pad_to_multiple_of"):
             if tokenizer.get(key) is not None:
                 where = origin.at("tokenizer", key)
-                raise RecipeError(f"{where}: embeddings are not rebuilt token by token", _UNION)
+                raise RecipeError(f"{where}: svc_dist does not rebuild embeddings token by token", _UNION)
     for path, source in sources.items():
         if source == "union":
-            raise RecipeError(f"{origin.at(*path)}: a union of vocabularies is not built here", _UNION)
+            raise RecipeError(f"{origin.at(*path)}: svc_dist does not build a union of vocabularies", _UNION)
 
 
 def _models_of(data: Mapping[str, Any]) -> str | None:
-    """The `models` that say the same as one slice of whole models, to paste."""
+    """The `models` that replace one slice of whole models, to paste."""
     try:
         (piece,) = data["slices"]
         ranges = {tuple(source["layer_range"]) for source in piece["sources"]}
@@ -78,43 +76,46 @@ def _models_of(data: Mapping[str, Any]) -> str | None:
         return None
     last = next(iter(ranges))[-1]
     listed = "\n".join(f"    - model: {model}" for model in models)
-    return f"if {last} layers are all that the models have, write in place of `slices`:\n  models:\n{listed}"
+    return f"if the models have {last} layers, replace `slices` with:\n  models:\n{listed}"
 
 
 def method_hint(name: str, known: Mapping[str, Any]) -> str:
-    """What to write in place of a merge method that there is not."""
+    """A hint for an unknown merge method."""
     if name in _METHODS:
-        return f"mergekit's {name} is not done here; near to it: {_METHODS[name]}"
+        return f"svc_dist does not support mergekit's {name}; closest: {_METHODS[name]}"
     return nearest(name, known)
 
 
 def parameter_hint(method: str, name: str, known: Sequence[str]) -> str:
-    """What to write in place of a parameter that a method does not take."""
+    """A hint for a parameter that a method does not take."""
     return _PARAMETERS.get((method, name)) or nearest(name, known)
 
 
 def warnings(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[str]:
-    """What a recipe says without effect, or with another than in mergekit. ``base``: its number under ``models``."""
+    """Warnings about keys that have no effect, or another one than in mergekit.
+
+    ``base``: the number of the base under ``models``, None where it is not listed.
+    """
     for path, parameters in all_parameters(recipe):
         for key in filter(WITHOUT_EFFECT.__contains__, parameters):
             yield f"{origin.at(*path, key)}: has no effect: {WITHOUT_EFFECT[key]}"
     if recipe.merge_method == "linear":
         if base is None and "weight" in recipe.parameters:
             yield (
-                f"{origin.at('base_model')}: takes no part in linear, because it is not listed under models; "
+                f"{origin.at('base_model')}: linear does not merge the base, because it is not listed under models; "
                 "mergekit would add it with the weight of `parameters`"
             )
     elif base is not None and set(recipe.models[base].parameters) - set(WITHOUT_EFFECT):
-        yield f"{origin.at('models', base, 'parameters')}: have no effect: this is the base"
+        yield f"{origin.at('models', base, 'parameters')}: has no effect: this model is the base"
     if recipe.parameters.get("rescale") is True and recipe.merge_method in ("della", "della_linear"):
         yield (
-            f"{origin.at('parameters', 'rescale')}: divides what is kept by its probability of being kept, as the "
-            "paper does; mergekit scales a tensor to its former L1 norm"
+            f"{origin.at('parameters', 'rescale')}: divides kept entries by their probability of being kept, as "
+            "in the paper; mergekit scales a tensor to its former L1 norm"
         )
     if recipe.out_dtype is not None and recipe.dtype not in (None, "float32"):
         yield (
-            f"{origin.at('dtype')}: has no effect beside out_dtype: arithmetic is float32, or float64 with "
-            "`--precision float64`, whatever mergekit would compute in"
+            f"{origin.at('dtype')}: has no effect, because out_dtype is given: svc_dist computes in float32, or in "
+            "float64 with `--precision float64`"
         )
 
 

@@ -91,4 +91,4 @@ def _unused(recipe: Recipe, results: Sequence[ResultChoices], origin: Origin) ->
     """What a recipe says without effect."""
     methods = [METHODS[choice.method] for result in results for choice in result.merges]
     if "fallback" in recipe.model_fields_set and all(method.family == "elementwise" for method in methods):
-        yield f"{origin.at('fallback')}: has no effect: {recipe.merge_method} takes every tensor"
+        yield f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor"

@@ -1,6 +1,6 @@
-"""The keys of a recipe: what may be said, of which type, and what each key is for.
+"""The keys of a recipe: their types, their defaults and what each one does.
 
-Keys are mergekit's where mergekit has them.
+A key has mergekit's name where mergekit has the key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
 
-#: Names that no model may have, because they say something else.
+#: Names that no model may have: they have a meaning of their own where a recipe names models.
 RESERVED = ("base", "owner", "union")
 
 Vocab = Literal["base", "error"]
@@ -26,14 +26,14 @@ class Strict(BaseModel):
 
 
 class RenameEntry(Strict):
-    """Tensors whose names begin with one prefix, told under another."""
+    """A prefix of tensor names that the merge replaces with another prefix."""
 
-    old: str = Field(alias="from", description="prefix of names in the checkpoint")
-    new: str = Field(alias="to", description="what stands in its place in the merge")
+    old: str = Field(alias="from", description="prefix of tensor names in the checkpoint")
+    new: str = Field(alias="to", description="prefix in the merged model")
 
 
 def _none_given(value: Any) -> Any:
-    """``parameters:`` with nothing after it says nothing."""
+    """``parameters:`` without a value is an empty mapping."""
     return {} if value is None else value
 
 
@@ -42,16 +42,21 @@ def _listed(value: Any) -> Any:
 
 
 class ModelEntry(Strict):
-    """One expert (or the base, listed to take part in ``linear``)."""
+    """One expert, or the base where it takes part in ``linear``."""
 
     model: str = Field(
         min_length=1, description="folder or URL of a safetensors checkpoint or adapter, or model+adapter"
     )
-    name: str | None = Field(None, min_length=1, description="what `keep` and the like call it; default: its folder's")
-    rename: list[RenameEntry] = Field(
-        default_factory=list, description="{from: prefix, to: prefix} of names, or a list"
+    name: str | None = Field(
+        None, min_length=1, description="name for `keep` and other keys; default: the name of its folder"
     )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="this expert's own parameters of the method")
+    rename: list[RenameEntry] = Field(
+        default_factory=list,
+        description="prefixes of tensor names to replace: {from: prefix, to: prefix}, or a list",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the merge method for this expert"
+    )
 
     _one_rename = field_validator("rename", mode="before")(_listed)
     _no_parameters = field_validator("parameters", mode="before")(_none_given)
@@ -60,22 +65,23 @@ class ModelEntry(Strict):
     @classmethod
     def _free(cls, value: str | None) -> str | None:
         if value in RESERVED:
-            raise ValueError(f"'{value}' is taken: it says something else where models are named")
+            raise ValueError(f"'{value}' is reserved: choose another name")
         return value
 
 
 class RuleEntry(Strict):
-    """What to do with the tensors whose name matches; the first rule that matches wins."""
+    """An exception for tensors whose name matches; the first rule that matches a name decides."""
 
-    match: list[str] = Field(min_length=1, description="name patterns with * and ?, one or a list")
+    match: list[str] = Field(min_length=1, description="one name pattern with * and ?, or a list")
     keep: str | None = Field(
-        None, description="unmerged, as in `base`, in the model of this name, or in its `owner`: the one that has it"
+        None,
+        description="copy from `base`, from the model of this name, or from the `owner`, the only model that has it",
     )
-    merge_method: str | None = Field(None, description="a merge method other than the recipe's")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that win over the recipe's")
-    calibrate: dict[str, Any] | None = Field(None, description="a calibration, or none")
-    vocab: Vocab | None = Field(None, description="`base`: rows beyond the base's are left out, shared ones merged")
-    optional: bool = Field(False, description="a warning, not an error, when the rule decides about no tensor")
+    merge_method: str | None = Field(None, description="merge method in place of the recipe's")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that override the recipe's")
+    calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
+    vocab: Vocab | None = Field(None, description="`base`: merge the rows that the base has and leave out the others")
+    optional: bool = Field(False, description="the rule may match no tensor")
 
     @field_validator("match", mode="before")
     @classmethod
@@ -89,18 +95,20 @@ class RuleEntry(Strict):
 
 
 class TokenizerSource(Strict):
-    """mergekit's other spelling of ``tokenizer_source``."""
+    """mergekit's other form of ``tokenizer_source``."""
 
-    source: str = Field(description="base, or a model")
+    source: str = Field(description="base, or the name of a model")
 
 
 class OutputEntry(Strict):
-    """One of several results of one pass: what the recipe says, with these values in place."""
+    """One of several models made in one pass: the recipe with these values."""
 
-    path: str = Field(min_length=1, description="folder for it, inside OUTPUT")
+    path: str = Field(min_length=1, description="folder of this model, relative to OUTPUT")
     scale: float | None = Field(None, alias="lambda", description="parameter `lambda` of the merge method")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that win over the recipe's")
-    calibrate: dict[str, Any] | None = Field(None, description="a calibration, or keys of the recipe's, or none")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that override the recipe's")
+    calibrate: dict[str, Any] | None = Field(
+        None, description="calibration, or some of its keys that override the recipe's, or none"
+    )
 
     _calibrate_named = field_validator("calibrate", mode="before")(
         lambda value: {"method": value} if isinstance(value, str) else value
@@ -116,10 +124,10 @@ class OutputEntry(Strict):
 
 
 class StorageOptions(Strict):
-    """How the storage behind a URL prefix is reached. Credentials come from the environment, never from a recipe."""
+    """Options for the storage behind a URL prefix. Credentials come from the environment, never from a recipe."""
 
-    endpoint_url: str | None = Field(None, description="another S3-compatible store, e.g. https://minio.example:9000")
-    profile: str | None = Field(None, description="profile of the AWS configuration")
+    endpoint_url: str | None = Field(None, description="S3-compatible service, e.g. https://minio.example:9000")
+    profile: str | None = Field(None, description="profile in the AWS configuration")
     region: str | None = Field(None, description="region of the bucket")
     anonymous: bool | None = Field(None, description="read public data without credentials")
     client: dict[str, Any] = Field(default_factory=dict, description="other options of the fsspec file system")
@@ -128,45 +136,58 @@ class StorageOptions(Strict):
 class Recipe(Strict):
     """What to merge and how."""
 
-    base_model: str | None = Field(None, description="the common ancestor; `linear` alone can do without")
+    base_model: str | None = Field(
+        None, description="model that the experts were fine-tuned from; only `linear` works without one"
+    )
     models: list[ModelEntry] = Field(min_length=1, description="the experts")
-    merge_method: str = Field(description="the merge method of every tensor without a rule of its own")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method, for all experts")
-    calibrate: dict[str, Any] | None = Field(None, description="svc, or {method: svc, alpha: ..., side: ...}")
+    merge_method: str = Field(description="merge method of all tensors that no rule changes")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the merge method, for all experts"
+    )
+    calibrate: dict[str, Any] | None = Field(
+        None, description="calibration: svc, or {method: svc, alpha: ..., side: ...}"
+    )
     fallback: dict[str, Any] = Field(
         default_factory=lambda: {"method": "linear"},
-        description="element-wise method for what a spectral method does not take",
+        description="element-wise method for tensors that a spectral method cannot merge",
     )
-    dtype: str | None = Field(None, description="dtype written; default: each tensor's dtype in the base")
-    out_dtype: str | None = Field(None, description="dtype written, where it is another than dtype; as in mergekit")
-    rules: list[RuleEntry] = Field(default_factory=list, description="exceptions by name; the first match wins")
+    dtype: str | None = Field(None, description="dtype of the merged tensors; default: each tensor's dtype in the base")
+    out_dtype: str | None = Field(
+        None, description="dtype of the merged tensors where it differs from `dtype`, as in mergekit"
+    )
+    rules: list[RuleEntry] = Field(
+        default_factory=list, description="exceptions by tensor name; the first rule that matches a name decides"
+    )
     vocab: Vocab = Field(
-        "error", description="experts with more tokens: an error, or the `base`'s rows merged and no others"
+        "error",
+        description="for experts with more tokens: stop, or merge only the rows that the `base` has",
     )
     rename: list[RenameEntry] = Field(
-        default_factory=list, description="as of a model, for every model that has the prefix"
+        default_factory=list, description="the same as `rename` of a model, for every model that has the prefix"
     )
     config_source: str | None = Field(
-        None, description="model whose config, tokenizer and other files the result gets; default: the base"
+        None, description="model whose config, tokenizer and other files are copied; default: the base"
     )
     tokenizer_source: str | None = Field(
-        None, description="base, or a model whose tokenizer files the result gets; vocabularies must agree"
+        None, description="base, or the model whose tokenizer files are copied; vocabularies must agree"
     )
-    tokenizer: TokenizerSource | None = Field(None, description="{source: ...}, as tokenizer_source")
+    tokenizer: TokenizerSource | None = Field(None, description="{source: ...}: the same as `tokenizer_source`")
     chat_template: str | None = Field(
-        None, min_length=1, description="auto (what most models have), a template's name, or a template in Jinja"
+        None,
+        min_length=1,
+        description="auto (that of most models), the name of a template, or a template in Jinja",
     )
     outputs: list[OutputEntry] = Field(
-        default_factory=list, description="several results of one pass, each in a folder of its own inside OUTPUT"
+        default_factory=list, description="several models made in one pass, each in its own folder inside OUTPUT"
     )
-    max_shard_size: str | int = Field("5GB", description="largest shard, in SI or IEC units")
-    preset: str | None = Field(None, description="named values for what the recipe leaves out; see `svc-dist methods`")
+    max_shard_size: str | int = Field("5GB", description="largest shard, in bytes or with an SI or IEC unit")
+    preset: str | None = Field(None, description="name of a set of defaults; see `svc-dist methods`")
     storage: dict[str, StorageOptions] = Field(
-        default_factory=dict, description="by URL prefix: how the storage is reached; no part of what is merged"
+        default_factory=dict, description="storage options by URL prefix; they do not change the merge"
     )
     embedding_patterns: list[str] = Field(
         default_factory=lambda: list(EMBEDDING_PATTERNS),
-        description="names that are embeddings or output heads; your own must match a tensor",
+        description="name patterns of embeddings and output heads; each pattern of your own must match a tensor",
     )
 
     _one_rename = field_validator("rename", mode="before")(_listed)
@@ -195,7 +216,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Recipe:
         if self.tokenizer is not None and self.tokenizer_source is not None:
-            raise ValueError("tokenizer and tokenizer_source say the same: give one of them")
+            raise ValueError("tokenizer and tokenizer_source are the same key: give one of them")
         return self
 
     @field_validator("outputs")
@@ -204,5 +225,5 @@ class Recipe(Strict):
         for index, entry in enumerate(value):
             for other in value[:index]:
                 if f"{entry.path}/".startswith(f"{other.path}/") or f"{other.path}/".startswith(f"{entry.path}/"):
-                    raise ValueError(f"{other.path} and {entry.path} are not folders apart")
+                    raise ValueError(f"{other.path} and {entry.path} must be separate folders, not one in the other")
         return value

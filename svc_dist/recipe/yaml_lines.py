@@ -37,7 +37,7 @@ _Loader.add_constructor(_INT, lambda loader, node: int(str(loader.construct_scal
 def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     """The document as plain Python values, and the line (from 1) of each key and list item by its path.
 
-    Raises RecipeError naming ``origin`` and the line for syntax errors and keys that stand there twice.
+    Raises RecipeError naming ``origin`` and the line for syntax errors and duplicate keys.
     """
     lines: dict[Path, int] = {}
     try:
@@ -49,7 +49,7 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
         where = f"{origin}:{mark.line + 1}" if mark else origin
         raise RecipeError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except RecursionError:
-        raise RecipeError(f"{origin}: not a recipe: it is nested too deeply") from None
+        raise RecipeError(f"{origin}: not a recipe: the document is nested too deeply") from None
     return value, lines
 
 
@@ -68,7 +68,7 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int],
             if not isinstance(key, str):
                 raise RecipeError(f"{origin}:{line}: the key {key!r} is not text; put it in quotes")
             if key in mapping:
-                raise RecipeError(f"{origin}:{line}: the key '{key}' stands here a second time")
+                raise RecipeError(f"{origin}:{line}: duplicate key '{key}'")
             lines[(*path, key)] = line
             mapping[key] = _plain(loader, value_node, (*path, key), lines, origin)
         return mapping

@@ -24,26 +24,38 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize(
     ("method", "line", "words"),
     [
-        ("ties", "slices: [{sources: []}]", "r.yaml:4 (slices): layers are not taken from different models"),
-        ("ties", "modules: {text: {}}", "r.yaml:4 (modules): modules of one model are not told apart"),
-        ("ties", "tokenizer_source: union", "r.yaml:4 (tokenizer_source): a union of vocabularies is not built here"),
-        ("ties", "tokenizer: {source: union}", "r.yaml:4 (tokenizer.source): a union of vocabularies is not built"),
-        ("ties", "tokenizer: {}", "r.yaml:4 (tokenizer.source): a union of vocabularies"),  # mergekit's default
+        ("ties", "slices: [{sources: []}]", "r.yaml:4 (slices): svc_dist does not assemble layers"),
+        ("ties", "modules: {text: {}}", "r.yaml:4 (modules): svc_dist does not support this key"),
+        (
+            "ties",
+            "tokenizer_source: union",
+            "r.yaml:4 (tokenizer_source): svc_dist does not build a union of vocabularies",
+        ),
+        ("ties", "tokenizer: {source: union}", "r.yaml:4 (tokenizer.source): svc_dist does not build a union"),
+        ("ties", "tokenizer: {}", "r.yaml:4 (tokenizer.source): svc_dist does not build a union"),  # mergekit's default
         (
             "ties",
             "tokenizer: {source: base, tokens: {x: {source: one}}}",
-            "r.yaml:4 (tokenizer.tokens): embeddings are",
+            "r.yaml:4 (tokenizer.tokens): svc_dist does not rebuild",
         ),
-        ("ties", "tokenizer: {source: base, pad_to_multiple_of: 64}", "(tokenizer.pad_to_multiple_of): embeddings are"),
-        ("ties", "tokenizer: {source: base}\ntokenizer_source: base", "tokenizer and tokenizer_source say the same"),
+        (
+            "ties",
+            "tokenizer: {source: base, pad_to_multiple_of: 64}",
+            "(tokenizer.pad_to_multiple_of): svc_dist does not",
+        ),
+        (
+            "ties",
+            "tokenizer: {source: base}\ntokenizer_source: base",
+            "tokenizer_source are the same key",
+        ),
         ("ties", "tokenizer_source: three", "r.yaml:4 (tokenizer_source): no model is called 'three'"),
         (
             "karcher",
             "",
-            "no merge method 'karcher'\n  mergekit's karcher is not done here; near to it: linear",
+            "no merge method 'karcher'\n  svc_dist does not support mergekit's karcher; closest: linear",
         ),
-        ("task_arithmetic", "parameters: {density: 0.5}", "mergekit takes it and passes over it; take it out"),
-        ("model_stock", "parameters: {filter_wise: true}", "the angle is that of whole tensors here"),
+        ("task_arithmetic", "parameters: {density: 0.5}", "mergekit ignores it; remove it"),
+        ("model_stock", "parameters: {filter_wise: true}", "svc_dist takes the angle of whole tensors"),
         ("ties", "out_dtype: bf16", "r.yaml:4 (out_dtype): 'bf16' is not one of bfloat16"),
     ],
 )
@@ -58,7 +70,7 @@ def test_one_slice_of_whole_models_is_answered_with_the_models_to_paste() -> Non
         "merge_method: slerp\nbase_model: one\nparameters: {t: 0.3}\nslices:\n  - sources:\n"
         "      - {model: one, layer_range: [0, 32]}\n      - {model: two, layer_range: [0, 32]}\n"
     )
-    with pytest.raises(RecipeError, match="if 32 layers are all that the models have") as caught:
+    with pytest.raises(RecipeError, match="if the models have 32 layers, replace `slices` with") as caught:
         parse_recipe(text)
     assert caught.value.hint is not None
     pasted = yaml.safe_load(caught.value.hint.partition("\n")[2])
@@ -79,9 +91,9 @@ def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple
     [
         ("ties", {"parameters": {"int8_mask": True}}, "(parameters.int8_mask): has no effect"),
         ("linear", {"parameters": {"int8_mask": True, "weight": 1}}, "(parameters.int8_mask): has no effect"),
-        ("linear", {"parameters": {"weight": 0.5}}, "(base_model): takes no part in linear"),
-        ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides what is"),
-        ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect beside out_dtype"),
+        ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear does not merge the base"),
+        ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides kept entries"),
+        ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect, because out_dtype is given"),
     ],
 )
 def test_what_has_no_effect_or_another_is_told(
@@ -92,7 +104,7 @@ def test_what_has_no_effect_or_another_is_told(
 
 def test_parameters_of_a_listed_base_are_told_to_have_no_effect(models: list[Path]) -> None:
     entries = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
-    assert "(models[0].parameters): have no effect: this is the base" in warnings(models, "ties", models=entries)[0]
+    assert "(models[0].parameters): has no effect: this model is" in warnings(models, "ties", models=entries)[0]
     assert warnings(models, "linear", models=entries) == ()
 
 

@@ -38,8 +38,8 @@ def test_what_only_looks_like_a_number_is_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb: 2\na: 3", "r:3: the key 'a' stands here a second time"),
-        ("a: 1\nx: {y: 1, y: 2}", "r:2: the key 'y' stands here a second time"),
+        ("a: 1\nb: 2\na: 3", "r:3: duplicate key 'a'"),
+        ("a: 1\nx: {y: 1, y: 2}", "r:2: duplicate key 'y'"),
         ("a: [1", "r:1: not valid YAML"),
         ("a: 1\n\tb: 2", "r:2: not valid YAML"),
         ("a: b: c", "r:1: not valid YAML"),
