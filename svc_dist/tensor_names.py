@@ -100,6 +100,12 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return _compiled(tuple(patterns)).match(name) is not None
 
 
+def pattern_of(name: str, *, any_number: bool = False) -> str:
+    """A pattern for this name alone, or with ``*`` in place of each number between dots."""
+    pattern = re.sub(r"([*?[])", r"[\1]", name)
+    return re.sub(r"(?<=\.)[0-9]+(?=\.)", "*", pattern) if any_number else pattern
+
+
 @functools.lru_cache(maxsize=1024)
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all patterns: large mixtures of experts have 50,000 names."""

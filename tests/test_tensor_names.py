@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svc_dist.tensor_names import TensorName, depths, is_convolution, is_output_head, parse_name
+from svc_dist.tensor_names import TensorName, depths, is_convolution, is_output_head, matches, parse_name, pattern_of
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,10 @@ def test_what_only_has_head_in_its_name_is_no_output_head(name: str) -> None:
 )
 def test_a_convolution_is_told_by_whole_words(name: str, convolution: bool) -> None:
     assert is_convolution(name) == convolution
+
+
+def test_a_pattern_matches_the_name_that_it_is_made_of() -> None:
+    name = "layers.3.odd[*]?.weight"
+    assert matches(name, [pattern_of(name)])
+    assert not matches("layers.3.odd[x]?.weight", [pattern_of(name)])
+    assert matches("layers.12.odd[*]?.weight", [pattern_of(name, any_number=True)])

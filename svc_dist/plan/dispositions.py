@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from svc_dist.tensor_names import (
     is_output_head,
     matches,
     natural_key,
+    pattern_of,
     printable,
 )
 
@@ -317,9 +317,8 @@ def _patterns(refused: Sequence[str], names: Collection[str]) -> list[str]:
     taken = set(refused)
     checked: dict[str, bool] = {}
     for name in refused:
-        plain = re.sub(r"([*?[])", r"[\1]", name)
-        wide = re.sub(r"(?<=\.)[0-9]+(?=\.)", "*", plain)
+        wide = pattern_of(name, any_number=True)
         if wide not in checked:
             checked[wide] = all(other in taken for other in names if matches(other, [wide]))
-        patterns[wide if checked[wide] else plain] = None
+        patterns[wide if checked[wide] else pattern_of(name)] = None
     return list(patterns)

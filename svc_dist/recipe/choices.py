@@ -6,7 +6,7 @@ Every name and value is checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,7 +96,7 @@ def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origi
         calibrate = recipe.calibrate if entry.calibrate is None else entry.calibrate
         if entry.calibrate is not None and "method" not in entry.calibrate:
             calibrate = {**(recipe.calibrate or {}), **entry.calibrate}
-        request = _Request(recipe, models, origin.with_lines_of("outputs", index), parameters, calibrate)
+        request = _Request(recipe, models, replace(origin, overlay=("outputs", index)), parameters, calibrate)
         results.append(request.result(entry.path))
     return tuple(results)
 

@@ -16,8 +16,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.mergekit import refuse
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
-from svc_dist.recipe.resolve import resolve
-from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.recipe.resolved import ResolvedRecipe, resolve
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
 from svc_dist.recipe.yaml_lines import read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options

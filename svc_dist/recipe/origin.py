@@ -12,24 +12,27 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Origin:
-    """The name of a recipe, which is its file's where it has one, and the line (from 1) of each key in it."""
+    """The name of a recipe, which is its file's where it has one, and the line (from 1) of each key in it.
+
+    ``overlay``: the path of a mapping whose keys override the recipe's, such as an entry of ``outputs``.
+    """
 
     name: str = "recipe"
     lines: Mapping[KeyPath, int] = field(default_factory=dict, repr=False)
+    overlay: KeyPath = ()
 
     def at(self, *path: str | int) -> str:
         """``recipe.yaml:12 (rules[0].match)``: a key, with its line or that of the nearest key around it."""
-        line = next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        inner = (*self.overlay, *(path[1:] if path == ("parameters", "lambda") else path))
+        overrides = self._line(inner, len(self.overlay) + 1) if self.overlay else None
+        line = overrides or self._line(path, 1)
+        shown = inner if overrides else path
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown).lstrip(".")
         return (f"{self.name}:{line}" if line else self.name) + (f" ({key})" if key else "")
 
-    def with_lines_of(self, *prefix: str | int) -> Origin:
-        """The same keys, on the lines that they have under ``prefix`` where they stand there."""
-        depth = len(prefix)
-        inner = {path[depth:]: line for path, line in self.lines.items() if path[:depth] == prefix and path[depth:]}
-        if ("lambda",) in inner:
-            inner["parameters", "lambda"] = inner["lambda",]
-        return Origin(self.name, {**self.lines, **inner})
+    def _line(self, path: KeyPath, shortest: int) -> int | None:
+        """The line of the longest beginning of ``path`` that is known and has at least ``shortest`` parts."""
+        return next((line for end in range(len(path), shortest - 1, -1) if (line := self.lines.get(path[:end]))), None)
 
 
 #: Where a recipe comes from that is no file.

@@ -1,17 +1,23 @@
-"""A recipe made ready: everything that planning and running ask of it, found once when it is loaded."""
+"""A recipe made ready: everything that planning and running ask of it, resolved once when it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from svc_dist.recipe.choices import ResultChoices
-from svc_dist.recipe.locations import RecipeModel, Rename
+from svc_dist.errors import RecipeError
+from svc_dist.methods.registry import METHODS
+from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, resolve_results
+from svc_dist.recipe.completion import find_method
+from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
+from svc_dist.recipe.mergekit import WITHOUT_EFFECT, all_parameters, warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
-from svc_dist.recipe.schema import Vocab
+from svc_dist.recipe.schema import Recipe, Vocab
+from svc_dist.recipe.varying import filters
 from svc_dist.sizes import parse_size
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
 from svc_dist.storage.base import split_location
 
 
@@ -72,3 +78,77 @@ class ResolvedRecipe:
         """The same with another ``max_shard_size``. Raises RecipeError."""
         largest = parse_size(size)
         return replace(self, max_shard_size=largest, plain={**self.plain, "max_shard_size": largest})
+
+
+def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> ResolvedRecipe:
+    """Resolve everything that a recipe leaves to names, defaults and relative paths. Raises RecipeError.
+
+    Relative paths are relative to ``folder``. ``access``: how storages are reached where the recipe does not say.
+    """
+    method = find_method(recipe.merge_method, origin.at("merge_method"))
+    if recipe.base_model is None and method.name != "linear":
+        raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model")
+    models = resolve_models(recipe, origin, folder)
+    results = resolve_results(recipe, models, origin)
+    config, tokenizer, tokenizer_where = recipe.config_source, recipe.tokenizer_source, origin.at("tokenizer_source")
+    if recipe.tokenizer is not None:
+        tokenizer, tokenizer_where = recipe.tokenizer.source, origin.at("tokenizer", "source")
+    config_source = None if config is None else model_number(config, models, origin.at("config_source"))
+    tokenizer_source = None if tokenizer is None else model_number(tokenizer, models, tokenizer_where)
+    sources = {"tokenizer_source": (tokenizer, tokenizer_source), "config_source": (config, config_source)}
+    resolved = ResolvedRecipe(
+        models=models,
+        results=results,
+        rules=tuple(Rule(tuple(rule.match), rule.vocab, rule.optional) for rule in recipe.rules),
+        renames=resolve_renames(recipe.rename, origin, "rename"),
+        embedding_patterns=tuple(recipe.embedding_patterns),
+        vocab="base" if tokenizer == "base" else recipe.vocab,  # mergekit's way to ask for the base's rows
+        has_base_model=recipe.base_model is not None,
+        config_source=config_source,
+        tokenizer_source=tokenizer_source,
+        tokenizer_where=tokenizer_where,
+        chat_template=recipe.chat_template,
+        dtype=recipe.out_dtype or recipe.dtype,
+        max_shard_size=parse_size(recipe.max_shard_size),
+        plain=_plain(recipe, models, results[0].rules, sources),
+        access=Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()}),
+        filters=tuple(
+            (origin.at(*path, name), part)
+            for path, parameters in all_parameters(recipe)
+            for name in parameters
+            if name not in WITHOUT_EFFECT
+            for part in filters(parameters[name])
+        ),
+        warnings=(*_unused(recipe, results, origin), *warnings(recipe, models[0].position, origin)),
+        origin=origin,
+    )
+    return resolved.with_access(access)
+
+
+def _plain(
+    recipe: Recipe,
+    models: Sequence[RecipeModel],
+    rules: Sequence[MergeChoice | KeepChoice],
+    sources: Mapping[str, tuple[str | None, int | None]],
+) -> dict[str, Any]:
+    """The recipe as plain data with locations in place of names and relative paths."""
+    locations = {model.position: model.location for model in models}
+    data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer"})
+    data["base_model"] = models[0].location
+    for position, entry in enumerate(data["models"]):
+        entry["model"] = locations[position]
+    for rule, choice in zip(data["rules"], rules, strict=True):
+        if isinstance(choice, KeepChoice) and rule["keep"] not in ("base", "owner"):
+            rule["keep"] = models[choice.source or 0].location
+    for key, (name, number) in sources.items():
+        if number is not None:
+            data[key] = "base" if name == "base" else models[number].location
+    data["max_shard_size"] = parse_size(recipe.max_shard_size)
+    return data
+
+
+def _unused(recipe: Recipe, results: Sequence[ResultChoices], origin: Origin) -> Iterator[str]:
+    """What a recipe says without effect."""
+    methods = [METHODS[choice.method] for result in results for choice in result.merges]
+    if "fallback" in recipe.model_fields_set and all(method.family == "elementwise" for method in methods):
+        yield f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor"

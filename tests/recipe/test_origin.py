@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from svc_dist.recipe.origin import Origin, nearest
@@ -23,11 +25,12 @@ def test_a_key_is_on_its_line_or_that_of_the_nearest_key_around_it(path: tuple[s
     assert ORIGIN.at(*path) == where
 
 
-def test_a_results_keys_are_on_the_lines_of_its_entry() -> None:
-    origin = ORIGIN.with_lines_of("outputs", 1)
-    assert origin.at("calibrate", "alpha") == "r.yaml:9 (calibrate.alpha)"
-    assert origin.at("parameters", "lambda") == "r.yaml:8 (parameters.lambda)"
+def test_a_key_that_an_entry_of_outputs_overrides_is_named_there() -> None:
+    origin = replace(ORIGIN, overlay=("outputs", 1))
+    assert origin.at("calibrate", "alpha") == "r.yaml:9 (outputs[1].calibrate.alpha)"
+    assert origin.at("parameters", "lambda") == "r.yaml:8 (outputs[1].lambda)"
     assert origin.at("rules", 0) == ORIGIN.at("rules", 0)
+    assert origin.at("dtype") == ORIGIN.at("dtype")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one_or_all() -> None:

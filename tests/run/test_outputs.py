@@ -166,5 +166,5 @@ outputs:
       alpha: -1
 """
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=r"recipe.yaml:9 \(calibrate.alpha\): svc: alpha is -1"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml:9 \(outputs\[1\].calibrate.alpha\): svc: alpha is -1"):
         svc_dist.make_plan(tmp_path / "recipe.yaml")
