@@ -25,7 +25,8 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import DamagedInputError, PlanError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, Folder, split_location
+from svc_dist.storage.base import FileIdentity, Storage
+from svc_dist.storage.open import split_location
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -141,7 +142,7 @@ def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
     return _read_adapter(location, *open_model(location, access))
 
 
-def _read_adapter(location: str, folder: Folder, names: list[str]) -> Adapter:
+def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
     _require_files(folder, names)
     where = f"{location}/{ADAPTER_FILE}"
     identity, config = _configuration(folder)
@@ -189,7 +190,7 @@ def attach(opened: Opened, base: Checkpoint) -> Expert:
     return Expert(opened.location, opened.model, adapter, whole, factors)
 
 
-def _require_files(folder: Folder, names: list[str]) -> None:
+def _require_files(folder: Storage, names: list[str]) -> None:
     location = folder.location
     if ADAPTER_CONFIG not in names:
         raise DamagedInputError(f"{location}: no adapter: {ADAPTER_CONFIG} is missing", "save it with save_pretrained")
@@ -213,8 +214,8 @@ def _require_files(folder: Folder, names: list[str]) -> None:
     )
 
 
-def _configuration(folder: Folder) -> tuple[FileIdentity, AdapterConfig]:
-    identity = folder.identity(ADAPTER_CONFIG)
+def _configuration(folder: Storage) -> tuple[FileIdentity, AdapterConfig]:
+    identity = folder.stat(ADAPTER_CONFIG)
     if identity is None:
         raise DamagedInputError(f"{folder.location}/{ADAPTER_CONFIG}: gone while it was being opened")
     text = folder.read(ADAPTER_CONFIG, 0, identity.size, identity)

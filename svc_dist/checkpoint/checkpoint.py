@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, Folder, is_local, local_path
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.base import FileIdentity, Storage
+from svc_dist.storage.open import open_storage
 
 Value = TypeVar("Value")
 
@@ -78,7 +78,7 @@ def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoin
     return read_checkpoint(location, *open_model(location, access))
 
 
-def read_checkpoint(location: str, folder: Folder, names: list[str]) -> Checkpoint:
+def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpoint:
     """``open_checkpoint`` of a folder that is open and whose names are known."""
     if ADAPTER_CONFIG in names:
         raise DamagedInputError(
@@ -104,10 +104,10 @@ def read_checkpoint(location: str, folder: Folder, names: list[str]) -> Checkpoi
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, _config(folder, names))
 
 
-def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Folder, list[str]]:
+def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:
     """The folder of a model or adapter, and the names in it. Raises StorageError when nothing is there."""
-    folder = open_folder(location, access)
-    names = [] if is_local(location) and not Path(local_path(location)).exists() else folder.names()
+    folder = open_storage(location, access)
+    names = folder.names()
     if not names:
         raise StorageError(
             f"{location}: no such model: nothing is there",
@@ -116,7 +116,7 @@ def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Folder, 
     return folder, names
 
 
-def _weight_map(folder: Folder, names: list[str]) -> dict[str, str] | None:
+def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
     indexes = [name for name in names if name.endswith(".safetensors.index.json")]
     if not indexes:
         return None
@@ -148,7 +148,7 @@ def _weight_map(folder: Folder, names: list[str]) -> dict[str, str] | None:
     return dict(weight_map)
 
 
-def _single_file(folder: Folder, names: list[str]) -> str:
+def _single_file(folder: Storage, names: list[str]) -> str:
     files = [name for name in names if name.endswith(".safetensors")]
     if SINGLE_FILE in files:
         return SINGLE_FILE
@@ -168,7 +168,7 @@ def _single_file(folder: Folder, names: list[str]) -> str:
     raise DamagedInputError(f"{folder.location}: no safetensors file", "check the path or URL in the recipe")
 
 
-def open_file(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+def open_file(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
     """Who a file is, and its header, of one and the same version."""
     for _ in range(_OPEN_TRIES - 1):
         with contextlib.suppress(ChangedInputError):  # replaced in between, or the answer about it was garbled
@@ -176,9 +176,9 @@ def open_file(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, Tensor
     return _open_version(folder, file)
 
 
-def _open_version(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
     where = f"{folder.location}/{file}"
-    identity = folder.identity(file)
+    identity = folder.stat(file)
     if identity is None:
         raise DamagedInputError(f"{where}: the index names this file, but it is missing", "download the model again")
     first = folder.read(file, 0, min(identity.size, _FIRST_READ), identity)
@@ -190,7 +190,7 @@ def _open_version(folder: Folder, file: str) -> tuple[FileIdentity, dict[str, Te
         raise DamagedInputError(f"{folder.location}/{error.message}", error.hint) from None
 
 
-def _config(folder: Folder, names: list[str]) -> dict[str, Any] | None:
+def _config(folder: Storage, names: list[str]) -> dict[str, Any] | None:
     if "config.json" not in names:
         return None
     return json_object(folder.read("config.json"), f"{folder.location}/config.json")

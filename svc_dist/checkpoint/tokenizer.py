@@ -9,7 +9,7 @@ from typing import Any
 
 from svc_dist.checkpoint.header import json_object
 from svc_dist.errors import DamagedInputError
-from svc_dist.storage.base import Folder
+from svc_dist.storage.base import Storage
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
@@ -26,7 +26,7 @@ def is_tokenizer_file(name: str) -> bool:
     return name in _NAMES or name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS)
 
 
-def token_numbers(folder: Folder) -> tuple[str, dict[str, int]] | None:
+def token_numbers(folder: Storage) -> tuple[str, dict[str, int]] | None:
     """How a tokenizer's tokens were read, and each one's number; None where there is no tokenizer.
 
     Of a binary format all that is read is its digest: two such vocabularies are one or they are not. Raises
@@ -55,7 +55,7 @@ def token_numbers(folder: Folder) -> tuple[str, dict[str, int]] | None:
     return None
 
 
-def chat_template(folder: Folder) -> str | None:
+def chat_template(folder: Storage) -> str | None:
     """A model's chat template, in Jinja; of several the default one. None where it has none."""
     names = folder.names()
     if TEMPLATE_FILE in names:
@@ -75,5 +75,5 @@ def with_template(config: bytes, template: str) -> bytes:
     return (json.dumps({**data, "chat_template": template}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _json(folder: Folder, name: str) -> Mapping[str, Any]:
+def _json(folder: Storage, name: str) -> Mapping[str, Any]:
     return json_object(folder.read(name), f"{folder.location}/{name}")

@@ -14,7 +14,7 @@ def clean(output: Output) -> Remains:
     with output.lock():
         found = remains(output)
         for name in found.files:
-            output.store.delete(name)
+            output.storage.delete(name)
         remove_run(output)
     return found
 
@@ -31,5 +31,5 @@ def _require_run(output: Output) -> None:
             f"{output.location} holds a complete merge: there is nothing to clean",
             "a finished model is yours to remove",
         )
-    if output.journal.store.is_empty():
+    if output.journal.is_empty():
         raise OutputError(f"{output.location} holds no merge", "check the path; there is nothing to clean")

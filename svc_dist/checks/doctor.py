@@ -20,18 +20,16 @@ from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings, SettingsRequest
 from svc_dist.recipe.load import load_recipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
-from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import recorded_settings
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import is_local
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.base import Multipart, Storage
+from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3 import S3Objects
 
 _SAMPLE = 8 << 20  # bytes that are read and written to check that it works, and how fast
-_PACKAGES = ("torch", "ray", "fsspec", "s3fs", "safetensors", "numpy", "scipy")
+_PACKAGES = ("torch", "ray", "fsspec", "botocore", "safetensors", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,9 @@ def examine(
         plan = found[0] if found else None
     yield from _writes(target)
     if plan is not None:
-        if not all(is_local(model.location) for model in plan.inputs):
+        if any(open_storage(model.location, access).path is None for model in plan.inputs):
             yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
-        if target.is_local:
+        if target.storage.path is not None:
             yield _finding("space for the output", lambda: _space(plan, target))
         yield _finding("memory", lambda: _memory(plan))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
@@ -126,66 +124,67 @@ def _reads(location: str, access: Access) -> str:
     largest = max(files, key=lambda file: file.size)
     length = min(_SAMPLE, largest.size)
     began = time.perf_counter()
-    open_folder(location, access).read(largest.name, largest.size - length, largest.size)
+    open_storage(location, access).read(largest.name, largest.size - length, largest.size)
     return f"{seen}; ranged read at {_rate(length, began)} over one connection"
 
 
 def _writes(output: Output) -> Iterator[Finding]:
-    name = f"{RUN_FOLDER}/doctor-{uuid.uuid4().hex}"
+    name = f"doctor-{uuid.uuid4().hex}"
+    storage = output.journal.storage
     data = bytes(_SAMPLE)
 
     def written() -> str:
         began = time.perf_counter()
-        output.store.put(name, data)
+        storage.put(name, data)
         rate = _rate(_SAMPLE, began)
-        if output.store.get(name) != data:
+        if storage.get(name) != data:
             raise StorageError(f"{output.location}: what was written is not what is read back")
         return f"whole files at {rate}"
 
-    folders = [Path(output.location) / RUN_FOLDER, Path(output.location), *Path(output.location).parents]
-    made = [folder for folder in folders if output.is_local and not folder.exists()]
+    made = [folder for folder in output.folders() if not folder.exists()]
     reached = _finding(f"output {output.location}", lambda: "not empty" if output.exists() else "empty")
     yield reached
     if reached.problem is not None:  # and nothing is written: some stores would make a bucket that is not there
         return
     yield _finding("writing", written)
-    objects = output.folder
-    if isinstance(objects, S3Objects):
-        yield _finding("multipart upload", lambda: _multipart(objects, f"{name}-parts"))
-        yield _finding("conditional write", lambda: _conditional(objects, f"{name}-new"))
+    multipart = storage.multipart
+    if multipart is not None:
+        yield _finding("multipart upload", lambda: _multipart(multipart, f"{name}-parts"))
+    if storage.conditional_writes:
+        yield _finding("conditional write", lambda: _conditional(storage, f"{name}-new"))
     yield _finding("removing", lambda: _remove(output, name, made))
 
 
 def _remove(output: Output, name: str, made: list[Path]) -> str:
     for suffix in ("", "-parts", "-new"):
-        output.store.delete(name + suffix)
+        output.journal.storage.delete(name + suffix)
     for folder in made:
         with contextlib.suppress(OSError):  # not there, because nothing could be written
             folder.rmdir()
     return "nothing is left behind"
 
 
-def _multipart(objects: S3Objects, name: str) -> str:
-    upload = objects.create_upload(name, {"svc-dist-plan": "doctor"})
+def _multipart(multipart: Multipart, name: str) -> str:
+    upload = multipart.create_upload(name, {"svc-dist-plan": "doctor"})
     try:
         began = time.perf_counter()
-        etags = [objects.upload_part(name, upload, number, bytearray(5 << 20), Retries()) for number in (1, 2)]
+        etags = [multipart.upload_part(name, upload, number, bytearray(5 << 20), Retries()) for number in (1, 2)]
         rate = _rate(10 << 20, began)
-        if {part.number for part in objects.parts(name, upload) or []} != {1, 2}:
+        if {part.number for part in multipart.parts(name, upload) or []} != {1, 2}:
             raise StorageError("ListParts does not list the parts that were sent", "this store cannot be resumed on")
-        objects.uploads([name])  # a permission of its own
-        objects.complete_upload(name, upload, etags)
+        multipart.uploads([name])  # a permission of its own
+        multipart.complete_upload(name, upload, etags)
     finally:
-        objects.abort_upload(name, upload)
-    found = objects.head(name)
-    if found is None or found.get("Metadata", {}).get("svc-dist-plan") != "doctor":
+        multipart.abort_upload(name, upload)
+    finished = multipart.metadata(name)
+    if finished is None or finished[1].get("svc-dist-plan") != "doctor":
         raise StorageError("the finished object lacks its metadata", "this store cannot be written to safely")
     return f"parts at {rate} over one connection"
 
 
-def _conditional(objects: S3Objects, name: str) -> str:
-    first, second = objects.put_new(name, b"first"), objects.put_new(name, b"second")
-    if first and not second and objects.get(name) == b"first":
+def _conditional(storage: Storage, name: str) -> str:
+    first, second = storage.put_new(name, b"first"), storage.put_new(name, b"second")
+    if first and not second and storage.get(name) == b"first":
         return "honoured: the lock is exact"
     return "not honoured: the lock rests on its heartbeat"
 

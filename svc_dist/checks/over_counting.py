@@ -22,7 +22,7 @@ from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import MergeReport, reports
 from svc_dist.storage.reading import Source
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
+from svc_dist.storage.writing.base import RangeWriter, ShardFile, ShardState
 from svc_dist.tensor_names import parse_name
 
 
@@ -126,7 +126,7 @@ class _Nowhere:
     def prepare(self, shards: Sequence[ShardFile]) -> None:
         pass
 
-    def held(self, shard: ShardFile) -> Held | None:
+    def state(self, shard: ShardFile) -> ShardState | None:
         return None
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:

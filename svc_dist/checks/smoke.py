@@ -9,7 +9,7 @@ from typing import Any
 
 from svc_dist.checks import architecture
 from svc_dist.errors import MissingExtraError, RecipeError, VerificationError
-from svc_dist.storage.base import is_local, local_path
+from svc_dist.storage.open import open_storage
 
 _IDS = 8  # token ids of a forward pass
 _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -48,9 +48,10 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(f"smoke needs {error.name}", "pip install 'svc-dist[check]'") from None
-    if not is_local(output):
+    path = open_storage(output).path
+    if path is None:
         raise RecipeError(f"{output}: transformers loads from local folders only", "copy the model to a disk first")
-    folder = local_path(output)
+    folder = str(path)
     began = time.monotonic()
     model, name = _load(folder)
     inputs, tokenizer = _inputs(model, folder, prompt)

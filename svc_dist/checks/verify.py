@@ -17,8 +17,8 @@ from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, 
 from svc_dist.run_folder.shard_check import _compare, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import Folder, is_local, local_path
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.base import Storage
+from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import ByteRange, Source
 
 _CHUNK = 1 << 22
@@ -44,7 +44,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     raised; only an output that cannot be reached at all raises.
     """
     result = Verification()
-    folder = open_folder(output, access)
+    folder = open_storage(output, access)
     names = folder.names()
     if INDEX_FILE not in names:
         result.problems.append(
@@ -61,12 +61,12 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
         f"{counted(len(model.files), 'shard')}, {counted(len(model.tensors), 'tensor')}: index and headers agree"
     )
     report = _report(output, names, result, access)
-    _check_reader(output, model, result)
+    _check_reader(folder.path, model, result)
     _check_total(folder, names, model, result)
     if report is not None:
         _check_report(report, model, result)
         _check_base(report, model, result, access)
-    _check_architecture(output, model, result)
+    _check_architecture(folder.path, model, result)
     if deep:
         _check_data(Source(model.location, model.files, access), model, report, result)
     return result
@@ -83,14 +83,14 @@ def _report(output: str, names: list[str], result: Verification, access: Access)
         return None
 
 
-def _check_reader(output: str, model: Checkpoint, result: Verification) -> None:
-    if not is_local(output):
+def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) -> None:
+    if folder is None:
         result.skipped.append("safetensors' own reader: it reads local files only")
         return
     for file in model.files:
         expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}
         try:
-            problem = _compare(read_by_safetensors(Path(local_path(output)) / file.name), expected)
+            problem = _compare(read_by_safetensors(folder / file.name), expected)
         except VerificationError as error:
             problem = str(error)
         if problem:
@@ -99,7 +99,7 @@ def _check_reader(output: str, model: Checkpoint, result: Verification) -> None:
     result.checked.append("the safetensors library reads every shard")
 
 
-def _check_total(folder: Folder, names: list[str], model: Checkpoint, result: Verification) -> None:
+def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: Verification) -> None:
     if INDEX_FILE not in names:
         return
     try:
@@ -142,10 +142,10 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
         result.checked.append(f"names and shapes are the base's ({location})")
 
 
-def _check_architecture(output: str, model: Checkpoint, result: Verification) -> None:
+def _check_architecture(path: Path | None, model: Checkpoint, result: Verification) -> None:
     """Check that the model holds every parameter of the architecture that config.json names, with its shape."""
     what = "parameters of the architecture"
-    if model.config is None or not is_local(output):
+    if model.config is None or path is None:
         result.skipped.append(f"{what}: no config.json" if model.config is None else f"{what}: not a local folder")
         return
     name = str((model.config.get("architectures") or ["none named"])[0])
@@ -160,7 +160,7 @@ def _check_architecture(output: str, model: Checkpoint, result: Verification) ->
         result.skipped.append(f"{what}: transformers does not know {name}")
         return
     try:
-        wrong = _architecture_problems(kind, local_path(output), model)
+        wrong = _architecture_problems(kind, str(path), model)
     except Exception as error:  # whatever a library raises on a config that it does not understand
         result.skipped.append(f"{what}: transformers cannot build {name}: {architecture.reason_of(error)}")
         return

@@ -27,8 +27,8 @@ from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.threads import threads_fixed
 from svc_dist.run.host import available_memory, cores
-from svc_dist.run_folder.store import LocalStore
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.local import LocalStorage
 
 _EIGEN = (256, 512, 1024, 2048)
 _PRODUCTS = (1024, 2048)
@@ -50,7 +50,7 @@ def measure_host(
         trial = TrialMerge(Path(work).absolute(), lanes, threads)
         read = [_cold_read(trial.expert, side_by_side) for side_by_side in (1, lanes)]
         one, all_lanes = trial.merge((1, lanes))
-        record = _record(LocalStore(Path(work) / "records"))
+        record = _record(LocalStorage(f"{work}/records"))
         remote = trial.on_storage(storage, access) if storage is not None else None
     with threads_fixed(threads):
         alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed))
@@ -167,7 +167,7 @@ def _cold_read(file: Path, side_by_side: int) -> float:
         os.close(descriptor)
 
 
-def _record(store: LocalStore) -> float:
+def _record(store: LocalStorage) -> float:
     """Seconds of one receipt."""
     spent = []
     for number in range(5):

@@ -25,8 +25,8 @@ from svc_dist.run.options import Options
 from svc_dist.run.session import run_merge
 from svc_dist.run_folder.report import MergeReport, read_report
 from svc_dist.storage.access import Access
-from svc_dist.storage.fsspec import Objects
-from svc_dist.storage.open import open_objects
+from svc_dist.storage.base import Storage
+from svc_dist.storage.open import open_storage
 
 _EXPERTS = 3
 _BYTES = 128 << 20  # of a model, but at least so many of a unit:
@@ -37,7 +37,7 @@ _COLUMNS = 4096
 
 def require_writable(url: str, access: Access) -> None:
     """Raise StorageError unless objects can be written, read and removed under a URL."""
-    objects, name = open_objects(url.rstrip("/"), access), f"svc-dist-trial-{uuid.uuid4().hex}"
+    objects, name = open_storage(url.rstrip("/"), access), f"svc-dist-trial-{uuid.uuid4().hex}"
     objects.put(name, b"svc-dist")
     try:
         objects.read(name)
@@ -105,19 +105,18 @@ class TrialMerge:
     def on_storage(self, url: str, access: Access) -> StorageRates:
         """Rates of a storage: the same merge from and to a folder under ``url``, which is removed again."""
         prefix = f"{url.rstrip('/')}/svc-dist-trial-{uuid.uuid4().hex}"
-        objects = open_objects(prefix, access)
+        objects = open_storage(prefix, access)
         together = max(2, self._lanes)
         try:
             for model in self._models:
                 objects.put(f"{model}/model.safetensors", (self._folder / model / "model.safetensors").read_bytes())
             one, all_lanes = (self._merge_there(prefix, objects, access, slots) for slots in (1, together))
         finally:
-            for name in objects.walk(""):
-                objects.delete(name)
+            objects.clear()
         read, written = together * all_lanes.read, together * all_lanes.written
         return StorageRates(one.read, max(one.read, read), one.written, max(one.written, written))
 
-    def _merge_there(self, prefix: str, objects: Objects, access: Access, slots: int) -> TrialRates:
+    def _merge_there(self, prefix: str, objects: Storage, access: Access, slots: int) -> TrialRates:
         output = f"merged{slots}"
         settings = SettingsRequest(threads_per_unit=self._threads, device=Device.CPU)
         options = Options("inline", slots=slots, settings=settings)

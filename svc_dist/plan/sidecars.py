@@ -11,7 +11,7 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.plan.dispositions import Decision
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.open import open_storage
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, printable
 
 _TURN = "{%- for message in messages %}"
@@ -49,7 +49,7 @@ def companions(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequenc
     Raises RecipeError, PlanError where tokens have other numbers in other models.
     """
     config = recipe.config_source or 0
-    if recipe.config_source is not None and "config.json" not in open_folder(models[config], recipe.access).names():
+    if recipe.config_source is not None and "config.json" not in open_storage(models[config], recipe.access).names():
         raise RecipeError(
             f"{recipe.origin.at('config_source')}: {models[config]} has no config.json (an adapter has none)",
             "name a whole model",
@@ -60,7 +60,7 @@ def companions(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequenc
     asked = recipe.tokenizer_source is not None
     if merged and (asked or any(decision.cut for decision in merged)):
         where = recipe.tokenizer_where if asked else recipe.origin.at("vocab")
-        found = [token_numbers(open_folder(model, recipe.access)) for model in models]
+        found = [token_numbers(open_storage(model, recipe.access)) for model in models]
         if found[tokenizer] is None and asked:
             raise RecipeError(f"{where}: {models[tokenizer]} has no tokenizer", "name a model that has one")
         _require_one_vocabulary(models, found, tokenizer, rows, where)
@@ -104,7 +104,7 @@ def _template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:
         return None
     where = recipe.origin.at("chat_template")
     if given == "auto":
-        found = [chat_template(open_folder(model, recipe.access)) for model in models]
+        found = [chat_template(open_storage(model, recipe.access)) for model in models]
         templates = Counter(template.strip() for template in found if template is not None)
         if not templates:
             raise RecipeError(f"{where}: no model has a chat template", "take the key out, or name one")

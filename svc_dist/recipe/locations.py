@@ -10,7 +10,8 @@ from pathlib import Path
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RenameEntry
-from svc_dist.storage.base import split_location, trimmed
+from svc_dist.storage.base import trimmed
+from svc_dist.storage.open import split_location
 from svc_dist.storage.secrets import redact, refuse_credentials
 
 

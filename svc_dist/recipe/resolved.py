@@ -18,7 +18,7 @@ from svc_dist.recipe.schema import Recipe, Vocab
 from svc_dist.recipe.varying import filters
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
-from svc_dist.storage.base import split_location
+from svc_dist.storage.open import split_location
 
 
 @dataclass(frozen=True)

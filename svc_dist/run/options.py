@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from svc_dist.errors import RecipeError, require_choice, require_count
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.storage.base import is_local
+from svc_dist.storage.access import Access
+from svc_dist.storage.open import open_storage
 
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
     from svc_dist.plan.model import Plan
@@ -70,11 +71,13 @@ class Options:
                 "leave out the address, or set executor to ray",
             )
 
-    def without_effect(self, executor: str, plan: Plan) -> Iterator[str]:
+    def without_effect(self, executor: str, plan: Plan, access: Access) -> Iterator[str]:
         """Warnings about options that change nothing in a run of ``plan`` by this executor."""
         if executor == ExecutorKind.INLINE and self.limits.unit != Limits().unit:
             yield "unit_deadline has no effect: the inline executor cannot lose a unit"
-        if self.scratch is not None and all(is_local(model.location) for model in plan.inputs):
+        if self.scratch is not None and all(
+            open_storage(model.location, access).path is not None for model in plan.inputs
+        ):
             yield "scratch has no effect: all inputs are local"
 
 

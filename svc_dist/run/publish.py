@@ -23,7 +23,7 @@ from svc_dist.run_folder.published import (
 )
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, reports
 from svc_dist.storage.access import Access
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.open import open_storage
 
 _MOST = 200 * 2**20  # a companion larger than this is no companion
 
@@ -53,7 +53,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     same = beside | {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
     index = index_of(plan).encode()
     for result, report in zip(plan.results, reports(plan, receipts, names, record), strict=True):
-        store = output.inside(result.path).store
+        store = output.storage.sub(result.path)
         for name, data in same.items():
             store.put(name, data)
         store.put(REPORT_FILE, json.dumps(report, indent=1).encode())
@@ -65,7 +65,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
             "outputs": [result.path for result in plan.results],
             "files": _in_folders(plan, names),
         }
-        output.store.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())
+        output.storage.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())
     output.journal.clear()
 
 
@@ -80,8 +80,8 @@ def _companion(plan: Plan, name: str, model: int, access: Access) -> bytes | Non
     template = plan.companions.chat_template
     if name == TEMPLATE_FILE and template is not None:
         return template.encode()
-    folder = open_folder(plan.models[model].location, access)
-    identity = folder.identity(name)
+    folder = open_storage(plan.models[model].location, access)
+    identity = folder.stat(name)
     if identity is None or identity.size > _MOST:
         return None
     data = folder.read(name)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import ChangedInputError, LockedError, OutputError
@@ -24,14 +23,13 @@ from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
 from svc_dist.run.worker import Worker
-from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.base import is_local, local_path
+from svc_dist.storage.open import open_storage, overlap
 from svc_dist.storage.writing.base import ShardFile, Sink
 
 _log = logging.getLogger("svc_dist")
@@ -71,30 +69,22 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)
     _refuse_foreign(target, [result.path for result in recipe.results])
-    made = [path for path in _folders(target) if not path.exists()]
+    made = [path for path in target.folders() if not path.exists()]
     try:
         with target.lock() as lock:
             try:
                 plan = _planned(recipe, target, options)
             except BaseException:
-                if target.is_local and not target.journal.is_there():
+                if target.storage.path is not None and not target.journal.is_there():
                     target.journal.clear()
                 raise
             for warning in plan.warnings:
                 _log.warning(warning)
             return _run(plan, target, lock, options, began)
     finally:
-        for path in [*_folders(target)[:1], *made]:
+        for path in [*target.folders()[:1], *made]:
             with contextlib.suppress(OSError):  # not empty: something came of it
                 path.rmdir()
-
-
-def _folders(output: Output) -> list[Path]:
-    """The run folder and the folders around it, on a disk: a start that fails removes those that it made."""
-    if not output.is_local:
-        return []
-    root = Path(output.location)
-    return [root / RUN_FOLDER, root, *root.parents]
 
 
 def _settings(options: Options, recorded: Settings | None) -> Settings:
@@ -121,11 +111,11 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options) -> Plan:
 
 def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float) -> MergeSummary:
     sink = output.sink(plan.fingerprint)
-    done = output.journal.surviving(plan, sink, output.store.delete)
+    done = output.journal.surviving(plan, sink, output.storage.delete)
     sink.prepare(plan.shards)
     finished = [n for n, shard in enumerate(plan.shards) if _is_finished(sink, shard, n, plan, done)]
     kind = _executor_kind(plan, options)
-    for warning in options.without_effect(kind, plan):
+    for warning in options.without_effect(kind, plan, output.access):
         _log.warning(f"warning: {warning}")
     executor = _make_executor(kind, plan, output, options)
     if done:
@@ -161,8 +151,8 @@ def _is_finished(sink: Sink, shard: ShardFile, number: int, plan: Plan, done: Co
     """Whether a shard is under its name; asked only where all of its units are done."""
     if any(unit.shard == number % plan.count and unit.id not in done for unit in plan.units):
         return False
-    held = sink.held(shard)
-    return held is not None and held.finished
+    state = sink.state(shard)
+    return state is not None and state.finished
 
 
 def _make_executor(kind: str, plan: Plan, output: Output, options: Options) -> Executor:
@@ -210,7 +200,7 @@ def _already_complete(
             "name another OUTPUT, or replace it with --restart; what it was made from is in "
             f"{output.location}/{REPORT_FILE}",
         )
-    if not output.journal.store.is_empty():  # the start that completed it was killed before it had cleared up
+    if not output.journal.is_empty():  # the start that completed it was killed before it had cleared up
         with contextlib.suppress(LockedError), output.lock():
             output.journal.clear()
     _log.info(f"{output.location} is complete already")
@@ -225,7 +215,7 @@ def _discard(output: Output) -> None:
     names = left.files if report is None else report.files
     for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
         if not {"", ".", ".."} & set(name.split("/")):
-            output.store.delete(name)
+            output.storage.delete(name)
     remove_run(output)
 
 
@@ -233,7 +223,7 @@ def _refuse_foreign(output: Output, paths: Sequence[str]) -> None:
     """An output that is not empty must hold a run of ours, or nothing that looks like a model."""
     if not output.exists() or output.journal.is_there():
         return
-    for place in map(output.inside, paths):
+    for place in map(output.storage.sub, paths):
         models = [name for name in place.names() if ".safetensors" in name]
         earlier = recorded(output) if models else None
         if earlier is not None and models[0] in {name.rpartition("/")[2] for name in earlier.files}:
@@ -250,16 +240,7 @@ def _refuse_foreign(output: Output, paths: Sequence[str]) -> None:
 
 def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
     for location in locations:
-        if is_local(location) != output.is_local:
-            continue
-        if output.is_local:
-            target, source = Path(output.location).resolve(), Path(local_path(location)).resolve()
-            nested = target == source or source in target.parents or target in source.parents
-        else:
-            nested = f"{output.location}/".startswith(f"{location}/") or f"{location}/".startswith(
-                f"{output.location}/"
-            )
-        if nested:
+        if overlap(output.storage, open_storage(location, output.access)):
             raise OutputError(
                 f"the output {output.location} and the input {location} lie inside one another",
                 "inputs are never written to: name another folder as OUTPUT",

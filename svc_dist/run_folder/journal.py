@@ -9,14 +9,15 @@ from typing import TypedDict
 
 from svc_dist.errors import DamagedInputError, RecipeError, StorageError
 from svc_dist.plan.model import Plan
+from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
-from svc_dist.run_folder.store import Store
-from svc_dist.storage.writing.base import Held, Sink
+from svc_dist.storage.base import Storage
+from svc_dist.storage.writing.base import ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
-_TOGETHER = 16  # small files read at once
+_IN_PARALLEL = 16  # small files read in parallel
 
 
 class FailureRecord(TypedDict):
@@ -39,15 +40,14 @@ def describe_failure(name: str, record: FailureRecord) -> str:
 
 
 class Journal:
-    """Reads and writes one run folder. ``hasty``: the same one, given up soon, for last words."""
+    """Reads and writes one run folder: a storage at ``<output>/.svc_dist``."""
 
-    def __init__(self, store: Store, hasty: Store | None = None) -> None:
-        self.store = store
-        self._hasty = hasty or store
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
     def plan(self) -> Plan | None:
         """The plan of the run; None when there is no run. Raises DamagedInputError when it cannot be read."""
-        data = self.store.get(_PLAN)
+        data = self.storage.get(_PLAN)
         if data is None:
             return None
         try:
@@ -60,21 +60,25 @@ class Journal:
 
     def is_there(self) -> bool:
         """Whether a run folder with a plan is there."""
-        return self.store.get(_PLAN) is not None
+        return self.storage.get(_PLAN) is not None
+
+    def is_empty(self) -> bool:
+        """Whether the run folder holds no file."""
+        return not self.storage.names(recursive=True)
 
     def record_plan(self, plan: Plan) -> None:
-        self.store.put(_PLAN, plan.to_json().encode())
+        self.storage.put(_PLAN, plan.to_json().encode())
 
     def record(self, receipt: Receipt) -> None:
         """Record a unit whose range is durable. Recording it again is harmless."""
-        self.store.put(f"receipts/{receipt.unit}.json", receipt.to_json())
+        self.storage.put(f"receipts/{receipt.unit}.json", receipt.to_json())
 
     def receipts(self, plan: Plan) -> dict[str, Receipt]:
         """The receipts of this plan's units, by unit. Others, and unreadable ones, count as not there."""
         found: dict[str, Receipt] = {}
-        names = self.store.names("receipts")
-        with ThreadPoolExecutor(_TOGETHER) as pool:
-            contents = list(pool.map(lambda name: self.store.get(f"receipts/{name}"), names))
+        names = self.storage.names("receipts")
+        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+            contents = list(pool.map(lambda name: self.storage.get(f"receipts/{name}"), names))
         for data in contents:
             try:
                 receipt = Receipt.from_json(data or b"")
@@ -88,8 +92,8 @@ class Journal:
         """What the sink gave for each part of a shard, in order, all of whose units have receipts."""
         result, number = divmod(shard, plan.count)
         units = [unit.id for unit in plan.units if unit.shard == number]
-        with ThreadPoolExecutor(_TOGETHER) as pool:
-            contents = list(pool.map(lambda unit: self.store.get(f"receipts/{unit}.json"), units))
+        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+            contents = list(pool.map(lambda unit: self.storage.get(f"receipts/{unit}.json"), units))
         missing = [unit for unit, data in zip(units, contents, strict=True) if data is None]
         if missing:
             raise StorageError(
@@ -100,7 +104,7 @@ class Journal:
 
     def lost(self, plan: Plan, shard: int, sink: Sink) -> list[str]:
         """The units of a shard whose ranges the sink does not hold."""
-        held = sink.held(plan.shards[shard])
+        held = sink.state(plan.shards[shard])
         receipts = self.receipts(plan)
         result, number = divmod(shard, plan.count)
         units = [unit.id for unit in plan.units if unit.shard == number]
@@ -112,14 +116,14 @@ class Journal:
         A finished shard that lacks one is made anew, since no range can be written into it: ``remove`` takes it away.
         """
         receipts = self.receipts(plan)
-        with ThreadPoolExecutor(_TOGETHER) as pool:
-            held = list(pool.map(sink.held, plan.shards))
+        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+            held = list(pool.map(sink.state, plan.shards))
         for unit in plan.units:
             receipt, first_part = receipts.get(unit.id), plan.parts[unit.id][0]
             there = [held[shard] for shard in plan.written(unit)]
             if receipt is None or all(_holds(one, first_part, receipt, n) for n, one in enumerate(there)):
                 continue
-            self.store.delete(f"receipts/{unit.id}.json")
+            self.storage.delete(f"receipts/{unit.id}.json")
             del receipts[unit.id]
         undone = {shard for unit in plan.units if unit.id not in receipts for shard in plan.written(unit)}
         closed = [plan.shards[shard].file for shard in sorted(undone) if (one := held[shard]) and one.finished]
@@ -128,21 +132,21 @@ class Journal:
         return self.surviving(plan, sink, remove) if closed else receipts
 
     def record_failures(self, failures: dict[str, FailureRecord]) -> None:
-        self._hasty.put(_FAILURES, json.dumps(failures).encode())
+        self.storage.within(SHORT_DEADLINE).put(_FAILURES, json.dumps(failures).encode())
 
     def failures(self) -> dict[str, FailureRecord]:
         """What failed for good when the run last ended."""
-        data = self.store.get(_FAILURES)
+        data = self.storage.get(_FAILURES)
         return dict(json.loads(data)) if data else {}
 
     def clear(self) -> None:
-        self.store.clear()
+        self.storage.clear(keep=("lock",))
 
 
-def _holds(held: Held | None, first_part: int, receipt: Receipt | None, result: int) -> bool:
-    if held is None or receipt is None:
+def _holds(state: ShardState | None, first_part: int, receipt: Receipt | None, result: int) -> bool:
+    if state is None or receipt is None:
         return False
-    if held.finished or held.tokens is None:
+    if state.finished or state.tokens is None:
         return True
     tokens = receipt.ranges[result].tokens
-    return all(token in held.tokens.get(first_part + place, ()) for place, token in enumerate(tokens))
+    return all(token in state.tokens.get(first_part + place, ()) for place, token in enumerate(tokens))

@@ -12,7 +12,6 @@ from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import OUTPUTS_FILE, own_files
 from svc_dist.sizes import format_size
-from svc_dist.storage.base import is_local
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class Remains:
     """What a run that did not end left. ``files``: finished parts of the model, under their names."""
 
     output: str
+    on_disk: bool
     files: list[str]
     units: int
     units_done: int
@@ -35,7 +35,7 @@ class Remains:
         else:
             lines.append("  its plan is gone or damaged: finished shards, if there are any, stay")
         lines += [f"  remove {self.output}/{name}" for name in self.files]
-        where = "files" if is_local(self.output) else "uploads or pieces"
+        where = "files" if self.on_disk else "uploads or pieces"
         return "\n".join([*lines, f"  remove its partial {where} and {self.output}/{RUN_FOLDER}"])
 
 
@@ -45,7 +45,7 @@ def remains(output: Output) -> Remains:
     with contextlib.suppress(DamagedInputError):  # a plan that cannot be read: what it made cannot be told
         plan = output.journal.plan()
     if plan is None:
-        return Remains(output.location, [], 0, 0, 0, None)
+        return Remains(output.location, output.storage.path is not None, [], 0, 0, 0, None)
     try:
         names = own_files(plan, output.access)
     except StorageError:  # the base is gone, from which companion files would have come
@@ -53,6 +53,7 @@ def remains(output: Output) -> Remains:
     done = output.journal.receipts(plan)
     return Remains(
         output=output.location,
+        on_disk=output.storage.path is not None,
         files=output.there(sorted(dict.fromkeys([INDEX_FILE, *names]), key=lambda name: not name.endswith(INDEX_FILE))),
         units=len(plan.units),
         units_done=len(done),

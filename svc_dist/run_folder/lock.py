@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from svc_dist.errors import LockedError, StorageError
-from svc_dist.storage.base import storage_error
-from svc_dist.storage.fsspec import Objects
+from svc_dist.storage.base import Storage, storage_error
 
 HEARTBEAT = 5.0
 EXPIRY = 60.0
-_held: set[str] = set()  # ids of the remote locks that this process holds
+#: Seconds after which a heartbeat, and what a run still writes when it ends, is abandoned.
+SHORT_DEADLINE = 5.0
+_own_ids: set[str] = set()  # of the remote locks that this process holds
 _SETTLE = 0.5  # seconds after which, without conditional writes, the last of two that took a lock at once shows
 
 
@@ -128,36 +129,35 @@ class LocalLock:
 
 
 class RemoteLock:
-    """The object ``name`` in a storage, written anew every few seconds by its holder.
+    """The file ``name`` in a storage, rewritten every few seconds by its holder.
 
-    A holder on this machine is dead when its process is; another one when its heartbeat, by the store's clock where it
-    tells it, is older than ``EXPIRY`` seconds. Every write is conditional on what was seen before it, where the store
-    honours that; where it does not, the last of two writers has it, and the other finds that out before it begins.
-    ``hasty``: the same objects, but given up soon: a beat that hangs must not outlast the lock, and the storage may be
-    why the run ends.
+    A holder on this machine is dead when its process is; another one when its heartbeat, by the storage's clock where
+    it tells it, is older than ``EXPIRY`` seconds. Every write is conditional on what was seen before it, where the
+    storage honours that; where it does not, the last of two writers holds the lock, and the other notices before it
+    begins. Heartbeats have a short deadline: one that hangs must not outlast the lock.
     """
 
-    def __init__(self, objects: Objects, name: str, hasty: Objects | None = None) -> None:
-        self._objects, self._name, self._hasty = objects, name, hasty or objects
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
         self._id = uuid.uuid4().hex
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RemoteLock:
-        _held.add(self._id)
+        _own_ids.add(self._id)
         try:
-            there = self._objects.get_version(self._name)
+            there = self._storage.get_version(self._name)
             holder = None if there is None else _holder(there[0])
             if holder is not None and self._is_alive(holder):
                 raise self._locked(holder)
-            self._write(there, self._objects)
+            self._write(there, self._storage)
             time.sleep(_SETTLE)
-            holder = _holder(self._objects.get(self._name))
+            holder = _holder(self._storage.get(self._name))
             if holder is None or holder["id"] != self._id:  # a repeated write is refused, but it is ours
                 raise self._locked(holder)
         except BaseException:
-            _held.discard(self._id)
+            _own_ids.discard(self._id)
             raise
         self._thread = threading.Thread(target=self._keep_beating, name="lock-heartbeat", daemon=True)
         self._thread.start()
@@ -169,50 +169,52 @@ class RemoteLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=HEARTBEAT)
-        _held.discard(self._id)
+        _own_ids.discard(self._id)
+        storage = self._storage.within(SHORT_DEADLINE)
         with contextlib.suppress(StorageError):  # what is left expires
-            if (_holder(self._hasty.get(self._name)) or {}).get("id") == self._id:
-                self._hasty.delete(self._name)
+            if (_holder(storage.get(self._name)) or {}).get("id") == self._id:
+                storage.delete(self._name)
 
     def require_held(self) -> None:
         if self._lost.is_set():
             raise LockedError(
-                f"{self._objects.location}: another run took this output over while this one could not reach it",
-                "nothing is lost: that run goes on with what is there",
+                f"{self._storage.location}: another run took this output over while this one could not reach it",
+                "nothing is lost: that run resumes with the finished units",
             )
 
     def holder(self) -> dict[str, Any] | None:
-        holder = _holder(self._objects.get(self._name))
+        holder = _holder(self._storage.get(self._name))
         return holder if holder is not None and self._is_alive(holder) else None
 
     def _is_alive(self, holder: dict[str, Any]) -> bool:
         if holder.get("machine") is not None and holder["machine"] == _machine():
-            if holder["pid"] == os.getpid() and holder["id"] not in _held:
+            if holder["pid"] == os.getpid() and holder["id"] not in _own_ids:
                 return False  # ours of before: it could not be removed
             return _lives(holder)
-        age = self._objects.age(self._name)
+        age = self._storage.age(self._name)
         return (time.time() - float(holder["heartbeat"]) if age is None else age) < EXPIRY
 
     def _keep_beating(self) -> None:
+        storage = self._storage.within(SHORT_DEADLINE)
         while not self._stop.wait(HEARTBEAT):
             with contextlib.suppress(StorageError):  # the next beat follows
-                there = self._hasty.get_version(self._name)
+                there = storage.get_version(self._name)
                 holder = None if there is None else _holder(there[0])
                 if holder is not None and holder["id"] != self._id:
                     self._lost.set()
                     return
                 if not self._stop.is_set():
-                    self._write(there, self._hasty)
+                    self._write(there, storage)
 
-    def _write(self, over: tuple[bytes, str | None] | None, objects: Objects) -> None:
+    def _write(self, over: tuple[bytes, str | None] | None, storage: Storage) -> None:
         """Write this holder's name over what was seen, unless that has changed since."""
         if over is None:
-            objects.put_new(self._name, _content(self._id))
+            storage.put_new(self._name, _content(self._id))
         else:
-            objects.put_over(self._name, _content(self._id), over[1])
+            storage.put_over(self._name, _content(self._id), over[1])
 
     def _locked(self, holder: dict[str, Any] | None) -> LockedError:
-        return _locked(self._objects.location, holder)
+        return _locked(self._storage.location, holder)
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

@@ -13,7 +13,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 from svc_dist.storage.access import Access
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.open import open_storage
 
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 
@@ -66,12 +66,12 @@ def completed(output: Output) -> PublishedMerge | None:
 
 def recorded(output: Output) -> PublishedMerge | None:
     """The merge that was published in an output, even where some of its files have gone since."""
-    names = output.names()
+    names = output.storage.names()
     file = OUTPUTS_FILE if OUTPUTS_FILE in names else REPORT_FILE
     if file not in names:
         return None
     with contextlib.suppress(StorageError, DamagedInputError):
-        return PublishedMerge.parse(output.folder.read(file), f"{output.location}/{file}")
+        return PublishedMerge.parse(output.storage.read(file), f"{output.location}/{file}")
     return None
 
 
@@ -83,7 +83,7 @@ def companions(plan: Plan, access: Access) -> dict[str, int]:
     own = {REPORT_FILE, RECIPE_FILE, CARD_FILE}
     files: dict[str, int] = {}
     for model, of_tokenizer in ((plan.companions.config, False), (plan.companions.tokenizer, True)):
-        for name in open_folder(plan.models[model].location, access).names():
+        for name in open_storage(plan.models[model].location, access).names():
             if (
                 (name.endswith(_COMPANION_ENDINGS) or name.split(".")[0] in _COMPANION_NAMES)
                 and not name.endswith(".index.json")

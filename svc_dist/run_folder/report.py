@@ -192,12 +192,12 @@ class MergeReport(PublishedMerge):
 def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
     """The report that a finished merge left. Raises OutputError, DamagedInputError, StorageError."""
     output = Output(location, access)
-    if REPORT_FILE not in output.names():
+    if REPORT_FILE not in output.storage.names():
         raise OutputError(
             f"{location} has no {REPORT_FILE}: it holds no finished merge of svc-dist",
             "check the path; svc-dist status shows an unfinished merge",
         )
-    return MergeReport.parse(output.folder.read(REPORT_FILE), f"{location}/{REPORT_FILE}")
+    return MergeReport.parse(output.storage.read(REPORT_FILE), f"{location}/{REPORT_FILE}")
 
 
 def _start_of(record: RunRecord) -> dict[str, Any]:

@@ -17,14 +17,14 @@ def check_shards(plan: Plan, output: Output) -> None:
     Raises VerificationError.
     """
     for number, shard in enumerate(plan.shards):
-        if not output.is_local:
+        if output.storage.path is None:
             header = plan.layout(number).header()
-            found = output.folder.identity(shard.file)
-            if found is None or found.size != shard.size or output.folder.read(shard.file, 0, len(header)) != header:
-                where = f"{output.location}/{shard.file}"
+            file = output.storage.stat(shard.file)
+            if file is None or file.size != shard.size or output.storage.read(shard.file, 0, len(header)) != header:
+                where = output.storage.url(shard.file)
                 raise VerificationError(f"{where}: not as it was planned", "start over with --restart")
             continue
-        path = Path(output.location) / shard.file
+        path = output.storage.path / shard.file
         expected = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in plan.shard_tensors[number]}
         problem = _compare(read_by_safetensors(path), expected)
         if problem:

@@ -1,21 +1,27 @@
-"""How storages are reached: options of their clients by URL prefix, and how long to insist. Never a credential."""
+"""How storages are reached: options of their clients by URL prefix, time limits of requests. Never a credential."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svc_dist.errors import RecipeError, StorageError
+from svc_dist.errors import RecipeError
 from svc_dist.storage.secrets import refuse_credentials
 
-_S3, _GOOGLE, _HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
-_POOL = 64  # connections that one client may hold
+S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
+#: Options of the client for S3, and of its ``client_kwargs``: those of botocore's ``create_client``.
+_S3_CLIENT = ("client_kwargs", "config_kwargs", "requester_pays", "use_ssl", "anon")
+_S3_CLIENT_KWARGS = ("region_name", "endpoint_url", "use_ssl", "verify", "api_version")
 
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """Options of the client for one URL prefix. ``client``: whatever else its fsspec file system takes."""
+    """Options of the client for one URL prefix.
+
+    ``client``: on S3 ``client_kwargs``, ``config_kwargs`` (botocore's Config), ``requester_pays``, ``use_ssl``,
+    ``anon``; elsewhere whatever the fsspec file system takes.
+    """
 
     endpoint_url: str | None = None
     profile: str | None = None
@@ -35,7 +41,7 @@ class Access:
 
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
     for one unit. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``: seconds for which
-    a request that fails for a passing reason is tried again.
+    a transient failure of a request is retried.
     """
 
     options: Mapping[str, ClientOptions] = field(default_factory=dict)
@@ -47,32 +53,16 @@ class Access:
     def for_s3(cls, options: ClientOptions, **rest: Any) -> Access:
         """These options for S3; of them, whether to read without credentials, for Google's storage too."""
         google = ClientOptions(anonymous=options.anonymous)
-        s3 = {f"{protocol}://": options for protocol in _S3}
-        return cls({**s3, **{f"{protocol}://": google for protocol in _GOOGLE}}, **rest)
+        s3 = {f"{protocol}://": options for protocol in S3}
+        return cls({**s3, **{f"{protocol}://": google for protocol in GOOGLE}}, **rest)
 
     def options_of(self, location: str) -> ClientOptions:
         """The options for a location."""
-        found = ClientOptions()
+        options = ClientOptions()
         for prefix in sorted(self.options, key=len):
             if not prefix or f"{location}/".startswith(f"{prefix.removesuffix('/')}/"):
-                found = self.options[prefix].over(found)
-        return found
-
-    def filesystem(self, location: str) -> tuple[Any, str]:
-        """The fsspec file system of a URL and the path in it: one client per process and set of options.
-
-        Raises RecipeError for a credential in the URL, StorageError naming what to install.
-        """
-        import fsspec
-
-        refuse_credentials(location)
-        protocol = location.split("://", 1)[0]
-        try:
-            arguments = _arguments(protocol, self.options_of(location), self.timeout)
-            filesystem, path = fsspec.core.url_to_fs(location, **arguments)
-            return filesystem, path
-        except (ImportError, ValueError, TypeError) as error:
-            raise StorageError(f"cannot open {location}: {error}") from None
+                options = self.options[prefix].over(options)
+        return options
 
 
 def check_endpoint(endpoint: str | None, where: str) -> None:
@@ -87,9 +77,11 @@ def check_endpoint(endpoint: str | None, where: str) -> None:
 def check_options(protocol: str, options: ClientOptions, where: str = "") -> None:
     """Raise RecipeError for an option that a kind of storage does not have. ``where`` says where it stands."""
     where = f"{where}: " if where else ""
-    if protocol in _S3:
+    if protocol in S3:
+        _check_known(options.client, _S3_CLIENT, f"{where}client")
+        _check_known(options.client.get("client_kwargs", {}), _S3_CLIENT_KWARGS, f"{where}client.client_kwargs")
         return
-    if options.anonymous and protocol not in (*_GOOGLE, _HUB):
+    if options.anonymous and protocol not in (*GOOGLE, HUB):
         raise RecipeError(
             f"{where}anonymous is for s3://, gs:// and hf://, not {protocol}://",
             "give the option that its file system takes under `client`",
@@ -98,45 +90,11 @@ def check_options(protocol: str, options: ClientOptions, where: str = "") -> Non
         raise RecipeError(f"{where}profile and region are for s3://, not {protocol}://")
 
 
+def _check_known(options: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise RecipeError(f"{where}: the S3 client has no option '{unknown}'", f"known: {', '.join(known)}")
+
+
 #: One way to reach everything: the environment's.
 DEFAULT_ACCESS = Access()
-
-
-def _arguments(protocol: str, options: ClientOptions, timeout: float) -> dict[str, Any]:
-    """What the file system's constructor gets."""
-    arguments: dict[str, Any] = dict(options.client)
-    if protocol in _S3:
-        config = {
-            "max_pool_connections": _POOL,
-            "connect_timeout": min(10.0, timeout),
-            "read_timeout": timeout,
-            # Retries are ours alone: counted, with one deadline. Layers of them would multiply.
-            "retries": {"mode": "standard", "total_max_attempts": 1},
-        }
-        client = dict(arguments.pop("client_kwargs", {}))
-        if options.region is not None:
-            client["region_name"] = options.region
-        arguments.update(
-            use_listings_cache=False,
-            config_kwargs={**config, **arguments.pop("config_kwargs", {})},
-            client_kwargs=client,
-        )
-        if options.endpoint_url is not None:
-            arguments["endpoint_url"] = options.endpoint_url
-        if options.profile is not None:
-            arguments["profile"] = options.profile
-        if options.anonymous is not None:
-            arguments["anon"] = options.anonymous
-        return arguments
-    check_options(protocol, options)
-    if protocol == _HUB:
-        if options.endpoint_url is not None:
-            arguments["endpoint"] = options.endpoint_url
-        if options.anonymous:
-            arguments["token"] = False
-        return arguments
-    if options.endpoint_url is not None:
-        arguments["endpoint_url"] = options.endpoint_url
-    if options.anonymous:
-        arguments["token"] = "anon"
-    return arguments

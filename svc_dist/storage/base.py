@@ -1,17 +1,30 @@
-"""The files of one local folder: what is there, who it is, and ranges of its bytes. See objects.py for the others."""
+"""What every storage offers: named files under one folder or prefix. A storage is one class and a line in open.py.
+
+A new one implements ``names``, ``stat``, ``read``, ``put`` and ``delete``; the other operations are written in terms of
+these, and a storage that does better (conditional writes, its own clock, streamed writes) overrides them and says so in
+its properties.
+"""
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
-import stat
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from svc_dist.errors import DamagedInputError, RecipeError, StorageError, SvcDistError, TransientStorageError
+from svc_dist.errors import ChangedInputError, DamagedInputError, StorageError, SvcDistError, TransientStorageError
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.retry import Retries, retrying, translated
 from svc_dist.storage.secrets import redact
 
+Result = TypeVar("Result")
+
+_IN_PARALLEL = 16  # files that ``clear`` removes at the same time
 _TRANSIENT = {
     errno.EAGAIN,
     errno.EINTR,
@@ -22,8 +35,8 @@ _TRANSIENT = {
     errno.ESTALE,
 }
 _HINTS = {
-    errno.ENOSPC: "free space there and start the same command again: it goes on where it stopped",
-    errno.EDQUOT: "raise the quota and start the same command again: it goes on where it stopped",
+    errno.ENOSPC: "free space there, then run the same command again to resume",
+    errno.EDQUOT: "raise the quota, then run the same command again to resume",
     errno.EACCES: "check the permissions of the user that runs this",
     errno.EROFS: "the file system is mounted read-only",
     errno.ENOENT: "check the path",
@@ -32,15 +45,169 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells whether a file is still the one that was planned with: its size and ETag, or size and mtime."""
+    """The identity of a file, by which a change since planning is noticed: its size and ETag, or size and mtime."""
 
     name: str
     size: int
     version: str
 
 
+@dataclass(frozen=True)
+class UploadedPart:
+    """A part of a multipart upload that the store has. ``etag``: its identity, by which the upload is completed."""
+
+    number: int
+    size: int
+    etag: str
+
+
+class Multipart(Protocol):
+    """Multipart uploads of a storage: files whose parts many workers send, in any order."""
+
+    def create_upload(self, name: str, metadata: dict[str, str]) -> str:
+        """Create a multipart upload of a file. Returns its id."""
+
+    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
+        """Send a part; when it is sent again, the last one counts. Returns its ETag."""
+
+    def parts(self, name: str, upload: str) -> list[UploadedPart] | None:
+        """The parts that the store has, by number; None when there is no such upload."""
+
+    def complete_upload(self, name: str, upload: str, etags: Sequence[str]) -> bool:
+        """Make a file of parts 1, 2, ... with these ETags. False when the upload lacks one of them, or is gone."""
+
+    def abort_upload(self, name: str, upload: str) -> None:
+        """Drop an upload with its parts; no error when there is none."""
+
+    def uploads(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The ids of the uploads in progress for each of these files, whoever created them."""
+
+    def metadata(self, name: str) -> tuple[int, dict[str, str]] | None:
+        """Size and metadata of a finished file; None when there is none."""
+
+
+class Storage(ABC):
+    """The files under one folder or prefix, by names that may contain ``/``.
+
+    ``location``: the path or URL, without a slash at its end. ``root``: the same as the storage's own client writes it.
+    Operations raise StorageError; a remote storage retries transient failures until its deadline.
+    """
+
+    #: The folder, where it is on a mounted file system: files are mapped and locked there, not copied.
+    path: Path | None = None
+    #: Why nothing can be written, where that is so.
+    read_only: str | None = None
+    #: Whether the storage itself refuses ``put_new`` and ``put_over`` whose condition does not hold.
+    conditional_writes = False
+    #: Whether ``fetch`` itself notices that a file is no longer the planned one.
+    pinned_reads = False
+    #: Multipart uploads, where the storage has them.
+    multipart: Multipart | None = None
+
+    def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
+        self.location = location
+        self.access = access
+        self.root = ""
+
+    @abstractmethod
+    def names(self, folder: str = "", recursive: bool = False) -> list[str]:
+        """Names of the files directly in ``folder``, or at any depth, relative to it, sorted; none if it is missing."""
+
+    @abstractmethod
+    def stat(self, name: str) -> FileIdentity | None:
+        """The identity of a file; None when it does not exist."""
+
+    @abstractmethod
+    def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        of: FileIdentity | None = None,
+        retries: Retries | None = None,
+    ) -> bytes:
+        """Bytes ``[start, end)`` of a file. Raises DamagedInputError when the file is shorter.
+
+        ``of``: the expected identity; a storage with ``pinned_reads`` raises ChangedInputError when it is another.
+        """
+
+    @abstractmethod
+    def get(self, name: str) -> bytes | None:
+        """A whole file; None when it does not exist."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Write a whole file: a reader sees the old one or the new one."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file; no error when it does not exist."""
+
+    def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
+        """Copy bytes ``[start, end)`` of a planned file to ``offset`` of an open local file."""
+        write_all(descriptor, self.read(file.name, start, end, retries=retries), offset)
+
+    def get_version(self, name: str) -> tuple[bytes, str | None] | None:
+        """A whole file, and what identifies this version of it for ``put_over``; None when it does not exist."""
+        data = self.get(name)
+        return None if data is None else (data, None)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write a file that does not exist yet; False when there is one. Exact with ``conditional_writes`` only."""
+        if self.stat(name) is not None:
+            return False
+        self.put(name, data)
+        return True
+
+    def put_over(self, name: str, data: bytes, version: str | None) -> bool:
+        """Replace this version of a file; False when there is another. Exact with ``conditional_writes`` only."""
+        self.put(name, data)
+        return True
+
+    def put_stream(self, name: str, chunks: Callable[[], Iterable[bytes]]) -> None:
+        """Write a file of these chunks, which a retry asks for again. Here they are joined in memory first."""
+        self.put(name, b"".join(chunks()))
+
+    def age(self, name: str) -> float | None:
+        """Seconds since a file was written, by the storage's own clock; None where it does not tell."""
+        return None
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove every file but ``keep``."""
+        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+            list(pool.map(self.delete, [name for name in self.names(recursive=True) if name not in keep]))
+
+    def sub(self, folder: str) -> Storage:
+        """The same storage at a folder inside this one; itself for ""."""
+        if not folder:
+            return self
+        view = copy.copy(self)
+        view.location, view.root = f"{self.location}/{folder}", f"{self.root}/{folder}" if self.root else folder
+        return view
+
+    def within(self, seconds: float) -> Storage:
+        """The same storage, whose requests and retries end after ``seconds`` at most."""
+        view = copy.copy(self)
+        limits = min(seconds, self.access.timeout), min(seconds, self.access.deadline)
+        view.access = replace(self.access, timeout=limits[0], deadline=limits[1])
+        return view
+
+    def url(self, name: str) -> str:
+        """Where a file is, for messages."""
+        return f"{self.location}/{name}".rstrip("/")
+
+    def translate(self, error: Exception, what: str) -> Exception:
+        """Our error for what the storage's client raised while doing ``what``."""
+        return storage_error(error, what)
+
+    def retrying(self, attempt: Callable[[], Result], what: str, retries: Retries | None = None) -> Result:
+        """Run an operation with its errors translated, and retry transient failures until the deadline."""
+        ours = translated(attempt, lambda error: self.translate(error, what))
+        return retrying(ours, self.access.deadline, retries)
+
+
 def storage_error(error: Exception, what: str) -> SvcDistError:
-    """Our error for an OSError or an fsspec client's error while doing ``what``, transient or for good."""
+    """Our error for an OSError or a client's error while doing ``what``: transient or permanent."""
     if isinstance(error, SvcDistError):
         return error
     number = getattr(error, "errno", None)
@@ -51,94 +218,19 @@ def storage_error(error: Exception, what: str) -> SvcDistError:
     return StorageError(f"{what}: {reason}", _HINTS.get(number) if number is not None else None)
 
 
-class Folder(Protocol):
-    """Read access to the files directly in a folder or prefix."""
-
-    location: str
-
-    def names(self) -> list[str]:
-        """Names of the files directly in it, sorted."""
-
-    def identity(self, name: str) -> FileIdentity | None:
-        """Who a file is; None when it does not exist."""
-
-    def read(self, name: str, start: int = 0, end: int | None = None, of: FileIdentity | None = None) -> bytes:
-        """Bytes ``[start, end)`` of a file. Raises StorageError, DamagedInputError when fewer are there.
-
-        ``of``: who it is to be; a storage that can tell raises ChangedInputError when it is another.
-        """
-
-
-class LocalFolder:
-    """A folder on a mounted file system."""
-
-    def __init__(self, location: str) -> None:
-        self.location = location
-
-    def path(self, name: str) -> Path:
-        return Path(self.location) / name
-
-    def names(self) -> list[str]:
-        try:
-            return sorted(entry.name for entry in os.scandir(self.location) if entry.is_file())
-        except OSError as error:
-            raise storage_error(error, f"cannot list {self.location}") from None
-
-    def identity(self, name: str) -> FileIdentity | None:
-        try:
-            status = self.path(name).stat()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise storage_error(error, f"cannot look at {self.path(name)}") from None
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise DamagedInputError(f"{self.path(name)} is not a regular file")
-        return local_identity(name, status)
-
-    def read(self, name: str, start: int = 0, end: int | None = None, of: FileIdentity | None = None) -> bytes:
-        try:
-            with self.path(name).open("rb") as file:
-                file.seek(start)
-                data = file.read() if end is None else file.read(end - start)
-        except OSError as error:
-            raise storage_error(error, f"cannot read {self.path(name)}") from None
-        return complete(data, f"{self.path(name)}", start, end)
-
-
-def is_local(location: str) -> bool:
-    """Whether a location is on a mounted file system."""
-    return "://" not in location or location.startswith(("file://", "local://"))
-
-
-def local_path(location: str) -> str:
-    """The path of a local location (``file://`` taken off)."""
-    return location.split("://", 1)[1] if "://" in location else location
+def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> ChangedInputError:
+    """The error for an input that is no longer the planned one."""
+    now = "is gone" if current is None else f"found {current.size:,} bytes ({current.version})"
+    return ChangedInputError(
+        f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), {now}",
+        "put the planned file back, or start over with --restart",
+    )
 
 
 def trimmed(url: str) -> str:
-    """A URL without slashes at its end; what is only a scheme stays a URL."""
+    """A URL without slashes at its end; a bare scheme stays a URL."""
     scheme, mark, rest = url.partition("://")
     return scheme + mark + rest.rstrip("/")
-
-
-def split_location(location: str) -> tuple[str, str | None]:
-    """``model+adapter`` as its two locations; ``(location, None)`` without a plus, or where it is a folder's name.
-
-    Raises RecipeError where there is more than one plus.
-    """
-    if "+" not in location or (is_local(location) and Path(local_path(location)).is_dir()):
-        return location, None
-    model, adapter = location.split("+", 1)
-    if not model or not adapter or "+" in adapter:
-        raise RecipeError(
-            f"{location}: model+adapter has one +, with a location before it and one after it",
-            "a folder whose name has a + is reached through a symbolic link without one",
-        )
-    return model, adapter
-
-
-def local_identity(name: str, status: os.stat_result) -> FileIdentity:
-    return FileIdentity(name, status.st_size, f"mtime:{status.st_mtime_ns}")
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
@@ -150,7 +242,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def complete(data: bytes, what: str, start: int, end: int | None) -> bytes:
-    """``data`` when it is all of what was asked for. Raises DamagedInputError."""
+    """``data`` when it is all that was asked for. Raises DamagedInputError."""
     if end is not None and len(data) != end - start:
         raise DamagedInputError(
             f"{what}: asked for bytes {start:,} to {end:,}, got {len(data):,}; the file is truncated"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from svc_dist.errors import StorageError, SvcDistError, TransientStorageError
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, complete, write_all
-from svc_dist.storage.fsspec import FsspecObjects, changed
-from svc_dist.storage.retry import Retries, translated
+from svc_dist.storage.base import FileIdentity, Storage, complete, storage_error
+from svc_dist.storage.fsspec import FsspecStorage
+from svc_dist.storage.retry import Retries
 from svc_dist.storage.secrets import learn
 
-Result = TypeVar("Result")
-
-_PASSING = (408, 429, 500, 502, 503, 504)
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
 _HINTS = {
     401: "check the name; a private or gated repository needs HF_TOKEN, or `hf auth login`",
     403: "the token may not read this: ask for access on the repository's page, then check HF_TOKEN",
@@ -23,50 +19,43 @@ _HINTS = {
 }
 
 
-class HubObjects(FsspecObjects):
+class HubStorage(FsspecStorage):
     """The files of a repository as they were in the commit that its revision names when first asked.
 
     A commit never changes, so a branch that moves during a run cannot mix two models: a worker that starts later finds
-    another file than planned, and says so.
+    another file than planned, and raises ChangedInputError.
     """
 
-    def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
-        super().__init__(location, access)
-        self._identities: dict[str, FileIdentity] | None = None
+    read_only = "nothing is written to a hub"
 
-    def path(self, name: str) -> str:
+    def full(self, name: str) -> str:
         return f"{self._pinned}/{name}" if name else self._pinned
 
-    def names(self, prefix: str = "") -> list[str]:
-        return super().names(prefix) if prefix else list(self._files)
+    def names(self, folder: str = "", recursive: bool = False) -> list[str]:
+        return super().names(folder, recursive) if folder or recursive else list(self._files)
 
-    def identity(self, name: str) -> FileIdentity | None:
+    def stat(self, name: str) -> FileIdentity | None:
         return self._files.get(name)
 
-    def require_planned(self, planned: FileIdentity) -> None:
-        found = self.identity(planned.name)
-        if found != planned:
-            raise changed(f"{self.location}/{planned.name}", planned, found)
-
-    def read(self, name: str, start: int = 0, end: int | None = None, of: FileIdentity | None = None) -> bytes:
-        what = f"{self.location}/{name}"
-        return complete(self._range(name, start, end), what, start, end)
-
-    def fetch(
-        self, planned: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries
-    ) -> None:
-        data = self._range(planned.name, start, end, retries)
-        write_all(descriptor, complete(data, f"{self.location}/{planned.name}", start, end), offset)
-
-    def _range(self, name: str, start: int, end: int | None, retries: Retries | None = None) -> bytes:
-        path = self.path(name)
+    def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        of: FileIdentity | None = None,
+        retries: Retries | None = None,
+    ) -> bytes:
+        path = self.full(name)
 
         def attempt() -> bytes:
             # Without a cache of its own a file reads just the range that is asked for.
             data: bytes = self.filesystem.cat_file(path, start=start, end=end, cache_type="none")
             return data
 
-        return self.retrying(attempt, f"cannot read {self.location}/{name}", retries)
+        return complete(self.retrying(attempt, f"cannot read {self.url(name)}", retries), self.url(name), start, end)
+
+    def sub(self, folder: str) -> Storage:
+        return HubStorage(f"{self.location}/{folder}", self.access) if folder else self
 
     @cached_property
     def _pinned(self) -> str:
@@ -76,7 +65,7 @@ class HubObjects(FsspecObjects):
         learn(filter(None, [get_token()]))
 
         def attempt() -> str:
-            found = self.filesystem.resolve_path(self._root)
+            found = self.filesystem.resolve_path(self.root)
             if not hasattr(found, "repo_id"):
                 raise StorageError(f"{self.location} is no repository", "write it hf://owner/name@revision")
             api = HfApi(endpoint=self.filesystem.endpoint, token=self.filesystem.token)
@@ -87,25 +76,23 @@ class HubObjects(FsspecObjects):
 
         return self.retrying(attempt, f"cannot open {self.location}")
 
-    @property
+    @cached_property
     def _files(self) -> dict[str, FileIdentity]:
-        if self._identities is None:
-            root = self._pinned
+        root = self._pinned
 
-            def attempt() -> dict[str, FileIdentity]:
-                entries = [entry for entry in self.filesystem.ls(root, detail=True) if entry["type"] == "file"]
-                found = [_identity(entry) for entry in entries]
-                return {identity.name: identity for identity in sorted(found, key=lambda identity: identity.name)}
+        def attempt() -> dict[str, FileIdentity]:
+            entries = [entry for entry in self.filesystem.ls(root, detail=True) if entry["type"] == "file"]
+            found = sorted(map(_identity, entries), key=lambda identity: identity.name)
+            return {identity.name: identity for identity in found}
 
-            self._identities = self.retrying(attempt, f"cannot list {self.location}")
-        return self._identities
+        return self.retrying(attempt, f"cannot list {self.location}")
 
-    def retrying(self, attempt: Callable[[], Result], what: str, retries: Retries | None = None) -> Result:
-        return super().retrying(translated(attempt, lambda error: _hub_error(error, what)), what, retries)
+    def translate(self, error: Exception, what: str) -> Exception:
+        return storage_error(_hub_error(error, what), what)
 
 
 def _identity(entry: dict[str, Any]) -> FileIdentity:
-    """Who a file is, by its content: the SHA-256 of a large file, else git's hash."""
+    """The identity of a file by its content: the SHA-256 of a large file, else git's hash."""
     lfs = entry.get("lfs")
     content = f"sha256:{lfs['sha256']}" if lfs else f"blob:{entry['blob_id']}"
     return FileIdentity(entry["name"].rsplit("/", 1)[-1], int(entry["size"]), content)
@@ -120,7 +107,7 @@ def _hub_error(error: Exception, what: str) -> Exception:
     if isinstance(error, OfflineModeIsEnabled):
         return StorageError(f"{what}: the hub's client is offline", "unset HF_HUB_OFFLINE, or name a local copy")
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in _PASSING:
+    if status in _TRANSIENT:
         return TransientStorageError(f"{what}: the hub answered {status}")
     if status is not None:
         return StorageError(f"{what}: the hub answered {status}", _HINTS.get(status))

@@ -1,30 +1,58 @@
-"""The storage behind a location."""
+"""The storage behind a location: the only place that tells kinds of storages apart."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from svc_dist.errors import RecipeError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import (
-    Folder,
-    LocalFolder,
-    is_local,
-    local_path,
-)
-from svc_dist.storage.fsspec import FsspecObjects, Objects
+from svc_dist.storage.base import Storage
+from svc_dist.storage.local import LocalStorage
+
+#: The class of each URL scheme, imported when it is first needed. fsspec takes every other scheme.
+SCHEMES = {
+    "file": "svc_dist.storage.local.LocalStorage",
+    "local": "svc_dist.storage.local.LocalStorage",
+    "s3": "svc_dist.storage.s3.S3Storage",
+    "s3a": "svc_dist.storage.s3.S3Storage",
+    "hf": "svc_dist.storage.hub.HubStorage",
+}
 
 
-def open_objects(location: str, access: Access = DEFAULT_ACCESS) -> Objects:
-    """The files under a URL. Raises RecipeError for credentials in it, StorageError for an unknown kind of storage."""
-    if location.startswith(("s3://", "s3a://")):
-        from svc_dist.storage.s3 import S3Objects
+def open_storage(location: str, access: Access = DEFAULT_ACCESS) -> Storage:
+    """The storage of a path or URL.
 
-        return S3Objects(location, access)
-    if location.startswith("hf://"):
-        from svc_dist.storage.hub import HubObjects
+    Raises RecipeError for a credential or a wrong option in it, StorageError for an unknown kind of storage.
+    """
+    scheme, mark, _ = location.partition("://")
+    if not mark:
+        return LocalStorage(location, access)
+    module, _, name = SCHEMES.get(scheme, "svc_dist.storage.fsspec.FsspecStorage").rpartition(".")
+    return cast(Storage, getattr(import_module(module), name)(location, access))
 
-        return HubObjects(location, access)
-    return FsspecObjects(location, access)
+
+def overlap(one: Storage, other: Storage) -> bool:
+    """Whether one of two storages lies inside the other, or is the same."""
+    if one.path is not None and other.path is not None:
+        first, second = one.path.resolve(), other.path.resolve()
+        return first == second or first in second.parents or second in first.parents
+    first_url, second_url = f"{one.location}/", f"{other.location}/"
+    return first_url.startswith(second_url) or second_url.startswith(first_url)
 
 
-def open_folder(location: str, access: Access = DEFAULT_ACCESS) -> Folder:
-    """Read access to a location: a path, or a URL that fsspec knows."""
-    return LocalFolder(local_path(location)) if is_local(location) else open_objects(location, access)
+def split_location(location: str) -> tuple[str, str | None]:
+    """``model+adapter`` as its two locations; ``(location, None)`` without a plus, or where it is a folder's name.
+
+    Raises RecipeError where there is more than one plus.
+    """
+    if "+" not in location or ("://" not in location and Path(location).is_dir()):
+        return location, None
+    model, adapter = location.split("+", 1)
+    if not model or not adapter or "+" in adapter:
+        raise RecipeError(
+            f"{location}: model+adapter has one +, with a location before it and one after it",
+            "a folder whose name has a + is reached through a symbolic link without one",
+        )
+    return model, adapter

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from svc_dist.errors import SvcDistError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, LocalFolder, is_local, local_identity, local_path, storage_error
-from svc_dist.storage.fsspec import Objects, changed
-from svc_dist.storage.open import open_objects
+from svc_dist.storage.base import FileIdentity, Storage, changed, storage_error
+from svc_dist.storage.local import local_identity
+from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
 
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
@@ -41,7 +41,7 @@ class MappedRanges:
 
     def __init__(self) -> None:
         self._maps: list[mmap.mmap] = []
-        self._places: dict[ByteRange, tuple[mmap.mmap, int]] = {}
+        self._offsets: dict[ByteRange, tuple[mmap.mmap, int]] = {}
 
     def add(self, wanted: Sequence[ByteRange], descriptor: int, offset_of: Mapping[ByteRange, int]) -> None:
         """Map ``wanted``, which lie at ``offset_of`` in the open file ``descriptor``; neighbours share a mapping."""
@@ -63,13 +63,13 @@ class MappedRanges:
             mapped.madvise(mmap.MADV_WILLNEED)
         self._maps.append(mapped)
         for item in group:
-            self._places[item] = (mapped, offset_of[item] - first)
+            self._offsets[item] = (mapped, offset_of[item] - first)
 
     def view(self, wanted: ByteRange) -> memoryview:
         """The bytes of a range, read-only. Empty ranges are empty views."""
         if wanted.end == wanted.start:
             return memoryview(b"")
-        mapped, offset = self._places[wanted]
+        mapped, offset = self._offsets[wanted]
         return memoryview(mapped)[offset : offset + wanted.end - wanted.start]
 
     def release(self) -> None:
@@ -82,7 +82,7 @@ class MappedRanges:
         # Not closed by hand: a tensor made from a view would then point at nothing. Dropping them unmaps.
         self.release()
         self._maps.clear()
-        self._places.clear()
+        self._offsets.clear()
 
 
 class Source:
@@ -91,21 +91,26 @@ class Source:
     def __init__(self, location: str, files: Iterable[FileIdentity], access: Access = DEFAULT_ACCESS) -> None:
         self.location = location
         self.files = {file.name: file for file in files}
-        self.objects = None if is_local(location) else open_objects(location, access)
-        self._folder = LocalFolder(local_path(location))
+        self.storage = open_storage(location, access)
 
-    def map_local(self, wanted: Iterable[ByteRange], mapped: MappedRanges) -> None:
-        """Map ranges of files on a mounted file system."""
+    def require_planned(self, name: str) -> None:
+        """Raise ChangedInputError when a file is not the planned one, unless the storage checks every read."""
+        planned = self.files[name]
+        if not self.storage.pinned_reads and (current := self.storage.stat(name)) != planned:
+            raise changed(self.storage.url(name), planned, current)
+
+    def map_local(self, folder: Path, wanted: Iterable[ByteRange], mapped: MappedRanges) -> None:
+        """Map ranges of files in a folder of a mounted file system."""
         for name, items in _by_file(wanted).items():
-            path = self._folder.path(name)
+            path = folder / name
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise storage_error(error, f"cannot open {path}") from None
             try:
-                found = local_identity(name, os.fstat(descriptor))
-                if found != self.files[name]:
-                    raise changed(str(path), self.files[name], found)
+                current = local_identity(name, os.fstat(descriptor))
+                if current != self.files[name]:
+                    raise changed(str(path), self.files[name], current)
                 mapped.add(items, descriptor, {item: item.start for item in items})
             except OSError as error:
                 raise storage_error(error, f"cannot map {path}") from None
@@ -142,20 +147,20 @@ def map_ranges(
     reading = Reading([MappedRanges() for _ in sources], Retries())
     try:
         requests: list[_Request] = []
-        places: list[dict[ByteRange, int]] = []
+        offsets: list[dict[ByteRange, int]] = []
         size = 0
         for source, items, mapped in zip(sources, wanted, reading.mapped, strict=True):
-            place: dict[ByteRange, int] = {}
-            if source.objects is None:
-                source.map_local(items, mapped)
+            offset_of: dict[ByteRange, int] = {}
+            if source.storage.path is not None:
+                source.map_local(source.storage.path, items, mapped)
             else:
-                size = _plan_requests(source, items, size, requests, place)
-            places.append(place)
+                size = _plan_requests(source, items, size, requests, offset_of)
+            offsets.append(offset_of)
         if requests:
             descriptor = _fetch(requests, size, scratch, parallel, reading.retries)
             try:
-                for mapped, place in zip(reading.mapped, places, strict=True):
-                    mapped.add(list(place), descriptor, place)
+                for mapped, offset_of in zip(reading.mapped, offsets, strict=True):
+                    mapped.add(list(offset_of), descriptor, offset_of)
             except OSError as error:
                 raise _scratch_error(error, scratch) from None
             finally:
@@ -170,7 +175,7 @@ def map_ranges(
 class _Request:
     """Bytes ``[start, end)`` of a file, wanted at ``offset`` of the scratch file."""
 
-    objects: Objects
+    storage: Storage
     file: FileIdentity
     start: int
     end: int
@@ -178,19 +183,18 @@ class _Request:
 
 
 def _plan_requests(
-    source: Source, wanted: Sequence[ByteRange], size: int, requests: list[_Request], place: dict[ByteRange, int]
+    source: Source, wanted: Sequence[ByteRange], size: int, requests: list[_Request], offset_of: dict[ByteRange, int]
 ) -> int:
     """Requests for ranges, close ones joined and long ones divided. Returns the scratch file's new size."""
-    assert source.objects is not None
     for name, items in _by_file(wanted).items():
-        source.objects.require_planned(source.files[name])
+        source.require_planned(name)
         for start, end in _spans(items):
             for first in range(start, end, _FETCH):
                 last = min(first + _FETCH, end)
-                requests.append(_Request(source.objects, source.files[name], first, last, size + first - start))
+                requests.append(_Request(source.storage, source.files[name], first, last, size + first - start))
             for item in items:
                 if start <= item.start and item.end <= end:
-                    place[item] = size + item.start - start
+                    offset_of[item] = size + item.start - start
             size += end - start
     return size
 
@@ -230,7 +234,7 @@ def _fetch(requests: Sequence[_Request], size: int, scratch: str | None, paralle
             os.ftruncate(descriptor, size)
 
         def fetch(request: _Request) -> None:
-            request.objects.fetch(request.file, request.start, request.end, descriptor, request.offset, retries)
+            request.storage.fetch(request.file, request.start, request.end, descriptor, request.offset, retries)
 
         for _ in pool.map(fetch, requests):
             pass

@@ -23,6 +23,7 @@ ENVIRONMENT = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # or threads that ended l
 #: Does a plan's units, the largest last, and with so many bytes of anonymous memory more than there are mapped before.
 RUN = """
 import json, resource, sys
+from pathlib import Path
 import svc_dist
 from svc_dist.errors import SvcDistError
 from svc_dist.run.process import set_up_worker
@@ -33,7 +34,7 @@ from svc_dist.storage.writing.local import LocalSink
 recipe, output, room = sys.argv[1:]
 plan = svc_dist.make_plan(recipe)
 set_up_worker(plan.settings)
-sink = LocalSink(output)
+sink = LocalSink(Path(output), Path(output) / ".svc_dist" / "partial")
 sources = [Source(model.location, model.files) for model in plan.models]
 sink.prepare(plan.shards)
 units = sorted(plan.units, key=lambda unit: unit.memory)

@@ -18,7 +18,7 @@ from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
-from svc_dist.run_folder.store import LocalStore
+from svc_dist.storage.local import LocalStorage
 from tests.run.test_schedule import plan_of
 
 
@@ -65,7 +65,7 @@ def run(executor: Stub, tmp_path: object, limits: Limits) -> Schedule:
     schedule = Schedule(plan, executor.nodes)
     lock: Lock = Free()  # type: ignore[assignment]
     with Progress(plan, (), False) as progress:
-        drive(schedule, executor, progress, Journal(LocalStore(tmp_path)), limits, lock)  # type: ignore[arg-type]
+        drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), limits, lock)  # type: ignore[arg-type]
     return schedule
 
 
@@ -98,7 +98,7 @@ def test_a_large_unit_has_longer(tmp_path: object) -> None:
     schedule = Schedule(plan, executor.nodes, slots=1)
     lock: Lock = Free()  # type: ignore[assignment]
     with Progress(plan, (), False) as progress:
-        drive(schedule, executor, progress, Journal(LocalStore(tmp_path)), Limits(unit=0.02), lock)  # type: ignore[arg-type]
+        drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(unit=0.02), lock)  # type: ignore[arg-type]
     assert RunUnit("u0") not in executor.given_up
 
 

@@ -10,6 +10,7 @@ import pytest
 import svc_dist
 from svc_dist.errors import RecipeError
 from svc_dist.run.options import Limits, Options
+from svc_dist.storage.access import Access
 from tests.support.checkpoints import recipe_data, write_llamas
 
 
@@ -35,6 +36,9 @@ def test_a_wrong_option_is_refused_with_its_value_and_what_is_allowed(build: Cal
 def test_options_that_change_nothing_are_a_warning(tmp_path: Path) -> None:
     plan = svc_dist.make_plan(recipe_data(write_llamas(tmp_path)))
     options = Options(limits=Limits(unit=7), scratch="/tmp")
-    assert [line.split()[0] for line in options.without_effect("inline", plan)] == ["unit_deadline", "scratch"]
-    assert [line.split()[0] for line in options.without_effect("ray", plan)] == ["scratch"]
-    assert not list(Options().without_effect("inline", plan))
+    assert [line.split()[0] for line in options.without_effect("inline", plan, Access())] == [
+        "unit_deadline",
+        "scratch",
+    ]
+    assert [line.split()[0] for line in options.without_effect("ray", plan, Access())] == ["scratch"]
+    assert not list(Options().without_effect("inline", plan, Access()))

@@ -15,7 +15,7 @@ import svc_dist
 from svc_dist.errors import ExitCode, OutputError, StorageError
 from svc_dist.run.publish import publish
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.store import LocalStore
+from svc_dist.storage.local import LocalStorage
 from tests.support.checkpoints import recipe_data, tree_state, write_llamas
 
 KEYS = {"max_shard_size": "3KB"}
@@ -126,17 +126,17 @@ def test_a_finished_shard_without_a_receipt_is_made_anew(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
 ) -> None:
     svc_dist.merge(recipe, tmp_path / "undisturbed")
-    put = LocalStore.put
+    put = LocalStorage.put
 
-    def stopping(store: LocalStore, name: str, data: bytes) -> None:
+    def stopping(store: LocalStorage, name: str, data: bytes) -> None:
         if name == "config.json":
             raise KeyboardInterrupt
         put(store, name, data)
 
-    monkeypatch.setattr(LocalStore, "put", stopping)
+    monkeypatch.setattr(LocalStorage, "put", stopping)
     with pytest.raises(KeyboardInterrupt):
         svc_dist.merge(recipe, tmp_path / "out")
-    monkeypatch.setattr(LocalStore, "put", put)
+    monkeypatch.setattr(LocalStorage, "put", put)
     receipt = min((tmp_path / "out" / ".svc_dist" / "receipts").iterdir())
     receipt.unlink() if damage is None else receipt.write_bytes(damage)
     report = svc_dist.merge(recipe, tmp_path / "out")
@@ -157,20 +157,20 @@ def test_publishing_again_when_a_worker_was_lost_at_the_very_end_changes_nothing
 def test_an_output_that_vanishes_ends_the_merge_with_code_4(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, receipts = LocalStore.put, [0]
+    put, receipts = LocalStorage.put, [0]
 
-    def vanishing(store: LocalStore, name: str, data: bytes) -> None:
+    def vanishing(store: LocalStorage, name: str, data: bytes) -> None:
         if name.startswith("receipts/"):
             receipts[0] += 1
             if receipts[0] == 3:
                 (tmp_path / "out").rename(tmp_path / "gone")
         put(store, name, data)
 
-    monkeypatch.setattr(LocalStore, "put", vanishing)
+    monkeypatch.setattr(LocalStorage, "put", vanishing)
     with pytest.raises(StorageError) as caught:
         svc_dist.merge(recipe, tmp_path / "out", slots=1)
     assert caught.value.exit_code == ExitCode.STORAGE
-    monkeypatch.setattr(LocalStore, "put", put)
+    monkeypatch.setattr(LocalStorage, "put", put)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert svc_dist.merge(recipe, tmp_path / "out").units_resumed == 0
 
@@ -185,20 +185,20 @@ def test_a_restart_that_is_killed_while_it_removes_goes_on_and_nothing_counts_as
     svc_dist.merge(recipe, out)
     (out / "notes.txt").write_text("mine")
     whole = set(tree_state(out))
-    delete = LocalStore.delete
+    delete = LocalStorage.delete
     for removed in (1, 4):
         left = [removed]
 
-        def killed(store: LocalStore, name: str, left: list[int] = left) -> None:
+        def killed(store: LocalStorage, name: str, left: list[int] = left) -> None:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
             delete(store, name)
 
-        monkeypatch.setattr(LocalStore, "delete", killed)
+        monkeypatch.setattr(LocalStorage, "delete", killed)
         with pytest.raises(KeyboardInterrupt):
             svc_dist.merge(recipe, out, restart=True)
-        monkeypatch.setattr(LocalStore, "delete", delete)
+        monkeypatch.setattr(LocalStorage, "delete", delete)
         with pytest.raises(OutputError, match="--restart"):
             svc_dist.merge(recipe, out)
     assert svc_dist.merge(recipe, out, restart=True).units_resumed == 0

@@ -16,7 +16,7 @@ from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError, TransientStorageError
 from svc_dist.storage.base import storage_error
-from svc_dist.storage.open import open_folder
+from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import ByteRange, Source, map_ranges
 from svc_dist.storage.secrets import redact, refuse_credentials
 from tests.support.checkpoints import llama_like, raw_file, write_checkpoint
@@ -25,8 +25,8 @@ CONTENT = bytes(range(256)) * 2000
 
 
 def source_of(folder: Path | str) -> Source:
-    opened = open_folder(str(folder))
-    identities = [found for name in opened.names() if (found := opened.identity(name)) is not None]
+    opened = open_storage(str(folder))
+    identities = [found for name in opened.names() if (found := opened.stat(name)) is not None]
     return Source(str(folder), identities)
 
 
@@ -144,12 +144,12 @@ def test_scratch_space_that_cannot_be_used_is_named(remote: str, tmp_path: Path)
 def test_fewer_bytes_than_asked_for_are_damage(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"short")
     with pytest.raises(DamagedInputError, match="asked for bytes 0 to 10, got 5; the file is truncated"):
-        open_folder(str(tmp_path)).read("file", 0, 10)
+        open_storage(str(tmp_path)).read("file", 0, 10)
 
 
 def test_an_unknown_protocol_is_named() -> None:
     with pytest.raises(StorageError, match="nosuch://bucket"):
-        open_folder("nosuch://bucket/model")
+        open_storage("nosuch://bucket/model")
 
 
 def test_timeouts_and_resets_may_pass_and_missing_files_do_not() -> None:

@@ -15,7 +15,7 @@ from svc_dist.checks.status import read_status
 from svc_dist.checks.verify import verify
 from svc_dist.errors import ChangedInputError, OutputError, StorageError
 from svc_dist.run_folder.output import Output
-from svc_dist.storage.fsspec import FsspecObjects
+from svc_dist.storage.fsspec import FsspecStorage
 from svc_dist.storage.writing.staged import StagedSink
 from tests.support.checkpoints import recipe_data, write_llamas
 
@@ -33,7 +33,7 @@ def memory() -> Iterator[str]:
 def models(tmp_path: Path, memory: str) -> tuple[list[str], list[Path]]:
     """The same models in the storage and on the disk."""
     local = write_llamas(tmp_path / "models", hidden=64, intermediate=128, vocabulary=200)
-    objects = FsspecObjects(memory)
+    objects = FsspecStorage(memory)
     for folder in local:
         for file in folder.iterdir():
             objects.put(f"{folder.name}/{file.name}", file.read_bytes())
@@ -50,10 +50,10 @@ def test_the_bytes_are_those_of_a_merge_on_a_disk(
     svc_dist.merge(recipe_data(here, **KEYS), tmp_path / "out")
     report = svc_dist.merge(recipe_data(there, **KEYS), f"{memory}/out")
     assert report.shards > 3
-    objects = FsspecObjects(f"{memory}/out")
+    objects = FsspecStorage(f"{memory}/out")
     for file in (tmp_path / "out").glob("model*"):
         assert objects.read(file.name) == file.read_bytes()
-    assert objects.walk(".svc_dist") == []
+    assert objects.names(".svc_dist", recursive=True) == []
     assert read_status(f"{memory}/out").state == "complete"
     assert verify(f"{memory}/out", deep=True).ok
     again = svc_dist.merge(recipe_data(there, **KEYS), f"{memory}/out")
@@ -81,7 +81,7 @@ def test_a_merge_that_stopped_goes_on_and_can_be_cleaned_away(
     status = read_status(output)
     assert status.state.startswith("stopped")
     assert status.done >= 3
-    FsspecObjects(memory).put("out/foreign.txt", b"foreign")
+    FsspecStorage(memory).put("out/foreign.txt", b"foreign")
     found = look(Output(output))
     assert sorted(found.files) == sorted(finished)
     assert all(name in found.text() for name in finished)
@@ -95,9 +95,9 @@ def test_a_merge_that_stopped_goes_on_and_can_be_cleaned_away(
     finished.clear()
     with pytest.raises(StorageError, match="no more"):
         svc_dist.merge(recipe, f"{memory}/other", slots=1)
-    FsspecObjects(memory).put("other/foreign.txt", b"foreign")
+    FsspecStorage(memory).put("other/foreign.txt", b"foreign")
     clean(Output(f"{memory}/other"))
-    assert FsspecObjects(f"{memory}/other").walk("") == ["foreign.txt"]
+    assert FsspecStorage(f"{memory}/other").names(recursive=True) == ["foreign.txt"]
 
 
 def test_cleaning_what_is_no_merge_is_refused(memory: str, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-import s3fs  # noqa: F401
+import botocore.session  # noqa: F401
 import torch  # noqa: F401
 
 import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.run import session, unit, worker  # noqa: F401
-from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3_multipart import S3Multipart
 
 DIED = 9
 
@@ -55,12 +56,13 @@ def _merge(
 
 
 def _arrange(death: Death) -> None:
-    real = getattr(S3Objects, death.method)
+    owner: type = S3Multipart if hasattr(S3Multipart, death.method) else S3Storage
+    real = getattr(owner, death.method)
     calls = 0
 
-    def dying(self: S3Objects, name: str, *arguments: Any) -> Any:
+    def dying(self: Any, name: str, *arguments: Any) -> Any:
         nonlocal calls
-        if death.name not in name:
+        if death.name not in (self.key(name) if isinstance(self, S3Storage) else name):
             return real(self, name, *arguments)
         calls += 1
         if calls == death.nth and death.when == "before":
@@ -70,4 +72,4 @@ def _arrange(death: Death) -> None:
             os._exit(DIED)
         return result
 
-    setattr(S3Objects, death.method, dying)
+    setattr(owner, death.method, dying)

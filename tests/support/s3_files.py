@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.s3 import S3Storage
 from tests.support.s3_servers import Bucket
 
 #: For tests that say little more on a second server: on moto only with the long ones.
@@ -85,15 +85,15 @@ class StoppedError(Exception):
 @contextmanager
 def stopping_after(receipts: int) -> Iterator[None]:
     """A merge in this process that starts within ends before it can record one receipt more."""
-    put_object, recorded = S3Objects.put, count()
+    put_object, recorded = S3Storage.put, count()
 
-    def stopped(self: S3Objects, name: str, data: bytes) -> None:
-        if "/receipts/" in name and next(recorded) >= receipts:
+    def stopped(self: S3Storage, name: str, data: bytes) -> None:
+        if "receipts/" in name and next(recorded) >= receipts:
             raise StoppedError
         put_object(self, name, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(S3Objects, "put", stopped)
+        patch.setattr(S3Storage, "put", stopped)
         try:
             yield
         except StoppedError:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from svc_dist.checkpoint import layout
 from svc_dist.cli import process as cli
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.checkpoints import write_llamas
 from tests.support.command import Ended, Run, environment, short_home
 from tests.support.s3_merge import MAX_RANGE, Models, models_in
@@ -91,7 +91,7 @@ def disk_s3(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buc
 
 
 def own_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    s3fs.S3FileSystem.clear_instance_cache()  # it does not see that the environment is another
+    forget_clients()  # it does not see that the environment is another
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("svc_dist.run_folder.lock._SETTLE", 0.05)  # it is for stores without conditional writes

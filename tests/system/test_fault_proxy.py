@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import s3fs
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -21,6 +20,9 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from svc_dist.storage.retry import Retries
+from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
 from tests.support.s3_servers import HOST, Bucket, Moto, free_ports
 from tests.system.test_s3_servers import PART, TAIL, md5
@@ -129,16 +131,16 @@ def test_a_multipart_upload_with_checksums(s3: Bucket, where: str) -> None:
         assert proxy.count("PUT", "partNumber=") == 2
 
 
-def test_s3fs_works_through_it(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_storage_works_through_it(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultProxy(s3.server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        with fs.open(f"{s3.name}/file", "wb", block_size=len(PART)) as file:
-            for _ in range(3):
-                file.write(PART)
-        assert fs.cat_file(f"{s3.name}/file", start=len(PART) - 2, end=len(PART) + 2) == PART[-2:] + PART[:2]
-        assert fs.cat_file(f"{s3.name}/file") == PART * 3
+        forget_clients()
+        storage = S3Storage(s3.url)
+        upload = storage.multipart.create_upload("file", {})
+        etags = [storage.multipart.upload_part("file", upload, number, PART, Retries()) for number in (1, 2, 3)]
+        assert storage.multipart.complete_upload("file", upload, etags)
+        assert storage.read("file", len(PART) - 2, len(PART) + 2) == PART[-2:] + PART[:2]
+        assert storage.get("file") == PART * 3
         assert proxy.count("PUT", "partNumber=") == 3
 
 

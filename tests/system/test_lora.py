@@ -324,7 +324,7 @@ def test_another_scale_is_another_merge(recipe: Path, tmp_path: Path) -> None:
 def test_a_factor_that_changes_under_way_ends_the_run(recipe: Path, tmp_path: Path) -> None:
     plan = planned(recipe)
     write_adapter(tmp_path / "adapter1", lora(MODULES, seed=7))
-    sink = LocalSink(str(tmp_path / "out"))
+    sink = LocalSink(tmp_path / "out", tmp_path / "partial")
     sink.prepare(plan.shards)
     with pytest.raises(ChangedInputError, match=r"adapter1/adapter_model\.safetensors"):
         run_unit(plan, plan.units[0], [Source(item.location, item.files) for item in plan.inputs], sink)

@@ -32,7 +32,7 @@ def anonymous():
 recipe, output = sys.argv[1:]
 plan = svc_dist.make_plan(recipe)
 set_up_worker(plan.settings)
-sink = LocalSink(output)
+sink = LocalSink(Path(output), Path(output) / ".svc_dist" / "partial")
 sources = [Source(model.location, model.files) for model in plan.inputs]
 sink.prepare(plan.shards)
 run_unit(plan, min(plan.units, key=lambda unit: unit.memory), sources, sink)  # loads and warms the libraries

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import s3fs
 
 import svc_dist
 from svc_dist.errors import ExitCode
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.checkpoints import tree_state, write_llamas, write_recipe
 from tests.support.command import Run, started
 from tests.support.gateway import Gateway
@@ -70,7 +70,7 @@ def test_wrong_credentials(
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", [*put_models(disk_s3, models[:2]), models[2]])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-right-one")
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
     ended = run("doctor", recipe, f"{disk_s3.url}/out")
     assert ended.code == ExitCode.STORAGE
     found = problems(ended.out)
@@ -95,7 +95,7 @@ def test_uploads_in_flight_must_not_be_listed(
 
     with Gateway(s3.server.endpoint, refuse) as gateway:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
+        forget_clients()
         ended = run("doctor", recipe, f"{s3.url}/out")
     assert ended.code == ExitCode.STORAGE
     (line,) = problems(ended.out)

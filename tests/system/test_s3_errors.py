@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from svc_dist.errors import ExitCode
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import Journal
 from svc_dist.storage import retry
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.checkpoints import write_recipe
 from tests.support.command import Ended, Run
 from tests.support.gateway import Gateway
@@ -41,7 +41,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def change(**variables: str | None) -> None:
         for name, value in variables.items():
             monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
+        forget_clients()
 
     return change
 

@@ -15,7 +15,8 @@ from svc_dist.errors import ExitCode, StorageError
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3_multipart import S3Multipart
 from tests.support.command import run
 from tests.support.dying import DIED, Death, start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
@@ -198,16 +199,16 @@ def test_an_upload_that_vanishes_before_it_is_completed_is_begun_anew(
     starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merge = starts.merge
-    complete = S3Objects.complete_upload
+    complete = S3Multipart.complete_upload
     dropped = []
 
-    def dropping(self: S3Objects, name: str, upload: str, etags: Sequence[str]) -> bool:
+    def dropping(self: S3Multipart, name: str, upload: str, etags: Sequence[str]) -> bool:
         if name == LARGE and not dropped:
             dropped.append(upload)
             self.abort_upload(name, upload)
         return complete(self, name, upload, etags)
 
-    monkeypatch.setattr(S3Objects, "complete_upload", dropping)
+    monkeypatch.setattr(S3Multipart, "complete_upload", dropping)
     merge.run()
     assert dropped
     merge.require_complete()
@@ -268,7 +269,7 @@ def test_a_slow_connection_is_not_a_stalled_one(tmp_path: Path, monkeypatch: pyt
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, (tmp_path / "body").open("w+b") as file:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         options = ClientOptions(endpoint_url=f"http://127.0.0.1:{server.server_port}")
-        objects = S3Objects("s3://bucket/model", Access({"": options}, timeout=0.5, deadline=1))
+        objects = S3Storage("s3://bucket/model", Access({"": options}, timeout=0.5, deadline=1))
         planned = FileIdentity("file", len(body), 'etag:"1"')
         objects.fetch(planned, 0, len(body), file.fileno(), 0, Retries())
         server.shutdown()

@@ -16,11 +16,11 @@ import svc_dist
 from svc_dist.checks.clean import clean
 from svc_dist.checks.status import read_status
 from svc_dist.errors import ExitCode, LockedError
-from svc_dist.run_folder import lock, output
+from svc_dist.run_folder import lock
 from svc_dist.run_folder.lock import RemoteLock
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.access import Access, ClientOptions
-from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.s3 import S3Storage
 from tests.support.checkpoints import write_recipe
 from tests.support.command import shard_hashes, started
 from tests.support.fault_proxy import Fault, FaultProxy, Kind
@@ -94,7 +94,7 @@ def test_of_many_that_take_a_lock_at_once_one_has_it(s3: Bucket, dead: bool) -> 
         barrier, together = threading.Barrier(6), threading.Barrier(6)
 
         def take(_: int, name: str = name, barrier: Any = barrier, together: Any = together) -> bool:
-            mine = RemoteLock(S3Objects(f"{s3.url}/out"), name)
+            mine = RemoteLock(S3Storage(f"{s3.url}/out"), name)
             barrier.wait()
             try:
                 with mine:
@@ -112,20 +112,20 @@ def test_of_many_that_take_a_lock_at_once_one_has_it(s3: Bucket, dead: bool) -> 
 def test_two_that_find_a_dead_run_one_of_them_slow(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow one writes its name when the other one has begun already."""
     put(s3, LOCK, holder(machine=lock._machine(), pid=2**22 + 1))
-    write, written = S3Objects._call, threading.Event()
-    slow = RemoteLock(S3Objects(f"{s3.url}/out"), ".svc_dist/lock")
-    slow_objects = slow._objects
+    write, written = S3Storage.call, threading.Event()
+    slow = RemoteLock(S3Storage(f"{s3.url}/out"), ".svc_dist/lock")
+    slow_storage = slow._storage
 
-    def waiting(self: S3Objects, operation: str, *rest: Any, **more: Any) -> Any:
-        if self is slow_objects and operation == "put_object":
+    def waiting(self: S3Storage, operation: str, *rest: Any, **more: Any) -> Any:
+        if self is slow_storage and operation == "put_object":
             written.wait(20)
         return write(self, operation, *rest, **more)
 
-    monkeypatch.setattr(S3Objects, "_call", waiting)
+    monkeypatch.setattr(S3Storage, "call", waiting)
     with ThreadPoolExecutor(1) as pool:
         entering = pool.submit(slow.__enter__)
         time.sleep(0.2)
-        with RemoteLock(S3Objects(f"{s3.url}/out"), ".svc_dist/lock") as quick:
+        with RemoteLock(S3Storage(f"{s3.url}/out"), ".svc_dist/lock") as quick:
             written.set()
             with pytest.raises(LockedError):
                 entering.result()
@@ -171,20 +171,20 @@ def test_a_run_whose_lock_was_taken_over_stops(
     s3: Bucket, recipe: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
-    put_object = S3Objects.put
+    put_object = S3Storage.put
 
-    def slowly(self: S3Objects, name: str, data: bytes) -> None:
+    def slowly(self: S3Storage, name: str, data: bytes) -> None:
         if name.endswith("receipts/000001.json"):
             put(s3, LOCK, holder())
             time.sleep(1)
         put_object(self, name, data)
 
-    monkeypatch.setattr(S3Objects, "put", slowly)
+    monkeypatch.setattr(S3Storage, "put", slowly)
     with pytest.raises(LockedError, match="another run took this output over"):
         svc_dist.merge(recipe, f"{s3.url}/out", slots=1)
     assert json.loads(read(s3, LOCK))["id"] == "theirs", "it is the other one's"
     assert len(listing(s3, "out/.svc_dist/receipts/")) < 5
-    monkeypatch.setattr(S3Objects, "put", put_object)
+    monkeypatch.setattr(S3Storage, "put", put_object)
     s3.client().delete_object(Bucket=s3.name, Key=LOCK)
     svc_dist.merge(recipe, f"{s3.url}/out")
     assert model_hashes(s3, "out") == expected
@@ -197,7 +197,7 @@ def test_a_beat_that_hangs_is_given_up_long_before_the_lock_expires(
 ) -> None:
     """Other requests have a minute: as long as the lock lives without a beat."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
-    monkeypatch.setattr(output, "_HASTE", 0.5)
+    monkeypatch.setattr(lock, "SHORT_DEADLINE", 0.5)
     hanging = Fault(Kind.STALL, times=1, match=lambda request: (request.method, request.path[-4:]) == (method, "lock"))
     hanging.seconds = lock.EXPIRY
     with FaultProxy(s3.server.endpoint) as proxy:
@@ -217,18 +217,18 @@ def test_a_beat_that_hangs_is_given_up_long_before_the_lock_expires(
 def test_a_run_that_was_suspended_does_not_take_its_lock_back(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between looking whose the lock is and writing it anew, another run takes it over."""
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
-    call = S3Objects._call
-    mine = RemoteLock(S3Objects(f"{s3.url}/out"), ".svc_dist/lock")
+    call = S3Storage.call
+    mine = RemoteLock(S3Storage(f"{s3.url}/out"), ".svc_dist/lock")
     beaten = threading.Event()
 
-    def overtaken(self: S3Objects, operation: str, *rest: Any, **more: Any) -> Any:
+    def overtaken(self: S3Storage, operation: str, *rest: Any, **more: Any) -> Any:
         if operation == "put_object" and threading.current_thread().name == "lock-heartbeat" and not beaten.is_set():
             put(s3, LOCK, holder())
             beaten.set()
         return call(self, operation, *rest, **more)
 
     with mine:
-        monkeypatch.setattr(S3Objects, "_call", overtaken)
+        monkeypatch.setattr(S3Storage, "call", overtaken)
         assert beaten.wait(10)
         time.sleep(0.5)
         assert json.loads(read(s3, LOCK))["id"] == "theirs"

@@ -13,7 +13,7 @@ import svc_dist
 from svc_dist.checks.clean import clean
 from svc_dist.errors import ChangedInputError, ExitCode, OutputError
 from svc_dist.run_folder.output import Output
-from svc_dist.storage.s3 import S3Objects
+from svc_dist.storage.s3 import S3Storage
 from svc_dist.storage.writing.base import PART
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
 from tests.support.command import Run, shard_hashes
@@ -308,13 +308,13 @@ def test_ranges_of_several_parts(
     assert [len(plan.parts[unit.id][1]) for unit in plan.units] == [3, 1, 1]
     assert plan.parts[plan.units[0].id][1][0] == PART
     fetched: list[tuple[int, int]] = []
-    fetch = S3Objects.fetch
+    fetch = S3Storage.fetch
 
-    def counted(self: S3Objects, planned: Any, start: int, end: int, *rest: Any) -> None:
+    def counted(self: S3Storage, planned: Any, start: int, end: int, *rest: Any) -> None:
         fetched.append((start, end))
         fetch(self, planned, start, end, *rest)
 
-    monkeypatch.setattr(S3Objects, "fetch", counted)
+    monkeypatch.setattr(S3Storage, "fetch", counted)
     svc_dist.merge(recipe, f"{s3.url}/out")
     assert len(fetched) == 2 * (4 + 1 + 1)
     assert max(end - start for start, end in fetched) == 16 << 20

@@ -7,12 +7,12 @@ from typing import Any
 
 import fsspec
 import pytest
-import s3fs
 
 import svc_dist
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.recipe.load import load_recipe, recipe_from
 from svc_dist.storage.access import Access, ClientOptions
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.checkpoints import recipe_data, write_recipe
 from tests.support.command import Run
 from tests.support.gateway import Gateway
@@ -35,7 +35,7 @@ def bare(s3: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bucket:
         f"[work]\naws_access_key_id = {s3.server.access_key}\naws_secret_access_key = {s3.server.secret_key}\n"
         "[other]\naws_access_key_id = somebody\naws_secret_access_key = else-with-another-key\n"
     )
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
     return s3
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
+from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.s3 import S3Storage
 from tests.support.s3_servers import HOST, Bucket, Moto, SeaweedFS, Server, client, free_ports
 
 pytestmark = pytest.mark.slow  # what the servers do changes with their versions only
@@ -85,12 +86,15 @@ def test_ranges(s3: Bucket) -> None:
     assert status(get, Bucket=s3.name, Key="none") == (404, "NoSuchKey")
 
 
-def test_s3fs_finds_the_server(s3: Bucket) -> None:
-    fs = s3fs.S3FileSystem()
-    fs.pipe_file(f"{s3.name}/folder/file", b"hello")
-    assert fs.ls(f"{s3.name}/folder") == [f"{s3.name}/folder/file"]
-    assert fs.cat_file(f"{s3.name}/folder/file", start=1, end=3) == b"el"
-    assert fs.info(f"{s3.name}/folder/file")["ETag"] == md5(b"hello")
+def test_our_storage_finds_the_server(s3: Bucket) -> None:
+    storage = S3Storage(s3.url)
+    storage.put("folder/file", b"hello")
+    assert storage.names("folder") == ["file"]
+    assert storage.names() == []
+    assert storage.names(recursive=True) == ["folder/file"]
+    assert storage.read("folder/file", 1, 3) == b"el"
+    assert storage.stat("folder/file") == FileIdentity("folder/file", 5, f"etag:{md5(b'hello')}")
+    assert storage.sub("folder").get("file") == b"hello"
 
 
 def test_multipart(s3: Bucket) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-import s3fs
 
 import svc_dist
 from svc_dist.errors import ExitCode, SvcDistError
+from svc_dist.storage.s3_client import forget_clients
 from tests.support.checkpoints import write_recipe
 from tests.support.command import Run, command, environment, short_home
 from tests.support.gateway import Gateway
@@ -77,7 +77,7 @@ def secrets(request: pytest.FixtureRequest, moto_s3: Bucket, tmp_path: Path, mon
         for name, value in (("ACCESS_KEY_ID", KEY_ID), ("SECRET_ACCESS_KEY", SECRET), ("SESSION_TOKEN", TOKEN)):
             monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_errors_say_none(
     message = ANSWERS[answer]().replace("&", "&amp;").replace("<", "&lt;")
     with Gateway(moto_s3.server.endpoint, lambda method, path: (403, "AccessDenied", message)) as gateway:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
+        forget_clients()
         ended = run("merge", recipe, f"{moto_s3.url}/out", "--log-format", form)
         assert (ended.code, ended.out) == (ExitCode.STORAGE, "")
         assert "AccessDenied" in ended.err
@@ -181,7 +181,7 @@ def test_a_token_that_cannot_be_sent_is_not_said(
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", token)
     monkeypatch.setattr("svc_dist.cli.merge_commands.access_of", with_deadline(0))
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
     recipe = write_recipe(world / "recipe.yaml", models)
     ended = run("merge", recipe, f"{moto_s3.url}/out")
     assert leaks(ended.err + ended.out) == []

@@ -1,8 +1,9 @@
-"""What every way of writing a model has in common: shards, the writer of one range, and what is there of a shard."""
+"""What every way of writing a model has in common: shards, the writer of one range, and the state of a shard."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -23,11 +24,11 @@ class ShardFile:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a sink holds of a shard: all of it under its name, or a partial one.
+class ShardState:
+    """What the storage has of a shard: all of it under its name, or some ranges.
 
-    ``tokens``: what it gave for each part, by number (more than one when a part was sent again), where it can tell;
-    else the receipts are to be believed.
+    ``tokens``: what identifies each part, by number (more than one when a part was sent again). None where the storage
+    cannot tell: then the receipts decide.
     """
 
     finished: bool
@@ -35,11 +36,11 @@ class Held:
 
 
 class LostRangesError(StorageError):
-    """A shard cannot be finished: the store does not hold all the parts that it gave tokens for."""
+    """A shard cannot be finished: the storage has lost parts of it."""
 
 
 class RangeWriter(Protocol):
-    """Takes the bytes of one range in order. ``commit`` makes them durable and returns the store's tokens for them."""
+    """Takes the bytes of one range in order. ``commit`` makes them durable and returns the tokens of its parts."""
 
     retries: Retries
 
@@ -55,21 +56,72 @@ class RangeWriter(Protocol):
 
 
 class Sink(Protocol):
-    """Where a model is written to. ``memory``: bytes that it holds at most for each range in flight."""
+    """Where a model is written to. ``memory``: bytes of buffers for each range in flight, at most."""
 
     memory: int
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
-        """Make room for shards. Done again, it keeps what is there."""
+        """Make room for shards. Calling it again keeps what is there."""
 
-    def held(self, shard: ShardFile) -> Held | None:
-        """What is there of a shard; None when nothing is that this plan put there."""
+    def state(self, shard: ShardFile) -> ShardState | None:
+        """What the storage has of a shard; None when nothing is there that this plan wrote."""
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
         """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
-        """Make a complete shard visible, ``tokens`` those of its parts in order. Done again, it does nothing.
+        """Make a complete shard visible, ``tokens`` those of its parts in order. Calling it again does nothing.
 
-        Raises LostRangesError when some are not there; ``held`` tells which.
+        Raises LostRangesError when some are not there; ``state`` tells which.
         """
+
+
+class PartsWriter:
+    """Sends each part as soon as it is full, a few of them in parallel, while the next one is filled.
+
+    ``send``: writes a part of that number, counts its retries, and returns its token. ``ahead``: parts in flight at
+    most; so many and the one that is being filled are in memory. ``what``: the file, for messages.
+    """
+
+    def __init__(
+        self, send: Callable[[int, bytearray, Retries], str], what: str, first: int, sizes: Sequence[int], ahead: int
+    ) -> None:
+        self._send, self._what, self._ahead = send, what, ahead
+        self._number = first
+        self._sizes = list(sizes)
+        self._filling = bytearray()
+        self._sent: list[Future[str]] = []
+        self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="upload")
+        self.retries = Retries()
+
+    def __enter__(self) -> PartsWriter:
+        return self
+
+    def write(self, data: memoryview) -> None:
+        rest = data.cast("B") if data.nbytes else data
+        while rest.nbytes:
+            if not self._sizes:
+                raise ValueError(f"{self._what}: {rest.nbytes} bytes past the range's end")
+            room = self._sizes[0] - len(self._filling)
+            self._filling += rest[:room]
+            rest = rest[room:]
+            if len(self._filling) == self._sizes[0]:
+                self._start_sending()
+
+    def commit(self) -> tuple[str, ...]:
+        if self._sizes:
+            raise ValueError(f"{self._what}: {sum(self._sizes) - len(self._filling)} bytes are not written")
+        return tuple(part.result() for part in self._sent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start_sending(self) -> None:
+        if len(self._sent) >= self._ahead:
+            self._sent[-self._ahead].result()  # memory is bounded, and a failed part ends the unit early
+        self._sent.append(self._pool.submit(self._send, self._number, self._filling, self.retries))
+        self._number += 1
+        self._sizes.pop(0)
+        self._filling = bytearray()

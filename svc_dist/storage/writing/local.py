@@ -1,7 +1,7 @@
 """Ranges out: writing a range is its commit, finishing a shard is a rename. Nothing is ever assembled.
 
-A local shard grows in ``<output>/.svc_dist/partial/``, allocated at its full size, and is renamed into the output when
-all of its ranges are there.
+A shard grows in ``<output>/.svc_dist/partial/``, allocated at its full size, and is renamed into the output when all
+of its ranges are there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 
 from svc_dist.errors import StorageError
-from svc_dist.storage.base import local_path, storage_error, write_all
+from svc_dist.storage.base import storage_error, write_all
+from svc_dist.storage.local import sync_folder
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.writing.base import Held, RangeWriter, ShardFile
+from svc_dist.storage.writing.base import RangeWriter, ShardFile, ShardState
 
 _RWF_DONTCACHE = 0x80  # <linux/fs.h>, since 6.14
 _dontcache = sys.platform == "linux" and hasattr(os, "pwritev")  # until a write says that it cannot
@@ -28,13 +29,13 @@ class LocalSink:
 
     memory = 0
 
-    def __init__(self, location: str, partial: str = ".svc_dist/partial") -> None:
-        self.root = Path(local_path(location))
-        self._partial = self.root / partial
+    def __init__(self, root: Path, partial: Path) -> None:
+        self.root = root
+        self._partial = partial
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
         for shard in shards:
-            if self.held(shard) is None:
+            if self.state(shard) is None:
                 self._make_room(shard)
 
     def _make_room(self, shard: ShardFile) -> None:
@@ -51,10 +52,10 @@ class LocalSink:
         except OSError as error:
             raise storage_error(error, f"cannot make room for {shard.size:,} bytes in {path}") from None
 
-    def held(self, shard: ShardFile) -> Held | None:
+    def state(self, shard: ShardFile) -> ShardState | None:
         if _size(self.root / shard.file) == shard.size:
-            return Held(finished=True)
-        return Held(finished=False) if _size(self._partial / shard.file) == shard.size else None
+            return ShardState(finished=True)
+        return ShardState(finished=False) if _size(self._partial / shard.file) == shard.size else None
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
         return _LocalRange(self._partial / shard.file, start, end)
@@ -72,7 +73,7 @@ class LocalSink:
         except OSError as error:
             raise storage_error(error, f"cannot finish {target}") from None
         if not target.exists():
-            raise StorageError(f"{target} is gone", "something else removed it; start the same command again")
+            raise StorageError(f"{target} is gone", "something else removed it; run the same command again to resume")
 
 
 class _LocalRange:
@@ -117,15 +118,6 @@ class _LocalRange:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_uncached(descriptor: int, data: memoryview, offset: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import StorageError
-from svc_dist.storage.writing.base import Held, ShardFile
+from svc_dist.storage.writing.base import ShardFile, ShardState
 from svc_dist.storage.writing.local import LocalSink
 
 FILE = "model-00001-of-00002.safetensors"
@@ -22,7 +22,7 @@ def write(sink: LocalSink, start: int, data: bytes, end: int | None = None) -> N
 
 @pytest.fixture
 def sink(tmp_path: Path) -> LocalSink:
-    made = LocalSink(str(tmp_path / "out"))
+    made = LocalSink(tmp_path / "out", tmp_path / "out" / ".svc_dist" / "partial")
     made.prepare([SHARD])
     return made
 
@@ -38,9 +38,9 @@ def test_ranges_in_any_order_make_the_shard(sink: LocalSink) -> None:
 def test_a_shard_is_invisible_until_it_is_finished(sink: LocalSink) -> None:
     write(sink, 0, b"a" * 100)
     assert [path.name for path in sink.root.iterdir()] == [".svc_dist"]
-    assert sink.held(SHARD) == Held(finished=False)
+    assert sink.state(SHARD) == ShardState(finished=False)
     sink.finish(SHARD, [])
-    assert sink.held(SHARD) == Held(finished=True)
+    assert sink.state(SHARD) == ShardState(finished=True)
 
 
 def test_a_write_past_the_range_s_end_is_refused_and_changes_nothing(sink: LocalSink) -> None:
@@ -105,4 +105,4 @@ def test_a_range_of_a_shard_that_is_not_prepared_is_an_error(sink: LocalSink) ->
 def test_a_shard_of_another_size_is_not_ours(sink: LocalSink) -> None:
     (sink.root / FILE).write_bytes(b"other")
     (sink.root / ".svc_dist/partial" / FILE).unlink()
-    assert sink.held(SHARD) is None
+    assert sink.state(SHARD) is None

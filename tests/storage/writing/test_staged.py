@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from svc_dist.errors import StorageError
-from svc_dist.storage.fsspec import FsspecObjects
-from svc_dist.storage.writing.base import Held, ShardFile
+from svc_dist.storage.fsspec import FsspecStorage
+from svc_dist.storage.writing.base import ShardFile, ShardState
 from svc_dist.storage.writing.staged import StagedSink
 
 SHARD = ShardFile("model.safetensors", 30)
@@ -19,17 +19,17 @@ PARTS = [b"a" * 12, b"b" * 8, b"c" * 10]
 
 
 @pytest.fixture(params=["memory", "file"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FsspecObjects]:
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FsspecStorage]:
     """Both storages through fsspec, the second one although a disk has a sink of its own."""
     root = f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/out"
-    yield FsspecObjects(root)
+    yield FsspecStorage(root)
     if request.param == "memory":
         fsspec.filesystem("memory").rm(root, recursive=True)
 
 
 @pytest.fixture
-def sink(objects: FsspecObjects) -> StagedSink:
-    made = StagedSink(objects, ".svc_dist", "plan one")
+def sink(objects: FsspecStorage) -> StagedSink:
+    made = StagedSink(objects, objects.sub(".svc_dist"), "plan one")
     made.prepare([SHARD])
     return made
 
@@ -41,41 +41,41 @@ def write(sink: StagedSink, first: int, parts: list[bytes]) -> tuple[str, ...]:
         return writer.commit()
 
 
-def test_ranges_in_any_order_make_the_shard_and_leave_no_piece(sink: StagedSink, objects: FsspecObjects) -> None:
+def test_ranges_in_any_order_make_the_shard_and_leave_no_piece(sink: StagedSink, objects: FsspecStorage) -> None:
     last = write(sink, 3, PARTS[2:])
     tokens = [*write(sink, 1, PARTS[:2]), *last]
-    assert objects.identity(SHARD.file) is None
-    assert sink.held(SHARD) == Held(False, {number: [token] for number, token in enumerate(tokens, 1)})
+    assert objects.stat(SHARD.file) is None
+    assert sink.state(SHARD) == ShardState(False, {number: [token] for number, token in enumerate(tokens, 1)})
     sink.finish(SHARD, tokens)
     assert objects.read(SHARD.file) == b"".join(PARTS)
-    assert sink.held(SHARD) == Held(True)
-    assert objects.walk(".svc_dist/pieces") == []
+    assert sink.state(SHARD) == ShardState(True)
+    assert objects.names(".svc_dist/pieces", recursive=True) == []
     sink.finish(SHARD, tokens)
 
 
-def test_a_shard_that_was_cut_short_is_written_again(sink: StagedSink, objects: FsspecObjects) -> None:
+def test_a_shard_that_was_cut_short_is_written_again(sink: StagedSink, objects: FsspecStorage) -> None:
     tokens = write(sink, 1, PARTS)
     objects.put(SHARD.file, b"x" * 30)  # as long as it should be, and yet nobody finished it
-    held = sink.held(SHARD)
+    held = sink.state(SHARD)
     assert held is not None
     assert not held.finished
     sink.finish(SHARD, tokens)
     assert objects.read(SHARD.file) == b"".join(PARTS)
 
 
-def test_another_plan_s_shard_is_not_ours(sink: StagedSink, objects: FsspecObjects) -> None:
+def test_another_plan_s_shard_is_not_ours(sink: StagedSink, objects: FsspecStorage) -> None:
     sink.finish(SHARD, write(sink, 1, PARTS))
-    other = StagedSink(objects, ".svc_dist", "plan two").held(SHARD)
+    other = StagedSink(objects, objects.sub(".svc_dist"), "plan two").state(SHARD)
     assert other is not None
     assert not other.finished
 
 
-def test_a_piece_that_is_gone_is_named_and_nothing_is_finished(sink: StagedSink, objects: FsspecObjects) -> None:
+def test_a_piece_that_is_gone_is_named_and_nothing_is_finished(sink: StagedSink, objects: FsspecStorage) -> None:
     tokens = write(sink, 1, PARTS)
     objects.delete(f".svc_dist/pieces/{SHARD.file}/{tokens[1]}")
     with pytest.raises(StorageError, match="1 of 3 pieces are gone"):
         sink.finish(SHARD, tokens)
-    assert objects.identity(SHARD.file) is None
+    assert objects.stat(SHARD.file) is None
 
 
 def test_a_range_must_be_full_and_not_more(sink: StagedSink) -> None:

@@ -1,0 +1,121 @@
+"""A folder on a mounted file system: files replaced atomically and durably."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+from svc_dist.errors import DamagedInputError
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import FileIdentity, Storage, complete, storage_error
+from svc_dist.storage.retry import Retries
+
+
+class LocalStorage(Storage):
+    """The files in a folder, but not hidden ones: a file that is being written has a hidden name."""
+
+    path: Path
+
+    def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
+        super().__init__(location.removeprefix("file://").removeprefix("local://"), access)
+        self.path = Path(self.location)
+
+    def names(self, folder: str = "", recursive: bool = False) -> list[str]:
+        root = self.path / folder
+        try:
+            if recursive:
+                files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+                return sorted(path.relative_to(root).as_posix() for path in files)
+            return sorted(e.name for e in os.scandir(root) if e.is_file() and not e.name.startswith("."))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(error, f"cannot list {root}") from None
+
+    def stat(self, name: str) -> FileIdentity | None:
+        try:
+            status = (self.path / name).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, f"cannot look at {self.path / name}") from None
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise DamagedInputError(f"{self.path / name} is not a regular file")
+        return local_identity(name, status)
+
+    def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        of: FileIdentity | None = None,
+        retries: Retries | None = None,
+    ) -> bytes:
+        try:
+            with (self.path / name).open("rb") as file:
+                file.seek(start)
+                data = file.read() if end is None else file.read(end - start)
+        except OSError as error:
+            raise storage_error(error, f"cannot read {self.path / name}") from None
+        return complete(data, f"{self.path / name}", start, end)
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(error, f"cannot read {self.path / name}") from None
+
+    def put(self, name: str, data: bytes) -> None:
+        target = self.path / name
+        staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(target)
+            sync_folder(target.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # a disk that has become read-only refuses this too
+                staged.unlink(missing_ok=True)
+            raise storage_error(error, f"cannot write {target}") from None
+
+    def delete(self, name: str) -> None:
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"cannot remove {self.path / name}") from None
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove the folder with all that is in it, ``keep`` too: the kernel's lock is on an open file."""
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise storage_error(error, f"cannot remove {self.path}") from None
+
+    def sub(self, folder: str) -> LocalStorage:
+        return LocalStorage(str(self.path / folder), self.access)
+
+
+def local_identity(name: str, status: os.stat_result) -> FileIdentity:
+    """The identity of a file by its status."""
+    return FileIdentity(name, status.st_size, f"mtime:{status.st_mtime_ns}")
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

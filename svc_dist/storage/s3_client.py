@@ -1,0 +1,157 @@
+"""botocore's client for S3: one for each process and set of options, made when it is first needed."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from svc_dist.errors import RecipeError
+from svc_dist.storage.access import ClientOptions
+
+_POOL = 64  # connections of one client
+_SLOWEST = 1 << 17  # bytes a second: a request that moves fewer is ended; one that stands still is ended sooner
+
+
+@dataclass(frozen=True)
+class S3Client:
+    """A client, and what it signs with (None: without credentials). Its methods may be called from many threads."""
+
+    client: Any
+    credentials: Any
+    requester_pays: bool
+
+    def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One operation, as botocore names it. Raises what botocore does."""
+        arguments = dict(parameters)
+        if self.requester_pays:
+            name = self.client.meta.method_to_api_mapping[operation]
+            if "RequestPayer" in self.client.meta.service_model.operation_model(name).input_shape.members:
+                arguments["RequestPayer"] = "requester"
+        response: dict[str, Any] = getattr(self.client, operation)(**arguments)
+        return response
+
+    def secrets(self) -> list[str]:
+        """The credentials that the client signs with, wherever botocore has them from."""
+        from botocore.exceptions import BotoCoreError
+
+        if self.credentials is None:
+            return []
+        try:
+            frozen = self.credentials.get_frozen_credentials()
+        except BotoCoreError:  # they cannot be renewed: nothing is signed with them either
+            return []
+        return [value for value in (frozen.access_key, frozen.secret_key, frozen.token) if value]
+
+
+_clients: dict[str, S3Client] = {}
+_lock = threading.Lock()
+
+
+def connect(options: ClientOptions, timeout: float) -> S3Client:
+    """The client with these options, whose requests end after ``timeout`` seconds without a byte.
+
+    Raises RecipeError for an option that botocore does not know, and what botocore raises.
+    """
+    key = repr((options, timeout))
+    with _lock:  # clients are thread-safe, sessions are not
+        if key not in _clients:
+            _clients[key] = _create(options, timeout)
+        return _clients[key]
+
+
+def signing_secrets() -> list[str]:
+    """The credentials of every client of this process."""
+    return [secret for client in list(_clients.values()) for secret in client.secrets()]
+
+
+def forget_clients() -> None:
+    """Make new clients from now on: in a forked process, or where the environment has changed."""
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=forget_clients)
+
+
+def _create(options: ClientOptions, timeout: float) -> S3Client:
+    import botocore.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.handlers import add_expect_header
+
+    given = dict(options.client)
+    anonymous = bool(given.get("anon") if options.anonymous is None else options.anonymous)
+    config = {
+        "max_pool_connections": _POOL,
+        "connect_timeout": min(10.0, timeout),
+        "read_timeout": timeout,
+        # Retries are ours alone: counted, with one deadline. Layers of them would multiply.
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+        "response_checksum_validation": "when_required",  # bodies are read in ranges, which have none
+        **given.get("config_kwargs", {}),
+        **({"signature_version": UNSIGNED} if anonymous else {}),
+    }
+    named = {"region_name": options.region, "endpoint_url": options.endpoint_url}
+    arguments = {
+        "use_ssl": given.get("use_ssl", True),
+        **given.get("client_kwargs", {}),
+        **{name: value for name, value in named.items() if value is not None},
+    }
+    try:
+        configuration = Config(**config)
+    except TypeError as error:
+        raise RecipeError(f"config_kwargs of the S3 client: {error}", "take the option out") from None
+    session = botocore.session.Session(profile=options.profile)
+    credentials = None if anonymous else session.get_credentials()
+    client = session.create_client("s3", config=configuration, **arguments)
+    # Waiting for the server's go-ahead would cost each part a round trip.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return S3Client(client, credentials, bool(given.get("requester_pays")))
+
+
+class Pace:
+    """The clock of one request, from its making on: raises TimeoutError once it has moved too few bytes."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._began = time.monotonic()
+
+    def check(self, moved: int) -> None:
+        """Raise TimeoutError when ``moved`` bytes are fewer than should have been moved by now."""
+        if time.monotonic() - self._began > self._timeout + moved / _SLOWEST:
+            raise TimeoutError(f"only {moved:,} bytes in {time.monotonic() - self._began:.0f} s")
+
+
+class PacedBody(io.IOBase):
+    """A request's body that is sent in small blocks, for as long as they move."""
+
+    def __init__(self, data: bytes | bytearray, pace: Pace) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+        self._pace = pace
+
+    def read(self, size: int = -1) -> bytes:
+        self._pace.check(self._position)
+        end = len(self._data) if size is None or size < 0 else self._position + size
+        block = bytes(self._data[self._position : end])
+        self._position += len(block)
+        return block
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, len(self._data))[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True

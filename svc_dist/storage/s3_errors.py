@@ -1,0 +1,92 @@
+"""Errors of S3 and of botocore as errors of ours: transient or permanent, with what to do."""
+
+from __future__ import annotations
+
+from svc_dist.errors import StorageError, SvcDistError, TransientStorageError
+from svc_dist.storage.base import storage_error
+from svc_dist.storage.secrets import redact
+
+NOT_FOUND = ("NoSuchKey", "404", "NotFound")
+NO_UPLOAD = ("NoSuchUpload", "404", "NotFound")
+CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+#: A refused HEAD says no more than its status: its answer has no body.
+WITHOUT_BODY = ("400", "401", "403")
+#: Refusals that are transient whatever their HTTP status says: cut off or garbled on the way, or too many.
+_TRANSIENT = {
+    "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
+    "RequestThrottled", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
+}  # fmt: skip
+_HINTS = {
+    "NoSuchBucket": "check the bucket's name and the endpoint",
+    "NoSuchKey": "something else removed it: put it back, then run the same command again to resume",
+    "ExpiredToken": "renew the credentials, then run the same command again to resume",
+    "InvalidToken": "renew the credentials, then run the same command again to resume",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "PermanentRedirect": "the bucket lies in another region: set AWS_DEFAULT_REGION",
+    "AuthorizationHeaderMalformed": "the bucket lies in another region: set AWS_DEFAULT_REGION",
+}
+_CREDENTIALS = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, the machine's role) and what they allow"
+
+
+def error_code(error: Exception) -> str:
+    """The code of S3's refusal, such as ``NoSuchKey``; "" where S3 did not answer."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def s3_error(error: Exception, what: str) -> SvcDistError:
+    """Our error for whatever the client raised while doing ``what``."""
+    from botocore import exceptions
+
+    if isinstance(error, SvcDistError):
+        return error
+    if isinstance(error, exceptions.ClientError):
+        return _refusal(error, what)
+    text = f"{what}: {redact(f'{type(error).__name__}: {error}'.rstrip(': '))}"
+    if isinstance(error, exceptions.EndpointConnectionError):
+        return TransientStorageError(text, "check the endpoint and the network")
+    if isinstance(error, exceptions.SSLError):
+        return StorageError(text, "check the endpoint and the certificates of this machine")
+    if isinstance(error, _transient_errors()):
+        return TransientStorageError(text)
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return StorageError(text, f"{_CREDENTIALS}; for a public bucket set anonymous")
+    if isinstance(error, exceptions.ProfileNotFound | exceptions.CredentialRetrievalError):
+        return StorageError(text, _CREDENTIALS)
+    if isinstance(error, ValueError) and "endpoint" in text:  # of AWS_ENDPOINT_URL or the profile
+        return StorageError(text, "write it like https://host:9000")
+    if isinstance(error, exceptions.ParamValidationError):
+        return StorageError(text, "check the bucket's name and the path")
+    if isinstance(error, exceptions.BotoCoreError):
+        return StorageError(text)
+    return storage_error(error, what)
+
+
+def _refusal(error: Exception, what: str) -> StorageError:
+    """Our error for what S3 itself answered."""
+    code = error_code(error)
+    response = getattr(error, "response", {})
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    message = redact(str(response.get("Error", {}).get("Message") or error))
+    text = f"{what}: {code}: {message}" if code != message else f"{what}: {code}"
+    if (status >= 500 and status != 501) or status == 429 or code in _TRANSIENT:
+        return TransientStorageError(text)
+    return StorageError(text, _HINTS.get(code, _CREDENTIALS if status in (401, 403) else None))
+
+
+def _transient_errors() -> tuple[type[Exception], ...]:
+    """What the network does to a request."""
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return (
+        exceptions.ConnectionError,
+        exceptions.HTTPClientError,
+        exceptions.ResponseStreamingError,
+        exceptions.IncompleteReadError,
+        ResponseParserError,
+        HTTPError,
+        TimeoutError,
+        ConnectionError,
+    )
