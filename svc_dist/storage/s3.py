@@ -116,7 +116,15 @@ class S3Storage(Storage):
 
         parameters = {"Key": self.key(file.name), "Range": f"bytes={start}-{end - 1}", "IfMatch": etag}
         try:
-            done = self.call("get_object", what, parameters, consume=consume, absent=CONDITION_FAILED, retries=retries)
+            done = self.call(
+                "get_object",
+                what,
+                parameters,
+                consume=consume,
+                absent=CONDITION_FAILED,
+                size=end - start,
+                retries=retries,
+            )
         except StorageError:
             current = None
             with contextlib.suppress(StorageError):  # what failed first says more
@@ -182,23 +190,26 @@ class S3Storage(Storage):
         consume: Consumer | None = None,
         absent: tuple[str, ...] = (),
         timeout: float | None = None,
+        size: int = 0,
         retries: Retries | None = None,
     ) -> Any:
         """One operation on the bucket, as botocore names it; None when the answer's code is one of ``absent``.
 
-        ``consume``: what is made of an answer with a body.
+        ``consume``: what is made of an answer with a body, of ``size`` bytes where that is known.
         """
         from botocore.exceptions import ClientError
 
         timeout = timeout or self.access.timeout
 
         def attempt() -> Any:
-            pace = Pace(timeout)
+            client = connect(self._options, timeout)
+            body = parameters.get("Body", b"")
+            pace = Pace(timeout, max(size, len(body)))
             arguments = {"Bucket": self.bucket, **parameters}
-            if len(parameters.get("Body", b"")) > _SMALL:
-                arguments["Body"] = PacedBody(parameters["Body"], pace)
+            if len(body) > _SMALL:
+                arguments["Body"] = PacedBody(body, pace)
             try:
-                answer = _request(connect(self._options, timeout), operation, arguments)
+                answer = _request(client, operation, arguments)
             except ClientError as error:
                 if error_code(error) in absent:
                     return None

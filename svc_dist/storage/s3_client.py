@@ -49,6 +49,7 @@ class S3Client:
 
 
 _clients: dict[str, S3Client] = {}
+_loaders: list[Any] = []  # one, of botocore's descriptions of services: reading them takes most of a client's making
 _lock = threading.Lock()
 
 
@@ -108,6 +109,9 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     except TypeError as error:
         raise RecipeError(f"config_kwargs of the S3 client: {error}", "take the option out") from None
     session = botocore.session.Session(profile=options.profile)
+    _loaders.append(session.get_component("data_loader"))
+    session.register_component("data_loader", _loaders[0])
+    del _loaders[1:]
     credentials = None if anonymous else session.get_credentials()
     client = session.create_client("s3", config=configuration, **arguments)
     # Waiting for the server's go-ahead would cost each part a round trip.
@@ -116,15 +120,15 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
 
 
 class Pace:
-    """The clock of one request, from its making on: raises TimeoutError once it has moved too few bytes."""
+    """The clock of one request, which moves ``size`` bytes or more."""
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float, size: int = 0) -> None:
+        self._timeout, self._size = timeout, size
         self._began = time.monotonic()
 
     def check(self, moved: int) -> None:
-        """Raise TimeoutError when ``moved`` bytes are fewer than should have been moved by now."""
-        if time.monotonic() - self._began > self._timeout + moved / _SLOWEST:
+        """Raise TimeoutError when the request, which has moved so many bytes, takes too long."""
+        if time.monotonic() - self._began > self._timeout + max(moved, self._size) / _SLOWEST:
             raise TimeoutError(f"only {moved:,} bytes in {time.monotonic() - self._began:.0f} s")
 
 
