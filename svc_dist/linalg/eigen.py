@@ -1,12 +1,4 @@
-"""Spectral linear algebra shared by the methods: precision levels, Gram matrices, eigendecompositions.
-
-Three levels of precision, named in recipes and results:
-
-``float64``  everything in float64;
-``mixed``    eigendecompositions and the Gram matrices that stand for a squared spectrum in float64, other products in
-             float32 (the default; more accurate than a float32 full SVD);
-``fast``     like ``mixed``, with products that only yield coefficients in bfloat16 where the processor has it.
-"""
+"""Symmetric eigendecompositions: all eigenpairs of a matrix, or the leading ones of a matrix or of ``A A^T``."""
 
 from __future__ import annotations
 
@@ -75,18 +67,18 @@ def leading_eigen(matrix: Tensor, count: int, what: str) -> Eigen:
     wide = matrix.double()
     if krylov_pays(len(matrix), count):
         require_finite(matrix, what)
-        found = _krylov(lambda block: block @ wide, count, wide)
-        if found is not None:
-            return found
+        leading = _krylov(lambda block: block @ wide, count, wide)
+        if leading is not None:
+            return leading
     values, vectors, residual = symmetric_eigen(wide, what, count=count, overwrite=True)
     return Eigen(values[:count], vectors, residual)
 
 
 def _krylov(apply: Callable[[Tensor], Tensor], count: int, wide: Tensor) -> Eigen | None:
-    found = leading_eigenpairs(apply, len(wide), count, device=wide.device)
-    if found is None:
+    pairs = leading_eigenpairs(apply, len(wide), count, device=wide.device)
+    if pairs is None:
         return None
-    values, vectors = found
+    values, vectors = pairs
     return Eigen(values, vectors, Probe(apply, len(wide), wide).residual(vectors, values, vectors))
 
 
@@ -99,8 +91,8 @@ def leading_gram_eigen(matrix: Tensor, count: int | Callable[[Tensor], int], wha
     require_finite(matrix, what)
     if isinstance(count, int) and krylov_pays(len(matrix), count):
         wide = matrix.double()
-        found = _krylov(lambda block: (block @ wide) @ wide.T, count, wide)
-        if found is not None:
-            return found._replace(vectors=found.vectors.to(dtype))
+        leading = _krylov(lambda block: (block @ wide) @ wide.T, count, wide)
+        if leading is not None:
+            return leading._replace(vectors=leading.vectors.to(dtype))
         del wide
     return symmetric_eigen(gram(matrix), f"the Gram matrix of {what}", count=count, dtype=dtype, overwrite=True)

@@ -146,17 +146,17 @@ class TaskDeltas:
         """Expert ``index``'s own tensor ``Wi`` in the compute dtype, in fresh memory."""
         expert, change = self.experts[index], self.changes[index]
         view = self.base_view if expert is None else expert
-        own = self._zeros() if view is None else self._cast(view)
-        return own if change is None else self._changed(own, change)
+        model = self._zeros() if view is None else self._cast(view)
+        return model if change is None else self._changed(model, change)
 
     def total(self) -> Tensor:
         """``sum_i Di`` in the compute dtype, in fresh memory, formed chunk by chunk. Shape: that of the tensor."""
         total = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         flat = total.view(-1)
         for start, end in chunks(self.numel, self.row):
-            part, place = self.chunk(start, end), flat[start:end]
-            for index in range(len(part)):
-                place.copy_(part[index]) if index == 0 else place.add_(part[index])
+            chunk, sums = self.chunk(start, end), flat[start:end]
+            for index in range(len(chunk)):
+                sums.copy_(chunk[index]) if index == 0 else sums.add_(chunk[index])
         return total
 
     def all_zero(self) -> bool:
@@ -183,14 +183,14 @@ class TaskDeltas:
         if len(self.shape) != 2 or any(expert is not None for expert in self.experts):
             return None
         rows, columns = self.shape
-        found = []
+        factors = []
         for change in self.changes:
             if change is None:
                 change = LowRank(torch.empty(rows, 0), torch.empty(0, columns))
             if not isinstance(change, LowRank) or change.shape != self.shape:
                 return None
-            found.append(change)
-        return found
+            factors.append(change)
+        return factors
 
     def chunk(self, start: int, end: int) -> TaskDeltas:
         """The deltas of elements ``[start, end)`` of the flattened tensor."""

@@ -7,6 +7,7 @@ inner products and norms of the ``Di``: a merged delta ``C`` found among them is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,13 +77,11 @@ def cores_of(deltas: TaskDeltas) -> Cores | None:
     for index, pair in enumerate(factors):
         for factor in pair:
             require_finite(factor, f"expert {index}'s task delta")
-    blocks, filled = [], 0
-    for part in parts:
-        blocks.append(slice(filled, filled + part.rank))
-        filled += part.rank
+    ends = list(itertools.accumulate(factor.rank for factor in parts))
+    blocks = tuple(slice(end - factor.rank, end) for end, factor in zip(ends, parts, strict=True))
     left, inner_left = torch.linalg.qr(torch.cat([pair[0] for pair in factors], dim=1))
     right, inner_right = torch.linalg.qr(torch.cat([pair[1].T for pair in factors], dim=1))
-    return Cores(left, right, inner_left, inner_right, tuple(blocks), deltas.dtype)
+    return Cores(left, right, inner_left, inner_right, blocks, deltas.dtype)
 
 
 def resolved_svd(core: Tensor, what: str, shape: tuple[int, int], count: int) -> ThinSvd:
@@ -92,5 +91,5 @@ def resolved_svd(core: Tensor, what: str, shape: tuple[int, int], count: int) ->
     """
     left, values, right, residual = full_svd(core, what)
     level = max(shape) * torch.finfo(values.dtype).eps
-    kept = min(count, int((values > level * values[:1]).sum()))
-    return ThinSvd(left[:, :kept], values[:kept], right[:kept], count - kept, residual)
+    rank = min(count, int((values > level * values[:1]).sum()))
+    return ThinSvd(left[:, :rank], values[:rank], right[:rank], count - rank, residual)

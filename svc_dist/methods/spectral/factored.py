@@ -16,9 +16,7 @@ from svc_dist.linalg.svd import full_svd
 from svc_dist.methods.elementwise.consensus import weighted_sum
 from svc_dist.methods.merged import Merged, numbers
 from svc_dist.methods.spectral.cores import Cores, resolved_svd
-from svc_dist.methods.spectral.normal_equations import finite_norm
-from svc_dist.methods.spectral.subspaces import flattened
-from svc_dist.methods.spectral.swudi import (
+from svc_dist.methods.spectral.filters import (
     FLOOR,
     Filter,
     Spectrum,
@@ -27,6 +25,8 @@ from svc_dist.methods.spectral.swudi import (
     swudi_a_filter,
     swudi_filter,
 )
+from svc_dist.methods.spectral.normal_equations import finite_norm
+from svc_dist.methods.spectral.subspaces import flattened
 
 
 def task_arithmetic(cores: Cores, *, weight: Sequence[float], normalize: bool) -> Merged:
@@ -45,21 +45,21 @@ def tsv_m(cores: Cores) -> Merged:
     rows, columns = cores.shape
     count = max(1, min(rows, columns) // len(cores))
     triplets = [cores.svd(index, count) for index in range(len(cores))]
-    values, order = torch.cat([found.values for found in triplets]).sort(descending=True, stable=True)
-    left, left_cut, left_residual = _polar(torch.cat([found.left for found in triplets], dim=1), rows, "left")
-    right, right_cut, right_residual = _polar(torch.cat([found.right.T for found in triplets], dim=1), columns, "right")
+    values, order = torch.cat([svd.values for svd in triplets]).sort(descending=True, stable=True)
+    left, left_cut, left_residual = _polar(torch.cat([svd.left for svd in triplets], dim=1), rows, "left")
+    right, right_cut, right_residual = _polar(torch.cat([svd.right.T for svd in triplets], dim=1), columns, "right")
     left, right = left[:, order], right[:, order]
-    cut = sum(found.cut for found in triplets) + max(left_cut, right_cut)
-    found = {
+    cut = sum(svd.cut for svd in triplets) + max(left_cut, right_cut)
+    summary = {
         "kept_rank": len(values),
         "cut": cut,
-        "residual": max(left_residual, right_residual, *(found.residual for found in triplets)),
+        "residual": max(left_residual, right_residual, *(svd.residual for svd in triplets)),
         "singular_values": numbers(values),
     }
     delta = (left * values) @ right.T
     if max(left_cut, right_cut):
-        return Merged(delta, found)
-    return Merged(delta, found | {"sigma": found["singular_values"]}, left=left, right=right)
+        return Merged(delta, summary)
+    return Merged(delta, summary | {"sigma": summary["singular_values"]}, left=left, right=right)
 
 
 def iso_c(cores: Cores) -> Merged:
@@ -112,5 +112,5 @@ def _polar(directions: Tensor, length: int, side: str) -> tuple[Tensor, int, flo
     """The polar factor of directions ``(R, r)`` of that ``length``, how many were cut, and the SVD's residual."""
     left, values, right, residual = full_svd(directions, f"the experts' {side} directions")
     level = max(length, directions.shape[1]) * torch.finfo(values.dtype).eps
-    kept = int((values > level * values[:1]).sum())
-    return left[:, :kept] @ right[:kept], directions.shape[1] - kept, residual
+    rank = int((values > level * values[:1]).sum())
+    return left[:, :rank] @ right[:rank], directions.shape[1] - rank, residual

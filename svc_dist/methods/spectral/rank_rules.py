@@ -19,12 +19,12 @@ def rank(rule: str, spectrum: Tensor, shape: tuple[int, int]) -> int:
     """
     values = spectrum.double()
     if rule.startswith("cumvar_"):
-        found = _cumulative(values, float(rule.removeprefix("cumvar_")))
+        count = _cumulative(values, float(rule.removeprefix("cumvar_")))
     elif rule == "gavish_donoho":
-        found = _gavish_donoho(values[: min(shape)], min(shape) / max(shape))
+        count = _gavish_donoho(values[: min(shape)], min(shape) / max(shape))
     else:
-        found = RULES[rule](values)
-    return min(max(1, math.ceil(found)), values.numel())
+        count = RULES[rule](values)
+    return min(max(1, math.ceil(count)), values.numel())
 
 
 def _participation(values: Tensor) -> float:

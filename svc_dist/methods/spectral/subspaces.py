@@ -61,21 +61,21 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     """
     experts = len(deltas)
     size = min(deltas.shape)
-    own = round((size - int(common_space_fraction * size)) / experts)
-    own = min(own, size // experts)
-    kept = size - own * experts
-    common = thin_svd(deltas.total(), "the sum of the task deltas", count=kept, dtype=torch.float64)
+    specific = round((size - int(common_space_fraction * size)) / experts)
+    specific = min(specific, size // experts)
+    common_count = size - specific * experts
+    common = thin_svd(deltas.total(), "the sum of the task deltas", count=common_count, dtype=torch.float64)
     space, strongest, common_rank = common.left.to(deltas.dtype), numbers(common.values), len(common.values)
     triplets = _Triplets(deltas, size)
     triplets.add(common)
     del common
     for index, delta in enumerate(deltas):
-        if own == 0:
+        if specific == 0:
             break
         scale = leading_values(delta, 1)[0]
         delta.addmm_(space, space.T @ delta, alpha=-1)
         rest = f"what the common space leaves of {_name(index)}"
-        triplets.add(thin_svd(delta, rest, count=own, dtype=torch.float64, scale=scale))
+        triplets.add(thin_svd(delta, rest, count=specific, dtype=torch.float64, scale=scale))
         del delta
     del space
     left, right, values = triplets.polar()
@@ -137,8 +137,8 @@ class _Triplets:
         self.residual = 0.0
 
     def add(self, svd: ThinSvd) -> None:
-        place = slice(self.filled, self.filled + svd.values.numel())
-        self.left[place], self.values[place], self.right[place] = svd.left.T, svd.values, svd.right
+        rows = slice(self.filled, self.filled + svd.values.numel())
+        self.left[rows], self.values[rows], self.right[rows] = svd.left.T, svd.values, svd.right
         self.filled += svd.values.numel()
         self.cut += svd.cut
         self.residual = max(self.residual, svd.residual)

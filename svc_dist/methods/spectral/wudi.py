@@ -47,16 +47,16 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
         del delta
     target = torch.zeros_like(total)
     normal = total.new_zeros(columns, columns)
-    experts = kept = cut = 0
+    experts = rank = cut = 0
     values: list[float] = []
     residual = 0.0
     for index, delta, norm in contributing(deltas):
         experts += 1
-        own = thin_svd(delta, f"expert {index}'s task delta", count=count)
-        projector = (own.values / norm)[:, None] * own.right
-        values += numbers(own.values)
-        kept, cut, residual = kept + len(own.values), cut + own.cut, max(residual, own.residual)
-        del own
+        svd = thin_svd(delta, f"expert {index}'s task delta", count=count)
+        projector = (svd.values / norm)[:, None] * svd.right
+        values += numbers(svd.values)
+        rank, cut, residual = rank + len(svd.values), cut + svd.cut, max(residual, svd.residual)
+        del svd
         delta.sub_(total, alpha=1 / len(deltas))
         rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count)
         del delta
@@ -67,7 +67,7 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
         del rest
         target.addmm_(response, projector)
     summary = {
-        "kept_rank": kept,
+        "kept_rank": rank,
         "cut": cut,
         "residual": residual,
         "singular_values": sorted(values, reverse=True)[:TOP],
