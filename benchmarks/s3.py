@@ -1,5 +1,6 @@
 """Compare a merge from S3 to S3 with a plain copy of the same bytes by s3fs, in turns, on a local SeaweedFS.
 
+    pip install s3fs
     python benchmarks/checkpoints.py models --layers 4 --vocabulary 4000 --shards 4
     python benchmarks/s3.py models
 
