@@ -1,4 +1,4 @@
-"""What the tests of the methods share."""
+"""What the tests of linear algebra share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Eigendecompositions, Gram matrices, singular values: what the spectral methods stand on."""
+"""Eigendecompositions, Gram matrices and singular values, which the spectral methods build on.
+
+The modules eigen, gram, krylov, lapack, svd, residual and finite of the folder.
+"""
 
 from __future__ import annotations
 
