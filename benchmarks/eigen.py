@@ -1,10 +1,10 @@
-"""Symmetric eigendecompositions: the package's three steps of LAPACK beside scipy's and torch's public routines.
+"""Compare symmetric eigendecompositions: the package's three LAPACK steps, and the public routines of scipy and torch.
 
     python benchmarks/eigen.py [--sizes 1024 2048 4096] [--share 0.4] [--threads 1]
 
-Each row is one routine in a process of its own: processor seconds, peak memory beyond the matrix, the longest time that
-another Python thread had to wait for the interpreter, the time of two decompositions in two threads over that of one,
-whether those two have the bytes of the one alone, and the error of the eigenvectors, ``||A V - V diag(lam)|| / lam_0``.
+Each row is one routine in a separate process: CPU seconds, peak memory in addition to the matrix, the longest time that
+another Python thread waits for the interpreter, the time of two decompositions in two threads divided by that of one,
+whether those two give the same bytes as one, and the error of the eigenvectors, ``||A V - V diag(lam)|| / lam_0``.
 """
 
 from __future__ import annotations
