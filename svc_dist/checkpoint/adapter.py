@@ -125,7 +125,7 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> Opened:
 
     Raises DamagedInputError naming file and tensor, StorageError, RecipeError.
     """
-    model, adapter = split_location(location)
+    model, adapter = split_location(location, access)
     if adapter is not None:
         return Opened(location, open_checkpoint(model, access), open_adapter(adapter, access))
     folder, names = open_model(location, access)

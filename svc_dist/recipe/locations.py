@@ -10,6 +10,7 @@ from pathlib import Path
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RenameEntry
+from svc_dist.storage.access import Access
 from svc_dist.storage.base import trimmed
 from svc_dist.storage.open import split_location
 from svc_dist.storage.secrets import redact, refuse_credentials
@@ -38,7 +39,7 @@ class RecipeModel:
     renames: tuple[Rename, ...] = ()
 
 
-def resolve_models(recipe: Recipe, origin: Origin, folder: Path) -> tuple[RecipeModel, ...]:
+def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> tuple[RecipeModel, ...]:
     """The base, then the experts in order. Relative paths are relative to ``folder``. Raises RecipeError."""
     refuse_credentials(recipe.base_model or "", origin.at("base_model"))
     for index, entry in enumerate(recipe.models):
@@ -46,14 +47,14 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path) -> tuple[Recipe
             refuse_credentials(part, origin.at("models", index, "model"))
     written = recipe.base_model or recipe.models[0].model
     base = _absolute(written, folder)
-    if split_location(base)[1] is not None:
+    if split_location(base, access)[1] is not None:
         where = origin.at("base_model") if recipe.base_model else origin.at("models", 0, "model")
         raise RecipeError(
             f"{where}: the base must be a whole model, not model+adapter", "merge the adapter into it with peft first"
         )
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
-        location = _location(entry.model, base, folder)
+        location = _location(entry.model, base, folder, access)
         known = next((model for model in models if model.location == location), None)
         if known is not None and known.position is not None:
             raise RecipeError(f"{origin.at('models', index, 'model')}: {location} is listed twice")
@@ -94,10 +95,10 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
     return numbers[0]
 
 
-def _location(text: str, base: str, folder: Path) -> str:
+def _location(text: str, base: str, folder: Path, access: Access) -> str:
     """Both locations of ``model+adapter``, each by itself; of an adapter to the base the adapter's alone."""
     whole = _absolute(text, folder)
-    if "+" not in text or split_location(whole)[1] is None:
+    if "+" not in text or split_location(whole, access)[1] is None:
         return whole
     model, adapter = (_absolute(part, folder) for part in text.split("+"))
     return adapter if model == base else f"{model}+{adapter}"

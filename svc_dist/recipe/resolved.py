@@ -64,15 +64,13 @@ class ResolvedRecipe:
     @property
     def locations(self) -> list[str]:
         """Every location that is read: the base's, and each expert's, of its model and its adapter."""
-        return [part for model in self.models for part in split_location(model.location) if part is not None]
+        return [
+            part for model in self.models for part in split_location(model.location, self.access) if part is not None
+        ]
 
     def with_access(self, access: Access) -> ResolvedRecipe:
         """Storages reached by ``access``, except where the recipe gives options of its own."""
-        options = {
-            prefix: own.over(access.options[prefix]) if prefix in access.options else own
-            for prefix, own in self.access.options.items()
-        }
-        return replace(self, access=replace(access, options={**access.options, **options}))
+        return replace(self, access=_combined(self.access, access))
 
     def with_shard_size(self, size: str | int) -> ResolvedRecipe:
         """The same with another ``max_shard_size``. Raises RecipeError."""
@@ -88,7 +86,8 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.name != "linear":
         raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model")
-    models = resolve_models(recipe, origin, folder)
+    own = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
+    models = resolve_models(recipe, origin, folder, _combined(own, access))
     results = resolve_results(recipe, models, origin)
     config, tokenizer, tokenizer_where = recipe.config_source, recipe.tokenizer_source, origin.at("tokenizer_source")
     if recipe.tokenizer is not None:
@@ -111,7 +110,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         dtype=recipe.out_dtype or recipe.dtype,
         max_shard_size=parse_size(recipe.max_shard_size),
         plain=_plain(recipe, models, results[0].rules, sources),
-        access=Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()}),
+        access=own,
         filters=tuple(
             (origin.at(*path, name), part)
             for path, parameters in all_parameters(recipe)
@@ -123,6 +122,15 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         origin=origin,
     )
     return resolved.with_access(access)
+
+
+def _combined(own: Access, others: Access) -> Access:
+    """``others``, except where the recipe's own options say something else."""
+    options = {
+        prefix: given.over(others.options[prefix]) if prefix in others.options else given
+        for prefix, given in own.options.items()
+    }
+    return replace(others, options={**others.options, **options})
 
 
 def _plain(

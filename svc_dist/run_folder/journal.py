@@ -98,7 +98,7 @@ class Journal:
         if missing:
             raise StorageError(
                 f"the receipt of unit {missing[0]} is gone",
-                "something else removed it; start the same command again: its unit is done again",
+                "something else removed it; run the same command again to repeat its unit",
             )
         return [token for data in contents for token in Receipt.from_json(data or b"").ranges[result].tokens]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import cast
 
-from svc_dist.errors import RecipeError
+from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.local import LocalStorage
+
+_LOOKING = 20.0  # seconds in which a location with a plus must answer
 
 #: The class of each URL scheme, imported when it is first needed. fsspec takes every other scheme.
 SCHEMES = {
@@ -42,12 +43,13 @@ def overlap(one: Storage, other: Storage) -> bool:
     return first_url.startswith(second_url) or second_url.startswith(first_url)
 
 
-def split_location(location: str) -> tuple[str, str | None]:
-    """``model+adapter`` as its two locations; ``(location, None)`` without a plus, or where it is a folder's name.
+def split_location(location: str, access: Access = DEFAULT_ACCESS) -> tuple[str, str | None]:
+    """``model+adapter`` as its two locations; ``(location, None)`` without a plus, or where the whole exists.
 
-    Raises RecipeError where there is more than one plus.
+    A storage is asked only where the plus may be part of a name: of two URLs it is not. Raises RecipeError where there
+    is more than one plus.
     """
-    if "+" not in location or ("://" not in location and Path(location).is_dir()):
+    if "+" not in location or _exists(location, access):
         return location, None
     model, adapter = location.split("+", 1)
     if not model or not adapter or "+" in adapter:
@@ -56,3 +58,16 @@ def split_location(location: str) -> tuple[str, str | None]:
             "a folder whose name has a + is reached through a symbolic link without one",
         )
     return model, adapter
+
+
+def _exists(location: str, access: Access) -> bool:
+    """Whether a path or prefix with a plus in it exists as a whole."""
+    if "://" in location.partition("+")[2]:
+        return False
+    storage = open_storage(location, access).within(_LOOKING)
+    if storage.path is not None:
+        return storage.path.is_dir()
+    try:
+        return bool(storage.names())
+    except StorageError:  # whoever reads the model says why it cannot be read
+        return False

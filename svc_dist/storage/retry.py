@@ -1,4 +1,4 @@
-"""Trying again, with backoff and jitter until a deadline, what may pass; what will not pass fails at once."""
+"""Retries of transient failures, with backoff and jitter, until a deadline. Permanent failures are not retried."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from svc_dist.errors import StorageError, TransientStorageError
 
 _log = logging.getLogger("svc_dist")
 _FIRST, _LONGEST = 0.1, 15.0  # seconds before the second attempt, and at most between two
-_QUIET = 4  # attempts that nobody needs to hear of
+_QUIET = 4  # attempts before a warning
 
 Result = TypeVar("Result")
 
 
 class Retries:
-    """Counts attempts that had to be repeated. Thread-safe."""
+    """Counts retries. Thread-safe."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,7 +31,7 @@ class Retries:
 
 
 def translated(attempt: Callable[[], Result], ours: Callable[[Exception], Exception]) -> Callable[[], Result]:
-    """``attempt`` with its errors made ours, which do not bear the client's: that may quote credentials."""
+    """``attempt`` with its errors translated, without the client's as their cause: that may quote credentials."""
 
     def run() -> Result:
         try:
@@ -44,9 +44,9 @@ def translated(attempt: Callable[[], Result], ours: Callable[[Exception], Except
 
 
 def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | None = None) -> Result:
-    """The result of ``attempt``, tried again while it raises TransientStorageError, for ``deadline`` seconds in all.
+    """The result of ``attempt``, retried while it raises TransientStorageError, for ``deadline`` seconds in all.
 
-    Raises StorageError, which is not tried again, when time is up.
+    Raises StorageError, which is not retried, at the deadline.
     """
     began = time.monotonic()
     attempts = 0
@@ -60,9 +60,9 @@ def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | 
             spent = time.monotonic() - began
             if spent + pause > deadline:
                 raise StorageError(
-                    f"{error.message} (given up after {attempts} attempt{'s' * (attempts > 1)} in {spent:.0f} s)",
+                    f"{error.message} (failed after {attempts} attempt{'s' * (attempts > 1)} in {spent:.0f} s)",
                     f"{error.hint}; " * (error.hint is not None)
-                    + "the storage did not answer as it should for that long; start the same command again to go on",
+                    + "the storage failed for that long; run the same command again to resume",
                 ) from None
             if attempts == _QUIET:
                 _log.warning(f"{error.message}: waiting for the storage, for up to {deadline - spent:.0f} s more")

@@ -10,11 +10,17 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from svc_dist.errors import RecipeError
 
+#: The lookaheads leave out other words: tokenizer, secretary, passwordless, access keyboard, api keyword.
 _SECRET_KEY = re.compile(
-    r"sig(nature)?$|token|secret|passw|pwd|credential|access_?key|api_?key|^key$|^auth(oriz\w+)?$|^sas$",
+    r"sig(nature)?$|token(?!i[sz])|secret(?!ar)|passw(?!ordless)|pwd|credential|access_?key(?!b)|api_?key(?!w)"
+    r"|^key$|^auth(oriz\w+)?$|^sas$",
     re.IGNORECASE,
 )
-_SHORTEST = 8  # a shorter value of a secret variable is a path, a number or a switch
+_SHORTEST = 8  # a shorter value of a secret variable is a number or a switch
+_FOLDERS = ("PWD", "OLDPWD")  # of the shell: the working folder and the one before
+_ABOUT_A_FILE = re.compile(r"_(files?|paths?|dirs?|directory|folder|home|sock|socket)$", re.IGNORECASE)
+_ABOUT_A_URL = re.compile(r"_(url|uri|endpoint|issuer)$", re.IGNORECASE)
+_SWITCHES = ("disabled", "required", "optional", "preferred", "automatic")
 _learnt: set[str] = set()
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"@]*@")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?<>]*)\?[^\s'\"<>)\]]*")
@@ -27,11 +33,27 @@ def learn(values: Iterable[str]) -> None:
 
 def redact(text: str) -> str:
     """The text without what may be secret: users, passwords and queries of URLs, and credentials that are known."""
-    known = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and is_secret(name)}
+    known = {value for name, value in os.environ.items() if _holds_secret(name, value)}
     for value in known | _learnt:
         for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")):
             text = text.replace(form, "...")
     return _QUERY.sub(r"\1?...", _USER.sub(r"\1...@", text))
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    """Whether the value of an environment variable is a credential, and not where one is or whether one is needed.
+
+    A secret key may begin with a slash, and a password may be a word: a value alone says little.
+    """
+    if len(value) < _SHORTEST or name in _FOLDERS or not is_secret(name):
+        return False
+    if _ABOUT_A_FILE.search(name) and value.startswith(("/", "~", "./", "../")):
+        return False
+    if _ABOUT_A_URL.search(name) and "://" in value:  # a user, password or query in it is removed anyway
+        return False
+    if name.upper().endswith("TOKENS") and value.isdecimal():  # how many
+        return False
+    return value.lower() not in _SWITCHES and not (value.startswith("/") and os.path.exists(value))  # noqa: PTH110  (it takes any text)
 
 
 def is_secret(key: str) -> bool:

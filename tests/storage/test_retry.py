@@ -57,10 +57,10 @@ def test_pauses_grow_and_are_not_all_alike(no_waiting: list[float]) -> None:
 
 
 def test_time_is_up_at_the_deadline_and_says_how_often_it_was_tried(no_waiting: list[float]) -> None:
-    with pytest.raises(StorageError, match=r"cannot read it: 503 \(given up after \d+ attempts? in \d+ s\)") as caught:
+    with pytest.raises(StorageError, match=r"cannot read it: 503 \(failed after \d+ attempts? in \d+ s\)") as caught:
         retrying(failing(1000), 60)
     assert not isinstance(caught.value, TransientStorageError)  # or the unit would be tried again, three times as long
-    assert "start the same command again" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
     assert 40 < sum(no_waiting) <= 60
 
 

@@ -584,7 +584,7 @@ def test_on_a_full_disk_a_merge_stops_and_goes_on_once_there_is_room(run: Run, l
             failures.append(ended.err)
             assert ended.code == ExitCode.STORAGE, ended.err
             assert "No space left on device" in ended.err
-            assert "free space there and start the same command again" in ended.err
+            assert "free space there, then run the same command again" in ended.err
             assert "Traceback" not in ended.err
             assert not (disk / "out" / INDEX).exists()
         assert len(failures) >= 3
