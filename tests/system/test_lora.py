@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import svc_dist
-from svc_dist.checks.over_counting import inspect
 from svc_dist.errors import ChangedInputError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.make import make_plan
@@ -250,10 +249,10 @@ def test_a_vocabulary_that_grew_is_cut_to_the_bases(tmp_path: Path, run: Run) ->
 
 
 def test_looking_at_adapters_before_a_merge(models: dict[str, list[Path]], tmp_path: Path) -> None:
-    found = [inspect(load_recipe(write_recipe(tmp_path / f"{kind}.yaml", models[kind]))) for kind in models]
-    keys = [{(entry["tensor"], entry["matrix"]) for entry in report["matrices"]} for report in found]
+    found = [svc_dist.inspect(write_recipe(tmp_path / f"{kind}.yaml", models[kind])) for kind in models]
+    keys = [{(entry["tensor"], entry["matrix"]) for entry in report.matrices} for report in found]
     assert keys[0] == keys[1]
-    for one, other in zip(*(report["matrices"] for report in found), strict=True):
+    for one, other in zip(*(report.matrices for report in found), strict=True):
         assert one["gamma_by_energy"] == pytest.approx(other["gamma_by_energy"], rel=1e-4)
 
 
@@ -400,7 +399,7 @@ def test_an_adapter_needs_a_base(tmp_path: Path, run: Run) -> None:
     write_recipe(file, [f"{model}+{adapter}", adapter])
     ended = run("plan", file)
     assert ended.code == 2
-    assert "the base is a whole model, not model+adapter" in ended.err
+    assert "the base must be a whole model, not model+adapter" in ended.err
 
 
 def test_an_adapter_has_no_config_but_may_have_a_tokenizer(tmp_path: Path, run: Run) -> None:
