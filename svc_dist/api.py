@@ -1,4 +1,4 @@
-"""The jobs of the command line, from Python, and the mathematics for tensors in hand."""
+"""The commands as Python functions, and the mathematics for tensors in memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def merge(
     unit_deadline: float = 1800.0,
     progress: bool = False,
 ) -> MergeSummary:
-    """Merge the experts of a recipe into a model at ``output``, a folder or URL; called again, it goes on or is done.
+    """Merge the experts of a recipe into a model at ``output``, a folder or URL.
+
+    The same call again resumes an unfinished merge, and detects a complete one.
 
     ``recipe``: a file, or what its YAML would parse to (relative paths then count from the working folder). The options
     are those of ``svc-dist merge --help``; ``access`` says how storages are reached that the recipe says nothing of.
@@ -110,7 +112,7 @@ def inspect(
     scratch: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> MergeReport:
-    """What SVC would find in the plain sum of a recipe's task deltas, as a merge's report without a result.
+    """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
     ``layers``: ``"0,10,20-23"``, or all. See ``report.diagnosis.Diagnosis`` for what can be read from it. Raises
     RecipeError, PlanError, DamagedInputError, StorageError.

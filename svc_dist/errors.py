@@ -1,6 +1,6 @@
-"""Every error a user can meet, each with the exit code it ends the command with.
+"""Every error that a user can meet, each with the exit code of the command.
 
-All but :class:`Interrupted` derive from :class:`SvcDistError`, survive pickling (they cross process borders under Ray)
+All but :class:`Interrupted` derive from :class:`SvcDistError`, can be pickled (they cross process boundaries under Ray)
 and say what happened, where, and what to do about it.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class ExitCode:
-    """Exit codes of the command line; batch schedulers decide on them."""
+    """Exit codes of the command line, on which batch schedulers decide."""
 
     DONE = 0
     USAGE = 2
@@ -50,7 +50,7 @@ class PlanError(SvcDistError):
 
 
 class OutputError(SvcDistError):
-    """The output location holds something that this run did not put there."""
+    """The output location holds something that this run did not write."""
 
     exit_code = ExitCode.USAGE
 
@@ -74,7 +74,7 @@ class StorageError(SvcDistError):
 
 
 class TransientStorageError(StorageError):
-    """A storage failure that may pass when tried again."""
+    """A transient storage failure: a retry may succeed."""
 
 
 class MissingExtraError(SvcDistError):
@@ -90,13 +90,13 @@ class ResourceError(SvcDistError):
 
 
 class LockedError(SvcDistError):
-    """Another live run holds the output."""
+    """Another live run uses the output."""
 
     exit_code = ExitCode.LOCKED
 
 
 class NumericsError(SvcDistError):
-    """A decomposition did not converge or a result is not finite although the inputs are."""
+    """A decomposition did not converge, or a result is not finite although the inputs are."""
 
     exit_code = ExitCode.UNITS_FAILED
 
@@ -114,19 +114,19 @@ class VerificationError(SvcDistError):
 
 
 class DrainedError(SvcDistError):
-    """The run was asked to stop and did so in order; start it again to go on."""
+    """The run stopped gracefully on request; run the same command again to resume."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class ClusterLostError(SvcDistError):
-    """The cluster that the run used is gone, or out of reach; start it again, there or on another, to go on."""
+    """The cluster of the run is gone or unreachable; run the same command again, on any cluster, to resume."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class Interrupted(BaseException):
-    """SIGTERM or Ctrl-C, where the command line runs and no merge drains. Not an Exception, which could be caught."""
+    """SIGTERM or Ctrl-C outside of a merge that could drain. Not an Exception, so that no handler catches it."""
 
 
 def require_choice(option: str, value: object, allowed: Iterable[str]) -> None:

@@ -1,1 +1,1 @@
-"""Looking at models and machines, never merging."""
+"""Checks of models, runs and machines. They never merge."""

@@ -1,4 +1,4 @@
-"""Removing an abandoned run: its partial files and uploads and its run folder, nothing else."""
+"""Remove an abandoned run: only its partial files, its uploads and its run folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from svc_dist.run_folder.published import completed
 
 
 def clean(output: Output) -> Remains:
-    """Remove what an abandoned run left. Raises OutputError when there is none, LockedError while it is alive."""
+    """Remove what an abandoned run left. Raises OutputError where there is no run, LockedError while it is alive."""
     _require_run(output)
     with output.lock():
         found = remains(output)
@@ -20,7 +20,7 @@ def clean(output: Output) -> Remains:
 
 
 def look(output: Output) -> Remains:
-    """What ``clean`` would remove. Raises OutputError when there is nothing."""
+    """What ``clean`` would remove. Raises OutputError where there is no run."""
     _require_run(output)
     return remains(output)
 
@@ -29,7 +29,7 @@ def _require_run(output: Output) -> None:
     if completed(output) is not None:
         raise OutputError(
             f"{output.location} holds a complete merge: there is nothing to clean",
-            "a finished model is yours to remove",
+            "remove the folder yourself if you do not need the model",
         )
     if output.journal.is_empty():
         raise OutputError(f"{output.location} holds no merge", "check the path; there is nothing to clean")

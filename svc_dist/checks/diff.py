@@ -1,4 +1,4 @@
-"""What differs between two models, tensor by tensor, out of core."""
+"""The difference of two models, tensor by tensor, out of core."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TensorDifference:
     """One tensor of two models A and B.
 
     ``kind``: ``identical`` (every byte), ``equal`` (every value: another dtype, or another sign of zero),
-    ``different``, ``shape``, ``dtype`` (what only one of them computes with), ``only in A`` or ``only in B``. Of
-    weights that are compared: how many of the ``elements`` differ, the largest ``|a - b|``, ``||a - b|| / ||a||`` and
-    the cosine of a and b; NaN where a weight is.
+    ``different``, ``shape``, ``dtype`` (only one of them is a floating-point type), ``only in A`` or ``only in B``. For
+    weights: how many of the ``elements`` differ, the largest ``|a - b|``, ``||a - b|| / ||a||`` and the cosine of a and
+    b; NaN where a weight is NaN.
     """
 
     name: str
@@ -52,18 +52,18 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether every tensor has the same values in both."""
+        """Whether every tensor has the same values in both models."""
         return all(tensor.kind in ("identical", "equal") for tensor in self.tensors)
 
     def counts(self) -> dict[str, int]:
-        """How many tensors there are of each kind, in order of appearance."""
+        """The number of tensors of each kind, in order of appearance."""
         counts: dict[str, int] = {}
         for tensor in self.tensors:
             counts[tensor.kind] = counts.get(tensor.kind, 0) + 1
         return counts
 
     def worst(self) -> list[TensorDifference]:
-        """The tensors that differ: first those that cannot be compared, then by relative norm."""
+        """The tensors that differ: those that cannot be compared first, then by falling relative norm."""
 
         def order(tensor: TensorDifference) -> float:
             norm = tensor.relative_norm
@@ -72,7 +72,7 @@ class Difference:
         return sorted((t for t in self.tensors if t.kind not in ("identical", "equal")), key=order)
 
     def data(self) -> dict[str, Any]:
-        """Plain data for JSON, None for what is no finite number."""
+        """Plain data for JSON, with None in place of numbers that are not finite."""
         tensors = [
             {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry}
             for entry in (vars(tensor).items() for tensor in self.tensors)
@@ -80,7 +80,7 @@ class Difference:
         return {"a": self.a, "b": self.b, "same": self.same, "counts": self.counts(), "tensors": tensors}
 
     def text(self, most: int = 20) -> str:
-        """Lines for a terminal: the counts, and the ``most`` different tensors."""
+        """Lines for a terminal: the counts, and at most ``most`` different tensors."""
         worst = self.worst()
         lines = [f"A {self.a}", f"B {self.b}", ", ".join(f"{count} {kind}" for kind, count in self.counts().items())]
         if worst:
@@ -99,7 +99,7 @@ class Difference:
 def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = None) -> Difference:
     """Compare two models, whatever their sharding and dtypes. Raises DamagedInputError, StorageError.
 
-    ``scratch``: as in ``map_ranges``. Two blocks of 32 Mi elements of each model are in hand at once, at most.
+    ``scratch``: as in ``map_ranges``. At most two blocks of 32 Mi elements of each model are mapped at a time.
     """
     models = open_checkpoint(a, access), open_checkpoint(b, access)
     sources = [Source(model.location, model.files, access) for model in models]
@@ -131,7 +131,7 @@ def _compare(
             ]
             for first in range(0, len(views[0]), _CHUNK):
                 tally.add(views[0][first : first + _CHUNK], views[1][first : first + _CHUNK], weights)
-            views.clear()  # before their pages are given back
+            views.clear()  # before their pages are released
     kind = "different" if tally.differing else "identical" if tally.same_bytes else "equal"
     if not weights:
         return TensorDifference(name, kind, *words, a.numel)
@@ -157,7 +157,7 @@ class _Tally:
         self.largest = self._gap = self._a = self._b = self._product = 0.0
 
     def add(self, a: torch.Tensor, b: torch.Tensor, weights: bool) -> None:
-        """Take note of some elements: of weights as such, of anything else as bytes."""
+        """Add elements: weights by value, anything else by bytes."""
         same = a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
         self.same_bytes &= same
         if not weights:

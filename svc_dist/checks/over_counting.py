@@ -1,4 +1,4 @@
-"""Looking at experts before any merge: how inflated their sum is, and who overlaps where."""
+"""Inspect experts before a merge: how much their sum over-counts, and which experts overlap in which layers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from svc_dist.tensor_names import parse_name
 
 def inspect(
     recipe: ResolvedRecipe,
-    layers: Collection[int] | None = None,
+    layers: Collection[range] | None = None,
     *,
     settings: SettingsRequest,
     slots: int | None = None,
     scratch: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> MergeReport:
-    """What SVC would find in the plain sum of a recipe's task deltas, as a report without a result.
+    """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
     Every matrix that the recipe merges is looked at (of ``layers`` only, if given), whatever its method: the units of a
     merge by ``task_arithmetic`` with weight 1 and SVC run, and their results are discarded. ``progress``: called with
@@ -50,7 +50,7 @@ def inspect(
     units = [unit for unit in plan.units if _wanted(plan, unit, layers)]
     if not units:
         raise RecipeError(
-            f"{recipe.origin.at()}: no matrix to look at" + ("" if layers is None else f" in layers {_listed(layers)}")
+            f"{recipe.origin.at()}: no matrix to inspect" + ("" if layers is None else f" in layers {_listed(layers)}")
         )
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
     slots = slots or default_slots(plan.settings)
@@ -81,14 +81,14 @@ def inspect(
     )  # fmt: skip
 
 
-def parse_layers(text: str) -> list[int]:
-    """Layers from ``0,10,20-23``. Raises RecipeError."""
-    layers: list[int] = []
+def parse_layers(text: str) -> list[range]:
+    """Spans of layers from ``0,10,20-23``. Raises RecipeError."""
+    layers: list[range] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise RecipeError(f"--layers is {text!r}, but must be numbers and spans like 0,10,20-23")
-        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        layers.append(range(int(match[1]), int(match[2] or match[1]) + 1))
     return layers
 
 
@@ -105,21 +105,21 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     )
 
 
-def _wanted(plan: Plan, unit: Unit, layers: Collection[int] | None) -> bool:
+def _wanted(plan: Plan, unit: Unit, layers: Collection[range] | None) -> bool:
     tensors = [plan.tensors[number] for number, _, _ in unit.pieces]
     return any(takes_matrices(tensor, plan.dispositions(tensor)) and _in(layers, tensor.name) for tensor in tensors)
 
 
-def _in(layers: Collection[int] | None, name: str) -> bool:
-    return layers is None or parse_name(name).layer in layers
+def _in(layers: Collection[range] | None, name: str) -> bool:
+    return layers is None or any(parse_name(name).layer in span for span in layers)
 
 
-def _listed(layers: Collection[int]) -> str:
-    return ", ".join(map(str, layers))
+def _listed(layers: Collection[range]) -> str:
+    return ", ".join(f"{span.start}-{span[-1]}" if len(span) > 1 else str(span.start) for span in layers)
 
 
 class _Nowhere:
-    """A sink that keeps nothing."""
+    """A sink that discards everything."""
 
     memory = 0
 

@@ -1,4 +1,4 @@
-"""Does a merged model load in transformers, and does it compute anything?"""
+"""Load a merged model in transformers and run it once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "voc
 
 @dataclass(frozen=True)
 class Smoke:
-    """What was loaded and what came out: ``generated`` where the model could, else ``shape`` of its output."""
+    """A model that was loaded, the shape of its output and, where it can generate, the ``generated`` text."""
 
     architecture: str
     dtype: str
@@ -29,21 +29,21 @@ class Smoke:
     def text(self) -> str:
         """A few lines for a terminal."""
         lines = [
-            f"{self.architecture} in {self.dtype} on {', '.join(self.devices)}: loads, every weight in its place",
+            f"{self.architecture} in {self.dtype} on {', '.join(self.devices)}: loads, with every weight in its place",
             f"output {list(self.shape)}, finite; {self.seconds:.1f} s in all",
         ]
-        return "\n".join([*lines, f"says: {self.generated}"] if self.generated is not None else lines)
+        return "\n".join([*lines, f"generates: {self.generated}"] if self.generated is not None else lines)
 
 
 def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 16) -> Smoke:
-    """Load a model by its config's architecture, spread over what devices there are, and run it once.
+    """Load a model by the architecture in its config, spread over the available devices, and run it once.
 
     Greedy generation of ``tokens`` from ``prompt`` where it has a tokenizer and can generate, one forward pass
     otherwise. Runs no code of the checkpoint's. Raises VerificationError when weights are missing, do not fit, or give
     an output that is not finite; MissingExtraError, RecipeError.
     """
     try:
-        import accelerate  # noqa: F401  (what spreads a model over devices)
+        import accelerate  # noqa: F401  (transformers needs it to spread a model over devices)
         import torch
         import transformers  # noqa: F401
     except ImportError as error:
@@ -61,7 +61,7 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
         if not bool(out.isfinite().all()):
             raise VerificationError(
                 f"{output}: {name} loads, but its output holds NaN or Inf",
-                "svc-dist verify --deep looks for damage; a smaller lambda may be what it takes",
+                "svc-dist verify --deep looks for damage; else try a smaller lambda",
             )
         text = None
         if tokenizer is not None and model.can_generate():
@@ -92,7 +92,7 @@ def _load(folder: str) -> tuple[Any, str]:
 
 
 def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
-    """Inputs for one forward pass, and the tokenizer if they come from one."""
+    """Inputs for one forward pass, and the tokenizer that made them, if any."""
     import torch
 
     config = model.config
@@ -111,6 +111,6 @@ def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
         size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
         return {"pixel_values": torch.zeros(1, getattr(vision, "num_channels", 3), size, size, dtype=model.dtype)}, None
     raise RecipeError(
-        f"{folder}: it loads, but what {type(model).__name__} takes ({model.main_input_name}) cannot be made up",
-        "run it with inputs of its own",
+        f"{folder}: {type(model).__name__} loads, but smoke cannot generate its input {model.main_input_name}",
+        "run the model with your own inputs",
     )

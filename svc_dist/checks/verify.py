@@ -1,4 +1,4 @@
-"""Is an output complete, well-formed, finite, unchanged?"""
+"""Check that a merged model is complete, well-formed, finite and unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK = 1 << 22
 
 @dataclass
 class Verification:
-    """What was checked and what is wrong. ``skipped``: checks that could not be made here, and why."""
+    """What was checked and what is wrong. ``skipped``: checks that are not possible here, and why."""
 
     checked: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -38,17 +38,17 @@ class Verification:
 
 
 def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> Verification:
-    """Check a model: its index against the headers, names and shapes against the base, the architecture by its config.
+    """Check a model's index against its headers, and its names and shapes against the base and the architecture.
 
-    ``deep`` re-reads every byte against the recorded checksums and looks for NaN and Inf. Damage is reported, not
-    raised; only an output that cannot be reached at all raises.
+    ``deep`` reads every byte, compares it with the recorded checksums and looks for NaN and Inf. Damage is reported in
+    the result; raises StorageError when the output cannot be reached.
     """
     result = Verification()
     folder = open_storage(output, access)
     names = folder.names()
     if INDEX_FILE not in names:
         result.problems.append(
-            f"{output} has no {INDEX_FILE}: the merge is not complete, or this is not a model of ours"
+            f"{output} has no {INDEX_FILE}: the merge is not complete, or svc_dist did not make this model"
         )
         if not any(name.endswith(".safetensors") for name in names):
             return result
@@ -85,7 +85,7 @@ def _report(output: str, names: list[str], result: Verification, access: Access)
 
 def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) -> None:
     if folder is None:
-        result.skipped.append("safetensors' own reader: it reads local files only")
+        result.skipped.append("the safetensors library: it reads local files only")
         return
     for file in model.files:
         expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}

@@ -24,8 +24,9 @@ from svc_dist.cli.options import (
     ThreadsOption,
     access_of,
     require_writable_file,
+    write_file,
 )
-from svc_dist.errors import StorageError, VerificationError
+from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 
 if TYPE_CHECKING:
@@ -152,10 +153,7 @@ def diff(
 def _write_page(report: MergeReport, title: str, page: Path) -> None:
     from svc_dist.report.page import render
 
-    try:
-        page.write_text(render(report, title), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {page}: {error.strerror}", "name another file with --html") from None
+    write_file(page, render(report, title), "--html")
     typer.echo(f"wrote {page}", err=True)
 
 

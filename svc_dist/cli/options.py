@@ -24,11 +24,6 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-RecipeArgument = Annotated[Path, typer.Argument(help="recipe (YAML)", metavar="RECIPE")]
-MergedArgument = Annotated[str, typer.Argument(help="folder or URL of a merged model", metavar="OUTPUT")]
-RunArgument = Annotated[str, typer.Argument(help="folder or URL that a merge writes to", metavar="OUTPUT")]
-TargetArgument = Annotated[str, typer.Argument(help="folder or URL for the merged model", metavar="OUTPUT")]
-
 PrecisionOption = Annotated[
     Precision | None,
     typer.Option("--precision", help="precision of spectral methods; default: that of the run in OUTPUT, else mixed"),
@@ -82,6 +77,24 @@ AnonymousOption = Annotated[bool, typer.Option("--anonymous", help="read public 
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
+def _not_empty(location: str | None) -> str | None:
+    if location is not None and not location.strip():
+        raise typer.BadParameter("it is empty: name a folder or URL")
+    return location
+
+
+RecipeArgument = Annotated[Path, typer.Argument(help="recipe (YAML)", metavar="RECIPE")]
+MergedArgument = Annotated[
+    str, typer.Argument(help="folder or URL of a merged model", metavar="OUTPUT", callback=_not_empty)
+]
+RunArgument = Annotated[
+    str, typer.Argument(help="folder or URL that a merge writes to", metavar="OUTPUT", callback=_not_empty)
+]
+TargetArgument = Annotated[
+    str, typer.Argument(help="folder or URL for the merged model", metavar="OUTPUT", callback=_not_empty)
+]
+
+
 def access_of(
     endpoint_url: str | None,
     profile: str | None,
@@ -111,6 +124,14 @@ def require_writable_file(file: Path | None, option: str) -> None:
     require_writable_folder(file.parent, option)
     if file.exists() and not os.access(file, os.W_OK):
         raise StorageError(f"{option} is {file}, which this user may not write to", "name another file")
+
+
+def write_file(file: Path, text: str, option: str) -> None:
+    """Write the result of a command. Raises StorageError."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror}", f"name another file as {option}") from None
 
 
 def require_writable_folder(folder: Path | None, option: str) -> None:

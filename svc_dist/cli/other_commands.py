@@ -13,6 +13,7 @@ from svc_dist.cli.options import (
     access_of,
     require_writable_file,
     require_writable_folder,
+    write_file,
 )
 
 
@@ -55,7 +56,10 @@ def measure_host(
     from svc_dist.forecast.measure_host import measure_host as measure
 
     text = measure(folder, threads_per_unit, storage, access_of(endpoint_url, profile)).to_json()
-    file.write_text(text) if file is not None else typer.echo(text, nl=False)
+    if file is None:
+        typer.echo(text, nl=False)
+    else:
+        write_file(file, text, "FILE")
 
 
 def demo(

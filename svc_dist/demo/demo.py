@@ -18,7 +18,7 @@ from svc_dist.demo.data import TASKS, Samples, load_digits
 from svc_dist.demo.experts import Settings, accuracy, expert_folder, train_base, train_experts
 from svc_dist.demo.model import load_model
 from svc_dist.demo.recipes import WEIGHT, MergeFailedError, merge_command, merged_folder, run_merge, write_recipes
-from svc_dist.errors import OutputError
+from svc_dist.errors import OutputError, StorageError
 
 STAMP = "demo.json"
 #: A row of the table: what the model is, its accuracy on each task, and on upright digits.
@@ -84,8 +84,11 @@ def _claim(folder: Path, settings: Settings) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and holds no demo", "give the name of a folder that is new or empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps(wanted, indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(json.dumps(wanted, indent=2) + "\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {stamp}: {error.strerror}", "give the name of another folder") from None
 
 
 @dataclass

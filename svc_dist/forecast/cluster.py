@@ -1,4 +1,4 @@
-"""What a plan is simulated on: machines, as ``--cluster`` describes them."""
+"""The machines of a simulation, as ``--cluster`` describes them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.writing.s3 import PARTS_AHEAD
 
 _KEYS = {
-    "nodes": "how many machines (default 1)",
-    "gpus": "GPUs of each",
-    "gpu": f"which: {', '.join(GPUS)}",
-    "cpus": "cores of each, where there are no GPUs",
-    "net": "between each node and the storage, in both directions, e.g. 25Gbps (default 25Gbps)",
-    "memory": "of each node, for units, e.g. 512GB (default: no limit)",
+    "nodes": "number of machines (default 1)",
+    "gpus": "GPUs of each machine",
+    "gpu": f"kind of GPU: {', '.join(GPUS)}",
+    "cpus": "cores of each machine without GPUs",
+    "net": "bandwidth between each machine and the storage, in each direction (default 25Gbps)",
+    "memory": "memory of each machine for units, such as 512GB (default: no limit)",
     "host": "a file of measure-host: this machine, or nodes with cores like its own",
-    "slots": "units at once on each node (default: as merge would)",
-    "cache": "warm where all inputs are in memory already, cold (default) where not; with host alone",
+    "slots": "units in parallel on each machine (default: as merge)",
+    "cache": "warm if all inputs are in the page cache, else cold (default); only with host",
 }
 _PORTIONS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines all alike.
+    """Identical machines.
 
-    Each of ``nodes`` takes what ``node`` says, and has ``devices``, on each of which ``lanes`` units compute at full
-    speed: a GPU is a device of one lane; a machine's cores are one device. ``alone``, ``crowded``: how fast one unit is
-    by itself, and when all lanes of its device are busy. Seconds: ``start`` before the first unit, ``end`` after the
-    last one, ``record`` for each unit beside its work.
+    Each of ``nodes`` runs the units for which ``node`` has room and has ``devices``, on each of which ``lanes`` units
+    compute at full speed: a GPU is a device with one lane; the cores of a machine are one device. ``alone``,
+    ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
+    the first unit, ``end`` after the last one, ``record`` for the receipt of each unit.
     """
 
     nodes: int
@@ -73,23 +73,23 @@ def parse_cluster(text: str) -> Cluster:
     for item in filter(None, (item.strip() for item in text.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
         if key not in _KEYS or not equals or not value or key in given:
-            why = f"'{key}' is given twice" if key in given else f"'{item}' is no KEY=VALUE that it takes"
-            known = "; ".join(f"{name}: {meaning}" for name, meaning in _KEYS.items())
-            raise RecipeError(f"--cluster: {why}", known)
+            why = f"'{key}' is a duplicate key" if key in given else f"'{item}' is not KEY=VALUE with a known key"
+            known = "\n  ".join(f"{name}: {meaning}" for name, meaning in _KEYS.items())
+            raise RecipeError(f"--cluster: {why}", f"known keys:\n  {known}")
         given[key] = value
     kinds = [key for key in ("gpus", "cpus") if key in given]
     if len(kinds) == 2:
-        raise RecipeError("--cluster: gpus and cpus exclude one another", "units run on the GPUs where there are any")
+        raise RecipeError("--cluster: gpus and cpus exclude each other", "units run on the GPUs where there are any")
     if "gpu" in given and kinds != ["gpus"]:
         raise RecipeError("--cluster: gpu needs gpus", f"e.g. gpus=8,gpu={given['gpu']}")
     host = read_host(Path(given["host"])) if "host" in given else None
     if kinds == ["gpus"]:
         if host is not None:
-            raise RecipeError("--cluster: gpus and host exclude one another", "a host's rates are those of its cores")
+            raise RecipeError("--cluster: gpus and host exclude each other", "a host's rates are those of its cores")
         return _gpus(given)
     if kinds == ["cpus"]:
         if "cache" in given:
-            raise RecipeError("--cluster: cache goes with host alone", "a cluster reads from storage")
+            raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
         return _cores(given, host)
     if host is not None:
         return _host(given, host)
@@ -98,7 +98,7 @@ def parse_cluster(text: str) -> Cluster:
 
 def _gpus(given: dict[str, str]) -> Cluster:
     if "cache" in given:
-        raise RecipeError("--cluster: cache goes with host alone", "a cluster reads from storage")
+        raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
     kind = given.get("gpu")
     if kind not in GPUS:
         raise RecipeError(f"--cluster: gpu is {kind or 'not given'}, but must be one of {', '.join(GPUS)}")
@@ -145,7 +145,7 @@ def _host(given: dict[str, str], host: Host) -> Cluster:
 
 
 def _network(given: dict[str, str]) -> StorageRates:
-    """A node's share of object storage: as many connections as a unit opens, up to the node's bandwidth."""
+    """The rates of a node to object storage: as many connections as a unit opens, up to the node's bandwidth."""
     whole = _bandwidth(given["net"]) if "net" in given else NETWORK
     return StorageRates(
         min(whole, DEFAULT_ACCESS.parallel * CONNECTION), whole, min(whole, PARTS_AHEAD * CONNECTION), whole
@@ -154,7 +154,7 @@ def _network(given: dict[str, str]) -> StorageRates:
 
 def _storage_notes(given: dict[str, str]) -> tuple[str]:
     each = f"{CONNECTION / 1e6:.0f} MB/s a connection (estimated)"
-    return (f"storage: {given.get('net', '25Gbps a node (assumed: give net=)')}, {each}",)
+    return (f"storage: {given.get('net', '25Gbps a node (assumed: set net=)')}, {each}",)
 
 
 def _bandwidth(text: str) -> float:

@@ -1,7 +1,7 @@
-"""Rates that nobody measured: of common GPUs from their makers' data sheets, of one core, of object storage.
+"""Rates that were not measured on the machine: GPUs by their data sheets, one core, object storage.
 
-Data sheets state peaks. What is reached is taken to be three quarters of them for products, and memory bandwidth for
-the rest. The reduction to tridiagonal form, most of an eigendecomposition, reads the whole matrix once per column: at
+Data sheets state peaks. The estimates assume three quarters of the peak for products, and memory bandwidth for the
+rest. The reduction to tridiagonal form, most of an eigendecomposition, reads the whole matrix once per column: at
 ``8/3 n^3`` bytes it is bound by memory, which published measurements agree with (cuSOLVER reaches less than 3 % of an
 H100's arithmetic: arXiv 2410.02170). Expect a factor of two either way, and measure where it matters.
 """
@@ -34,7 +34,7 @@ class Gpu:
     source: str
 
     def speed(self) -> Speed:
-        """What a unit that has the device to itself may expect."""
+        """The speed of a unit that has the device to itself."""
         double = _REACHED * self.float64
         eigen = tuple(
             (n, _LAUNCHES * n + 8 / 3 * n**3 / self.bandwidth + 4.0 * n**3 / double) for n in _SIZES
@@ -64,7 +64,7 @@ GPUS = {
                   "AMD Instinct MI300X data sheet (matrix cores)"),
 }  # fmt: skip
 
-#: One core with one thread, beside others that are busy too.
+#: One core with one thread, while the other cores are busy too.
 CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)))
 CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by measure-host"
 
@@ -74,5 +74,5 @@ CONNECTION = 85e6
 START, END = 20.0, 5.0
 #: Seconds of latency that a unit's reading, writing and receipt take on object storage.
 LATENCY = 0.2
-#: Bytes a second between a node and its storage where nothing is said.
+#: Bytes a second between a node and its storage by default.
 NETWORK = 25e9 / 8

@@ -1,4 +1,4 @@
-"""What a plan will take on a cluster: seconds, what bounds them, bytes and requests."""
+"""The time that a plan takes on a cluster, what bounds it, bytes and requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from svc_dist.storage.writing.s3 import S3Sink
 
 _VARIATION = 0.1  # of the seconds of a phase, either way
 _BOUNDS = {
-    "compute": "compute: more or faster devices would help",
-    "read": "reading: more bandwidth to the storage, or more nodes, would help",
-    "write": "writing: more bandwidth to the storage, or more nodes, would help",
-    "units in flight": "units in flight: more slots would help, if memory allows",
-    "the longest unit": "the longest unit: nothing but a faster device would help",
+    "compute": "compute: use more or faster devices",
+    "read": "reading: use more bandwidth to the storage, or more nodes",
+    "write": "writing: use more bandwidth to the storage, or more nodes",
+    "units in flight": "units in flight: use more slots, if memory allows",
+    "the longest unit": "the longest unit: only a faster device helps",
     "start and end": "start and end: the merge itself is short",
 }
 
@@ -40,7 +40,7 @@ class Requests:
 class Prediction:
     """A simulated run.
 
-    ``bounds``: the seconds that each resource takes at the least, if nothing else did; the largest is the
+    ``bounds``: the least seconds that each resource needs, if nothing else took time; the largest is the
     ``bottleneck``. ``utilisation``: the share of the whole time that each is busy. ``requests``: as on object storage.
     """
 
@@ -58,15 +58,15 @@ class Prediction:
     notes: tuple[str, ...]
 
     def text(self) -> str:
-        """For people."""
+        """Lines for a terminal."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.utilisation.items())
         bounds = ", ".join(f"{name} {_span(seconds)}" for name, seconds in self.bounds.items() if seconds >= 0.05)
         asked = self.requests
         return "\n".join(
             [
                 f"about {_span(self.seconds)}, bound by {_BOUNDS[self.bottleneck]}",
-                f"each alone would take: {bounds}",
-                f"busy: {shares}; {self.slots} units at once on {self.devices} device{'s' * (self.devices > 1)}",
+                f"lower bounds: {bounds}",
+                f"busy: {shares}; {self.slots} units in parallel on {self.devices} device{'s' * (self.devices > 1)}",
                 f"read {format_size(self.bytes_in)}, write {format_size(self.bytes_out)}",
                 f"requests on object storage: {asked.get:,} GET; {asked.put_part:,} parts, {asked.create:,} uploads "
                 f"begun and {asked.complete:,} completed; {asked.receipt:,} receipts",
@@ -114,7 +114,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
 
 
 def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
-    """What a unit asks of the machines of a cluster."""
+    """The load of a unit on the machines of a cluster."""
     pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
     precision = plan.settings.precision
     works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
@@ -130,7 +130,7 @@ def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
 
 
 def requests_of(plan: Plan) -> Requests:
-    """What a run asks of object storage, headers, listings and the lock's heartbeat not counted."""
+    """The requests of a run to object storage, without headers, listings and the lock's heartbeat."""
     shards, units = len(plan.shards), len(plan.units)
     gets = sum(request_count(wanted) for unit in plan.units for wanted in plan.wanted(unit))
     parts = len(plan.results) * sum(len(sizes) for _, sizes in plan.parts.values())
@@ -138,9 +138,9 @@ def requests_of(plan: Plan) -> Requests:
 
 
 def _varied(unit: str, load: Load) -> Load:
-    """The same load, a little more or less of it in each phase, always the same for a unit.
+    """The load with small deviations in each phase, always the same for a unit.
 
-    Units of one size that start together would else read together and compute together for ever; no real run does.
+    Without them, units of one size that start together would always read together and compute together.
     """
     chance = random.Random(unit)
     read, compute, write = (chance.uniform(1 - _VARIATION, 1 + _VARIATION) for _ in range(3))

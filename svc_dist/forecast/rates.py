@@ -20,7 +20,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one unit computes. Operations a second by kind, as in ``Work``.
+    """The speed at which one unit computes: operations a second by kind, as in ``Work``.
 
     ``eigen``: measured or estimated decompositions, as pairs of the size n and seconds, ascending; others follow from
     them, beyond the last with the cube of n. ``transfer``: bytes a second to and from a device; 0 where there is none.

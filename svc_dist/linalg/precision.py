@@ -6,7 +6,7 @@ import functools
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from svc_dist.errors import RecipeError
+from svc_dist.errors import require_choice
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,7 @@ class Precision(StrEnum):
     @classmethod
     def of(cls, value: str) -> Precision:
         """The level with this name. Raises RecipeError naming the levels."""
-        if value not in tuple(cls):
-            raise RecipeError(f"precision is {value!r}, but must be one of {', '.join(cls)}")
+        require_choice("precision", value, cls)
         return cls(value)
 
 

@@ -1,4 +1,4 @@
-"""Where experts are counted too often: what receipts say of matrices and deltas, by layer and kind of module."""
+"""Where experts are over-counted: summaries of matrices and deltas, by layer and kind of module."""
 
 from __future__ import annotations
 
@@ -123,14 +123,14 @@ class Diagnosis:
         """One sentence for a person who decides whether to calibrate."""
         gamma = self.gamma()
         if gamma != gamma:
-            return "No matrix was looked at, so nothing can be said of over-counting."
+            return "No matrix was inspected, so there is no figure for over-counting."
         often = f"what these experts share is counted {1 / gamma:.2f} times, by energy (gamma {gamma:.2f})"
         change = "calibration has changed" if self.report.ranges else "calibrating (calibrate: svc) changes"
         if gamma < _SHARED:
-            return f"Much over-counting: {often}; {change} the result clearly."
+            return f"Much over-counting: {often}; {change} the result much."
         if gamma < _FEW:
             return f"Some over-counting: {often}; {change} the result somewhat."
-        return f"Hardly any over-counting: {often}; {change} the result little."
+        return f"Little over-counting: {often}; {change} the result little."
 
     def text(self, most: int = 8) -> str:
         """A table by kind of module, the most over-counted matrices, and the verdict."""
@@ -143,7 +143,7 @@ class Diagnosis:
             cosine = self.mean_cosine({matrix.tensor: None for matrix in own})
             lines.append(f"{kind:{width}}  {len(own):8d}  {self.gamma(own):6.3f}  {cosine:6.3f}")
         worst = sorted(found, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
-        lines += ["", "counted most often:"]
+        lines += ["", "most over-counted:"]
         lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {label(matrix)}" for matrix in worst]
         return "\n".join([*lines, "", self.verdict()])
 

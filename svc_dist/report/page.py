@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else."""
+"""A report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]
 
 def _overlap(diagnosis: Diagnosis) -> str:
     figure = figures.overlap(diagnosis)
-    text = "<p>How far the experts' task deltas point the same way (estimated from a sample of their elements).</p>"
+    text = "<p>The cosines between the experts' task deltas (estimated from a sample of their elements).</p>"
     return _section("Cross-expert overlap", text, figure) if figure is not None else ""
 
 
@@ -93,7 +93,7 @@ def _ranks(diagnosis: Diagnosis) -> str:
 
 def _norms(diagnosis: Diagnosis) -> str:
     figure = figures.norms(diagnosis)
-    text = "<p>How far each expert went from the base.</p>"
+    text = "<p>The size of each expert's delta relative to the base.</p>"
     return _section("Delta norms", text, figure) if figure is not None else ""
 
 

@@ -77,7 +77,7 @@ def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5)
     found = svc_dist.inspect(recipe_data(models), "0,2-2")
     assert [entry["tensor"] for entry in found.matrices] == [f"model.layers.{n}.some.weight" for n in (0, 2)]
-    with pytest.raises(RecipeError, match="no matrix to look at in layers 7"):
+    with pytest.raises(RecipeError, match="no matrix to inspect in layers 7"):
         svc_dist.inspect(recipe_data(models), "7")
     for wrong in ("", "x", "3-1", "1,,2", "-1"):
         with pytest.raises(RecipeError, match="numbers and spans"):

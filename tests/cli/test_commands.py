@@ -98,3 +98,20 @@ def test_doctor_holds_a_gpus_unit_against_the_gpus_memory(
     done = run("doctor", recipe, tmp_path / "out")
     assert "ok     memory: 80.00 GB for units on the smallest device" in done.stdout
     assert done.exit_code == 0
+
+
+@pytest.mark.parametrize("folder", ["/proc/x/y", "/dev/null/x"])
+def test_a_demo_that_cannot_make_its_folder_says_so(folder: str) -> None:
+    assert "cannot write" in str(run("demo", folder).exception)
+
+
+@pytest.mark.parametrize("command", ["merge", "status", "verify"])
+def test_an_empty_output_is_refused(recipe: Path, command: str) -> None:
+    done = run(command, *([recipe] if command == "merge" else []), "")
+    assert done.exit_code == 2
+    assert "it is empty" in done.output
+
+
+def test_a_span_of_layers_may_be_wider_than_any_model(recipe: Path) -> None:
+    report = svc_dist.inspect(recipe, "1-99999999999")
+    assert {entry["tensor"].split(".")[2] for entry in report.matrices} == {"1"}

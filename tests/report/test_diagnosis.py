@@ -64,7 +64,7 @@ def test_the_mean_gamma_goes_by_the_energy_of_the_sum() -> None:
 def test_a_report_without_calibration_claims_nothing() -> None:
     found = Diagnosis(report(matrices=[{"tensor": "w", "matrix": 0, "sigma": [1.0]}]))
     assert math.isnan(found.gamma())
-    assert "nothing can be said" in found.verdict()
+    assert "no figure for over-counting" in found.verdict()
 
 
 def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:

@@ -135,7 +135,7 @@ def test_too_little_scratch_space(disk_s3: Bucket, models: list[Path], run: Run,
         assert ended.code == ExitCode.STORAGE
         (line,) = problems(ended.out)
         assert "scratch space" in line
-        assert "name a larger disk with --scratch" in line
+        assert "name a folder on a larger disk with --scratch" in line
         merged = run("merge", recipe, f"{disk_s3.url}/out", "--scratch", disk)
         assert merged.code == ExitCode.STORAGE, "as it said"
         assert "No space left on device" in merged.err
@@ -153,8 +153,8 @@ def test_too_little_memory_and_room(
         assert ended.code == ExitCode.STORAGE
         writing, room, memory = problems(ended.out)
         assert "No space left on device" in writing
-        assert "the model takes" in room
-        assert "run it on a machine with more memory" in memory
+        assert "the model needs" in room
+        assert "run the merge on a machine with more memory" in memory
         assert list(disk.iterdir()) == []
 
 
@@ -197,7 +197,7 @@ def test_clean_asks_first_and_removes_what_the_run_left(
     answer("")
     unanswered = run("clean", output)
     assert unanswered.code == ExitCode.USAGE
-    assert "say --yes" in unanswered.err
+    assert "add --yes" in unanswered.err
     assert (listing(s3), uploads(s3)) == left
     answer("y\n")
     assert run("clean", output).code == ExitCode.DONE
