@@ -111,7 +111,8 @@ def _wanted(plan: Plan, unit: Unit, layers: Collection[range] | None) -> bool:
 
 
 def _in(layers: Collection[range] | None, name: str) -> bool:
-    return layers is None or any(parse_name(name).layer in span for span in layers)
+    layer = parse_name(name).layer
+    return layers is None or (layer is not None and any(layer in span for span in layers))
 
 
 def _listed(layers: Collection[range]) -> str:
