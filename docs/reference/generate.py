@@ -15,7 +15,7 @@ from typer.models import ArgumentInfo
 
 from svc_dist import errors
 from svc_dist.cli.app import app
-from svc_dist.plan import inputs, model
+from svc_dist.plan import inputs, model, sidecars
 from svc_dist.plan.dispositions import Disposition
 from svc_dist.plan.settings import Settings
 from svc_dist.recipe import schema
@@ -197,6 +197,8 @@ def files() -> str:
         Disposition,
         writing.ShardFile,
         model.Result,
+        sidecars.Sidecar,
+        sidecars.LeftOut,
         model.PlannedTensor,
         model.Unit,
     )

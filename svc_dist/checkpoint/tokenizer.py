@@ -13,6 +13,8 @@ from svc_dist.storage.base import Storage
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
+#: JSON files in which a model may keep its chat template.
+TEMPLATE_CONFIGS = ("chat_template.json", CONFIG_FILE)
 _NAMES = {
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
     TEMPLATE_FILE, "chat_template.json",
@@ -60,13 +62,27 @@ def chat_template(folder: Storage) -> str | None:
     names = folder.names()
     if TEMPLATE_FILE in names:
         return folder.read(TEMPLATE_FILE).decode("utf-8", "replace")
-    for name in ("chat_template.json", CONFIG_FILE):
-        found = _json(folder, name).get("chat_template") if name in names else None
-        if isinstance(found, list):
-            found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
-        if isinstance(found, str) and found.strip():
-            return found
+    for name in TEMPLATE_CONFIGS:
+        if name in names and (template := default_template(_json(folder, name), f"{folder.location}/{name}")):
+            return template
     return None
+
+
+def default_template(config: Mapping[str, Any], where: str) -> str | None:
+    """The chat template in a file's JSON, of several the default one. Raises DamagedInputError for another form."""
+    given = config.get("chat_template")
+    if isinstance(given, list) and all(
+        isinstance(entry, dict) and {"name", "template"} <= set(entry) for entry in given
+    ):
+        given = {entry["name"]: entry["template"] for entry in given}
+    named = {"default": given} if given is None or isinstance(given, str) else given
+    if not isinstance(named, dict) or not all(one is None or isinstance(one, str) for one in named.values()):
+        raise DamagedInputError(
+            f"{where}: chat_template is neither a template nor a list of templates with names",
+            "write it as one string, or as a list of objects with `name` and `template`",
+        )
+    template = named.get("default")
+    return template if template and template.strip() else None
 
 
 def with_template(config: bytes, template: str) -> bytes:

@@ -71,7 +71,7 @@ def inspect(
             receipts[receipt.unit] = receipt
             progress(done, len(units))
     looked_at = dataclasses.replace(plan, units=tuple(units))
-    report = MergeReport.parse(reports(looked_at, receipts, [])[0], "the inspection")
+    report = MergeReport.parse(reports(looked_at, receipts)[0], "the inspection")
     return dataclasses.replace(
         report,
         shards=(), dispositions=(), tensors=(), not_written=(), ranges=(), bytes_out=0,

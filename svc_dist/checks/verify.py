@@ -65,6 +65,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     _check_total(folder, names, model, result)
     if report is not None:
         _check_report(report, model, result)
+        _check_sidecars(folder, report, result)
         _check_base(report, model, result, access)
     _check_architecture(folder.path, model, result)
     if deep:
@@ -122,6 +123,28 @@ def _check_report(report: MergeReport, model: Checkpoint, result: Verification) 
         result.problems.append(f"not what was written: {problem}")
     else:
         result.checked.append("names, dtypes, shapes and sizes are those that were written")
+
+
+def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) -> None:
+    """The files beside the weights are those that were written, and JSON is JSON."""
+    import xxhash
+
+    problems = []
+    for sidecar in report.sidecars:
+        identity = folder.stat(sidecar.name)
+        data = b"" if identity is None else folder.read(sidecar.name)
+        if identity is None:
+            problems.append(f"{sidecar.name} is missing")
+        elif sidecar.checksum != f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}":
+            problems.append(f"{sidecar.name} is not the file that was written ({sidecar.size:,} bytes)")
+            if sidecar.name.endswith(".json"):
+                try:
+                    json.loads(data)
+                except (ValueError, RecursionError) as error:
+                    problems.append(f"{sidecar.name} is not valid JSON: {error}")
+    result.problems += problems
+    if not problems and report.sidecars:
+        result.checked.append(f"{len(report.sidecars)} files beside the weights are those that were written")
 
 
 def _check_base(report: MergeReport, model: Checkpoint, result: Verification, access: Access) -> None:

@@ -61,6 +61,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     for name, reason in plan.not_written:
         yield f"not written: {printable(name)}; {reason}"
+    yield from _sidecar_lines(plan)
     largest = max(plan.units, key=lambda unit: unit.memory)
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
@@ -77,6 +78,19 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"{counted(settings.threads_per_unit, 'thread')} per unit"
     )
     yield f"fingerprint {plan.fingerprint[:16]}"
+
+
+def _sidecar_lines(plan: Plan) -> Iterator[str]:
+    """The files beside the weights: copied from which model, and not copied for which reason."""
+    changes = {"dtype": " (with the recipe's dtype)", "template": " (with the chat template)", "text": " (written)"}
+    groups: dict[str, list[str]] = {}
+    for sidecar in plan.sidecars:
+        title = f"beside the weights, from {plan.models[sidecar.source].location}"
+        groups.setdefault(title, []).append(printable(sidecar.name) + changes.get(sidecar.rewrite, ""))
+    for one in plan.left_out:
+        groups.setdefault(f"not copied from {one.location} ({one.reason})", []).append(printable(one.name))
+    for title, names in groups.items():
+        yield f"{title}: {', '.join(names)}"
 
 
 def _listed(parameters: dict[str, Any] | None) -> str:

@@ -6,37 +6,62 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from svc_dist.plan.inputs import Model
-from svc_dist.plan.model import Plan
+from svc_dist.plan.inputs import Model, every_location
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.sidecars import Sidecar
+from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently; a part of the fingerprint.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
-def differences(old: Plan, new: Plan) -> list[str]:
-    """What differs between two plans' inputs, for a person who resumes with something changed."""
-    found = _differences("recipe", old.recipe, new.recipe)
-    found += _differences("settings", dataclasses.asdict(old.settings), dataclasses.asdict(new.settings))
-    found += _differences("method version", old.methods, new.methods)
-    before = {model.location: {file.name: file for file in model.files} for model in old.inputs}
-    for model in new.inputs:
-        known = before.get(model.location)
-        if known is None:
-            continue  # the recipe's difference says so already
-        for file in model.files:
-            if file.name not in known:
-                found.append(f"{model.location}/{file.name} is new")
-            elif known[file.name] != file:
-                was = known[file.name]
-                found.append(
-                    f"{model.location}/{file.name}: was {was.size:,} bytes, {was.version}; "
-                    f"is {file.size:,} bytes, {file.version}"
-                )
-        found += [f"{model.location}/{name} is gone" for name in known if name not in {f.name for f in model.files}]
-    return found or ["the version of the plan format (another release of svc_dist made it)"]
+class PlannedFrom(Protocol):
+    """What a merge was planned from, as its plan and its report hold it."""
+
+    @property
+    def recipe(self) -> dict[str, Any]: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def methods(self) -> dict[str, int]: ...
+    @property
+    def models(self) -> tuple[Model, ...]: ...
+    @property
+    def sidecars(self) -> Sequence[Sidecar]: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+
+def differences(old: PlannedFrom, new: PlannedFrom) -> list[str]:
+    """What differs between two merges' inputs, one line each, for a person who resumes with something changed."""
+    lines = _differences("recipe", old.recipe, new.recipe)
+    lines += _differences("settings", dataclasses.asdict(old.settings), dataclasses.asdict(new.settings))
+    lines += _differences("method version", old.methods, new.methods)
+    before, after = _files(old), _files(new)
+    for location in (location for location in after if location in before):  # the recipe's difference names others
+        was, now = before[location], after[location]
+        for name in (*now, *(name for name in was if name not in now)):
+            one, other = was.get(name), now.get(name)
+            if one is None or other is None:
+                lines.append(f"{location}/{name} is {'new' if one is None else 'gone'}")
+            elif one != other:
+                was_and_is = (f"{file.size:,} bytes, {file.version}" for file in (one, other))
+                lines.append(f"{location}/{name}: was {'; is '.join(was_and_is)}")
+    lines += _differences("chat template", old.chat_template, new.chat_template)
+    return lines or ["the version of the plan format (another release of svc_dist made it)"]
+
+
+def _files(planned: PlannedFrom) -> dict[str, dict[str, FileIdentity]]:
+    """The identities of the files that a merge reads, by location and name."""
+    files: dict[str, dict[str, FileIdentity]] = {}
+    for model in every_location(planned.models):
+        files.setdefault(model.location, {}).update((file.name, file) for file in model.files)
+    for sidecar in planned.sidecars:
+        if sidecar.identity is not None:
+            files[planned.models[sidecar.source].location][sidecar.name] = sidecar.identity
+    return files
 
 
 def _differences(where: str, old: Any, new: Any) -> list[str]:
@@ -51,7 +76,12 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
 
 
 def _fingerprint(
-    recipe: Mapping[str, Any], settings: Settings, models: Sequence[Model], versions: Mapping[str, int]
+    recipe: Mapping[str, Any],
+    settings: Settings,
+    models: Sequence[Model],
+    versions: Mapping[str, int],
+    sidecars: Sequence[Sidecar],
+    chat_template: str | None,
 ) -> str:
     identity = {
         "version": PLAN_VERSION,
@@ -59,5 +89,7 @@ def _fingerprint(
         "settings": dataclasses.asdict(settings),
         "models": [dataclasses.asdict(model) for model in models],
         "methods": versions,
+        "sidecars": [dataclasses.asdict(sidecar) for sidecar in sidecars],
+        "chat_template": chat_template,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -35,6 +35,11 @@ class Model:
         return self.location if self.adapter is None else f"{self.location}+{self.adapter.location}"
 
 
+def every_location(models: Sequence[Model]) -> tuple[Model, ...]:
+    """The models, then the adapters that models have: every location that is read, in the order of ``Slot.input``."""
+    return (*models, *(model.adapter for model in models if model.adapter is not None))
+
+
 def model_of(opened: Opened, renames: tuple[tuple[str, str], ...]) -> Model:
     """Who the files of a model, an adapter, or both are."""
     parts = [Model(part.location, part.files, renames) for part in (opened.model, opened.adapter) if part is not None]

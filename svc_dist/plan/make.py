@@ -21,7 +21,9 @@ from svc_dist.plan.inputs import held, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.renames import renamed
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import companions
+from svc_dist.plan.sidecars import sidecars
+from svc_dist.plan.sidecars import warnings as sidecar_warnings
+from svc_dist.plan.tokenizer import planned_template, tokenizer_source
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 
@@ -60,9 +62,13 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
     versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
     planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
+    planned_locations = [model.location for model in planned]
+    template = planned_template(recipe, planned_locations)
+    tokenizer = tokenizer_source(recipe, planned_locations, decisions)
+    copied, left_out = sidecars(recipe, planned, tokenizer, template)
     canonical = dict(recipe.plain)
     return Plan(
-        fingerprint=_fingerprint(canonical, settings, planned, versions),
+        fingerprint=_fingerprint(canonical, settings, planned, versions, copied, template),
         recipe=canonical,
         settings=settings,
         models=planned,
@@ -75,9 +81,11 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
         ),
         units=units,
-        warnings=tuple(_warnings(recipe, decisions)),
+        warnings=(*_warnings(recipe, decisions), *sidecar_warnings(left_out)),
         methods=versions,
-        companions=companions(recipe, [model.location for model in planned], decisions),
+        sidecars=copied,
+        left_out=left_out,
+        chat_template=template,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,9 +12,9 @@ import msgspec
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, parts
 from svc_dist.plan.dispositions import Batch, Disposition
-from svc_dist.plan.inputs import Factors, Model, Slot
+from svc_dist.plan.inputs import Factors, Model, Slot, every_location
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import Companions
+from svc_dist.plan.sidecars import LeftOut, Sidecar
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
@@ -102,7 +102,9 @@ class Plan:
     """A whole merge, decided. JSON in and out; the same inputs always give the same plan.
 
     ``results`` holds at least one. All results have the same shards, each in its own folder: ``shards`` lists those of
-    the first result, then those of the next. A unit writes its range in each result.
+    the first result, then those of the next. A unit writes its range in each result. Every result gets the
+    ``sidecars``; ``left_out``: files beside the models' weights that it does not get. ``chat_template``: in Jinja, in
+    place of the tokenizer's own.
     """
 
     fingerprint: str
@@ -116,7 +118,9 @@ class Plan:
     units: tuple[Unit, ...]
     warnings: tuple[str, ...]
     methods: dict[str, int]
-    companions: Companions = field(default_factory=Companions)
+    sidecars: tuple[Sidecar, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    chat_template: str | None = None
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
         """What becomes of a tensor in each result."""
@@ -174,7 +178,7 @@ class Plan:
     @functools.cached_property
     def inputs(self) -> tuple[Model, ...]:
         """Every location that is read: the models, then the adapters that models have beside."""
-        return (*self.models, *(model.adapter for model in self.models if model.adapter is not None))
+        return every_location(self.models)
 
     def wanted(self, unit: Unit) -> list[list[ByteRange]]:
         """The ranges of each input's files that a unit reads."""

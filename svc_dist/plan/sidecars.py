@@ -1,119 +1,229 @@
-"""What the result gets beside its weights: whose files, and which chat template."""
+"""Files beside the weights that loaders need: config, tokenizer, chat templates, processors, code, licences.
+
+They are planned as the weights are: each has a source and an identity that the fingerprint covers, and JSON that a
+loader reads is parsed before any unit runs.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
 
-from svc_dist.checkpoint.tokenizer import chat_template, token_numbers
-from svc_dist.errors import PlanError, RecipeError
-from svc_dist.plan.dispositions import Decision
-from svc_dist.recipe.origin import nearest
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.header import json_object
+from svc_dist.checkpoint.tokenizer import (
+    CONFIG_FILE,
+    TEMPLATE_CONFIGS,
+    TEMPLATE_FILE,
+    default_template,
+    is_tokenizer_file,
+    with_template,
+)
+from svc_dist.errors import DamagedInputError, RecipeError
+from svc_dist.plan.inputs import Model
 from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.sizes import format_size
+from svc_dist.storage.base import FileIdentity, Storage, changed
 from svc_dist.storage.open import open_storage
-from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, printable
 
-_TURN = "{%- for message in messages %}"
-
-#: Chat templates by name, in Jinja: the prompt formats that many models were trained with.
-TEMPLATES = {
-    "chatml": _TURN + "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}",
-    "llama3": "{{- bos_token }}" + _TURN + "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}"
-    "{{- message.content | trim + '<|eot_id|>' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}",
-    "alpaca": _TURN + "{%- if message.role == 'system' %}{{- message.content + '\n\n' }}"
-    "{%- elif message.role == 'user' %}{{- '### Instruction:\n' + message.content + '\n\n' }}"
-    "{%- else %}{{- '### Response:\n' + message.content + eos_token + '\n\n' }}{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '### Response:\n' }}{%- endif %}",
-}
+#: A larger file is not copied: no file that a loader needs beside the weights is this large.
+LARGEST = 200 * 2**20
+#: Larger JSON files (vocabularies) are not parsed, so that planning stays fast.
+_PARSED = 2**20
+_TOGETHER = 16
+_ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab", ".bpe")
+_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+_MODULES = "modules.json"  # of sentence-transformers: its modules, with the sub-folders of their files
+_TEMPLATES = "additional_chat_templates"
+_REPLACED = ("README.md", "merge_recipe.yaml", "merge_report.json", "merge_outputs.json")
+_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler.pt", "global_step")
+_WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5", ".msgpack",
+    ".npz", ".tflite", ".index.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Companions:
-    """The models (0: the base) whose config and other files, and whose tokenizer's files, the result gets.
+class Sidecar:
+    """A file beside the weights of each result.
 
-    ``chat_template``: in Jinja, in place of the tokenizer's own.
+    ``name``: its path in the result, and in the folder of the model ``source`` (0: the base); ``identity``: of the file
+    there, None where the plan holds the text. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer
+    config's chat template; ``text`` writes the plan's chat template.
     """
 
-    config: int = 0
-    tokenizer: int = 0
-    chat_template: str | None = None
+    name: str
+    source: int
+    identity: FileIdentity | None
+    rewrite: Literal["none", "dtype", "template", "text"]
 
 
-def companions(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequence[Decision]) -> Companions:
-    """Whose files the result gets. Reads tokenizers only where the recipe speaks of them or cuts vocabularies.
+@dataclass(frozen=True)
+class LeftOut:
+    """A file beside a model's weights that the results do not get, and why. ``needed``: a loader may need it."""
 
-    ``models``: their locations, the base's first.
-    Raises RecipeError, PlanError where tokens have other numbers in other models.
+    location: str
+    name: str
+    reason: str
+    needed: bool = False
+
+
+def sidecars(
+    recipe: ResolvedRecipe, models: Sequence[Model], tokenizer: int, template: str | None
+) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
+    """The files that the results get beside the weights, and those that they do not get.
+
+    ``models``: the base first; ``tokenizer``: the number of the one whose tokenizer the results get; ``template``: the
+    chat template in place of that tokenizer's own. Raises RecipeError for a ``config_source`` without a config,
+    DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
-    if recipe.config_source is not None and "config.json" not in open_storage(models[config], recipe.access).names():
-        raise RecipeError(
-            f"{recipe.origin.at('config_source')}: {models[config]} has no config.json (an adapter has none)",
-            "name a whole model",
-        )
-    tokenizer = config if recipe.tokenizer_source is None else recipe.tokenizer_source
-    merged = [d for d in decisions if d.disposition.kind == "merged" and matches(d.name, VOCABULARY_PATTERNS)]
-    rows = min((d.spec.shape[0] for d in merged if d.spec is not None and d.spec.shape), default=0)
-    asked = recipe.tokenizer_source is not None
-    if merged and (asked or any(decision.cut for decision in merged)):
-        where = recipe.tokenizer_where if asked else recipe.origin.at("vocab")
-        found = [token_numbers(open_storage(model, recipe.access)) for model in models]
-        if found[tokenizer] is None and asked:
-            raise RecipeError(f"{where}: {models[tokenizer]} has no tokenizer", "name a model that has one")
-        _require_one_vocabulary(models, found, tokenizer, rows, where)
-    return Companions(config, tokenizer, _template(recipe, models))
-
-
-def _require_one_vocabulary(
-    models: Sequence[str], found: Sequence[tuple[str, dict[str, int]] | None], source: int, rows: int, where: str
-) -> None:
-    """Every token of one model's tokenizer has the same number in the others', as far as there are tokenizers."""
-    mine = found[source]
-    if mine is None:
-        return
-    if source and (beyond := [token for token, number in mine[1].items() if number >= rows]):
-        raise PlanError(
-            f"{where}: {models[source]} has tokens like {printable(beyond[0])!r}, of number {mine[1][beyond[0]]}, "
-            f"but the merged embeddings have {rows} rows",
-            f"keep its embedding and head by a rule, unmerged: keep: {models[source]}",
-        )
-    for model, theirs in zip(models, found, strict=True):
-        if theirs is None or theirs is mine:
-            continue
-        if theirs[0] != mine[0]:
-            raise PlanError(
-                f"{where}: the tokenizers of {models[source]} ({mine[0]}) and {model} ({theirs[0]}) cannot be compared",
-                "save both by one version of transformers: AutoTokenizer.from_pretrained(path).save_pretrained(path)",
+    copied: list[Sidecar] = []
+    left_out: list[LeftOut] = []
+    for number in dict.fromkeys((config, tokenizer)):
+        storage = open_storage(models[number].location, recipe.access)
+        names = storage.names()
+        if number == config and recipe.config_source is not None and "config.json" not in names:
+            raise RecipeError(
+                f"{recipe.origin.at('config_source')}: {storage.location} has no config.json (an adapter has none)",
+                "name a whole model",
             )
-        other = next((token for token, number in mine[1].items() if theirs[1].get(token) != number), None)
-        if other is not None:
-            raise PlanError(
-                f"{where}: the token {printable(other)!r} is number {mine[1][other]} in {models[source]}, but "
-                f"{theirs[1].get(other, 'none')} in {model}: embeddings would have to be rearranged",
-                "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
-                "(docs/vocabulary.md)",
-            )
+        merged = {file.name for file in models[number].files}
+        names = [
+            name
+            for name in _with_sub_folders(storage, names)
+            if (tokenizer if _of_tokenizer(name) else config) == number
+            and name not in merged
+            and not name.startswith(".")
+            and not (template is not None and name == TEMPLATE_FILE)
+        ]
+        planning = functools.partial(_planned, storage, source=number, dtype=recipe.dtype, template=template)
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            for one in pool.map(planning, names):
+                if isinstance(one, Sidecar):
+                    copied.append(one)
+                elif one is not None:
+                    left_out.append(one)
+    if template is not None:
+        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text"))
+    return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
 
 
-def _template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:
-    given = recipe.chat_template
-    if given is None:
+def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str | None) -> bytes:
+    """What a result gets under a sidecar's name. ``storage``: of its source.
+
+    ``dtype``: of the recipe, None for the config's own. Raises ChangedInputError when the file is not the planned one.
+    """
+    if sidecar.identity is None:
+        return (template or "").encode()
+    data = _read(storage, sidecar.identity)
+    if sidecar.rewrite == "template" and template is not None:
+        return with_template(data, template)
+    return _with_dtype(data, dtype) if sidecar.rewrite == "dtype" and dtype is not None else data
+
+
+def _of_tokenizer(name: str) -> bool:
+    return is_tokenizer_file(name) or name.startswith(f"{_TEMPLATES}/")
+
+
+def _with_sub_folders(storage: Storage, names: Sequence[str]) -> list[str]:
+    """The names in a model's folder, and in the sub-folders of it that loaders read."""
+    folders = [_TEMPLATES]
+    if _MODULES in names:
+        where = f"{storage.location}/{_MODULES}"
+        try:
+            paths = [str(module["path"]) for module in json.loads(storage.read(_MODULES))]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedInputError(f"{where}: not a list of modules: {error!r}", "download the model again") from None
+        if any(".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path for path in paths):
+            raise DamagedInputError(f"{where}: a module lies outside the model's folder")
+        folders += [path.strip("/") for path in paths if path.strip("/")]
+    return [*names, *(f"{folder}/{name}" for folder in folders for name in storage.names(folder))]
+
+
+def _reason(name: str) -> str | None:
+    """Why a file is not copied; None where it is."""
+    last = name.rpartition("/")[2]
+    if name in _REPLACED or name.endswith(".safetensors.index.json"):
+        return "the merge writes its own"
+    if last.startswith(_TRAINING):
+        return "training state"
+    if last.endswith(_WEIGHTS):
+        return "weights that are not merged"
+    return None if last.endswith(_ENDINGS) or last.split(".")[0] in _NAMES else "not needed by loaders"
+
+
+def _planned(
+    storage: Storage, name: str, source: int, dtype: str | None, template: str | None
+) -> Sidecar | LeftOut | None:
+    """What becomes of a file; None where it has gone since it was listed."""
+    if (reason := _reason(name)) is not None:
+        return LeftOut(storage.location, name, reason, needed="/" in name)
+    identity = storage.stat(name)
+    if identity is None:
         return None
-    where = recipe.origin.at("chat_template")
-    if given == "auto":
-        found = [chat_template(open_storage(model, recipe.access)) for model in models]
-        templates = Counter(template.strip() for template in found if template is not None)
-        if not templates:
-            raise RecipeError(f"{where}: no model has a chat template", "take the key out, or name one")
-        return templates.most_common(1)[0][0]  # of equals the first: the base's, then the experts' in order
-    if "{" in given:
-        return given
-    if given not in TEMPLATES:
-        raise RecipeError(
-            f"{where}: there is no chat template '{printable(given)}'",
-            nearest(given, ["auto", *TEMPLATES]) + "; or write the template itself, in Jinja",
-        )
-    return TEMPLATES[given]
+    if identity.size > LARGEST:
+        reason = f"{format_size(identity.size)}, larger than {format_size(LARGEST)}"
+        return LeftOut(storage.location, name, reason, needed=True)
+    last = name.rpartition("/")[2]
+    if last.endswith(".json") and (identity.size <= _PARSED or last.endswith("config.json")):
+        required = last.endswith("config.json") or last == _MODULES or _of_tokenizer(name)
+        try:
+            _require_json(_read(storage, identity), f"{storage.location}/{name}", last)
+        except DamagedInputError as error:
+            if required:
+                raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None
+            return LeftOut(storage.location, name, "not valid JSON")
+    if name == "config.json" and dtype is not None:
+        return Sidecar(name, source, identity, "dtype")
+    if name == CONFIG_FILE and template is not None:
+        return Sidecar(name, source, identity, "template")
+    return Sidecar(name, source, identity, "none")
+
+
+def _require_json(data: bytes, where: str, name: str) -> None:
+    if name in TEMPLATE_CONFIGS:
+        default_template(json_object(data, where), where)
+    elif name.endswith("config.json"):
+        json_object(data, where)
+    else:
+        try:
+            json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DamagedInputError(f"{where}: not valid JSON: {error}") from None
+
+
+def _read(storage: Storage, identity: FileIdentity) -> bytes:
+    """A whole file of this identity. Raises ChangedInputError when it is another."""
+    data = storage.read(identity.name, 0, identity.size, identity)
+    if not storage.pinned_reads and (current := storage.stat(identity.name)) != identity:
+        raise changed(f"{storage.location}/{identity.name}", identity, current)
+    return data
+
+
+def _with_dtype(data: bytes, dtype: str) -> bytes:
+    """A config with another dtype, in its sections too."""
+    config = json.loads(data)
+    sections = [
+        config,
+        *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)),
+    ]
+    named = [
+        (section, key)
+        for section in sections
+        for key in ("dtype", "torch_dtype")
+        if section.get(key) in FLOAT_DTYPES.values()
+    ]
+    for section, key in named or [(config, "dtype")]:
+        section[key] = dtype
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def warnings(left_out: Iterable[LeftOut]) -> list[str]:
+    """A warning for each file that a loader may need and the results do not get."""
+    return [f"{one.location}/{one.name} is not copied: {one.reason}" for one in left_out if one.needed]

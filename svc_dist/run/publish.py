@@ -1,31 +1,22 @@
-"""Publishing: companion files, provenance, and last of all the index, whose presence means complete and verified."""
+"""Publishing: sidecars, provenance, and last of all the index, whose presence means complete and verified."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 
+import xxhash
+
 from svc_dist import __version__
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES
-from svc_dist.checkpoint.tokenizer import CONFIG_FILE, TEMPLATE_FILE, with_template
 from svc_dist.errors import VerificationError
 from svc_dist.plan.model import Plan
+from svc_dist.plan.sidecars import Sidecar, content
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import (
-    CARD_FILE,
-    OUTPUTS_FILE,
-    RECIPE_FILE,
-    _in_folders,
-    _result_files,
-    companions,
-    completed,
-)
-from svc_dist.run_folder.report import REPORT_FILE, RunRecord, reports
+from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
+from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_storage
-
-_MOST = 200 * 2**20  # a companion larger than this is no companion
 
 
 def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None:
@@ -46,24 +37,26 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     from svc_dist.run_folder.shard_check import check_shards
 
     check_shards(plan, output)
-    listed = companions(plan, output.access)
-    found = {name: _companion(plan, name, model, output.access) for name, model in listed.items()}
-    beside = {name: data for name, data in found.items() if data is not None}
-    names = _result_files(plan, beside)
-    same = beside | {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
+    beside = _sidecars(plan, output.access)
+    written = [
+        WrittenSidecar(**vars(sidecar), size=len(data), checksum=f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}")
+        for sidecar, data in beside
+    ]
+    same = {sidecar.name: data for sidecar, data in beside}
+    same |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
     index = index_of(plan).encode()
-    for result, report in zip(plan.results, reports(plan, receipts, names, record), strict=True):
-        store = output.storage.sub(result.path)
+    for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
+        storage = output.storage.sub(result.path)
         for name, data in same.items():
-            store.put(name, data)
-        store.put(REPORT_FILE, json.dumps(report, indent=1).encode())
-        store.put(INDEX_FILE, index)
+            storage.put(name, data)
+        storage.put(REPORT_FILE, json.dumps(report, indent=1).encode())
+        storage.put(INDEX_FILE, index)
     if plan.results[0].path:
         of_all = {
             "fingerprint": plan.fingerprint,
             "settings": dataclasses.asdict(plan.settings),
             "outputs": [result.path for result in plan.results],
-            "files": _in_folders(plan, names),
+            "files": own_files(plan),
         }
         output.storage.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())
     output.journal.clear()
@@ -75,40 +68,11 @@ def index_of(plan: Plan) -> str:
     return json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
 
 
-def _companion(plan: Plan, name: str, model: int, access: Access) -> bytes | None:
-    """What a file beside the weights holds; None for one that is gone or too large to be what its name says."""
-    template = plan.companions.chat_template
-    if name == TEMPLATE_FILE and template is not None:
-        return template.encode()
-    folder = open_storage(plan.models[model].location, access)
-    identity = folder.stat(name)
-    if identity is None or identity.size > _MOST:
-        return None
-    data = folder.read(name)
-    if name == CONFIG_FILE and template is not None:
-        return with_template(data, template)
-    return _config_of(data, plan) if name == "config.json" else data
-
-
-def _config_of(data: bytes, plan: Plan) -> bytes:
-    """The base's config with the dtype that the recipe writes."""
+def _sidecars(plan: Plan, access: Access) -> list[tuple[Sidecar, bytes]]:
+    """Each sidecar with its content in the results. Raises ChangedInputError for one that changed since planning."""
     dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
-    config = json.loads(data)
-    if dtype is None or not isinstance(config, dict):
-        return data
-    sections = [
-        config,
-        *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)),
-    ]
-    changed = False
-    for section in sections:
-        for key in ("dtype", "torch_dtype"):
-            if section.get(key) in FLOAT_DTYPES.values():
-                section[key] = dtype
-                changed = True
-    if not changed:
-        config["dtype"] = dtype
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    storages = {n: open_storage(plan.models[n].location, access) for n in {one.source for one in plan.sidecars}}
+    return [(one, content(one, storages[one.source], dtype, plan.chat_template)) for one in plan.sidecars]
 
 
 def _recipe_text(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import ChangedInputError, LockedError, OutputError
-from svc_dist.plan.fingerprint import differences
+from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
@@ -27,7 +27,7 @@ from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded
-from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
+from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.open import open_storage, overlap
 from svc_dist.storage.writing.base import ShardFile, Sink
@@ -99,7 +99,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options) -> Plan:
         if old.fingerprint != plan.fingerprint:
             raise _changed(output.location, old, plan)
         return old
-    taken = output.there(own_files(plan, output.access))
+    taken = output.there(own_files(plan))
     if taken:
         raise OutputError(
             f"{output.location}: {taken[0]} is there already, and no run of this plan put it there",
@@ -194,9 +194,11 @@ def _already_complete(
     settings = options.settings.resolve(published.settings, detect_device)
     plan = make_plan(recipe, settings)
     if plan.fingerprint != published.fingerprint:
+        file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
+        report = read_report(f"{output.location}/{file}".rpartition("/")[0], output.access)
         raise ChangedInputError(
-            f"{output.location} holds a complete merge of something else: its recipe, settings or inputs differ from "
-            "these",
+            f"{output.location} holds a complete merge of something else; since then this changed:\n"
+            + _changes(report, plan),
             "name another OUTPUT, or replace it with --restart; what it was made from is in "
             f"{output.location}/{REPORT_FILE}",
         )
@@ -248,8 +250,11 @@ def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
 
 
 def _changed(output: str, old: Plan, new: Plan) -> ChangedInputError:
-    listed = "\n".join(f"  {line}" for line in differences(old, new))
     return ChangedInputError(
-        f"{output} holds an unfinished merge of something else; since then this changed:\n{listed}",
+        f"{output} holds an unfinished merge of something else; since then this changed:\n{_changes(old, new)}",
         "put it back to go on, start over with --restart, or name another OUTPUT",
     )
+
+
+def _changes(old: PlannedFrom, new: PlannedFrom) -> str:
+    return "\n".join(f"  {line}" for line in differences(old, new))

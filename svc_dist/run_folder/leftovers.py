@@ -6,11 +6,11 @@ import contextlib
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
-from svc_dist.errors import DamagedInputError, StorageError
+from svc_dist.errors import DamagedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import OUTPUTS_FILE, own_files
+from svc_dist.run_folder.published import own_files
 from svc_dist.sizes import format_size
 
 
@@ -46,15 +46,12 @@ def remains(output: Output) -> Remains:
         plan = output.journal.plan()
     if plan is None:
         return Remains(output.location, output.storage.path is not None, [], 0, 0, 0, None)
-    try:
-        names = own_files(plan, output.access)
-    except StorageError:  # the base is gone, from which companion files would have come
-        names = [OUTPUTS_FILE, *(shard.file for shard in plan.shards)]
+    names = dict.fromkeys([INDEX_FILE, *own_files(plan)])
     done = output.journal.receipts(plan)
     return Remains(
         output=output.location,
         on_disk=output.storage.path is not None,
-        files=output.there(sorted(dict.fromkeys([INDEX_FILE, *names]), key=lambda name: not name.endswith(INDEX_FILE))),
+        files=output.there(sorted(names, key=lambda name: not name.endswith(INDEX_FILE))),
         units=len(plan.units),
         units_done=len(done),
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from svc_dist.plan.dispositions import Disposition
 from svc_dist.plan.inputs import Model
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.sidecars import Sidecar
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -41,6 +43,8 @@ REPORT_KEYS = {
     "low_memory_units": "units done on the path that takes least memory, whose last bits may differ",
     "last_start": "of the start that ended it: seconds, units done, gigabytes per second, retries, attempts of units",
     "files": "every file of the result",
+    "sidecars": "files beside the weights: from which model and file, how rewritten, size and checksum as written",
+    "chat_template": "the chat template in place of the tokenizer's own",
     "shards": "file and size of each shard",
     "dispositions": "what can become of a tensor here: kind, reason, method, parameters, calibration",
     "tensors": "name, dtype, shape, shard, and which disposition",
@@ -52,15 +56,18 @@ REPORT_KEYS = {
 
 
 def reports(
-    plan: Plan, receipts: dict[str, Receipt], files: list[str], record: RunRecord | None = None
+    plan: Plan,
+    receipts: dict[str, Receipt],
+    files: Sequence[str] = (),
+    sidecars: Sequence[WrittenSidecar] = (),
+    record: RunRecord | None = None,
 ) -> list[dict[str, Any]]:
     """The report of each of the plan's results: how it was made, from what, and the checksum of every range."""
-    return [_report(plan, receipts, files, number, record) for number in range(len(plan.results))]
+    beside = {"files": list(files), "sidecars": [dataclasses.asdict(sidecar) for sidecar in sidecars]}
+    return [_report(plan, receipts, number, record) | beside for number in range(len(plan.results))]
 
 
-def _report(
-    plan: Plan, receipts: dict[str, Receipt], files: list[str], number: int, record: RunRecord | None
-) -> dict[str, Any]:
+def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRecord | None) -> dict[str, Any]:
     ordered = [receipts[unit.id] for unit in plan.units]
     written = [receipt.ranges[number] for receipt in ordered]
     result = plan.results[number]
@@ -82,7 +89,9 @@ def _report(
         "storage_retries": sum(receipt.retries for receipt in ordered),
         "low_memory_units": [receipt.unit for receipt in ordered if receipt.low_memory],
         "last_start": None if record is None else _start_of(record),
-        "files": files,
+        "files": [],
+        "sidecars": [],
+        "chat_template": plan.chat_template,
         "shards": [{"file": plan.shard_file(n), "size": plan.shards[n].size} for n in range(plan.count)],
         "dispositions": [dataclasses.asdict(entry) for entry in result.dispositions],
         "tensors": [
@@ -118,6 +127,14 @@ class ReportedRange:
     shard: int
     start: int
     end: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class WrittenSidecar(Sidecar):
+    """A sidecar as it was written to a result. ``checksum``: ``xxh3_128:HEX``."""
+
+    size: int
     checksum: str
 
 
@@ -164,6 +181,8 @@ class MergeReport(PublishedMerge):
     storage_retries: int = 0
     low_memory_units: tuple[str, ...] = ()
     last_start: dict[str, Any] | None = None
+    sidecars: tuple[WrittenSidecar, ...] = ()
+    chat_template: str | None = None
     shards: tuple[ShardFile, ...] = ()
     dispositions: tuple[Disposition, ...] = ()
     tensors: tuple[ReportedTensor, ...] = ()

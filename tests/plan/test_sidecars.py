@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import svc_dist
-from svc_dist.errors import PlanError, RecipeError
-from svc_dist.plan.sidecars import TEMPLATES
+from svc_dist.checks.verify import verify
+from svc_dist.cli.texts import plan_lines
+from svc_dist.errors import ChangedInputError, DamagedInputError, PlanError, RecipeError
+from svc_dist.plan import sidecars
+from svc_dist.plan.tokenizer import TEMPLATES
 from tests.support.checkpoints import recipe_data, write_llamas
 
 TOKENS = {f"t{number}": number for number in range(38)} | {"<s>": 38, "</s>": 39}
@@ -57,7 +61,8 @@ def test_the_tokenizer_is_the_base_s_or_that_of_a_model_by_name(models: list[Pat
     def said(source: str) -> dict[str, Any]:
         return {spelling: {"source": source} if spelling == "tokenizer" else source}
 
-    assert svc_dist.make_plan(recipe_data(models, **said("base"))).companions.tokenizer == 0
+    plan = svc_dist.make_plan(recipe_data(models, **said("base")))
+    assert {sidecar.source for sidecar in plan.sidecars} == {0}
     assert merged(models, **said("expert0")).chat_template == "one"
     write_tokenizer(models[1], more)
     with pytest.raises(PlanError, match=r"token '<\|chat\|>' is number 37 in .*expert0, but none in .*base"):
@@ -112,9 +117,9 @@ def test_the_chat_template_that_most_models_have_or_the_one_named(models: list[P
         write_tokenizer(model, TOKENS, template)
     assert merged(models, chat_template="auto").chat_template == "often"
     plan = svc_dist.make_plan(recipe_data(models, chat_template="{{ messages }} by hand"))
-    assert plan.companions.chat_template == "{{ messages }} by hand"
+    assert plan.chat_template == "{{ messages }} by hand"
     (models[2] / "chat_template.jinja").write_text("rare")
-    assert svc_dist.make_plan(recipe_data(models, chat_template="auto")).companions.chat_template == "rare"
+    assert svc_dist.make_plan(recipe_data(models, chat_template="auto")).chat_template == "rare"
     with pytest.raises(RecipeError, match="there is no chat template 'chatlm'") as caught:
         svc_dist.make_plan(recipe_data(models, chat_template="chatlm"))
     assert "did you mean 'chatml'?" in str(caught.value.hint)
@@ -144,3 +149,103 @@ def test_a_named_template_says_what_models_were_trained_with(models: list[Path],
 def test_without_a_template_auto_is_refused(models: list[Path]) -> None:
     with pytest.raises(RecipeError, match="no model has a chat template"):
         svc_dist.make_plan(recipe_data(models, chat_template="auto"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("tokenizer_config.json", "{", r"base/tokenizer_config\.json: not valid JSON"),
+        ("generation_config.json", "[]", r"base/generation_config\.json: not a JSON object"),
+        ("tokenizer_config.json", '{"chat_template": ["{{ one }}"]}', "chat_template is neither a template nor a list"),
+        ("chat_template.json", '{"chat_template": 3}', "chat_template is neither a template nor a list"),
+        ("modules.json", '{"path": 3}', "not a list of modules"),
+        ("modules.json", '[{"path": "../other"}]', "lies outside the model's folder"),
+    ],
+)
+@pytest.mark.parametrize("keys", [{}, {"chat_template": "auto"}])
+def test_a_file_that_no_loader_can_read_is_refused_when_planned(
+    models: list[Path], name: str, text: str, said: str, keys: dict[str, Any]
+) -> None:
+    write_tokenizer(models[1], TOKENS, "one")
+    (models[0] / name).write_text(text)
+    with pytest.raises(DamagedInputError, match=said):
+        svc_dist.make_plan(recipe_data(models, **keys))
+
+
+def test_a_template_without_its_loader_s_form_is_refused_for_auto_in_any_model(models: list[Path]) -> None:
+    (models[2] / "tokenizer_config.json").write_text('{"chat_template": ["{{ one }}"]}')
+    with pytest.raises(DamagedInputError, match=r"expert1/tokenizer_config\.json: chat_template is neither"):
+        svc_dist.make_plan(recipe_data(models, chat_template="auto"))
+
+
+def test_every_file_beside_the_weights_is_copied_or_listed_with_a_reason(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = models[0]
+    (base / "modules.json").write_text('[{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"path": "2_Dense"}]')
+    for name, text in {
+        "1_Pooling/config.json": "{}", "2_Dense/config.json": "{}", "2_Dense/model.safetensors": "weights",
+        "additional_chat_templates/tool_use.jinja": "tools", "bpe.bpe": "merges", "modeling_x.py": "code = 1",
+        "LICENSE": "free", "preprocessor_config.json": "{}", "pytorch_model.bin": "pickle", "model.gguf": "gguf",
+        "trainer_state.json": "{}", "picture.png": "png", "notes.json": "{", "huge.spm": "x" * 4000,
+    }.items():  # fmt: skip
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(text)
+    monkeypatch.setattr(sidecars, "LARGEST", 3000)
+    plan = svc_dist.make_plan(recipe_data(models))
+    copied = {sidecar.name for sidecar in plan.sidecars}
+    assert copied == {
+        "config.json", "modules.json", "1_Pooling/config.json", "2_Dense/config.json", "bpe.bpe", "modeling_x.py",
+        "additional_chat_templates/tool_use.jinja", "LICENSE", "preprocessor_config.json",
+    }  # fmt: skip
+    reasons = {one.name: one.reason for one in plan.left_out}
+    merged = {file.name for file in plan.models[0].files} | {"model.safetensors.index.json"}
+    on_disk = {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
+    assert set(reasons) | copied | merged >= on_disk, "nothing is left out without a word"
+    assert reasons["pytorch_model.bin"] == reasons["model.gguf"] == "weights that are not merged"
+    assert reasons["trainer_state.json"] == "training state"
+    assert reasons["notes.json"] == "not valid JSON"
+    assert "larger than" in reasons["huge.spm"]
+    assert len([line for line in plan.warnings if "2_Dense/model.safetensors is not copied" in line]) == 1
+    assert len([line for line in plan.warnings if "huge.spm is not copied" in line]) == 1
+    assert len(plan.warnings) == 2
+    text = "\n".join(plan_lines(plan))
+    assert f"beside the weights, from {base}: 1_Pooling/config.json, " in text
+    assert f"not copied from {base} (weights that are not merged): " in text
+    output = base.parent / "out"
+    svc_dist.merge(recipe_data(models), output, executor="inline")
+    for name in copied - {"config.json"}:
+        assert (output / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_an_edited_config_is_a_changed_input_also_of_a_complete_merge(models: list[Path]) -> None:
+    output = models[0].parent / "out"
+    svc_dist.merge(recipe_data(models), output, executor="inline")
+    config = models[0] / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ChangedInputError, match=r"this changed:\n.*base/config\.json: was [0-9,]+ bytes"):
+        svc_dist.merge(recipe_data(models), output, executor="inline")
+
+
+def test_a_sidecar_that_changes_after_planning_is_not_published(models: list[Path]) -> None:
+    write_tokenizer(models[0], TOKENS)
+    plan = svc_dist.make_plan(recipe_data(models))
+    planned = next(sidecar for sidecar in plan.sidecars if sidecar.name == "tokenizer.json")
+    os.utime(models[0] / "tokenizer.json", ns=(1, 1))
+    with pytest.raises(ChangedInputError, match=r"tokenizer\.json changed since the plan was made"):
+        sidecars.content(planned, sidecars.open_storage(str(models[0])), None, None)
+
+
+def test_verify_checks_the_files_beside_the_weights(models: list[Path]) -> None:
+    write_tokenizer(models[0], TOKENS)
+    output = models[0].parent / "out"
+    svc_dist.merge(recipe_data(models), output, executor="inline")
+    assert "3 files beside the weights are those that were written" in verify(str(output)).checked
+    (output / "tokenizer_config.json").write_text("{")
+    (output / "tokenizer.json").unlink()
+    problems = verify(str(output)).problems
+    assert [problem.partition(" (")[0].partition(":")[0] for problem in problems] == [
+        "tokenizer.json is missing",
+        "tokenizer_config.json is not the file that was written",
+        "tokenizer_config.json is not valid JSON",
+    ]
