@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
-from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
+from svc_dist.plan.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import (
@@ -20,15 +20,9 @@ from svc_dist.tensor_names import (
     VOCABULARY_PATTERNS,
     depths,
     is_convolution,
-    is_output_head,
     matches,
     natural_key,
-    pattern_of,
-    printable,
 )
-
-_SHOWN = 8  # refused tensors that a message spells out
-_PATTERNS = 40  # patterns that a remedy spells out
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
 Batch = tuple[int, int, int]
@@ -72,7 +66,7 @@ def decide(
     rule_of = {name: _first_rule(recipe, name) for name in names}
     _require_rules_used(recipe, names, rule_of)
     _require_embeddings_found(recipe, names)
-    quantised = _quantised((base, *experts))
+    codes = quantised((base, *experts))
     depth = depths(names)
     shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
     decisions: list[Decision] = []
@@ -88,7 +82,7 @@ def decide(
                 decisions.append(kept)
             continue
         cut = _cut_to_the_base(name, base, experts, recipe, index)
-        reason = _refusal(name, base, experts, cut, quantised.get(name))
+        reason = refusal(name, base, experts, cut, codes.get(name))
         if reason is not None:
             refused.append((name, reason))
             continue
@@ -106,7 +100,7 @@ def decide(
         disposition = Disposition("merged", reason, taken.method, parameters, calibration)
         decisions.append(Decision(name, disposition, batch, spec, cut))
     if refused:
-        raise PlanError(_refusal_message(refused, base, experts), _remedy([name for name, _ in refused], names))
+        raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
     return decisions
 
 
@@ -171,7 +165,7 @@ def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) 
     if source is None:
         if 0 not in holders and len(holders) > 1:
             return (
-                f"{rule} keeps it from its owner, but {_list([models[n] for n in holders])} have it and the base does "
+                f"{rule} keeps it from its owner, but {listed([models[n] for n in holders])} have it and the base does "
                 "not: keep it from one by name, or give one of them another prefix by `rename`"
             )
         source = holders[0]
@@ -180,12 +174,12 @@ def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) 
         kept = Disposition("copied", f"kept from {whose} by {rule}", source=source)
         return Decision(name, kept, spec=models[source].tensors[name])
     if source > 0:
-        why = ", because its head is tied" if _ties(name, models[source]) else ""
+        why = ", because its head is tied" if ties(name, models[source]) else ""
         return (
             f"{rule} keeps it from {models[source].location}, which does not have it{why} "
-            f"(it is in {_list([models[n] for n in holders])})"
+            f"(it is in {listed([models[n] for n in holders])})"
         )
-    if _ties(name, base):
+    if ties(name, base):
         return Decision(name, Disposition("tied", f"not stored: tied in the base, kept so by {rule}"))
     return Decision(name, Disposition("left_out", f"not in the base, left out by {rule}"))
 
@@ -196,129 +190,10 @@ def _cut_to_the_base(
     """Whether some experts hold more rows of this tensor than the base, and the recipe leaves these out."""
     own = None if rule is None else recipe.rules[rule].vocab
     asked = own == "base" or (own is None and recipe.vocab == "base" and matches(name, VOCABULARY_PATTERNS))
-    return asked and any(_grown(name, base, expert) for expert in experts)
-
-
-def _grown(name: str, base: Checkpoint, expert: Checkpoint) -> bool:
-    one, other = base.tensors.get(name), expert.tensors.get(name)
-    if one is None or other is None or not one.shape or len(one.shape) != len(other.shape):
-        return False
-    return other.shape[0] > one.shape[0] and other.shape[1:] == one.shape[1:]
+    return asked and any(has_more_rows(name, base, expert) for expert in experts)
 
 
 def _by(chosen: bool, rule: int | None, cut: bool) -> str:
     """Who decided about a tensor, for people."""
     by = ("the recipe" if rule is None else f"rules[{rule}]") if chosen else "not a matrix: the fallback"
     return by + (", without the rows beyond the base's (vocab: base)" if cut else "")
-
-
-def _refusal(
-    name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool, quantised: str | None
-) -> str | None:
-    """Why this tensor cannot be merged without a rule; None when it can.
-
-    ``cut``: experts may hold more rows than the base; ``quantised``: why it is not merged where it is quantised.
-    """
-    spec = base.tensors.get(name)
-    holders = [expert for expert in experts if name in expert.tensors]
-    if spec is None:
-        if _ties(name, base):
-            return f"stored in {_list(holders)}, but tied in the base {base.location}"
-        return f"in {_list(holders)}, but not in the base {base.location}"
-    missing = [expert for expert in experts if name not in expert.tensors]
-    if missing:
-        why = "tied" if all(_ties(name, model) for model in missing) and not _ties(name, base) else "missing"
-        return f"{why} in {_list(missing)}"
-    if quantised is not None:
-        return quantised
-    for expert in experts:
-        other = expert.tensors[name]
-        if other.shape != spec.shape and not (cut and _grown(name, base, expert)):
-            vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
-            why = " (another vocabulary)" if vocabulary else ""
-            return f"shape {list(spec.shape)} in the base, {list(other.shape)} in {expert.location}{why}"
-        if (other.dtype in FLOAT_DTYPES) != (spec.dtype in FLOAT_DTYPES):
-            return f"dtype {spec.dtype} in the base, {other.dtype} in {expert.location}"
-    return None
-
-
-def _quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
-    """For each tensor that is quantised in some model, or belongs to one that is, why it is not merged."""
-    reasons: dict[str, str] = {}
-    for model in models:
-        codes, companions = quantised_tensors(model.tensors, model.config)
-        for name, format in codes.items():
-            what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
-            reasons.setdefault(name, f"{what}, which svc_dist does not merge: {format.instead}")
-        for name, value in companions.items():
-            reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
-    return reasons
-
-
-def _tied(model: Checkpoint) -> bool:
-    config = model.config or {}
-    text = config.get("text_config")
-    return bool(config.get("tie_word_embeddings") or (isinstance(text, dict) and text.get("tie_word_embeddings")))
-
-
-def _ties(name: str, model: Checkpoint) -> bool:
-    """Whether a model's config says that this tensor is its embedding once more."""
-    return is_output_head(name) and _tied(model)
-
-
-def _list(models: Sequence[Checkpoint]) -> str:
-    return ", ".join(model.location for model in models)
-
-
-def _refusal_message(refused: Sequence[tuple[str, str]], base: Checkpoint, experts: Sequence[Checkpoint]) -> str:
-    lines = [f"{len(refused)} tensor{'s' * (len(refused) > 1)} cannot be merged until a rule says what to do:"]
-    lines += [f"  {printable(name)}: {reason}" for name, reason in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        lines.append(f"  ... and {len(refused) - _SHOWN} more")
-    return "\n".join(lines + _explained([name for name, _ in refused], base, experts))
-
-
-def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
-    """What lies behind refusals that people meet often, and what else may be done than to keep the base's tensors."""
-    lines = []
-    if any(_grown(name, base, expert) and matches(name, VOCABULARY_PATTERNS) for name in names for expert in experts):
-        lines += [
-            "Experts with more tokens than the base: where they were appended, so that a number is the same token in",
-            "all models, `vocab: base` merges the rows that the base has, without the others (docs/vocabulary.md).",
-        ]
-    if any(_ties(name, model) and name not in model.tensors for name in names for model in (base, *experts)):
-        lines += [
-            "A tied head is the embedding once more and is not stored; an untied one is a matrix of its own. What lies",
-            "between them is no fine-tuning: keep the base's, or untie the tied models first (docs/vocabulary.md).",
-        ]
-    if any(name not in base.tensors and not _ties(name, base) for name in names):
-        lines += [
-            "What the base lacks (a vision tower, a projector) is written out by `keep: owner` or `keep: <model>`;",
-            "`keep: base` leaves it out (docs/multimodal.md).",
-        ]
-    return lines
-
-
-def _remedy(refused: Sequence[str], names: Collection[str]) -> str:
-    """The rule, ready to paste, that keeps the refused tensors of the base, and only them."""
-    patterns = _patterns(refused, names)
-    shown = [f"        - {json.dumps(pattern)}" for pattern in patterns[:_PATTERNS]]
-    if len(patterns) > _PATTERNS:
-        shown.append(f"        # and {len(patterns) - _PATTERNS} more")
-    return (
-        "to have these as they are in the base (left out where it has none), put first among the recipe's rules:\n"
-        "  rules:\n    - keep: base\n      match:\n" + "\n".join(shown)
-    )
-
-
-def _patterns(refused: Sequence[str], names: Collection[str]) -> list[str]:
-    """Patterns for exactly these names: with ``*`` for numbers where all that then matches is refused too."""
-    patterns: dict[str, None] = {}
-    taken = set(refused)
-    checked: dict[str, bool] = {}
-    for name in refused:
-        wide = pattern_of(name, any_number=True)
-        if wide not in checked:
-            checked[wide] = all(other in taken for other in names if matches(other, [wide]))
-        patterns[wide if checked[wide] else pattern_of(name)] = None
-    return list(patterns)

@@ -9,21 +9,20 @@ from typing import Any
 from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
-from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.layout import Shard, pack, ranges
+from svc_dist.checkpoint.layout import Shard, pack
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.advice import _warnings
-from svc_dist.plan.costs import memory, takes_matrices, work
 from svc_dist.plan.dispositions import Decision, Disposition, decide
 from svc_dist.plan.fingerprint import _fingerprint
 from svc_dist.plan.inputs import held, model_of
-from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
-from svc_dist.plan.renames import renamed
+from svc_dist.plan.model import Plan, PlannedTensor, Result
+from svc_dist.plan.renames import Prefixes, renamed
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import sidecars
 from svc_dist.plan.sidecars import warnings as sidecar_warnings
 from svc_dist.plan.tokenizer import planned_template, tokenizer_source
+from svc_dist.plan.units import plan_units
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 
@@ -33,16 +32,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
 
     Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
-    locations = [model.location for model in recipe.models]
-    with ThreadPoolExecutor(min(8, len(locations))) as pool:
-        opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
-        base = open_checkpoint(locations[0], recipe.access)
-        opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
-    if not recipe.has_base_model and any(expert.model is None for expert in opened):
-        raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
-    models, renames = renamed(recipe, opened)
-    assert models[0].model is not None
+    models, renames = _open_models(recipe)
     base = models[0].model
+    assert base is not None
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
     each = [decide(recipe, choices, base, whole) for choices in recipe.results]
@@ -57,7 +49,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     table, tensors = _place(layout, by_name, base, experts)
     paths = [choices.path for choices in recipe.results]
     planned_results = tuple(Result(path, dispositions) for path, dispositions in zip(paths, table, strict=True))
-    units = _units(layout, table, tensors, settings)
+    units = plan_units(layout, table, tensors, settings)
     every = [disposition for dispositions in table for disposition in dispositions]
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
     versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
@@ -89,6 +81,18 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     )
 
 
+def _open_models(recipe: ResolvedRecipe) -> tuple[list[Opened], list[Prefixes]]:
+    """The base and the experts under the names of the merge, and the prefixes that were renamed in each."""
+    locations = [model.location for model in recipe.models]
+    with ThreadPoolExecutor(min(8, len(locations))) as pool:
+        opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
+        base = open_checkpoint(locations[0], recipe.access)
+        opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
+    if not recipe.has_base_model and any(expert.model is None for expert in opened):
+        raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
+    return renamed(recipe, opened)
+
+
 def _written_dtype(dtype: str, wanted: str | None) -> str:
     return RECIPE_DTYPES[wanted] if wanted is not None and dtype in FLOAT_DTYPES else dtype
 
@@ -117,50 +121,3 @@ def _place(
                 PlannedTensor(spec.name, spec.dtype, spec.shape, *place, table[key], decision.batch, *inputs)
             )
     return tuple(zip(*dispositions, strict=True)), tuple(tensors)
-
-
-def _units(
-    layout: Sequence[Shard],
-    table: Sequence[Sequence[Disposition]],
-    tensors: Sequence[PlannedTensor],
-    settings: Settings,
-) -> tuple[Unit, ...]:
-    number_of = {tensor.name: number for number, tensor in enumerate(tensors)}
-
-    def grain(spec: TensorSpec) -> int:
-        tensor = tensors[number_of[spec.name]]
-        disposition = table[0][tensor.disposition]
-        if disposition.method is not None and METHODS[disposition.method].statistics is not None:
-            return 0
-        if takes_matrices(tensor, [dispositions[tensor.disposition] for dispositions in table]):
-            assert tensor.batch is not None
-            return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
-        if disposition.method is not None and METHODS[disposition.method].access != "one pass":
-            return 0
-        return tensor.row
-
-    units: list[Unit] = []
-    for shard_number, shard in enumerate(layout):
-        for cut in ranges(shard, grain):
-            pieces = tuple((number_of[piece.tensor], piece.start, piece.end) for piece in cut.pieces)
-            bytes_in, flops, peak = 0, 0.0, 0
-            for number, first, last in pieces:
-                tensor = tensors[number]
-                alike = [dispositions[tensor.disposition] for dispositions in table]
-                bytes_in += sum(part.end - part.start for _, part in tensor.reads(first, last))
-                flops += work(tensor, alike, last - first, settings.precision).flops
-                peak = max(peak, memory(tensor, alike, settings.precision))
-            units.append(
-                Unit(
-                    f"{len(units):06d}",
-                    shard_number,
-                    cut.start,
-                    cut.end,
-                    pieces,
-                    bytes_in,
-                    (cut.end - cut.start) * len(table),
-                    flops,
-                    peak,
-                )
-            )
-    return tuple(units)

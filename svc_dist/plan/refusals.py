@@ -1,0 +1,139 @@
+"""Tensors that cannot be merged until a rule says what to do: why, and the rule to add."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.table import quantised_tensors
+from svc_dist.tensor_names import (
+    VOCABULARY_PATTERNS,
+    is_output_head,
+    matches,
+    pattern_of,
+    printable,
+)
+
+_SHOWN = 8  # refused tensors that a message spells out
+_PATTERNS = 40  # patterns that a remedy spells out
+
+
+def refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool, quantised: str | None) -> str | None:
+    """Why this tensor cannot be merged without a rule; None when it can.
+
+    ``cut``: experts may hold more rows than the base; ``quantised``: why it is not merged where it is quantised.
+    """
+    spec = base.tensors.get(name)
+    holders = [expert for expert in experts if name in expert.tensors]
+    if spec is None:
+        if ties(name, base):
+            return f"stored in {listed(holders)}, but tied in the base {base.location}"
+        return f"in {listed(holders)}, but not in the base {base.location}"
+    missing = [expert for expert in experts if name not in expert.tensors]
+    if missing:
+        why = "tied" if all(ties(name, model) for model in missing) and not ties(name, base) else "missing"
+        return f"{why} in {listed(missing)}"
+    if quantised is not None:
+        return quantised
+    for expert in experts:
+        other = expert.tensors[name]
+        if other.shape != spec.shape and not (cut and has_more_rows(name, base, expert)):
+            vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
+            why = " (another vocabulary)" if vocabulary else ""
+            return f"shape {list(spec.shape)} in the base, {list(other.shape)} in {expert.location}{why}"
+        if (other.dtype in FLOAT_DTYPES) != (spec.dtype in FLOAT_DTYPES):
+            return f"dtype {spec.dtype} in the base, {other.dtype} in {expert.location}"
+    return None
+
+
+def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
+    """For each tensor that is quantised in some model, or belongs to one that is, why it is not merged."""
+    reasons: dict[str, str] = {}
+    for model in models:
+        codes, companions = quantised_tensors(model.tensors, model.config)
+        for name, format in codes.items():
+            what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
+            reasons.setdefault(name, f"{what}, which svc_dist does not merge: {format.instead}")
+        for name, value in companions.items():
+            reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
+    return reasons
+
+
+def _tied(model: Checkpoint) -> bool:
+    config = model.config or {}
+    text = config.get("text_config")
+    return bool(config.get("tie_word_embeddings") or (isinstance(text, dict) and text.get("tie_word_embeddings")))
+
+
+def ties(name: str, model: Checkpoint) -> bool:
+    """Whether a model's config says that this tensor is its embedding once more."""
+    return is_output_head(name) and _tied(model)
+
+
+def listed(models: Sequence[Checkpoint]) -> str:
+    return ", ".join(model.location for model in models)
+
+
+def refusal_message(refused: Sequence[tuple[str, str]], base: Checkpoint, experts: Sequence[Checkpoint]) -> str:
+    lines = [f"{len(refused)} tensor{'s' * (len(refused) > 1)} cannot be merged until a rule says what to do:"]
+    lines += [f"  {printable(name)}: {reason}" for name, reason in refused[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        lines.append(f"  ... and {len(refused) - _SHOWN} more")
+    return "\n".join(lines + _explained([name for name, _ in refused], base, experts))
+
+
+def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
+    """What lies behind refusals that people meet often, and what else may be done than to keep the base's tensors."""
+    lines = []
+    if any(
+        has_more_rows(name, base, expert) and matches(name, VOCABULARY_PATTERNS) for name in names for expert in experts
+    ):
+        lines += [
+            "Experts with more tokens than the base: where they were appended, so that a number is the same token in",
+            "all models, `vocab: base` merges the rows that the base has, without the others (docs/vocabulary.md).",
+        ]
+    if any(ties(name, model) and name not in model.tensors for name in names for model in (base, *experts)):
+        lines += [
+            "A tied head is the embedding once more and is not stored; an untied one is a matrix of its own. What lies",
+            "between them is no fine-tuning: keep the base's, or untie the tied models first (docs/vocabulary.md).",
+        ]
+    if any(name not in base.tensors and not ties(name, base) for name in names):
+        lines += [
+            "What the base lacks (a vision tower, a projector) is written out by `keep: owner` or `keep: <model>`;",
+            "`keep: base` leaves it out (docs/multimodal.md).",
+        ]
+    return lines
+
+
+def remedy(refused: Sequence[str], names: Collection[str]) -> str:
+    """The rule, ready to paste, that keeps the refused tensors of the base, and only them."""
+    patterns = _patterns(refused, names)
+    shown = [f"        - {json.dumps(pattern)}" for pattern in patterns[:_PATTERNS]]
+    if len(patterns) > _PATTERNS:
+        shown.append(f"        # and {len(patterns) - _PATTERNS} more")
+    return (
+        "to have these as they are in the base (left out where it has none), put first among the recipe's rules:\n"
+        "  rules:\n    - keep: base\n      match:\n" + "\n".join(shown)
+    )
+
+
+def _patterns(refused: Sequence[str], names: Collection[str]) -> list[str]:
+    """Patterns for exactly these names: with ``*`` for numbers where all that then matches is refused too."""
+    patterns: dict[str, None] = {}
+    taken = set(refused)
+    checked: dict[str, bool] = {}
+    for name in refused:
+        wide = pattern_of(name, any_number=True)
+        if wide not in checked:
+            checked[wide] = all(other in taken for other in names if matches(other, [wide]))
+        patterns[wide if checked[wide] else pattern_of(name)] = None
+    return list(patterns)
+
+
+def has_more_rows(name: str, base: Checkpoint, expert: Checkpoint) -> bool:
+    one, other = base.tensors.get(name), expert.tensors.get(name)
+    if one is None or other is None or not one.shape or len(one.shape) != len(other.shape):
+        return False
+    return other.shape[0] > one.shape[0] and other.shape[1:] == one.shape[1:]
