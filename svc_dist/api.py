@@ -45,6 +45,7 @@ def merge(
     grace: float = 60.0,
     max_runtime: float | None = None,
     unit_deadline: float = 1800.0,
+    node_timeout: float = 1800.0,
     progress: bool = False,
 ) -> MergeSummary:
     """Merge the experts of a recipe into a model at ``output``, a folder or URL.
@@ -65,7 +66,7 @@ def merge(
         settings=SettingsRequest(precision, threads_per_unit, device),
         scratch=scratch,
         restart=restart,
-        limits=Limits(grace, max_runtime, unit_deadline),
+        limits=Limits(grace, max_runtime, unit_deadline, node_timeout),
         progress=progress,
     )
     return run_merge(load_recipe(recipe, access=access, max_shard_size=max_shard_size), str(output), options)

@@ -27,6 +27,7 @@ from svc_dist.cli.options import (
     TargetArgument,
     ThreadsOption,
     access_of,
+    executor_name,
 )
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.plan.settings import Device
@@ -37,8 +38,13 @@ def merge(
     recipe: RecipeArgument,
     output: TargetArgument,
     executor: Annotated[
-        ExecutorKind,
-        typer.Option(help="inline: threads of this process; auto: ray with --address or several devices, else inline"),
+        str,
+        typer.Option(
+            callback=executor_name,
+            metavar=f"<{'|'.join(ExecutorKind)}>",
+            help="inline: threads of this process; auto: ray with --address or several devices, else inline; or the "
+            "name of one that an installed package adds",
+        ),
     ] = ExecutorKind.AUTO,
     address: Annotated[
         str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
@@ -79,6 +85,10 @@ def merge(
             help="seconds, over the time that its size predicts, after which a unit on a cluster counts as lost",
         ),
     ] = 1800.0,
+    node_timeout: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="seconds after which a run ends while no node can run a unit"),
+    ] = 1800.0,
     log_format: Annotated[LogFormat, typer.Option(help="format of the log on standard error")] = LogFormat.TEXT,
 ) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
@@ -97,7 +107,7 @@ def merge(
             threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch,
             access=access_of(endpoint_url, profile, anonymous, parallel, storage_deadline, storage_timeout),
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
-            progress=log_format == LogFormat.TEXT and sys.stderr.isatty(),
+            node_timeout=node_timeout, progress=log_format == LogFormat.TEXT and sys.stderr.isatty(),
         )  # fmt: skip
     if log_format == LogFormat.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})

@@ -12,6 +12,8 @@ import typer
 from svc_dist.errors import RecipeError, StorageError
 from svc_dist.linalg.precision import Precision
 from svc_dist.plan.settings import Device
+from svc_dist.run.executors import added_executors
+from svc_dist.run.options import ExecutorKind
 
 if TYPE_CHECKING:
     from svc_dist.storage.access import Access
@@ -142,3 +144,11 @@ def require_writable_folder(folder: Path | None, option: str) -> None:
         raise RecipeError(f"{option}: there is no folder {folder}", f"create it first: mkdir -p {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{option}: this user may not write to the folder {folder}", "name another folder")
+
+
+def executor_name(value: str) -> str:
+    """An executor of this package, or one that an installed package adds. Raises typer.BadParameter."""
+    if value not in tuple(ExecutorKind) and value not in added_executors():
+        known = ", ".join(f"'{name}'" for name in (*ExecutorKind, *added_executors()))
+        raise typer.BadParameter(f"'{value}' is not one of {known}.")
+    return value

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from svc_dist.forecast.cluster import Cluster
 from svc_dist.plan.model import Plan
-from svc_dist.run.placement import Place
+from svc_dist.run.placement import Booking
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RunUnit, Schedule
 
 _FINISHED, _INSTANT = 1e-9, 1e-9  # of a phase, and seconds, that are nothing but rounding
@@ -143,7 +143,7 @@ def simulate(plan: Plan, cluster: Cluster, loads: Mapping[str, Load], sink_memor
         changed: dict[int, None] = {}
         for instruction in instructions:
             match instruction:
-                case RunUnit(unit, Place(name, slots=slots)):
+                case RunUnit(unit, Booking(name, slots=slots)):
                     node = int(name)
                     if node not in changed:
                         finish(node, now)

@@ -133,7 +133,11 @@ class Plan:
 
     def written(self, unit: Unit) -> list[int]:
         """The shards that a unit writes a range of, one for each result."""
-        return [result * self.count + unit.shard for result in range(len(self.results))]
+        return self.shards_of(unit.shard)
+
+    def shards_of(self, number: int) -> list[int]:
+        """The shards with this number, ``[0, count)``, one for each result."""
+        return [result * self.count + number for result in range(len(self.results))]
 
     def shard_file(self, shard: int) -> str:
         """A shard's name in the folder of its result."""

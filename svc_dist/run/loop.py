@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Protocol
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
+from svc_dist.run.executors.base import Executor
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
@@ -25,6 +25,7 @@ from svc_dist.run.schedule import (
     FinishShard,
     Instruction,
     Publish,
+    RangesLost,
     RunUnit,
     Schedule,
 )
@@ -36,95 +37,20 @@ from svc_dist.sizes import format_size
 _POLL = 0.5
 
 
-class Executor(Protocol):
-    """Carries out instructions somewhere and reports how they went.
-
-    ``nodes``: what there is to run on at first; a Capacity event tells what there is later.
-    """
-
-    name: str
-
-    @property
-    def nodes(self) -> Mapping[str, Node]: ...
-
-    def submit(self, instruction: Instruction) -> None: ...
-
-    def give_up(self, instruction: Instruction) -> bool:
-        """Stop waiting for an instruction that does not answer; False where that cannot be done."""
-
-    def wait(self, timeout: float) -> list[Event]: ...
-
-    def close(self) -> None: ...
-
-
 def drive(
     schedule: Schedule, executor: Executor, progress: Progress, journal: Journal, limits: Limits, lock: Lock
 ) -> None:
     """Run a schedule to its end.
 
-    SIGTERM, SIGINT or the end of ``limits.runtime`` drains: nothing new starts, what is in flight may finish for
-    ``limits.grace`` seconds, then DrainedError. What does not answer within its time is given up and counts as lost.
-    Raises the error of what failed for good; the next start resumes.
+    SIGTERM, SIGINT or the end of ``limits.runtime`` drains: nothing new starts, running instructions may finish for
+    ``limits.grace`` seconds, then DrainedError. An instruction that does not answer within its time is abandoned and
+    counts as lost. Raises the error of what failed permanently; the next start resumes.
     """
-    stop = threading.Event()
-    began = idle = time.monotonic()
-    deadline: float | None = None
-    started: dict[Instruction, float] = {}
-    held: dict[Instruction, tuple[float, Failed]] = {}  # losses, until the pause before the next attempt is over
-
-    def submit(instructions: list[Instruction]) -> None:
-        for instruction in instructions:
-            started[instruction] = time.monotonic()
-            if isinstance(instruction, Publish):
-                instruction = Publish(_run_record(schedule, executor, time.monotonic() - began))
-            executor.submit(instruction)
-
-    def take(event: Event) -> None:
-        if isinstance(event, Done) and event.receipt is not None:
-            progress.unit_done(event.receipt.unit)
-        if isinstance(event, Capacity):
-            progress.note(f"the cluster has {_described(event.nodes)}")
-        if isinstance(event, Failed) and event.lost and event.instruction in schedule.in_flight:
-            attempt = schedule.attempts[event.instruction]
-            progress.note(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
-            held[event.instruction] = (time.monotonic() + limits.pause * 2 ** (attempt - 1), event)
-            return
-        submit(schedule.handle(event))
-
-    with _signals(stop):
-        submit(schedule.start())
-        while not schedule.over:
-            now = time.monotonic()
-            late = limits.runtime is not None and now - began > limits.runtime
-            if (stop.is_set() or late) and deadline is None:
-                schedule.handle(Drain())
-                deadline = now + limits.grace
-                why = "time is up" if late and not stop.is_set() else "asked to stop"
-                progress.note(f"{why}: letting {len(schedule.in_flight)} in flight finish (up to {limits.grace:.0f} s)")
-                continue
-            if deadline is not None and now > deadline:
-                break
-            for event in executor.wait(_POLL):
-                take(event)
-            now = time.monotonic()
-            for instruction, (due, failed) in list(held.items()):
-                if now >= due or deadline is not None:
-                    del held[instruction]
-                    submit(schedule.handle(failed))
-            for instruction in [instruction for instruction in schedule.in_flight if instruction not in held]:
-                spent = now - started[instruction]
-                allowed = limits.unit + _longest(schedule.plan, instruction)
-                if spent > allowed and executor.give_up(instruction):
-                    error = UnitsFailedError(f"no answer within {spent:.0f} s")
-                    take(Failed(instruction, error, lost=True, silent=True))
-            if schedule.in_flight:
-                idle = now
-            elif not schedule.over and now - idle > limits.unit:
-                raise UnitsFailedError(
-                    f"no node that could take a unit for {now - idle:.0f} s",
-                    "start workers, then the same command again",
-                )
-            progress.tick()
+    driver = _Driver(schedule, executor, progress, limits)
+    with _signals(driver.stop):
+        driver.submit(schedule.start())
+        while not schedule.over and not driver.out_of_grace():
+            driver.step()
             lock.require_held()
     if schedule.published:
         return
@@ -134,7 +60,93 @@ def drive(
                 {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
             )
         raise _failure(schedule.plan, schedule.failures)
-    raise DrainedError("stopped as asked before the merge was complete", "start the same command again to go on")
+    raise DrainedError("stopped as asked before the merge was complete", "run the same command again to resume")
+
+
+class _Driver:
+    """The clock of a run: what started when, which losses wait for their retry, and when time is up."""
+
+    def __init__(self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits) -> None:
+        self.schedule, self.executor, self.progress, self.limits = schedule, executor, progress, limits
+        self.stop = threading.Event()
+        self._began = self._last_busy = time.monotonic()
+        self._end_of_grace: float | None = None
+        self._started: dict[Instruction, float] = {}
+        self._pausing: dict[Instruction, tuple[float, Failed]] = {}  # lost work, until the pause before its retry ends
+
+    def submit(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            self._started[instruction] = time.monotonic()
+            if isinstance(instruction, Publish):
+                instruction = Publish(_run_record(self.schedule, self.executor, time.monotonic() - self._began))
+            self.executor.submit(instruction)
+
+    def out_of_grace(self) -> bool:
+        return self._end_of_grace is not None and time.monotonic() > self._end_of_grace
+
+    def step(self) -> None:
+        """Drain if it is time to, wait for events and handle them, then look after late and lost instructions."""
+        self._drain_if_asked()
+        for event in self.executor.wait(_POLL):
+            self._handle(event)
+        now = time.monotonic()
+        self._retry_lost(now)
+        self._abandon_late(now)
+        self._require_nodes(now)
+        self.progress.tick()
+
+    def _drain_if_asked(self) -> None:
+        if self._end_of_grace is not None:
+            return
+        now, grace = time.monotonic(), self.limits.grace
+        late = self.limits.runtime is not None and now - self._began > self.limits.runtime
+        if self.stop.is_set() or late:
+            self.schedule.handle(Drain())
+            self._end_of_grace = now + grace
+            why = "asked to stop" if self.stop.is_set() else "time is up"
+            self.progress.note(
+                f"{why}: {len(self.schedule.in_flight)} running instructions may finish (up to {grace:.0f} s)"
+            )
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Done) and event.receipt is not None:
+            self.progress.unit_done(event.receipt.unit)
+        if isinstance(event, Capacity):
+            self.progress.note(f"the cluster has {_described(event.nodes)}")
+        if isinstance(event, RangesLost):
+            self.progress.units_lost(event.units)
+            count = len(event.units)
+            self.progress.note(f"{event.error.message}: running {count} unit{'s' * (count != 1)} again")
+        if isinstance(event, Failed) and event.lost and event.instruction in self.schedule.in_flight:
+            attempt = self.schedule.attempts[event.instruction]
+            self.progress.note(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
+            self._pausing[event.instruction] = (time.monotonic() + self.limits.pause * 2 ** (attempt - 1), event)
+            return
+        self.submit(self.schedule.handle(event))
+
+    def _retry_lost(self, now: float) -> None:
+        for instruction, (due, failed) in list(self._pausing.items()):
+            if now >= due or self._end_of_grace is not None:
+                del self._pausing[instruction]
+                self.submit(self.schedule.handle(failed))
+
+    def _abandon_late(self, now: float) -> None:
+        for instruction in [item for item in self.schedule.in_flight if item not in self._pausing]:
+            spent = now - self._started[instruction]
+            allowed = self.limits.unit + _longest(self.schedule.plan, instruction)
+            if spent > allowed and self.executor.abandon(instruction):
+                error = UnitsFailedError(f"no answer within {spent:.0f} s")
+                self._handle(Failed(instruction, error, lost=True, silent=True))
+
+    def _require_nodes(self, now: float) -> None:
+        """Raise UnitsFailedError when for too long no node could run a unit."""
+        if self.schedule.in_flight or self.schedule.over:
+            self._last_busy = now
+        elif now - self._last_busy > self.limits.no_node:
+            raise UnitsFailedError(
+                f"no node can run a unit, for {now - self._last_busy:.0f} s now",
+                "start workers, then run the same command again to resume",
+            )
 
 
 def _described(nodes: Mapping[str, Node]) -> str:
@@ -166,7 +178,7 @@ def _longest(plan: Plan, instruction: Instruction) -> float:
             unit = plan.unit[name]
             return unit.flops / 1e9 + (unit.bytes_in + unit.bytes_out) / 1e6
         case FinishShard(shard):
-            return plan.shards[shard].size / 1e6
+            return sum(plan.shards[number].size for number in plan.shards_of(shard)) / 1e6
     return 0.0
 
 
@@ -216,4 +228,4 @@ def _signals(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

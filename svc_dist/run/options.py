@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from svc_dist.errors import RecipeError, require_choice, require_count
+from svc_dist.errors import RecipeError, require_count
 from svc_dist.plan.settings import SettingsRequest
+from svc_dist.run.executors import find_executor
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_storage
 
@@ -30,19 +31,22 @@ class Limits:
     """Time limits of a run in seconds. Raises RecipeError when one is negative or not a number.
 
     ``grace``: for running units after the run was asked to stop; ``runtime``: after which the run stops gracefully;
-    ``unit``: after which a unit on a cluster counts as lost, in addition to the time that its size predicts; ``pause``:
-    before the first retry of lost work, twice as long before each further one.
+    ``unit``: after which a unit on a cluster counts as lost, in addition to the time that its size predicts;
+    ``no_node``: after which a run ends while no node can run a unit; ``pause``: before the first retry of lost work,
+    twice as long before each further one.
     """
 
     grace: float = 60.0
     runtime: float | None = None
     unit: float = 1800.0
+    no_node: float = 1800.0
     pause: float = 1.0
 
     def __post_init__(self) -> None:
         _require_seconds("grace", self.grace)
         _require_seconds("max_runtime", 0.0 if self.runtime is None else self.runtime)
         _require_seconds("unit_deadline", self.unit)
+        _require_seconds("node_timeout", self.no_node)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        require_choice("executor", self.executor, ExecutorKind)
+        if self.executor != ExecutorKind.AUTO:
+            find_executor(self.executor)
         if self.slots is not None:
             require_count("slots", self.slots)
         if self.executor == ExecutorKind.INLINE and self.address is not None:
@@ -75,6 +80,8 @@ class Options:
         """Warnings about options that change nothing in a run of ``plan`` by this executor."""
         if executor == ExecutorKind.INLINE and self.limits.unit != Limits().unit:
             yield "unit_deadline has no effect: the inline executor cannot lose a unit"
+        if executor == ExecutorKind.INLINE and self.limits.no_node != Limits().no_node:
+            yield "node_timeout has no effect: the inline executor runs units in this process"
         if self.scratch is not None and all(
             open_storage(model.location, access).path is not None for model in plan.inputs
         ):

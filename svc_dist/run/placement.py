@@ -1,4 +1,4 @@
-"""Which node has room for a unit: a pure account of what is in flight where."""
+"""Which node has room for a unit: a pure account of the units in flight on each node."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PER_DEVICE = 2  #: units that share a device, so that one reads or writes while 
 
 @dataclass(frozen=True)
 class Node:
-    """What one node takes: ``slots`` units at once, together ``memory`` bytes.
+    """The capacity of one node: ``slots`` units at a time, together ``memory`` bytes.
 
     ``device_memory``: bytes of each of its devices, two slots of the node each; None where units compute on the CPU.
-    ``name``: what people call it.
+    ``name``: its name in messages.
     """
 
     slots: int
@@ -24,15 +24,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Need:
-    """What a unit takes: bytes of the node's ``memory``, and of a ``device``'s."""
+    """What a unit needs: bytes of the node's ``memory``, and of a ``device``'s."""
 
     memory: int
     device: int = 0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a unit goes, and the bytes and slots that are booked for it there."""
+class Booking:
+    """The node that a unit runs on, and the bytes and slots that are booked for it there."""
 
     node: str
     memory: int
@@ -48,9 +48,9 @@ class Placement:
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self.nodes = dict(nodes)
-        self._booked: dict[Hashable, Place] = {}
+        self._booked: dict[Hashable, Booking] = {}
         self._used: dict[str, tuple[int, int]] = {}
-        self._doubted: dict[str, None] = {}
+        self._unresponsive: dict[str, None] = {}
 
     @property
     def full(self) -> bool:
@@ -58,39 +58,39 @@ class Placement:
         return all(self._free(name)[0] < 1 for name in self.nodes)
 
     def resize(self, nodes: Mapping[str, Node]) -> None:
-        """The nodes that there are now. What is booked on one that went stays booked until it is released."""
+        """Take over the nodes available now. What is booked on a node that left stays booked until it is released."""
         self.nodes = dict(nodes)
 
-    def book(self, key: Hashable, place: Place) -> None:
-        self._booked[key] = place
-        self._use(place, 1)
+    def book(self, key: Hashable, booking: Booking) -> None:
+        self._booked[key] = booking
+        self._use(booking, 1)
 
-    def release(self, key: Hashable) -> Place | None:
-        place = self._booked.pop(key, None)
-        if place is not None:
-            self._use(place, -1)
-        return place
+    def release(self, key: Hashable) -> Booking | None:
+        booking = self._booked.pop(key, None)
+        if booking is not None:
+            self._use(booking, -1)
+        return booking
 
-    def doubt(self, node: str) -> None:
-        """A node did not answer: others are preferred, whatever room it has, until it does."""
-        self._doubted[node] = None
+    def mark_unresponsive(self, node: str) -> None:
+        """Prefer other nodes to one that did not answer, whatever room it has, until it answers."""
+        self._unresponsive[node] = None
 
-    def trust(self, node: str) -> None:
-        self._doubted.pop(node, None)
+    def mark_responsive(self, node: str) -> None:
+        self._unresponsive.pop(node, None)
 
-    def find(self, need: Need, kept: str | None = None, avoid: Collection[str] = ()) -> Place | None:
-        """A place that is free now; not on ``kept``, and in ``avoid`` only where no other node could ever take it."""
+    def find(self, need: Need, reserved: str | None = None, avoid: Collection[str] = ()) -> Booking | None:
+        """A booking that is possible now: not on ``reserved``; in ``avoid`` only where no other node fits the unit."""
         best: tuple[int, int] | None = None
-        found: Place | None = None
+        best_booking: Booking | None = None
         for name in self._candidates(need, avoid):
-            place, free = self._place(need, name), self._free(name)
-            fits = place.slots <= free[0] and need.memory <= free[1]
-            if name != kept and (fits or free[0] == self.nodes[name].slots) and (best is None or free > best):
-                best, found = free, place
-        return found
+            booking, free = self._booking(need, name), self._free(name)
+            fits = booking.slots <= free[0] and need.memory <= free[1]
+            if name != reserved and (fits or free[0] == self.nodes[name].slots) and (best is None or free > best):
+                best, best_booking = free, booking
+        return best_booking
 
-    def reserve(self, need: Need, avoid: Collection[str] = ()) -> str | None:
-        """The node to keep free for a unit that has no place now: of those that could take it, the roomiest."""
+    def to_reserve(self, need: Need, avoid: Collection[str] = ()) -> str | None:
+        """The node to reserve for a unit that has no room now: of those that fit it, the one with most room."""
         return max(self._candidates(need, avoid), key=self._free, default=None)
 
     def _candidates(self, need: Need, avoid: Collection[str]) -> list[str]:
@@ -100,23 +100,23 @@ class Placement:
         if not names:
             largest = max(map(_size, usable.values()), default=None)
             names = [name for name, node in usable.items() if _size(node) == largest]
-        trusted = [name for name in names if name not in self._doubted] or names
-        return [name for name in trusted if name not in avoid] or trusted
+        responsive = [name for name in names if name not in self._unresponsive] or names
+        return [name for name in responsive if name not in avoid] or responsive
 
-    def _place(self, need: Need, name: str) -> Place:
+    def _booking(self, need: Need, name: str) -> Booking:
         node = self.nodes[name]
         shares = node.device_memory is None or PER_DEVICE * need.device <= node.device_memory
         slots = 1 if shares else min(PER_DEVICE, node.slots)
-        return Place(name, min(need.memory, node.memory), slots)
+        return Booking(name, min(need.memory, node.memory), slots)
 
     def _free(self, name: str) -> tuple[int, int]:
         """Slots and bytes that are free on a node."""
         slots, memory = self._used.get(name, (0, 0))
         return self.nodes[name].slots - slots, self.nodes[name].memory - memory
 
-    def _use(self, place: Place, sign: int) -> None:
-        slots, memory = self._used.get(place.node, (0, 0))
-        self._used[place.node] = slots + sign * place.slots, memory + sign * place.memory
+    def _use(self, booking: Booking, sign: int) -> None:
+        slots, memory = self._used.get(booking.node, (0, 0))
+        self._used[booking.node] = slots + sign * booking.slots, memory + sign * booking.memory
 
 
 def _fits(need: Need, node: Node) -> bool:

@@ -55,10 +55,18 @@ class Progress:
             self._bar.stop()
 
     def unit_done(self, unit: str) -> None:
+        self._count(unit, 1)
+
+    def units_lost(self, units: Collection[str]) -> None:
+        """The storage lost the ranges of units that were done."""
+        for unit in units:
+            self._count(unit, -1)
+
+    def _count(self, unit: str, sign: int) -> None:
         planned = self._plan.unit[unit]
-        self._work += planned.work
-        self._bytes += planned.bytes_in + planned.bytes_out
-        self._units += 1
+        self._work += sign * planned.work
+        self._bytes += sign * (planned.bytes_in + planned.bytes_out)
+        self._units += sign
         self._refresh()
 
     def note(self, text: str) -> None:

@@ -9,19 +9,23 @@ from dataclasses import dataclass, field
 from svc_dist.errors import SvcDistError, TransientStorageError
 from svc_dist.methods.costs import ON_HOST
 from svc_dist.plan.model import Plan
-from svc_dist.run.placement import Need, Node, Place, Placement
+from svc_dist.run.placement import Booking, Need, Node, Placement
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import RunRecord
 
 
 @dataclass(frozen=True)
 class RunUnit:
-    """Start a unit, at its ``place``. ``low_memory``: on the path that takes least, because all attempts but this last
-    one were killed."""
+    """Start a unit where it is booked.
+
+    ``low_memory``: on the path that takes least memory, because all attempts but this last one were killed.
+    ``rewrite``: the storage has lost the unit's range, so what a worker knows of it there no longer holds.
+    """
 
     unit: str
-    place: Place | None = field(default=None, compare=False)
+    booking: Booking | None = field(default=None, compare=False)
     low_memory: bool = field(default=False, compare=False)
+    rewrite: bool = field(default=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -30,7 +34,7 @@ class RunUnit:
 
 @dataclass(frozen=True)
 class FinishShard:
-    """All units of a shard are done: make it visible."""
+    """All units of a shard are done: make it visible, in every result."""
 
     shard: int
 
@@ -55,16 +59,29 @@ Instruction = RunUnit | FinishShard | Publish
 
 @dataclass(frozen=True)
 class Done:
-    """An instruction was carried out; a unit left a receipt."""
+    """An instruction was executed; a unit left a receipt."""
 
     instruction: Instruction
     receipt: Receipt | None = None
 
 
 @dataclass(frozen=True)
+class RangesLost:
+    """A shard cannot be finished: the storage does not hold the ranges of ``units``. They have no receipts any more,
+    and the storage is prepared to take their ranges again."""
+
+    instruction: FinishShard
+    units: tuple[str, ...]
+    error: SvcDistError
+
+
+@dataclass(frozen=True)
 class Failed:
-    """An instruction failed. ``lost``: its worker went away, so another attempt may do; ``silent``: it did not answer
-    in time; ``killed``: its process ended, for memory as a rule, and not its node."""
+    """An instruction failed.
+
+    ``lost``: its worker went away, so another attempt may succeed; ``silent``: it did not answer in time; ``killed``:
+    its process was killed, usually for memory, while its node stayed.
+    """
 
     instruction: Instruction
     error: SvcDistError
@@ -75,22 +92,22 @@ class Failed:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The nodes that there are, by an id of each."""
+    """The available nodes, by id."""
 
     nodes: Mapping[str, Node]
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Stop in order: start nothing more."""
+    """Stop gracefully: start nothing more."""
 
 
-Event = Done | Failed | Capacity | Drain
+Event = Done | RangesLost | Failed | Capacity | Drain
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What failed for good: the error of its last attempt, how many there were, and the node of the last."""
+    """An instruction that failed permanently: the error and the node of its last attempt, and how many there were."""
 
     instruction: Instruction
     error: SvcDistError
@@ -102,12 +119,13 @@ class Failure:
 class Schedule:
     """Decides what runs where, for any executor.
 
-    The unit with most work comes first, on a node whose slots and memory have room for it beside what is in flight
-    there (``sink_memory`` for what it writes included). While it has none, the node that will is kept free for it, and
-    smaller units go to the others. At most ``slots`` units are in flight on all nodes.
+    The unit with most work comes first, on a node whose slots and memory have room for it beside the units in flight
+    there (``sink_memory`` for its output included). While no node has room, the one that will have it first is reserved
+    for it, and smaller units go to the others. At most ``slots`` units are in flight on all nodes.
 
-    A transient failure is tried again up to ``max_attempts`` times, on another node where there is one; any other stops
-    new work, lets what is in flight finish, and stays in ``failures``.
+    An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one; any
+    other failure stops new work, lets the units in flight finish, and stays in ``failures``. Units whose ranges the
+    storage lost run again like any others, up to ``max_losses`` times for each shard.
     """
 
     plan: Plan
@@ -116,6 +134,7 @@ class Schedule:
     done: Collection[str] = ()
     finished: Collection[int] = ()
     max_attempts: int = 3
+    max_losses: int = 3
     sink_memory: int = 0
 
     waiting: deque[str] = field(init=False)
@@ -130,13 +149,14 @@ class Schedule:
         self._placement = Placement(self.nodes)
         self._lost_on: dict[str, list[str]] = {}
         self._kills: dict[str, int] = {}
+        self._losses: dict[int, int] = {}
+        self._rewrites: dict[str, None] = {}
         left = [unit for unit in self.plan.units if unit.id not in self.done]
         self.waiting = deque(unit.id for unit in sorted(left, key=lambda unit: (-unit.work, unit.id)))
-        self._open = [0] * len(self.plan.shards)
+        self._open = [0] * self.plan.count
         for unit in left:
-            for shard in self.plan.written(unit):
-                self._open[shard] += 1
-        self._unfinished = {n: None for n in range(len(self.plan.shards)) if n not in self.finished or self._open[n]}
+            self._open[unit.shard] += 1
+        self._unfinished = {n: None for n in range(self.plan.count) if n not in self.finished or self._open[n]}
 
     @property
     def over(self) -> bool:
@@ -149,7 +169,7 @@ class Schedule:
         return self._issue([*ready, *self._publish_if_ready()])
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take note of an event; what to start now."""
+        """Take note of an event. Returns the instructions to start now."""
         if isinstance(event, Drain):
             self.draining = True
             return []
@@ -157,19 +177,20 @@ class Schedule:
             self._placement.resize(event.nodes)
             return self._issue([])
         if event.instruction not in self.in_flight:
-            return []  # an answer after all from what was given up and done elsewhere
+            return []  # a late answer from an attempt that was abandoned; the work was done elsewhere
         self.in_flight.pop(event.instruction)
-        place = self._placement.release(event.instruction)
+        booking = self._placement.release(event.instruction)
         if isinstance(event, Failed):
-            return self._failed(event, place)
-        if place is not None:
-            self._placement.trust(place.node)
+            return self._failed(event, booking)
+        if booking is not None:
+            self._placement.mark_responsive(booking.node)
+        if isinstance(event, RangesLost):
+            return self._lost(event)
         match event.instruction:
             case RunUnit(unit):
-                written = self.plan.written(self.plan.unit[unit])
-                for shard in written:
-                    self._open[shard] -= 1
-                return self._issue([FinishShard(shard) for shard in written if not self._open[shard]])
+                shard = self.plan.unit[unit].shard
+                self._open[shard] -= 1
+                return self._issue([] if self._open[shard] else [FinishShard(shard)])
             case FinishShard(shard):
                 self._unfinished.pop(shard, None)
                 return self._issue(self._publish_if_ready())
@@ -177,23 +198,44 @@ class Schedule:
                 self.published = True
         return []
 
-    def _failed(self, event: Failed, place: Place | None) -> list[Instruction]:
-        attempts = self.attempts[event.instruction]
-        if place is not None and event.silent:
-            self._placement.doubt(place.node)
-        if (event.lost or isinstance(event.error, TransientStorageError)) and attempts < self.max_attempts:
-            self.retries += 1
-            if not isinstance(event.instruction, RunUnit):
-                return self._issue([event.instruction])
-            unit = event.instruction.unit
-            if place is not None and event.lost:
-                self._lost_on.setdefault(unit, []).append(place.node)
-            self._kills[unit] = self._kills.get(unit, 0) + event.killed
-            self.waiting.appendleft(unit)
-            return self._issue([])
-        node = self._placement.nodes.get(place.node) if place is not None else None
+    def _failed(self, event: Failed, booking: Booking | None) -> list[Instruction]:
+        if booking is not None and event.silent:
+            self._placement.mark_unresponsive(booking.node)
+        transient = event.lost or isinstance(event.error, TransientStorageError)
+        if not transient or self._failed_attempts(event.instruction) >= self.max_attempts:
+            return self._fail(event.instruction, event.error, booking)
+        self.retries += 1
+        if not isinstance(event.instruction, RunUnit):
+            return self._issue([event.instruction])
+        unit = event.instruction.unit
+        if booking is not None and event.lost:
+            self._lost_on.setdefault(unit, []).append(booking.node)
+        self._kills[unit] = self._kills.get(unit, 0) + event.killed
+        self.waiting.appendleft(unit)
+        return self._issue([])
+
+    def _lost(self, event: RangesLost) -> list[Instruction]:
+        shard = event.instruction.shard
+        losses = self._losses[shard] = self._losses.get(shard, 0) + 1
+        if losses > self.max_losses:
+            return self._fail(event.instruction, event.error, None)
+        self.retries += len(event.units)
+        self._open[shard] += len(event.units)
+        self._rewrites.update(dict.fromkeys(event.units))
+        self.waiting.extendleft(reversed(event.units))
+        return self._issue([] if event.units else [event.instruction])
+
+    def _failed_attempts(self, instruction: Instruction) -> int:
+        """Attempts at an instruction that failed; those whose ranges were lost afterwards had succeeded."""
+        shard = self.plan.unit[instruction.unit].shard if isinstance(instruction, RunUnit) else None
+        if isinstance(instruction, FinishShard):
+            shard = instruction.shard
+        return self.attempts[instruction] - (0 if shard is None else self._losses.get(shard, 0))
+
+    def _fail(self, instruction: Instruction, error: SvcDistError, booking: Booking | None) -> list[Instruction]:
+        node = self._placement.nodes.get(booking.node) if booking is not None else None
         name = node.name if node is not None else ""
-        self.failures[event.instruction.title] = Failure(event.instruction, event.error, attempts, name)
+        self.failures[instruction.title] = Failure(instruction, error, self.attempts[instruction], name)
         return []
 
     def _need(self, unit: str) -> Need:
@@ -208,30 +250,31 @@ class Schedule:
     def _issue(self, ready: list[Instruction]) -> list[Instruction]:
         if self.draining or self.failures:
             return []
-        ready = [*ready, *self._placed()]
+        ready = [*ready, *self._book_waiting()]
         for instruction in ready:
             self.in_flight[instruction] = None
             self.attempts[instruction] = self.attempts.get(instruction, 0) + 1
         return ready
 
-    def _placed(self) -> list[RunUnit]:
-        """The waiting units that have a place now, which they take."""
+    def _book_waiting(self) -> list[RunUnit]:
+        """Book the waiting units that a node has room for now."""
         running = sum(isinstance(item, RunUnit) for item in self.in_flight)
-        placed: list[RunUnit] = []
-        held: list[str] = []
-        kept: str | None = None  # the node kept free for what waits longest
-        without: dict[tuple[Need, tuple[str, ...]], None] = {}
-        while self.waiting and not self._placement.full and (self.slots is None or running + len(placed) < self.slots):
+        booked: list[RunUnit] = []
+        left: list[str] = []
+        reserved: str | None = None  # the node kept free for the unit that waits longest
+        unplaceable: dict[tuple[Need, tuple[str, ...]], None] = {}
+        while self.waiting and not self._placement.full and (self.slots is None or running + len(booked) < self.slots):
             unit = self.waiting.popleft()
             need, avoid = self._need(unit), tuple(self._lost_on.get(unit, ()))
-            place = None if (need, avoid) in without else self._placement.find(need, kept, avoid)
-            if place is None:
-                held.append(unit)
-                without[need, avoid] = None
-                kept = kept or self._placement.reserve(need, avoid)
+            booking = None if (need, avoid) in unplaceable else self._placement.find(need, reserved, avoid)
+            if booking is None:
+                left.append(unit)
+                unplaceable[need, avoid] = None
+                reserved = reserved or self._placement.to_reserve(need, avoid)
                 continue
-            started = RunUnit(unit, place, low_memory=self._kills.get(unit, 0) == self.max_attempts - 1 > 0)
-            self._placement.book(started, place)
-            placed.append(started)
-        self.waiting.extendleft(reversed(held))
-        return placed
+            low_memory = self._kills.get(unit, 0) == self.max_attempts - 1 > 0
+            started = RunUnit(unit, booking, low_memory, rewrite=unit in self._rewrites)
+            self._placement.book(started, booking)
+            booked.append(started)
+        self.waiting.extendleft(reversed(left))
+        return booked

@@ -16,13 +16,12 @@ from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.executors.inline import InlineExecutor
+from svc_dist.run.executors.base import Executor, load_executor
 from svc_dist.run.host import detect_device, device_count, settings_here
-from svc_dist.run.loop import Executor, drive
+from svc_dist.run.loop import drive
 from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
-from svc_dist.run.worker import Worker
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
@@ -30,7 +29,7 @@ from svc_dist.run_folder.published import completed, own_files, recorded
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.open import open_storage, overlap
-from svc_dist.storage.writing.base import ShardFile, Sink
+from svc_dist.storage.writing.base import Sink
 
 _log = logging.getLogger("svc_dist")
 
@@ -113,11 +112,11 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     sink = output.sink(plan.fingerprint)
     done = output.journal.surviving(plan, sink, output.storage.delete)
     sink.prepare(plan.shards)
-    finished = [n for n, shard in enumerate(plan.shards) if _is_finished(sink, shard, n, plan, done)]
+    finished = _finished(plan, sink, done)
     kind = _executor_kind(plan, options)
     for warning in options.without_effect(kind, plan, output.access):
         _log.warning(f"warning: {warning}")
-    executor = _make_executor(kind, plan, output, options)
+    executor = load_executor(kind)(plan, output, options)
     if done:
         _log.info(f"resuming: {len(done):,} of {counted(len(plan.units), 'unit')} are done")
     _log.info(
@@ -147,21 +146,11 @@ def _in_parallel(executor: Executor) -> str:
     return f"{slots} in parallel, " if slots else ""
 
 
-def _is_finished(sink: Sink, shard: ShardFile, number: int, plan: Plan, done: Collection[str]) -> bool:
-    """Whether a shard is under its name; asked only where all of its units are done."""
-    if any(unit.shard == number % plan.count and unit.id not in done for unit in plan.units):
-        return False
-    state = sink.state(shard)
-    return state is not None and state.finished
-
-
-def _make_executor(kind: str, plan: Plan, output: Output, options: Options) -> Executor:
-    if kind == "inline":
-        worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan)
-        return InlineExecutor(worker, options.slots)
-    from svc_dist.run.executors.ray import RayExecutor
-
-    return RayExecutor(plan, output, options.scratch, options.address, options.slots)
+def _finished(plan: Plan, sink: Sink, done: Collection[str]) -> list[int]:
+    """The shards that are under their names in every result; asked only of those all of whose units are done."""
+    undone = {unit.shard for unit in plan.units if unit.id not in done}
+    held = {n: [sink.state(plan.shards[shard]) for shard in plan.shards_of(n)] for n in set(range(plan.count)) - undone}
+    return [n for n in sorted(held) if all(one is not None and one.finished for one in held[n])]
 
 
 def _executor_kind(plan: Plan, options: Options) -> str:

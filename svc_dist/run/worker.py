@@ -1,25 +1,19 @@
-"""One worker of a run: what it keeps open between instructions, and how it carries them out."""
+"""One worker of a run: what it keeps open between instructions, and how it executes them."""
 
 from __future__ import annotations
-
-import logging
 
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run.publish import publish
-from svc_dist.run.schedule import FinishShard, Instruction, Publish, RunUnit
+from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RangesLost, RunUnit
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
 from svc_dist.storage.writing.base import LostRangesError
 
-_log = logging.getLogger("svc_dist")
-_FINISH_TRIES = 4
-
 
 class Worker:
-    """Carries out instructions of one run. Needs nothing but the output's location: the plan is in the run folder."""
+    """Executes instructions of one run. Needs only the output's location: the plan is in the run folder."""
 
     def __init__(
         self,
@@ -31,44 +25,52 @@ class Worker:
     ) -> None:
         self.output = Output(output, access)
         self.journal = self.output.journal
-        found = plan if plan is not None else self.journal.plan()
-        if found is None or found.fingerprint != fingerprint:
+        recorded = plan if plan is not None else self.journal.plan()
+        if recorded is None or recorded.fingerprint != fingerprint:
             raise ChangedInputError(
-                f"{output}: the run folder no longer holds this run's plan", "start the command again"
+                f"{output}: the run folder no longer holds this run's plan", "run the same command again"
             )
-        self.plan = found
+        self.plan = recorded
         self.sink = self.output.sink(fingerprint)
         self.scratch = scratch
         self.sources = [Source(model.location, model.files, access) for model in self.plan.inputs]
 
-    def carry_out(self, instruction: Instruction) -> Receipt | None:
-        """Do one instruction; a unit's receipt is recorded before this returns."""
+    def execute(self, instruction: Instruction) -> Done | RangesLost:
+        """Execute one instruction; a unit's receipt is recorded before this returns."""
         match instruction:
-            case RunUnit(unit, _, low_memory):
-                from svc_dist.run.unit import run_unit
-
-                parallel = self.output.access.parallel
-                receipt = run_unit(
-                    self.plan, self.plan.unit[unit], self.sources, self.sink, self.scratch, parallel, low_memory
-                )
-                self.journal.record(receipt)
-                return receipt
-            case FinishShard(shard):
-                self._finish(shard)
+            case RunUnit():
+                return self._run(instruction)
+            case FinishShard():
+                return self._finish(instruction)
             case Publish(record):
                 publish(self.plan, self.output, record)
-        return None
+        return Done(instruction)
 
-    def _finish(self, shard: int) -> None:
-        """Finish a shard; parts that the store does not hold as they were sent are written again."""
-        for _ in range(_FINISH_TRIES - 1):
-            try:
-                self.sink.finish(self.plan.shards[shard], self.journal.tokens(self.plan, shard))
-                return
-            except LostRangesError as error:
-                _log.warning(f"{error.message}: writing what is missing again")
-            lost = self.journal.lost(self.plan, shard, self.sink)
-            self.sink.prepare([self.plan.shards[shard]])  # there may be no upload any more
-            for unit in lost:
-                self.carry_out(RunUnit(unit))
-        self.sink.finish(self.plan.shards[shard], self.journal.tokens(self.plan, shard))
+    def _run(self, instruction: RunUnit) -> Done:
+        from svc_dist.run.unit import run_unit
+
+        if instruction.rewrite:
+            self._forget_shards()
+        unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
+        receipt = run_unit(self.plan, unit, self.sources, self.sink, self.scratch, parallel, instruction.low_memory)
+        self.journal.record(receipt)
+        return Done(instruction, receipt)
+
+    def _finish(self, instruction: FinishShard) -> Done | RangesLost:
+        """Finish a shard in every result, or prepare the storage for the ranges that it has lost."""
+        self._forget_shards()
+        plan, number = self.plan, instruction.shard
+        shards = [plan.shards[shard] for shard in plan.shards_of(number)]
+        try:
+            for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
+                self.sink.finish(shard, tokens)
+        except LostRangesError as error:
+            units = [unit.id for unit in plan.units if unit.shard == number]
+            surviving = self.journal.surviving(plan, self.sink, self.output.storage.delete, number)
+            self.sink.prepare(shards)
+            return RangesLost(instruction, tuple(unit for unit in units if unit not in surviving), error)
+        return Done(instruction)
+
+    def _forget_shards(self) -> None:
+        """Drop what this worker knows of the shards in progress: another one may have begun an upload anew."""
+        self.sink = self.output.sink(self.plan.fingerprint)

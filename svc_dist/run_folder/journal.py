@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
-from svc_dist.errors import DamagedInputError, RecipeError, StorageError
+from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.base import Storage
-from svc_dist.storage.writing.base import ShardState, Sink
+from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
 _PLAN = "plan.json"
@@ -73,10 +73,16 @@ class Journal:
         """Record a unit whose range is durable. Recording it again is harmless."""
         self.storage.put(f"receipts/{receipt.unit}.json", receipt.to_json())
 
-    def receipts(self, plan: Plan) -> dict[str, Receipt]:
-        """The receipts of this plan's units, by unit. Others, and unreadable ones, count as not there."""
-        found: dict[str, Receipt] = {}
-        names = self.storage.names("receipts")
+    def receipts(self, plan: Plan, number: int | None = None) -> dict[str, Receipt]:
+        """The receipts of this plan's units, by unit; ``number``: only of this shard's.
+
+        Others, and unreadable ones, count as missing.
+        """
+        receipts: dict[str, Receipt] = {}
+        if number is None:
+            names = self.storage.names("receipts")
+        else:
+            names = [f"{unit.id}.json" for unit in plan.units if unit.shard == number]
         with ThreadPoolExecutor(_IN_PARALLEL) as pool:
             contents = list(pool.map(lambda name: self.storage.get(f"receipts/{name}"), names))
         for data in contents:
@@ -85,51 +91,51 @@ class Journal:
             except ValueError:
                 continue
             if receipt.fingerprint == plan.fingerprint and receipt.unit in plan.unit:
-                found[receipt.unit] = receipt
-        return found
+                receipts[receipt.unit] = receipt
+        return receipts
 
-    def tokens(self, plan: Plan, shard: int) -> list[str]:
-        """What the sink gave for each part of a shard, in order, all of whose units have receipts."""
-        result, number = divmod(shard, plan.count)
-        units = [unit.id for unit in plan.units if unit.shard == number]
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
-            contents = list(pool.map(lambda unit: self.storage.get(f"receipts/{unit}.json"), units))
-        missing = [unit for unit, data in zip(units, contents, strict=True) if data is None]
-        if missing:
-            raise StorageError(
-                f"the receipt of unit {missing[0]} is gone",
-                "something else removed it; run the same command again to repeat its unit",
-            )
-        return [token for data in contents for token in Receipt.from_json(data or b"").ranges[result].tokens]
+    def tokens(self, plan: Plan, number: int) -> list[list[str]]:
+        """The sink's tokens for the parts of a shard, in order, for each result.
 
-    def lost(self, plan: Plan, shard: int, sink: Sink) -> list[str]:
-        """The units of a shard whose ranges the sink does not hold."""
-        held = sink.state(plan.shards[shard])
-        receipts = self.receipts(plan)
-        result, number = divmod(shard, plan.count)
-        units = [unit.id for unit in plan.units if unit.shard == number]
-        return [unit for unit in units if not _holds(held, plan.parts[unit][0], receipts.get(unit), result)]
-
-    def surviving(self, plan: Plan, sink: Sink, remove: Callable[[str], None]) -> dict[str, Receipt]:
-        """The receipts whose ranges the sink still holds; the others are dropped.
-
-        A finished shard that lacks one is made anew, since no range can be written into it: ``remove`` takes it away.
+        Raises LostRangesError when a unit of the shard has no receipt.
         """
-        receipts = self.receipts(plan)
+        receipts = self.receipts(plan, number)
+        units = [unit.id for unit in plan.units if unit.shard == number]
+        missing = [unit for unit in units if unit not in receipts]
+        if missing:
+            raise LostRangesError(f"the receipt of unit {missing[0]} is gone: something else removed it")
+        return [
+            [token for unit in units for token in receipts[unit].ranges[result].tokens]
+            for result in range(len(plan.results))
+        ]
+
+    def surviving(
+        self, plan: Plan, sink: Sink, remove: Callable[[str], None], number: int | None = None
+    ) -> dict[str, Receipt]:
+        """The receipts whose ranges the sink still holds; the others are dropped. ``number``: only of this shard's.
+
+        A finished shard that lacks one is written anew, since no range can be written into it: ``remove`` deletes it.
+        """
+        receipts = self.receipts(plan, number)
+        units = [unit for unit in plan.units if number is None or unit.shard == number]
+        shards = range(len(plan.shards)) if number is None else plan.shards_of(number)
         with ThreadPoolExecutor(_IN_PARALLEL) as pool:
-            held = list(pool.map(sink.state, plan.shards))
-        for unit in plan.units:
-            receipt, first_part = receipts.get(unit.id), plan.parts[unit.id][0]
-            there = [held[shard] for shard in plan.written(unit)]
-            if receipt is None or all(_holds(one, first_part, receipt, n) for n, one in enumerate(there)):
-                continue
-            self.storage.delete(f"receipts/{unit.id}.json")
-            del receipts[unit.id]
-        undone = {shard for unit in plan.units if unit.id not in receipts for shard in plan.written(unit)}
-        closed = [plan.shards[shard].file for shard in sorted(undone) if (one := held[shard]) and one.finished]
-        for file in closed:
-            remove(file)
-        return self.surviving(plan, sink, remove) if closed else receipts
+            held = dict(zip(shards, pool.map(lambda shard: sink.state(plan.shards[shard]), shards), strict=True))
+        while True:
+            for unit in units:
+                receipt, first_part = receipts.get(unit.id), plan.parts[unit.id][0]
+                states = [held[shard] for shard in plan.written(unit)]
+                if receipt is None or all(_holds(one, first_part, receipt, n) for n, one in enumerate(states)):
+                    continue
+                self.storage.delete(f"receipts/{unit.id}.json")
+                del receipts[unit.id]
+            undone = {shard for unit in units if unit.id not in receipts for shard in plan.written(unit)}
+            closed = [shard for shard in sorted(undone) if (one := held[shard]) is not None and one.finished]
+            if not closed:
+                return receipts
+            for shard in closed:
+                remove(plan.shards[shard].file)
+                held[shard] = sink.state(plan.shards[shard])
 
     def record_failures(self, failures: dict[str, FailureRecord]) -> None:
         self.storage.within(SHORT_DEADLINE).put(_FAILURES, json.dumps(failures).encode())

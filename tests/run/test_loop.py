@@ -1,4 +1,4 @@
-"""The driver: gives up what does not answer, and stops in order when time is up."""
+"""The driver: abandons what does not answer, and stops gracefully when time is up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svc_dist.run.loop import _signals, drive
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
-from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
+from svc_dist.run.schedule import Capacity, Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
 from svc_dist.storage.local import LocalStorage
@@ -28,10 +28,10 @@ class Stub:
     name = "stub"
     nodes: ClassVar[Mapping[str, Node]] = {"a": Node(2, 100)}
 
-    def __init__(self, stalls: Sequence[str] = (), seconds: float = 0.0, can_give_up: bool = True) -> None:
-        self.stalls, self.seconds, self.can_give_up = list(stalls), seconds, can_give_up
+    def __init__(self, stalls: Sequence[str] = (), seconds: float = 0.0, can_abandon: bool = True) -> None:
+        self.stalls, self.seconds, self.can_abandon = list(stalls), seconds, can_abandon
         self.started: list[Instruction] = []
-        self.given_up: list[Instruction] = []
+        self.abandoned: list[Instruction] = []
         self.answers: list[Event] = []
 
     def submit(self, instruction: Instruction) -> None:
@@ -41,10 +41,10 @@ class Stub:
         else:
             self.answers.append(Done(instruction))
 
-    def give_up(self, instruction: Instruction) -> bool:
-        if self.can_give_up:
-            self.given_up.append(instruction)
-        return self.can_give_up
+    def abandon(self, instruction: Instruction) -> bool:
+        if self.can_abandon:
+            self.abandoned.append(instruction)
+        return self.can_abandon
 
     def wait(self, timeout: float) -> list[Event]:
         time.sleep(self.seconds or 0.01)
@@ -69,10 +69,10 @@ def run(executor: Stub, tmp_path: object, limits: Limits) -> Schedule:
     return schedule
 
 
-def test_a_unit_that_does_not_answer_is_given_up_and_done_elsewhere(tmp_path: object) -> None:
+def test_a_unit_that_does_not_answer_is_abandoned_and_done_elsewhere(tmp_path: object) -> None:
     executor = Stub(stalls=["u1"])
     schedule = run(executor, tmp_path, Limits(unit=0.2, pause=0.1))
-    assert executor.given_up == [RunUnit("u1")]
+    assert executor.abandoned == [RunUnit("u1")]
     assert executor.started.count(RunUnit("u1")) == 2
     assert schedule.published
     assert schedule.retries == 1
@@ -85,8 +85,8 @@ def test_a_unit_that_never_answers_fails_after_three_attempts(tmp_path: object) 
     assert executor.started.count(RunUnit("u1")) == 3
 
 
-def test_where_nothing_can_be_given_up_the_run_waits(tmp_path: object) -> None:
-    executor = Stub(stalls=["u1"], can_give_up=False)
+def test_where_nothing_can_be_abandoned_the_run_waits(tmp_path: object) -> None:
+    executor = Stub(stalls=["u1"], can_abandon=False)
     with pytest.raises(DrainedError):
         run(executor, tmp_path, Limits(grace=0.1, runtime=0.5, unit=0.1))
     assert executor.started.count(RunUnit("u1")) == 1
@@ -99,7 +99,7 @@ def test_a_large_unit_has_longer(tmp_path: object) -> None:
     lock: Lock = Free()  # type: ignore[assignment]
     with Progress(plan, (), False) as progress:
         drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(unit=0.02), lock)  # type: ignore[arg-type]
-    assert RunUnit("u0") not in executor.given_up
+    assert RunUnit("u0") not in executor.abandoned
 
 
 def test_when_time_is_up_nothing_new_starts_and_the_code_says_try_again(tmp_path: object) -> None:
@@ -124,3 +124,18 @@ def test_a_second_ctrl_c_does_what_the_first_does_without_a_merge() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_the_deadline_of_a_unit_says_nothing_about_the_wait_for_a_node(tmp_path: object) -> None:
+    """A cluster that has no node for longer than ``unit``, then one."""
+    executor = Stub()
+    executor.nodes = {}  # type: ignore[misc]
+    executor.answers = [Capacity({})] * 40 + [Capacity({"a": Node(2, 100)})]
+    assert run(executor, tmp_path, Limits(unit=0.1)).published
+
+
+def test_a_run_ends_when_no_node_can_run_a_unit_for_too_long(tmp_path: object) -> None:
+    executor = Stub()
+    executor.nodes = {}  # type: ignore[misc]
+    with pytest.raises(UnitsFailedError, match="no node can run a unit"):
+        run(executor, tmp_path, Limits(no_node=0.1))

@@ -11,7 +11,19 @@ from svc_dist.plan.make import ShardFile
 from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
-from svc_dist.run.schedule import Capacity, Done, Drain, Failed, FinishShard, Instruction, Publish, RunUnit, Schedule
+from svc_dist.run.schedule import (
+    Capacity,
+    Done,
+    Drain,
+    Failed,
+    FinishShard,
+    Instruction,
+    Publish,
+    RangesLost,
+    RunUnit,
+    Schedule,
+)
+from svc_dist.storage.writing.base import LostRangesError
 
 
 def plan_of(*units: tuple[int, float, int], device: str = "cpu") -> Plan:
@@ -41,7 +53,7 @@ def one(slots: int, memory: int) -> dict[str, Node]:
 
 def placed(instructions: list[Instruction]) -> dict[str, str]:
     """The node of each unit."""
-    return {item.unit: item.place.node for item in instructions if isinstance(item, RunUnit) and item.place}
+    return {item.unit: item.booking.node for item in instructions if isinstance(item, RunUnit) and item.booking}
 
 
 def run_all(schedule: Schedule, order: random.Random) -> list[Instruction]:
@@ -140,7 +152,7 @@ def test_draining_starts_nothing_more() -> None:
     assert schedule.over
 
 
-def test_an_answer_from_what_was_given_up_changes_nothing() -> None:
+def test_an_answer_from_an_abandoned_attempt_changes_nothing() -> None:
     schedule = Schedule(plan_of((0, 1, 1)), one(1, 9))
     schedule.start()
     schedule.handle(Done(RunUnit("u0")))
@@ -249,7 +261,7 @@ def test_whatever_joins_leaves_or_is_lost_no_node_holds_more_than_fits_and_every
             new = schedule.handle(Capacity(nodes))
         else:
             item = flying.pop(rng.choice(list(flying)))
-            gone = isinstance(item, RunUnit) and item.place is not None and item.place.node not in nodes
+            gone = isinstance(item, RunUnit) and item.booking is not None and item.booking.node not in nodes
             if gone or rng.random() < 0.1:
                 new = schedule.handle(Failed(item, UnitsFailedError("?"), lost=True, silent=rng.random() < 0.3))
             else:
@@ -257,9 +269,75 @@ def test_whatever_joins_leaves_or_is_lost_no_node_holds_more_than_fits_and_every
                 new = schedule.handle(Done(item))
         flying |= {item: item for item in new}
         for name, node in nodes.items():
-            there = [item for item in flying if isinstance(item, RunUnit) and item.place and item.place.node == name]
+            there = [
+                item for item in flying if isinstance(item, RunUnit) and item.booking and item.booking.node == name
+            ]
             memory = sum(plan.unit[item.unit].memory for item in there)
             assert len(there) <= node.slots
             assert memory <= node.memory or len(there) == 1, "one unit is always let through, alone"
     assert sorted(item.unit for item in done if isinstance(item, RunUnit)) == sorted(plan.unit)
     assert schedule.published
+
+
+GONE = LostRangesError("2 of 9 pieces are gone")
+
+
+def test_units_whose_ranges_were_lost_run_again_before_their_shard_is_finished() -> None:
+    schedule = Schedule(plan_of((0, 2, 1), (0, 1, 1), (1, 3, 1)), one(9, 9), done={"u0", "u1"})
+    assert schedule.start() == [FinishShard(0), RunUnit("u2")]
+    again = schedule.handle(RangesLost(FinishShard(0), ("u0", "u1"), GONE))
+    assert again == [RunUnit("u0"), RunUnit("u1")]
+    assert all(isinstance(item, RunUnit) and item.rewrite for item in again)
+    assert schedule.handle(Done(RunUnit("u2"))) == [FinishShard(1)]
+    assert schedule.handle(Done(FinishShard(1))) == []
+    assert schedule.handle(Done(RunUnit("u1"))) == []
+    assert schedule.handle(Done(RunUnit("u0"))) == [FinishShard(0)]
+    assert schedule.handle(Done(FinishShard(0))) == [Publish()]
+    assert schedule.retries == 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_lost_range_is_written_again_with_its_memory_and_device_booked(device: str) -> None:
+    nodes = {"a": Node(2, 8 << 30, 100), "b": Node(2, 8 << 30, 100)}
+    schedule = Schedule(plan_of((0, 3, 90), (1, 2, 90), (1, 1, 90), device=device), nodes, done={"u0"})
+    assert schedule.start() == [FinishShard(0), RunUnit("u1"), RunUnit("u2")]
+    again = schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE))
+    if device == "cuda":  # each device has a unit that takes it alone
+        assert again == []
+        again = schedule.handle(Done(RunUnit("u1")))
+    (unit,) = again
+    assert isinstance(unit, RunUnit)
+    assert unit == RunUnit("u0")
+    assert unit.booking is not None
+    assert unit.booking.memory > 0
+    assert unit.booking.slots == (2 if device == "cuda" else 1)
+
+
+def test_a_shard_that_loses_ranges_again_and_again_fails() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"}, max_losses=2)
+    assert schedule.start() == [FinishShard(0)]
+    for _ in range(2):
+        assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == [RunUnit("u0")]
+        assert schedule.handle(Done(RunUnit("u0"))) == [FinishShard(0)]
+    assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == []
+    assert schedule.over
+    assert schedule.failures["shard 1"].error is GONE
+
+
+def test_a_rewritten_unit_has_all_its_attempts() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), max_attempts=2)
+    assert schedule.start() == [RunUnit("u0")]
+    assert schedule.handle(Done(RunUnit("u0"))) == [FinishShard(0)]
+    assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == [RunUnit("u0")]
+    timeout = TransientStorageError("timeout")
+    assert schedule.handle(Failed(RunUnit("u0"), timeout)) == [RunUnit("u0")]
+    assert schedule.handle(Failed(RunUnit("u0"), timeout)) == []
+    assert list(schedule.failures) == ["unit u0"]
+
+
+def test_draining_leaves_lost_ranges_to_the_next_start() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"})
+    schedule.start()
+    schedule.handle(Drain())
+    assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == []
+    assert schedule.over

@@ -9,23 +9,26 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from svc_dist.errors import SvcDistError
+from svc_dist.plan.model import Plan
 from svc_dist.run.host import available_memory, default_slots, device_memory
+from svc_dist.run.options import Options
 from svc_dist.run.placement import Node
 from svc_dist.run.process import set_up_for_units
-from svc_dist.run.schedule import Done, Event, Failed, Instruction
+from svc_dist.run.schedule import Event, Failed, Instruction
 from svc_dist.run.worker import Worker
+from svc_dist.run_folder.output import Output
 
 
 class InlineExecutor:
-    """Carries out each instruction in a thread of its own; the schedule bounds how many there are."""
+    """Executes each instruction in a thread of its own; the schedule bounds how many there are."""
 
     name = "inline"
 
-    def __init__(self, worker: Worker, slots: int | None) -> None:
-        self._worker = worker
-        settings = worker.plan.settings
+    def __init__(self, plan: Plan, output: Output, options: Options) -> None:
+        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan)
+        settings = plan.settings
         node = Node(
-            slots or default_slots(settings),
+            options.slots or default_slots(settings),
             available_memory() // 2,
             device_memory(settings.device),
             socket.gethostname(),
@@ -39,11 +42,11 @@ class InlineExecutor:
         # Daemon threads: a drain whose grace period is over must be able to leave them behind.
         threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True).start()
 
-    def give_up(self, instruction: Instruction) -> bool:
-        return False  # a thread cannot be stopped, and would go on beside its successor
+    def abandon(self, instruction: Instruction) -> bool:
+        return False  # a thread cannot be stopped, and would continue beside its successor
 
     def wait(self, timeout: float) -> list[Event]:
-        """Events that came in, waiting for one at most ``timeout`` seconds. Raises what no one foresaw."""
+        """The events that came in; waits at most ``timeout`` seconds for the first. Raises unexpected errors."""
         events: list[Event] = []
         try:
             item = self._events.get(timeout=timeout)
@@ -62,7 +65,7 @@ class InlineExecutor:
     def _run(self, instruction: Instruction) -> None:
         try:
             with set_up_for_units(self._worker.plan.settings):
-                self._events.put(Done(instruction, self._worker.carry_out(instruction)))
+                self._events.put(self._worker.execute(instruction))
         except SvcDistError as error:
             self._events.put(Failed(instruction, error))
         except BaseException as error:

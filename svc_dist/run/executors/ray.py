@@ -1,4 +1,4 @@
-"""Executor as a Ray task graph: merge_unit -> finish_shard -> publish, plain tasks that take ids and return receipts.
+"""Executor as a Ray task graph: merge_unit -> finish_shard -> publish, plain tasks that take ids and return events.
 
 Retries are counted by the schedule, for both executors alike, so Ray's own are off (it would retry units killed for
 memory without end).
@@ -6,9 +6,9 @@ memory without end).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from svc_dist.errors import SvcDistError, UnitsFailedError
@@ -19,6 +19,7 @@ from svc_dist.run.executors.ray_metrics import Metrics
 from svc_dist.run.executors.ray_nodes import (
     RayNodes,
     booked,
+    environment,
     first_line,
     join,
     on_node,
@@ -27,18 +28,22 @@ from svc_dist.run.executors.ray_nodes import (
     stop_here,
 )
 from svc_dist.run.host import default_slots
-from svc_dist.run.placement import Node, Place
+from svc_dist.run.options import Options
+from svc_dist.run.placement import Booking, Node
 from svc_dist.run.process import set_up_worker
-from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RunUnit
+from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RangesLost, RunUnit
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import Access
 
 _Arguments = tuple[str, str, str | None, Access]
 _workers: dict[str, Worker] = {}
 _device = OwnDevice()
-_ELSEWHERE = b""  #: a task's answer when it was sent to a process of another GPU
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # Ray prints them, as text, between our lines
+}
 
 
 class RayExecutor:
@@ -46,32 +51,36 @@ class RayExecutor:
 
     name = "ray"
 
-    def __init__(self, plan: Plan, output: Output, scratch: str | None, address: str | None, slots: int | None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # Ray prints them, as text, between our lines
+    def __init__(self, plan: Plan, output: Output, options: Options) -> None:
+        with ExitStack() as restoring:
+            restoring.enter_context(environment(_ENVIRONMENT))
+            self._connect(plan, output, options)
+            self._restoring = restoring.pop_all()
+
+    def _connect(self, plan: Plan, output: Output, options: Options) -> None:
         import ray
         from ray.util import metrics
 
         self._ray = ray
         self._plan = plan
-        self._arguments = (output.location, plan.fingerprint, scratch, output.access)
+        self._arguments = (output.location, plan.fingerprint, options.scratch, output.access)
         self._refs: dict[Any, Instruction] = {}
-        self._again: dict[Instruction, float] = {}  # to be sent once more, and when
+        self._resend: dict[Instruction, float] = {}  # instructions to send again, and when
         self._owned = not ray.is_initialized()
-        self._started = self._owned and address is None  # not only joined
+        self._started = self._owned and options.address is None  # not only joined
+        slots = options.slots
         if self._owned:
-            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
+            start: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
             with own_sigterm():
-                if address is None:
+                if options.address is None:
                     threads = plan.settings.threads_per_unit
-                    start_here(ray, options | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
+                    start_here(ray, start | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
                 else:
-                    join(ray, options, address)
+                    join(ray, start, options.address)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         # One function for all: its first call waits for the head, which may be gone when a shard is to be finished.
         # The worker of a GPU task stays for the next one (max_calls=0), with its CUDA context and storage clients.
-        self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(carry_out)
+        self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(execute)
         # The driver's own node has what finishing takes. Ray prefers idle ones, and one without svc_dist is idle.
         self._here = on_node(ray, ray.get_runtime_context().get_node_id(), soft=True)
         self._nodes = RayNodes(ray, plan.settings, min(slots or len(plan.units), len(plan.units)), self._started)
@@ -87,27 +96,27 @@ class RayExecutor:
 
     def _send(self, instruction: Instruction) -> None:
         match instruction:
-            case RunUnit(unit, place):
-                task = self._task.options(name=f"merge_unit:{unit}", **self._booked(place))
+            case RunUnit(unit, booking):
+                task = self._task.options(name=f"merge_unit:{unit}", **self._resources(booking))
             case FinishShard(shard):
                 task = self._task.options(name=f"finish_shard:{shard}", scheduling_strategy=self._here)
             case _:
                 task = self._task.options(name="publish", scheduling_strategy=self._here)
         self._refs[task.remote(self._arguments, instruction)] = instruction
 
-    def give_up(self, instruction: Instruction) -> bool:
+    def abandon(self, instruction: Instruction) -> bool:
         """Cancel a task whose node may be cut off or stopped, which Ray itself would wait for much longer."""
-        self._again.pop(instruction, None)
+        self._resend.pop(instruction, None)
         for ref in [ref for ref, item in self._refs.items() if item == instruction]:
             del self._refs[ref]
             self._ray.cancel(ref, force=True)
-        self._metrics.ended(Failed(instruction, UnitsFailedError("given up")))
+        self._metrics.ended(Failed(instruction, UnitsFailedError("abandoned")))
         return True
 
     def wait(self, timeout: float) -> list[Event]:
-        """Events that came in, waiting for one at most ``timeout`` seconds. Raises ClusterLostError."""
-        for instruction in [item for item, due in self._again.items() if time.monotonic() >= due]:
-            del self._again[instruction]
+        """The events that came in; waits at most ``timeout`` seconds for the first. Raises ClusterLostError."""
+        for instruction in [item for item, due in self._resend.items() if time.monotonic() >= due]:
+            del self._resend[instruction]
             self._send(instruction)
         refs = [*self._refs, *self._nodes.probes]
         if not refs:
@@ -120,7 +129,7 @@ class RayExecutor:
                 self._metrics.ended(event)
                 events.append(event)
         if self._nodes.due(ready):
-            if not self._head.ask():  # to look would not come back
+            if not self._head.check():  # a look at the nodes would block
                 time.sleep(timeout)
             elif self._nodes.look(ready):
                 events.append(Capacity(self.nodes))
@@ -128,26 +137,27 @@ class RayExecutor:
 
     def close(self) -> None:
         """Stop the cluster that this executor started, or leave the one it joined."""
-        if self._owned and not self._head.lost:  # without a head it would wait for one
-            if self._started:
-                stop_here(self._ray)
-            else:
-                self._ray.shutdown()
+        with self._restoring:
+            if self._owned and not self._head.lost:  # without a head it would wait for one
+                if self._started:
+                    stop_here(self._ray)
+                else:
+                    self._ray.shutdown()
 
-    def _booked(self, place: Place | None) -> dict[str, Any]:
-        """What a unit's task asks of Ray, and where."""
+    def _resources(self, booking: Booking | None) -> dict[str, Any]:
+        """The resources that a unit's task asks Ray for, and its node."""
         settings = self._plan.settings
-        if place is None:
+        if booking is None:
             return {"num_cpus": settings.threads_per_unit}
-        where = {"memory": place.memory, "scheduling_strategy": on_node(self._ray, place.node, soft=True)}
-        return where | booked(settings, place.slots)
+        where = {"memory": booking.memory, "scheduling_strategy": on_node(self._ray, booking.node, soft=True)}
+        return where | booked(settings, booking.slots)
 
-    def _event(self, ref: Any) -> Done | Failed | None:
-        """What became of a task; None when it is to be sent once more, which is no attempt."""
+    def _event(self, ref: Any) -> Done | RangesLost | Failed | None:
+        """The outcome of a task; None when it must be sent again, which does not count as an attempt."""
         instruction = self._refs.pop(ref)
         exceptions = self._ray.exceptions
         try:
-            data = self._ray.get(ref)
+            outcome: Done | RangesLost | None = self._ray.get(ref)
         except exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, SvcDistError):
@@ -158,18 +168,17 @@ class RayExecutor:
             what = "killed for memory" if isinstance(error, exceptions.OutOfMemoryError) else "lost"
             lost = UnitsFailedError(f"the worker was {what}: {type(error).__name__}: {first_line(error)}")
             return Failed(instruction, lost, lost=True, killed=killed)
-        if data == _ELSEWHERE:
-            self._again[instruction] = time.monotonic() + GONE
-            return None
-        return Done(instruction, None if data is None else Receipt.from_json(data))
+        if outcome is None:
+            self._resend[instruction] = time.monotonic() + GONE
+        return outcome
 
 
-def carry_out(arguments: _Arguments, instruction: Instruction) -> bytes | None:
-    """An instruction as a task. Returns a unit's receipt as JSON, or that it is to be sent to another process."""
+def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost | None:
+    """Execute an instruction as a task; None: this process cannot, because it uses another GPU than the one booked."""
     import ray
 
-    if not _device.is_booked(ray.get_runtime_context().get_accelerator_ids()["GPU"]):
-        return _ELSEWHERE
+    if not _device.claim(ray.get_runtime_context().get_accelerator_ids()["GPU"]):
+        return None
     run = repr(arguments)
     if run not in _workers:
         _workers.clear()  # a worker process serves one run at a time; its clients live as long as it does
@@ -177,14 +186,13 @@ def carry_out(arguments: _Arguments, instruction: Instruction) -> bytes | None:
         set_up_worker(_workers[run].plan.settings)
     worker = _workers[run]
     try:
-        receipt = worker.carry_out(instruction)
+        return worker.execute(instruction)
     finally:
-        give_back(worker.plan.settings.device)
-    return None if receipt is None else receipt.to_json()
+        release_device_memory(worker.plan.settings.device)
 
 
-def give_back(device: str) -> None:
-    """Leave a GPU's memory to the other processes on it: torch keeps what was freed for its own."""
+def release_device_memory(device: str) -> None:
+    """Return freed memory of a GPU to the other processes on it: torch keeps it for later."""
     if device.startswith("cuda"):
         import torch
 

@@ -22,16 +22,23 @@ class OwnDevice:
         self._device: frozenset[str] | None = None
         self._ending: threading.Timer | None = None
 
-    def is_booked(self, booked: Collection[str]) -> bool:
-        """Whether a task with these devices, or with none, may run here. If not, the process ends within a second,
-        so that another one takes its place; unless a task comes first for which it is the right one."""
+    def allows(self, booked: Collection[str]) -> bool:
+        """Whether a task with these devices booked, or with none, may run in this process."""
+        return not booked or self._device in (None, frozenset(booked))
+
+    def claim(self, booked: Collection[str]) -> bool:
+        """Take the devices booked for a task, if it may run here.
+
+        If not, end the process within a second, so that another one takes its place; unless a task comes first that may
+        run here.
+        """
         if not booked:
             return True
-        self._device = self._device or frozenset(booked)
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
-        if self._device == frozenset(booked):
+        if self.allows(booked):
+            self._device = frozenset(booked)
             return True
         self._ending = threading.Timer(LINGER, self._end)
         self._ending.daemon = True

@@ -26,7 +26,7 @@ class HeadWatch:
         """Whether it has been silent for ``patience`` seconds."""
         return self._silence >= self._patience
 
-    def ask(self) -> bool:
+    def check(self) -> bool:
         """Whether it answers. Raises ClusterLostError when it is lost."""
         before, self._asked = self._asked, time.monotonic()
         # A longer time than that is one in which this process was held up itself: it says nothing of the head.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from svc_dist.plan.model import Plan
-from svc_dist.run.schedule import Done, Failed, Instruction, RunUnit
+from svc_dist.run.schedule import Done, Failed, Instruction, RangesLost, RunUnit
 
 
 class Metrics:
@@ -38,8 +38,8 @@ class Metrics:
             self._seen[instruction.unit] = self._flying[instruction.unit] = None
             self._in_flight.set(len(self._flying), self._run)
 
-    def ended(self, event: Done | Failed) -> None:
-        if not isinstance(event.instruction, RunUnit):
+    def ended(self, event: Done | RangesLost | Failed) -> None:
+        if isinstance(event, RangesLost) or not isinstance(event.instruction, RunUnit):
             return
         self._flying.pop(event.instruction.unit, None)
         self._in_flight.set(len(self._flying), self._run)

@@ -165,7 +165,7 @@ def start_here(ray: Any, options: dict[str, Any]) -> None:
     """Start a one-node cluster, more than once if need be: on a busy machine Ray's processes may miss its deadlines."""
     for start in range(1, _STARTS + 1):
         try:
-            with _more_patience():
+            with environment(_START_WAIT):  # a cluster joined later keeps its own
                 ray.init(**options, address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
             return
         except Exception as error:  # a raylet that is late raises a plain one
@@ -198,12 +198,12 @@ def stop_here(ray: Any) -> None:
 
 
 @contextlib.contextmanager
-def _more_patience() -> Iterator[None]:
-    """Ray's own waits, made longer where nobody has set them; a cluster joined later keeps Ray's."""
-    added = {name: value for name, value in _START_WAIT.items() if name not in os.environ}
+def environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables where nobody has set them; afterwards they are unset again."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
     finally:
         for name in added:
-            del os.environ[name]
+            os.environ.pop(name, None)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from svc_dist.errors import StorageError
 from svc_dist.storage.base import storage_error, write_all
 from svc_dist.storage.local import sync_folder
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.writing.base import RangeWriter, ShardFile, ShardState
+from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState
 
 _RWF_DONTCACHE = 0x80  # <linux/fs.h>, since 6.14
 _dontcache = sys.platform == "linux" and hasattr(os, "pwritev")  # until a write says that it cannot
@@ -66,14 +65,14 @@ class LocalSink:
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
+            elif not target.exists():
+                raise LostRangesError(f"{target} is gone: something else removed it")
             for folder in (target.parent, *target.parent.parents):  # those that were made for it, and what they are in
                 sync_folder(folder)
                 if folder == self.root:
                     break
         except OSError as error:
             raise storage_error(error, f"cannot finish {target}") from None
-        if not target.exists():
-            raise StorageError(f"{target} is gone", "something else removed it; run the same command again to resume")
 
 
 class _LocalRange:

@@ -22,27 +22,27 @@ from tests.support.command import shard_hashes, short_home
 def test_a_task_of_another_device_ends_the_process() -> None:
     ended = threading.Event()
     device = OwnDevice(ended.set)
-    assert device.is_booked(["1"])
-    assert device.is_booked(["1"])
+    assert device.claim(["1"])
+    assert device.claim(["1"])
     assert not ended.wait(2 * LINGER)
-    assert not device.is_booked(["0"])
+    assert not device.claim(["0"])
     assert ended.wait(60)
 
 
 def test_the_right_task_in_time_keeps_the_process() -> None:
     ended = threading.Event()
     device = OwnDevice(ended.set)
-    assert device.is_booked(["1"])
-    assert not device.is_booked(["0"])
-    assert device.is_booked(["1"])
+    assert device.claim(["1"])
+    assert not device.claim(["0"])
+    assert device.claim(["1"])
     assert not ended.wait(2 * LINGER)
 
 
 def test_a_task_without_a_device_is_at_home_everywhere() -> None:
     device = OwnDevice()
-    assert device.is_booked([])
-    assert device.is_booked(["1"])
-    assert device.is_booked([])
+    assert device.claim([])
+    assert device.claim(["1"])
+    assert device.claim([])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def begin_on_a_device(folder: Path) -> int:
     import ray
 
     (booked,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-    assert ray_graph._device.is_booked([booked])
+    assert ray_graph._device.claim([booked])
     (folder / f"begun-{booked}").touch()
     while not (folder / f"go-{booked}").exists():
         time.sleep(0.01)
@@ -84,7 +84,7 @@ def test_no_unit_runs_where_another_gpu_is_in_use(ray: Any, tmp_path: Path, monk
         (ended,), tasks = ray.wait(tasks)
         processes[device] = ray.get(ended)
     # Computes on the CPU, and books a whole GPU for its one unit at a time.
-    monkeypatch.setattr(ray_graph.RayExecutor, "_booked", lambda *_: {"num_cpus": 1, "num_gpus": 1})
+    monkeypatch.setattr(ray_graph.RayExecutor, "_resources", lambda *_: {"num_cpus": 1, "num_gpus": 1})
     done = svc_dist.merge(recipe, tmp_path / "out", executor="ray", slots=1)
     assert done.retries == 0
     assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "inline")

@@ -57,16 +57,16 @@ def test_one_that_is_gone_does_not_answer(listener: socket.socket) -> None:
 def test_a_loss_is_told_after_the_patience_only(listener: socket.socket) -> None:
     serve(listener)
     watch = HeadWatch(address(listener), patience=0.5)
-    assert watch.ask()
+    assert watch.check()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    assert not watch.ask()
+    assert not watch.check()
 
-    def ask() -> None:
+    def check() -> None:
         for _ in range(200):
             time.sleep(0.01)
-            watch.ask()
+            watch.check()
 
     with pytest.raises(ClusterLostError, match=r"the head of the Ray cluster at .+ has not answered") as lost:
-        ask()
+        check()
     assert lost.value.exit_code == ExitCode.TRY_AGAIN
