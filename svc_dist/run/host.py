@@ -1,10 +1,8 @@
-"""What this machine has: cores, memory that may be used, devices."""
+"""What this machine has: cores and devices."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 from pathlib import Path
 
 from svc_dist.errors import RecipeError
@@ -17,19 +15,6 @@ _CONTEXT = 512 << 20  # bytes of a GPU that each process on it keeps for CUDA an
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_memory() -> int:
-    """Bytes that a new process could use, within the control group's limit where there is one."""
-    available = 8 * 2**30
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        available = min(available, max(0, int(limit.read_text()) - int(used.read_text())))
-    return available
 
 
 def detect_device() -> str:
@@ -78,14 +63,3 @@ def device_count(device: str) -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def end_children(programs: Path) -> None:
-    """Kill this process's children whose program or script lies under ``programs`` (Linux; elsewhere nothing)."""
-    children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
-    for child in children:
-        with contextlib.suppress(OSError):  # it has ended since
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            files = [Path(f"/proc/{child}/exe").readlink(), *(Path(os.fsdecode(word)) for word in words)]
-            if any(programs in file.parents or programs.resolve() in file.parents for file in files):
-                os.kill(int(child), signal.SIGKILL)

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.model import Plan
-from svc_dist.run.host import available_memory, default_slots, device_memory
+from svc_dist.run.host import default_slots, device_memory
+from svc_dist.run.host_memory import available_memory
 from svc_dist.run.options import Options
 from svc_dist.run.placement import Node
 from svc_dist.run.process import set_up_for_units

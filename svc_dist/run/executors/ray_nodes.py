@@ -19,7 +19,7 @@ from typing import Any
 from svc_dist import __version__
 from svc_dist.errors import StorageError
 from svc_dist.plan.settings import Settings
-from svc_dist.run.host import device_memory, end_children
+from svc_dist.run.host import device_memory
 from svc_dist.run.placement import PER_DEVICE, Node
 
 _log = logging.getLogger("svc_dist")
@@ -207,3 +207,14 @@ def environment(defaults: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def end_children(programs: Path) -> None:
+    """Kill this process's children whose program or script lies under ``programs`` (Linux; elsewhere nothing)."""
+    children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    for child in children:
+        with contextlib.suppress(OSError):  # it has ended since
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            files = [Path(f"/proc/{child}/exe").readlink(), *(Path(os.fsdecode(word)) for word in words)]
+            if any(programs in file.parents or programs.resolve() in file.parents for file in files):
+                os.kill(int(child), signal.SIGKILL)
