@@ -1,4 +1,4 @@
-"""Ways to do a unit, from the usual one to the one that takes least memory, for when memory runs out."""
+"""The attempts at a unit when memory runs out: from the usual path to the low-memory path on the CPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-#: What torch says in a plain RuntimeError: its allocator on the CPU, and CUDA and its libraries beside its allocator.
-_SAID = (
+#: Messages of torch in a plain RuntimeError: of its allocator on the CPU, and of CUDA and its libraries.
+_MESSAGES = (
     "DefaultCPUAllocator",
     "not enough memory: you tried to allocate",
     "CUDA error: out of memory",
@@ -17,28 +17,28 @@ _SAID = (
 )
 
 
-class Way(NamedTuple):
-    """Where a unit computes, and whether methods are asked for their path of least memory."""
+class Attempt(NamedTuple):
+    """The device that a unit computes on, and whether methods take their low-memory path."""
 
     device: str
     low_memory: bool
 
 
-def ways(device: str, low_memory: bool = False) -> list[Way]:
-    """The ways to try, in order; without the usual one for ``low_memory``. A GPU's unit ends on the CPU."""
-    found = [Way(device, False), Way(device, True)] + ([] if device == "cpu" else [Way("cpu", True)])
-    return found[1:] if low_memory else found
+def attempts(device: str, low_memory: bool = False) -> list[Attempt]:
+    """The attempts, in order; without the usual one for ``low_memory``. The last one of a GPU's unit is on the CPU."""
+    every = [Attempt(device, False), Attempt(device, True)] + ([] if device == "cpu" else [Attempt("cpu", True)])
+    return every[1:] if low_memory else every
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the host's or a device's, ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
-def let_go(device: str) -> None:
-    """Give back what is kept for later, before a unit is tried in another way."""
+def release_memory(device: str) -> None:
+    """Release the memory that Python and torch keep for later, before the next attempt."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

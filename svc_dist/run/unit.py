@@ -26,7 +26,7 @@ from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.inputs import Factors, Slot
 from svc_dist.plan.model import Plan, PlannedTensor, Unit
-from svc_dist.run.fallback import Way, let_go, ran_out, ways
+from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -56,25 +56,25 @@ def run_unit(
     began = time.perf_counter()
     with map_ranges(sources, plan.wanted(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began
-        for way in ways(plan.settings.device, low_memory):
+        for attempt in attempts(plan.settings.device, low_memory):
             try:
-                receipt = _run(plan, unit, inputs.mapped, sink, way)
+                receipt = _run(plan, unit, inputs.mapped, sink, attempt)
             except (MemoryError, RuntimeError) as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
             else:
                 seconds = receipt.seconds | {"read": reading}
                 return dataclasses.replace(receipt, seconds=seconds, retries=receipt.retries + inputs.retries.count)
-            let_go(way.device)
-            _log.warning(f"unit {unit.id} ran out of memory on {way.device}: {reason}")
+            release_memory(attempt.device)
+            _log.warning(f"unit {unit.id} ran out of memory on {attempt.device}: {reason}")
     raise UnitsFailedError(
         f"out of memory on the path that takes least: {reason}",
         f"it takes up to {format_size(unit.memory)}: use a machine with more, or fewer --slots",
     )
 
 
-def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, way: Way) -> Receipt:
+def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt: Attempt) -> Receipt:
     """Merge and write a unit whose inputs are mapped."""
     began = time.perf_counter()
     shards = plan.written(unit)
@@ -101,7 +101,7 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, way: Wa
             for result in range(len(shards)):
                 emit(result, header)
         for number, first, last in unit.pieces:
-            piece = _Piece(plan, plan.tensors[number], first, last, mapped, way)
+            piece = _Piece(plan, plan.tensors[number], first, last, mapped, attempt)
             for result, values in piece.results(matrices, overlaps):
                 emit(result, values.view(torch.uint8).numpy().data)
         start = time.perf_counter()
@@ -119,8 +119,8 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, way: Wa
         bytes_out=unit.bytes_out,
         seconds={"read": 0.0, "compute": total - writing, "write": writing},
         host=socket.gethostname(),
-        device=_device_name(way.device),
-        low_memory=way.low_memory,
+        device=_device_name(attempt.device),
+        low_memory=attempt.low_memory,
         deltas=overlaps,
         retries=sum(writer.retries.count for writer in writers),
     )
@@ -130,9 +130,9 @@ class _Piece:
     """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first; None: the base's)."""
 
     def __init__(
-        self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges], way: Way
+        self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges], attempt: Attempt
     ) -> None:
-        self.plan, self.tensor, self.first, self.last, self.way = plan, tensor, first, last, way
+        self.plan, self.tensor, self.first, self.last, self.attempt = plan, tensor, first, last, attempt
         self.dispositions = plan.dispositions(tensor)
         self.disposition = self.dispositions[0]  # the others have the same method, and other parameters
         self.mapped = mapped
@@ -210,8 +210,8 @@ class _Piece:
             self.base,
             changes=self.factors or None,
             precision=settings.precision,
-            device=self.way.device,
-            low_memory=self.way.low_memory,
+            device=self.attempt.device,
+            low_memory=self.attempt.low_memory,
             tensor=self.tensor.name,
             offset=self.first,
             row=self.tensor.row,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist.run.fallback import Way, ran_out, ways
+from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
 
 MIB = 2**20
@@ -96,23 +96,23 @@ def test_a_unit_that_memory_is_too_short_for_in_every_way_fails_by_name(recipe: 
 
 
 def test_the_last_resort_of_a_gpu_is_the_cpu() -> None:
-    assert ways("cuda") == [Way("cuda", False), Way("cuda", True), Way("cpu", True)]
-    assert ways("cuda", low_memory=True) == [Way("cuda", True), Way("cpu", True)]
-    assert ways("cpu") == [Way("cpu", False), Way("cpu", True)]
+    assert attempts("cuda") == [Attempt("cuda", False), Attempt("cuda", True), Attempt("cpu", True)]
+    assert attempts("cuda", low_memory=True) == [Attempt("cuda", True), Attempt("cpu", True)]
+    assert attempts("cpu") == [Attempt("cpu", False), Attempt("cpu", True)]
 
 
 def test_what_counts_as_memory_that_ran_out() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
-    assert ran_out(caught.value)
+    assert is_out_of_memory(caught.value)
     with pytest.raises(RuntimeError) as caught:
         torch.ones(2) @ torch.ones(3)
-    assert not ran_out(caught.value)
-    assert ran_out(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     for said in (
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
     ):
-        assert ran_out(RuntimeError(said))
-    assert not ran_out(RuntimeError("CUDA error: an illegal memory access was encountered"))
+        assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -54,9 +54,9 @@ def test_one_that_is_gone_does_not_answer(listener: socket.socket) -> None:
     assert not answers(where)
 
 
-def test_a_loss_is_told_after_the_patience_only(listener: socket.socket) -> None:
+def test_a_loss_is_reported_only_after_the_longest_silence(listener: socket.socket) -> None:
     serve(listener)
-    watch = HeadWatch(address(listener), patience=0.5)
+    watch = HeadWatch(address(listener), max_silence=0.5)
     assert watch.check()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
