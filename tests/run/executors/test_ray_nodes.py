@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -67,3 +68,12 @@ def test_a_node_with_another_version_gets_no_units(
     assert "gets no units: it has" in record.message
     assert "0.0.1" in record.message.split("and this command")[1]
     assert "0.0.1" not in record.message.split("and this command")[0]
+
+
+def test_variables_of_the_environment_are_set_for_a_time_and_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SVC_DIST_A", raising=False)
+    monkeypatch.setenv("SVC_DIST_B", "theirs")
+    before = dict(os.environ)
+    with ray_nodes.environment({"SVC_DIST_A": "ours", "SVC_DIST_B": "ours"}):
+        assert (os.environ["SVC_DIST_A"], os.environ["SVC_DIST_B"]) == ("ours", "theirs")
+    assert dict(os.environ) == before
