@@ -131,7 +131,7 @@ class RayExecutor:
         if self._nodes.due(ready):
             if not self._head.check():  # a look at the nodes would block
                 time.sleep(timeout)
-            elif self._nodes.look(ready):
+            elif self._nodes.refresh(ready):
                 events.append(Capacity(self.nodes))
         return events
 

@@ -48,16 +48,16 @@ class RayNodes:
         self.probes: dict[Any, str] = {}
         self._asked: dict[str, int] = {}
         self._answers: dict[str, int | None] = {}  # bytes of each of its devices
-        self._looked = float("-inf")
-        self.look()
+        self._refreshed = float("-inf")
+        self.refresh()
 
     def due(self, ready: Collection[Any]) -> bool:
-        """Whether it is time to look again, or a probe is among what is ``ready``."""
-        return time.monotonic() - self._looked >= _REFRESH or any(ref in self.probes for ref in ready)
+        """Whether it is time to refresh, or a probe is among what is ``ready``."""
+        return time.monotonic() - self._refreshed >= _REFRESH or any(ref in self.probes for ref in ready)
 
-    def look(self, ready: Collection[Any] = ()) -> bool:
-        """Look again, and at the probes among what is ``ready``; whether something changed."""
-        self._looked = time.monotonic()
+    def refresh(self, ready: Collection[Any] = ()) -> bool:
+        """Look at the cluster again, and at the probes among what is ``ready``. Returns whether the nodes changed."""
+        self._refreshed = time.monotonic()
         for ref in [ref for ref in ready if ref in self.probes]:
             self._answer(self.probes.pop(ref), ref)
         alive = {entry["NodeID"]: entry for entry in self._ray.nodes() if entry["Alive"]}

@@ -37,7 +37,7 @@ def ray() -> Iterator[Any]:
 def asked(ray: Any) -> RayNodes:
     """The nodes, once they have answered."""
     nodes = RayNodes(ray, Settings(), 64)
-    nodes.look(ray.wait(list(nodes.probes), timeout=120)[0])
+    nodes.refresh(ray.wait(list(nodes.probes), timeout=120)[0])
     return nodes
 
 
