@@ -27,7 +27,7 @@ from svc_dist.methods.spectral.filters import (
     swudi_filter,
 )
 from svc_dist.methods.spectral.normal_equations import contributing, normal_equations, normal_matrix
-from svc_dist.methods.spectral.policy import small_gram_is_cheaper, swudi_precision
+from svc_dist.methods.spectral.policy import blocks_save_memory, small_gram_is_cheaper, swudi_precision
 from svc_dist.methods.spectral.small_gram import from_small_gram, streamed_from_small_gram
 
 _ROWS = 512  # rows of R that are multiplied in float64 at once
@@ -57,7 +57,7 @@ def _solved(deltas: TaskDeltas, init: str, chosen: Filter) -> Iterator[Merged]:
         return (streamed_from_small_gram if deltas.low_memory else from_small_gram)(deltas, init, chosen)
     if swudi_precision(rows, columns, deltas.precision) != deltas.precision:
         return _in_float64(deltas, init, chosen)
-    if deltas.low_memory:
+    if deltas.low_memory and blocks_save_memory(rows, columns):
         return _streamed(deltas, init, chosen)
     if chosen.known is not None and krylov_pays(columns, chosen.known):
         return _from_few_directions(deltas, init, chosen, chosen.known)

@@ -38,6 +38,11 @@ def test_it_takes_less_memory(shape: tuple[int, int], most: float) -> None:
     assert peaks[1] < most * peaks[0], peaks
 
 
+def test_a_wide_matrix_takes_the_usual_way_which_takes_less_memory() -> None:
+    usual, low = (run("swudi", deltas_of((200, 300), low_memory)) for low_memory in (False, True))
+    assert torch.equal(low.delta, usual.delta)
+
+
 def test_what_is_staged_towards_a_device_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("svc_dist.methods.deltas.STAGED", 1000)
     view = torch.randn(37, 91, generator=torch.Generator().manual_seed(0)).bfloat16()[:, ::7]
