@@ -206,7 +206,7 @@ def _failure(plan: Plan, failures: dict[str, Failure]) -> SvcDistError:
     listed = "\n".join(describe_failure(name, _record(failure, plan)) for name, failure in failures.items())
     return UnitsFailedError(
         f"{len(failures)} of {len(plan.units)} units failed:\n{listed}",
-        "mend the cause and start the same command again",
+        "remove the cause, then run the same command again to resume",
     )
 
 

@@ -54,7 +54,7 @@ class MergeSummary:
 
 
 def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSummary:
-    """Merge, or go on with a merge, or find it done. See ``api.merge``."""
+    """Start or resume a merge, or detect that it is done. See ``api.merge``."""
     began = time.monotonic()
     target = Output(output, recipe.access)
     if options.executor != "ray" and options.address is None:  # torch takes seconds to import: let it meanwhile
@@ -241,7 +241,7 @@ def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
 def _changed(output: str, old: Plan, new: Plan) -> ChangedInputError:
     return ChangedInputError(
         f"{output} holds an unfinished merge of something else; since then this changed:\n{_changes(old, new)}",
-        "put it back to go on, start over with --restart, or name another OUTPUT",
+        "undo the change to resume, start over with --restart, or name another OUTPUT",
     )
 
 

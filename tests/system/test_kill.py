@@ -214,7 +214,7 @@ def test_sigterm_drains_and_asks_to_be_started_again(recipe: Path, tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == ExitCode.TRY_AGAIN
-    assert "start the same command again" in said
+    assert "run the same command again" in said
     assert 0 < len(receipts(output)) < 90
     run("merge", recipe, output, home=tmp_path / "home")
     assert shard_hashes(output) == expected
@@ -228,7 +228,7 @@ def test_a_signal_while_a_merge_is_planned_asks_for_another_start(tmp_path: Path
         process.send_signal(number)  # it waits for what the recipe says
         _, said = process.communicate(timeout=60)
     assert process.returncode == ExitCode.TRY_AGAIN
-    assert "start the same command again" in said
+    assert "run the same command again" in said
 
 
 def test_restart_begins_anew(recipe: Path, stopped: Path, expected: dict[str, str]) -> None:
