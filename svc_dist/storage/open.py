@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from svc_dist.errors import RecipeError, StorageError
@@ -12,14 +12,16 @@ from svc_dist.storage.local import LocalStorage
 
 _LOOKING = 20.0  # seconds in which a location with a plus must answer
 
-#: The class of each URL scheme, imported when it is first needed. fsspec takes every other scheme.
+#: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points, and
+#: fsspec handles all others.
 SCHEMES = {
-    "file": "svc_dist.storage.local.LocalStorage",
-    "local": "svc_dist.storage.local.LocalStorage",
-    "s3": "svc_dist.storage.s3.S3Storage",
-    "s3a": "svc_dist.storage.s3.S3Storage",
-    "hf": "svc_dist.storage.hub.HubStorage",
+    "file": "svc_dist.storage.local:LocalStorage",
+    "local": "svc_dist.storage.local:LocalStorage",
+    "s3": "svc_dist.storage.s3:S3Storage",
+    "s3a": "svc_dist.storage.s3:S3Storage",
+    "hf": "svc_dist.storage.hub:HubStorage",
 }
+GROUP = "svc_dist.storages"
 
 
 def open_storage(location: str, access: Access = DEFAULT_ACCESS) -> Storage:
@@ -30,8 +32,12 @@ def open_storage(location: str, access: Access = DEFAULT_ACCESS) -> Storage:
     scheme, mark, _ = location.partition("://")
     if not mark:
         return LocalStorage(location, access)
-    module, _, name = SCHEMES.get(scheme, "svc_dist.storage.fsspec.FsspecStorage").rpartition(".")
-    return cast(Storage, getattr(import_module(module), name)(location, access))
+    if scheme in SCHEMES:
+        kind = EntryPoint(scheme, SCHEMES[scheme], GROUP)
+    else:
+        fallback = EntryPoint(scheme, "svc_dist.storage.fsspec:FsspecStorage", GROUP)
+        kind = next(iter(entry_points(group=GROUP, name=scheme)), fallback)
+    return cast(Storage, kind.load()(location, access))
 
 
 def overlap(one: Storage, other: Storage) -> bool:
