@@ -65,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests[kind] += 1
             if folder is not None and kind == "revision":
                 self._json({"id": repository, "sha": sha, "siblings": [], "tags": [], "private": False})
+            elif folder is not None and kind == "tree" and rest[2:]:  # no repository here has folders
+                self._error(404, "EntryNotFound")
             elif folder is not None and kind == "tree":
                 self._json([self._entry(file) for file in sorted(folder.iterdir()) if file.is_file()])
         elif len(parts) == 5 and parts[2] == "resolve":

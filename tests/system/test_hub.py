@@ -60,7 +60,7 @@ def test_the_command_finds_the_hub_by_the_environment(hub: Hub, folders: list[Pa
     told = {**environment(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint}
     done = subprocess.run(command("plan", recipe), env=told, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "2 experts over hf://acme/base" in done.stdout
+    assert "2 experts into the base hf://acme/base" in done.stdout
 
 
 def test_a_revision_names_a_branch_or_a_commit(hub: Hub, folders: list[Path], tmp_path: Path) -> None:
