@@ -133,7 +133,7 @@ def test_every_command_takes_urls(
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", put_models(disk_s3, models), **KEYS)
     output = f"{disk_s3.url}/deeper/out"
-    assert f"2 experts over {disk_s3.url}/models/base" in run("plan", recipe, output).out
+    assert f"2 experts into the base {disk_s3.url}/models/base" in run("plan", recipe, output).out
     none = run("status", output)
     assert (none.code, "holds no merge" in none.err) == (ExitCode.USAGE, True)
     assert listing(disk_s3, "deeper") == {}
@@ -144,7 +144,7 @@ def test_every_command_takes_urls(
     done = listing(disk_s3)
     assert "complete already" in run_command("merge", recipe, output, home=tmp_path).stderr
     assert run("status", output).out == f"{output}: complete\n"
-    assert "ranges have their recorded checksums" in run("verify", output, "--deep").out
+    assert "ranges with the recorded checksum" in run("verify", output, "--deep").out
     cleaned = run("clean", output, "--yes")
     assert (cleaned.code, "complete merge" in cleaned.err) == (ExitCode.USAGE, True)
     assert listing(disk_s3) == done
