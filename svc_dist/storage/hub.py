@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cached_property
 from typing import Any
 
@@ -32,10 +33,12 @@ class HubStorage(FsspecStorage):
         return f"{self._pinned}/{name}" if name else self._pinned
 
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
-        return super().names(folder, recursive) if folder or recursive else list(self._files)
+        return super().names(folder, recursive) if recursive else list(self._files(folder.strip("/")))
 
     def stat(self, name: str) -> FileIdentity | None:
-        return self._files.get(name)
+        folder, _, last = name.rpartition("/")
+        identity = self._files(folder).get(last)
+        return None if identity is None else dataclasses.replace(identity, name=name)
 
     def read(
         self,
@@ -77,15 +80,25 @@ class HubStorage(FsspecStorage):
         return self.retrying(attempt, f"cannot open {self.location}")
 
     @cached_property
-    def _files(self) -> dict[str, FileIdentity]:
-        root = self._pinned
+    def _listings(self) -> dict[str, dict[str, FileIdentity]]:
+        return {}
+
+    def _files(self, folder: str) -> dict[str, FileIdentity]:
+        """The files directly in a folder of the commit, listed once; none where a sub-folder is missing."""
 
         def attempt() -> dict[str, FileIdentity]:
-            entries = [entry for entry in self.filesystem.ls(root, detail=True) if entry["type"] == "file"]
-            found = sorted(map(_identity, entries), key=lambda identity: identity.name)
+            try:
+                entries = self.filesystem.ls(self.full(folder), detail=True)
+            except FileNotFoundError:
+                if not folder:
+                    raise
+                return {}
+            found = sorted((_identity(entry) for entry in entries if entry["type"] == "file"), key=lambda one: one.name)
             return {identity.name: identity for identity in found}
 
-        return self.retrying(attempt, f"cannot list {self.location}")
+        if folder not in self._listings:
+            self._listings[folder] = self.retrying(attempt, f"cannot list {self.location}")
+        return self._listings[folder]
 
     def translate(self, error: Exception, what: str) -> Exception:
         return storage_error(_hub_error(error, what), what)

@@ -65,15 +65,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests[kind] += 1
             if folder is not None and kind == "revision":
                 self._json({"id": repository, "sha": sha, "siblings": [], "tags": [], "private": False})
-            elif folder is not None and kind == "tree" and rest[2:]:  # no repository here has folders
-                self._error(404, "EntryNotFound")
             elif folder is not None and kind == "tree":
-                self._json([self._entry(file) for file in sorted(folder.iterdir()) if file.is_file()])
-        elif len(parts) == 5 and parts[2] == "resolve":
+                inside = folder.joinpath(*rest[2:])
+                if inside.is_dir():
+                    self._json([self._entry(file, folder) for file in sorted(inside.iterdir())])
+                else:
+                    self._error(404, "EntryNotFound")
+        elif len(parts) >= 5 and parts[2] == "resolve":
             folder, _ = self._commit("/".join(parts[:2]), parts[3])
             self.hub.requests["resolve"] += 1
             if folder is not None:
-                self._file(folder / parts[4])
+                self._file(folder.joinpath(*parts[4:]))
         else:
             self._error(404, "EntryNotFound")
 
@@ -91,9 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         return commits[sha], sha
 
     @staticmethod
-    def _entry(file: Path) -> dict[str, Any]:
+    def _entry(file: Path, root: Path) -> dict[str, Any]:
+        path = file.relative_to(root).as_posix()
+        if file.is_dir():
+            return {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
         data = file.read_bytes()
-        entry = {"type": "file", "path": file.name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
         if file.suffix == ".safetensors":
             entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return entry

@@ -63,6 +63,16 @@ def test_the_command_finds_the_hub_by_the_environment(hub: Hub, folders: list[Pa
     assert "2 experts into the base hf://acme/base" in done.stdout
 
 
+def test_files_in_sub_folders_of_a_repository_are_planned(hub: Hub, folders: list[Path]) -> None:
+    (folders[0] / "additional_chat_templates").mkdir()
+    (folders[0] / "additional_chat_templates" / "tools.jinja").write_text("tools")
+    recipe = recipe_data(upload(hub, folders), storage={"hf://": {"endpoint_url": hub.endpoint}})
+    plan = svc_dist.make_plan(recipe)
+    copied = {sidecar.name for sidecar in plan.sidecars}
+    assert copied == {"config.json", "additional_chat_templates/tools.jinja"}
+    assert plan.warnings == ()
+
+
 def test_a_revision_names_a_branch_or_a_commit(hub: Hub, folders: list[Path], tmp_path: Path) -> None:
     first = hub.commit("acme/model", folders[1])
     hub.commit("acme/model", folders[2])
