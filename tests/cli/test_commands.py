@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import svc_dist
 from svc_dist.cli.app import app
-from svc_dist.errors import ResourceError, StorageError, SvcDistError
+from svc_dist.errors import StorageError, SvcDistError
 from tests.support.checkpoints import write_llamas, write_recipe
 
 COMMAND = typer.main.get_command(app)
@@ -74,30 +74,6 @@ def test_a_prediction_takes_its_machines_from_the_cluster_alone(recipe: Path, op
 def test_python_refuses_a_wrong_precision_too(recipe: Path, call: str) -> None:
     with pytest.raises(SvcDistError, match="precision is 'flot64'"):
         getattr(svc_dist, call)(recipe, precision="flot64")
-
-
-def test_doctor_calls_low_memory_what_it_is(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svc_dist.checks import doctor
-
-    monkeypatch.setattr(doctor, "available_memory", lambda: 1000)
-    done = run("doctor", recipe, tmp_path / "out")
-    assert done.exit_code == ResourceError.exit_code == 6
-    assert "WRONG  memory: the largest unit needs" in done.stdout
-
-
-def test_doctor_holds_a_gpus_unit_against_the_gpus_memory(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from svc_dist.checks import doctor
-    from svc_dist.run import host
-
-    for module in (doctor, host):
-        monkeypatch.setattr(module, "detect_device", lambda: "cuda")
-    monkeypatch.setattr(doctor, "available_memory", lambda: 1000)
-    monkeypatch.setattr(doctor, "device_memory", lambda device: 80 * 10**9 if device == "cuda" else None)
-    done = run("doctor", recipe, tmp_path / "out")
-    assert "ok     memory: 80.00 GB for units on the smallest device" in done.stdout
-    assert done.exit_code == 0
 
 
 @pytest.mark.parametrize("folder", ["/proc/x/y", "/dev/null/x"])
