@@ -1,4 +1,4 @@
-"""How a command speaks: lines of text, or JSON objects, on standard error."""
+"""A command's log on standard error: lines of text, or JSON objects."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger("svc_dist")
+
+
+class Format(StrEnum):
+    """The format of log lines on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class JsonLines(logging.Formatter):
@@ -30,10 +38,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry | getattr(record, "fields", {}))
 
 
-def set_up(as_json: bool) -> None:
+def set_up(log_format: Format) -> None:
     """Have the package's log go to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if log_format == Format.JSON else logging.Formatter("%(message)s"))
     _log.handlers[:] = [handler]
     _log.setLevel(logging.INFO)
     _log.propagate = False
@@ -46,7 +54,7 @@ def is_json() -> bool:
 
 @contextlib.contextmanager
 def prints_logged() -> Iterator[None]:
-    """What libraries print meanwhile to standard output (Ray does, of workers that died) goes to the log."""
+    """Log what libraries print to standard output meanwhile: Ray prints about workers that died."""
     with contextlib.redirect_stdout(_ToLog()):
         yield
 

@@ -6,41 +6,27 @@ import dataclasses
 import json
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from svc_dist.cli import logs
-from svc_dist.cli.options import (
-    AnonymousOption,
-    DeviceOption,
-    EndpointOption,
-    JsonOption,
-    LogFormat,
-    PrecisionOption,
-    ProfileOption,
-    RecipeArgument,
-    RunArgument,
-    ScratchOption,
-    ShardSizeOption,
-    SlotsOption,
-    TargetArgument,
-    ThreadsOption,
-    access_of,
-    executor_name,
-)
+from svc_dist.cli import logs, options
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.plan.settings import Device
 from svc_dist.run.options import ExecutorKind
 
 
+def _seconds(about: str) -> Any:
+    return typer.Option(min=0, metavar="SECONDS", help=about)
+
+
 def merge(
-    recipe: RecipeArgument,
-    output: TargetArgument,
+    recipe: options.Recipe,
+    output: options.NewOutput,
     executor: Annotated[
         str,
         typer.Option(
-            callback=executor_name,
+            callback=options.executor_name,
             metavar=f"<{'|'.join(ExecutorKind)}>",
             help="inline: threads of this process; auto: ray with --address or several devices, else inline; or the "
             "name of one that an installed package adds",
@@ -49,53 +35,34 @@ def merge(
     address: Annotated[
         str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
     ] = None,
-    slots: SlotsOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = None,
-    threads_per_unit: ThreadsOption = None,
-    max_shard_size: ShardSizeOption = None,
-    scratch: ScratchOption = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    slots: options.Slots = None,
+    device: options.Device = Device.AUTO,
+    precision: options.Precision = None,
+    threads_per_unit: options.Threads = None,
+    max_shard_size: options.ShardSize = None,
+    scratch: options.Scratch = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
     parallel: Annotated[int, typer.Option(min=1, metavar="N", help="storage requests in parallel for one unit")] = 16,
-    storage_deadline: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="seconds during which a transient storage failure is retried"),
-    ] = 300.0,
-    storage_timeout: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="timeout of one storage request in seconds")
-    ] = 60.0,
+    storage_deadline: Annotated[float, _seconds("seconds during which a transient storage failure is retried")] = 300.0,
+    storage_timeout: Annotated[float, _seconds("timeout of one storage request in seconds")] = 60.0,
     restart: Annotated[bool, typer.Option("--restart", help="discard what an earlier run wrote to OUTPUT")] = False,
-    grace: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="seconds for running units to finish after SIGTERM or Ctrl-C"),
-    ] = 60.0,
+    grace: Annotated[float, _seconds("seconds for running units to finish after SIGTERM or Ctrl-C")] = 60.0,
     max_runtime: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="SECONDS", help="stop gracefully after this many seconds, with exit code 75, to resume"
-        ),
+        float | None, _seconds("stop gracefully after this many seconds, with exit code 75, to resume")
     ] = None,
     unit_deadline: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="seconds, over the time that its size predicts, after which a unit on a cluster counts as lost",
-        ),
+        float, _seconds("seconds, over the time that its size predicts, after which a unit on a cluster counts as lost")
     ] = 1800.0,
-    node_timeout: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="seconds after which a run ends while no node can run a unit"),
-    ] = 1800.0,
-    log_format: Annotated[LogFormat, typer.Option(help="format of the log on standard error")] = LogFormat.TEXT,
+    node_timeout: Annotated[float, _seconds("seconds after which a run ends while no node can run a unit")] = 1800.0,
+    log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
 ) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
 
     Example: svc-dist merge recipe.yaml merged/
     """
-    logs.set_up(log_format == LogFormat.JSON)
+    logs.set_up(log_format)
     from svc_dist.api import merge as run
     from svc_dist.cli.texts import merge_line
     from svc_dist.run.process import return_freed_memory
@@ -105,18 +72,20 @@ def merge(
         summary = run(
             recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
             threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch,
-            access=access_of(endpoint_url, profile, anonymous, parallel, storage_deadline, storage_timeout),
+            access=options.access_of(
+                endpoint_url, profile, anonymous, parallel=parallel, deadline=storage_deadline, timeout=storage_timeout
+            ),
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
-            node_timeout=node_timeout, progress=log_format == LogFormat.TEXT and sys.stderr.isatty(),
+            node_timeout=node_timeout, progress=log_format == logs.Format.TEXT and sys.stderr.isatty(),
         )  # fmt: skip
-    if log_format == LogFormat.JSON:
+    if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
     else:
         typer.echo(merge_line(summary))
 
 
 def plan(
-    recipe: RecipeArgument,
+    recipe: options.Recipe,
     output: Annotated[
         str | None, typer.Argument(help="plan with the settings of the run in this folder or URL", metavar="OUTPUT")
     ] = None,
@@ -129,13 +98,13 @@ def plan(
             metavar="MACHINES",
         ),
     ] = None,
-    precision: PrecisionOption = None,
-    threads_per_unit: ThreadsOption = None,
-    device: DeviceOption = Device.AUTO,
-    max_shard_size: ShardSizeOption = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    precision: options.Precision = None,
+    threads_per_unit: options.Threads = None,
+    device: options.Device = Device.AUTO,
+    max_shard_size: options.ShardSize = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Show what a merge would do, or how long it would take. Reads headers, never weights.
 
@@ -143,7 +112,7 @@ def plan(
     """
     from svc_dist.api import make_plan, predict
 
-    access = access_of(endpoint_url, profile, anonymous)
+    access = options.access_of(endpoint_url, profile, anonymous)
     if cluster is not None:
         given = {"OUTPUT": output, "--threads-per-unit": threads_per_unit, "--device": device.replace("auto", "")}
         for name in (name for name, value in given.items() if value):
@@ -169,17 +138,17 @@ def plan(
 
 
 def doctor(
-    recipe: RecipeArgument,
-    output: TargetArgument,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = None,
-    threads_per_unit: ThreadsOption = None,
-    max_shard_size: ShardSizeOption = None,
-    slots: SlotsOption = None,
-    scratch: ScratchOption = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    recipe: options.Recipe,
+    output: options.NewOutput,
+    device: options.Device = Device.AUTO,
+    precision: options.Precision = None,
+    threads_per_unit: options.Threads = None,
+    max_shard_size: options.ShardSize = None,
+    slots: options.Slots = None,
+    scratch: options.Scratch = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Check in seconds whether a merge can run here. Storages, disk space, memory, devices and versions; no weights.
 
@@ -191,7 +160,7 @@ def doctor(
     code = ExitCode.DONE
     for finding in examine(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
-        max_shard_size=max_shard_size, access=access_of(endpoint_url, profile, anonymous),
+        max_shard_size=max_shard_size, access=options.access_of(endpoint_url, profile, anonymous),
     ):  # fmt: skip
         label = typer.style("ok   ", fg="green") if finding.problem is None else typer.style("WRONG", fg="red")
         typer.echo(f"{label}  {finding.text()}")
@@ -201,7 +170,10 @@ def doctor(
 
 
 def status(
-    output: RunArgument, as_json: JsonOption = False, endpoint_url: EndpointOption = None, profile: ProfileOption = None
+    output: options.RunOutput,
+    as_json: options.Json = False,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
 ) -> None:
     """Show the progress of a merge, from any shell.
 
@@ -209,15 +181,15 @@ def status(
     """
     from svc_dist.checks.status import read_status
 
-    state = read_status(output, access_of(endpoint_url, profile))
+    state = read_status(output, options.access_of(endpoint_url, profile))
     typer.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text())
 
 
 def clean(
-    output: RunArgument,
+    output: options.RunOutput,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask for confirmation")] = False,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
 ) -> None:
     """Remove what an abandoned merge left. Partial files or uploads, and its run folder. Asks for confirmation.
 
@@ -227,7 +199,7 @@ def clean(
     from svc_dist.checks.clean import look
     from svc_dist.run_folder.output import Output
 
-    target = Output(output, access_of(endpoint_url, profile))
+    target = Output(output, options.access_of(endpoint_url, profile))
     typer.echo(look(target).text())
     if not yes:
         try:

@@ -1,17 +1,27 @@
-"""The page about merge methods, from the registry: ``svc-dist methods`` prints it, ``docs/methods.md`` holds it."""
+"""The registry's methods, calibrations and presets: as lines for a terminal, and as the page ``docs/methods.md``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from svc_dist.cli.texts import shown
 from svc_dist.methods.method import Calibration, Method
 from svc_dist.methods.parameters import ByExperts, Parameter
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.presets import PRESETS
 
-_FAMILIES = {
-    "elementwise": "Element-wise methods take every tensor.",
-    "spectral": "Spectral methods take matrices (2-D weights, convolution kernels, fused experts each); embeddings, "
-    "heads and everything else take the recipe's `fallback`.",
-}
+
+def method_lines() -> Iterator[str]:
+    """The list for a terminal."""
+    for _, title, _, entries in _groups():
+        yield f"{title}:"
+        for entry in entries:
+            yield f"  {entry.name:18s}{_about(entry)}"
+            if entry.all_parameters:
+                yield f"{'':20s}" + ", ".join(f"{p.name} {_default(p)}".strip() for p in entry.all_parameters)
+    yield "presets:"
+    for name, preset in PRESETS.items():
+        yield f"  {name:18s}{preset.doc} ({preset.source})"
 
 
 def render() -> str:
@@ -23,28 +33,42 @@ def render() -> str:
         "A parameter marked *per expert* may stand under a model or, for all, under the top-level `parameters`.",
         "",
     ]
-    for family, about in _FAMILIES.items():
-        title = "Element-wise" if family == "elementwise" else "Spectral"
+    for title, _, about, entries in _groups():
         lines += [f"## {title}", "", about, ""]
-        for method in METHODS.values():
-            if method.family == family:
-                lines += _section(method)
-    lines += [
-        "## Calibration",
-        "",
-        "On top of any merge method, for matrices: `calibrate:` in a recipe or in a rule.",
-        "",
-    ]
-    for calibration in CALIBRATIONS.values():
-        lines += _section(calibration)
+        for entry in entries:
+            lines += _section(entry)
     lines += ["## Presets", "", "`preset: NAME` fills in what the recipe leaves out; the plan shows the values.", ""]
     lines += ["| preset | what it is | source |", "|---|---|---|"]
     lines += [f"| `{name}` | {preset.doc} | {preset.source} |" for name, preset in PRESETS.items()]
     return "\n".join(lines) + "\n"
 
 
+def _groups() -> Iterator[tuple[str, str, str, list[Method | Calibration]]]:
+    """Each group of entries with its title on the page, its title in a terminal, and what it applies to."""
+    methods = METHODS.values()
+    yield (
+        "Element-wise", "element-wise methods", "Element-wise methods take every tensor.",
+        [method for method in methods if method.family == "elementwise"],
+    )  # fmt: skip
+    yield (
+        "Spectral", "spectral methods (matrices)",
+        "Spectral methods take matrices (2-D weights, convolution kernels, fused experts each); embeddings, "
+        "heads and everything else take the recipe's `fallback`.",
+        [method for method in methods if method.family == "spectral"],
+    )  # fmt: skip
+    yield (
+        "Calibration", "calibrations (on top of any method)",
+        "On top of any merge method, for matrices: `calibrate:` in a recipe or in a rule.",
+        list(CALIBRATIONS.values()),
+    )  # fmt: skip
+
+
+def _about(entry: Method | Calibration) -> str:
+    return f"{entry.doc} ({entry.source})" if entry.source else entry.doc
+
+
 def _section(entry: Method | Calibration) -> list[str]:
-    about = entry.doc[0].upper() + entry.doc[1:] + (f" ({entry.source})" if entry.source else "") + "."
+    about = entry.doc[0].upper() + _about(entry)[1:] + "."
     if isinstance(entry, Method):
         reads = {"one pass": "reads each delta once", "two passes": "reads each delta twice"}
         about += f" It {reads.get(entry.access, 'looks at all experts at once')}"
@@ -57,21 +81,13 @@ def _section(entry: Method | Calibration) -> list[str]:
     lines = [f"### {entry.name}", "", about, ""]
     if entry.all_parameters:
         lines += ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
-        lines += [_row(parameter) for parameter in entry.all_parameters]
+        for parameter in entry.all_parameters:
+            meaning = parameter.doc + (" (per expert)" if parameter.per_model else "")
+            lines.append(f"| `{parameter.name}` | {_default(parameter)} | {parameter.allowed()} | {meaning} |")
         lines.append("")
     return lines
 
 
-def default_of(parameter: Parameter) -> str:
+def _default(parameter: Parameter) -> str:
     """A default as one would write it in YAML, or its formula where it depends on the number K of experts."""
-    if isinstance(parameter.default, ByExperts):
-        return parameter.default.formula
-    if isinstance(parameter.default, bool):
-        return str(parameter.default).lower()
-    return f"{parameter.default:g}" if isinstance(parameter.default, float) else str(parameter.default)
-
-
-def _row(parameter: Parameter) -> str:
-    default = default_of(parameter)
-    about = parameter.doc + (" (per expert)" if parameter.per_model else "")
-    return f"| `{parameter.name}` | {default} | {parameter.allowed()} | {about} |"
+    return parameter.default.formula if isinstance(parameter.default, ByExperts) else shown(parameter.default)

@@ -10,22 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc_dist.cli.options import (
-    AnonymousOption,
-    DeviceOption,
-    EndpointOption,
-    JsonOption,
-    MergedArgument,
-    PrecisionOption,
-    ProfileOption,
-    RecipeArgument,
-    ScratchOption,
-    SlotsOption,
-    ThreadsOption,
-    access_of,
-    require_writable_file,
-    write_file,
-)
+from svc_dist.cli import options
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 
@@ -34,33 +19,33 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    recipe: RecipeArgument,
+    recipe: options.Recipe,
     layers: Annotated[
         str | None, typer.Option(help="inspect only these layers, such as 0,10,20-23", metavar="LIST")
     ] = None,
     page: Annotated[Path | None, typer.Option("--html", help="also write a page with plots", metavar="FILE")] = None,
-    as_json: JsonOption = False,
-    slots: SlotsOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = None,
-    threads_per_unit: ThreadsOption = None,
-    scratch: ScratchOption = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    as_json: options.Json = False,
+    slots: options.Slots = None,
+    device: options.Device = Device.AUTO,
+    precision: options.Precision = None,
+    threads_per_unit: options.Threads = None,
+    scratch: options.Scratch = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Show how much the sum of the experts over-counts. Also shows which experts overlap, by layer. Merges nothing.
 
     Example: svc-dist inspect recipe.yaml --layers 0,10,20
     """
-    require_writable_file(page, "--html")
+    options.require_writable_file(page, "--html")
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.run.process import return_freed_memory
 
     return_freed_memory()
     report = run(
-        recipe, layers, access=access_of(endpoint_url, profile, anonymous), slots=slots, precision=precision,
+        recipe, layers, access=options.access_of(endpoint_url, profile, anonymous), slots=slots, precision=precision,
         threads_per_unit=threads_per_unit, device=device, scratch=scratch, progress=_count,
     )  # fmt: skip
     if page is not None:
@@ -69,28 +54,28 @@ def inspect(
 
 
 def report(
-    output: MergedArgument,
+    output: options.MergedModel,
     page: Annotated[Path, typer.Option("--html", help="page to write", metavar="FILE")] = Path("merge_report.html"),
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Write a page with plots of a finished merge. Over-counting, spectra, overlap, ranks, timings, provenance.
 
     Example: svc-dist report merged/
     """
-    require_writable_file(page, "--html")
+    options.require_writable_file(page, "--html")
     from svc_dist.run_folder.report import read_report
 
-    _write_page(read_report(output, access_of(endpoint_url, profile, anonymous)), f"Merge {output}", page)
+    _write_page(read_report(output, options.access_of(endpoint_url, profile, anonymous)), f"Merge {output}", page)
 
 
 def verify(
-    output: MergedArgument,
+    output: options.MergedModel,
     deep: Annotated[bool, typer.Option("--deep", help="read all data: checksums, NaN and Inf")] = False,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Check that a merged model is complete and well-formed. With --deep also that it is unchanged and finite.
 
@@ -99,7 +84,7 @@ def verify(
     from svc_dist.checks.verify import verify as check
     from svc_dist.sizes import counted
 
-    result = check(output, deep, access_of(endpoint_url, profile, anonymous))
+    result = check(output, deep, options.access_of(endpoint_url, profile, anonymous))
     for label, colour, lines in (
         ("ok     ", "green", result.checked),
         ("skipped", "yellow", result.skipped),
@@ -133,10 +118,10 @@ def diff(
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="print every tensor, as JSON")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="exit with 1 if the models differ")] = False,
-    scratch: ScratchOption = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
-    anonymous: AnonymousOption = False,
+    scratch: options.Scratch = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
 ) -> None:
     """Compare two models tensor by tensor. Shows the largest difference, relative norm and cosine of each.
 
@@ -144,7 +129,7 @@ def diff(
     """
     from svc_dist.checks.diff import diff as compare
 
-    difference = compare(a, b, access_of(endpoint_url, profile, anonymous), scratch)
+    difference = compare(a, b, options.access_of(endpoint_url, profile, anonymous), scratch)
     typer.echo(json.dumps(difference.data()) if as_json else difference.text(most))
     if exit_code and not difference.same:
         raise typer.Exit(1)
@@ -153,7 +138,7 @@ def diff(
 def _write_page(report: MergeReport, title: str, page: Path) -> None:
     from svc_dist.report.page import render
 
-    write_file(page, render(report, title), "--html")
+    options.write_file(page, render(report, title), "--html")
     typer.echo(f"wrote {page}", err=True)
 
 

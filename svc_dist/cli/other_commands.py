@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svc_dist.cli.options import (
-    EndpointOption,
-    ProfileOption,
-    access_of,
-    require_writable_file,
-    require_writable_folder,
-    write_file,
-)
+from svc_dist.cli import options
 
 
 def methods(
@@ -26,8 +19,7 @@ def methods(
 
     Example: svc-dist methods
     """
-    from svc_dist.cli.methods_page import render
-    from svc_dist.cli.texts import method_lines
+    from svc_dist.cli.methods_page import method_lines, render
 
     typer.echo(render() if markdown else "\n".join(method_lines()), nl=not markdown)
 
@@ -44,22 +36,22 @@ def measure_host(
         str | None,
         typer.Option(help="also measure the storage under this URL; needs permission to write", metavar="URL"),
     ] = None,
-    endpoint_url: EndpointOption = None,
-    profile: ProfileOption = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
 ) -> None:
     """Measure how fast this machine reads, computes and writes. Takes a minute; run nothing else meanwhile.
 
     Example: svc-dist measure-host host.json && svc-dist plan recipe.yaml --cluster host=host.json
     """
-    require_writable_file(file, "FILE")
-    require_writable_folder(folder, "--folder")
+    options.require_writable_file(file, "FILE")
+    options.require_writable_folder(folder, "--folder")
     from svc_dist.forecast.measure_host import measure_host as measure
 
-    text = measure(folder, threads_per_unit, storage, access_of(endpoint_url, profile)).to_json()
+    text = measure(folder, threads_per_unit, storage, options.access_of(endpoint_url, profile)).to_json()
     if file is None:
         typer.echo(text, nl=False)
     else:
-        write_file(file, text, "FILE")
+        options.write_file(file, text, "FILE")
 
 
 def demo(

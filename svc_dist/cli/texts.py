@@ -1,18 +1,15 @@
-"""What ``svc-dist merge``, ``plan`` and ``methods`` print."""
+"""What ``svc-dist merge`` and ``plan`` print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from svc_dist.cli.methods_page import default_of
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
-from svc_dist.plan.model import Plan
-from svc_dist.recipe.presets import PRESETS
 from svc_dist.sizes import counted, format_size
 from svc_dist.tensor_names import printable
 
 if TYPE_CHECKING:
+    from svc_dist.plan.model import Plan
     from svc_dist.run.session import MergeSummary
 
 
@@ -24,24 +21,6 @@ def merge_line(summary: MergeSummary) -> str:
         f"{summary.output}: {counted(summary.tensors, 'tensor')} in {counted(summary.shards, 'shard')}, "
         f"{format_size(summary.bytes_out)}, verified, {summary.seconds:.1f} s{earlier}"
     )
-
-
-def method_lines() -> Iterator[str]:
-    """Methods, calibrations and presets, with parameters and papers."""
-    groups: list[tuple[str, list[Any]]] = [
-        ("element-wise methods", [method for method in METHODS.values() if method.family == "elementwise"]),
-        ("spectral methods (matrices)", [method for method in METHODS.values() if method.family == "spectral"]),
-        ("calibrations (on top of any method)", list(CALIBRATIONS.values())),
-    ]
-    for title, entries in groups:
-        yield f"{title}:"
-        for entry in entries:
-            yield f"  {entry.name:18s}{entry.doc}" + (f" ({entry.source})" if entry.source else "")
-            if entry.all_parameters:
-                yield f"{'':20s}" + ", ".join(f"{p.name} {default_of(p)}".strip() for p in entry.all_parameters)
-    yield "presets:"
-    for name, preset in PRESETS.items():
-        yield f"  {name:18s}{preset.doc} ({preset.source})"
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -81,25 +60,25 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _sidecar_lines(plan: Plan) -> Iterator[str]:
-    """The files beside the weights: copied from which model, and not copied for which reason."""
+    """The sidecars by the model that they come from, and the files that are not copied by reason."""
     changes = {"dtype": " (with the recipe's dtype)", "template": " (with the chat template)", "text": " (written)"}
     groups: dict[str, list[str]] = {}
     for sidecar in plan.sidecars:
-        title = f"beside the weights, from {plan.models[sidecar.source].location}"
+        title = f"sidecars from {plan.models[sidecar.source].location}"
         groups.setdefault(title, []).append(printable(sidecar.name) + changes.get(sidecar.rewrite, ""))
-    for one in plan.left_out:
-        groups.setdefault(f"not copied from {one.location} ({one.reason})", []).append(printable(one.name))
-    for title, names in groups.items():
-        yield f"{title}: {', '.join(names)}"
+    for file in plan.left_out:
+        groups.setdefault(f"not copied from {file.location} ({file.reason})", []).append(printable(file.name))
+    yield from (f"{title}: {', '.join(names)}" for title, names in groups.items())
 
 
 def _listed(parameters: dict[str, Any] | None) -> str:
-    return " (" + ", ".join(f"{key} {_short(value)}" for key, value in parameters.items()) + ")" if parameters else ""
+    return " (" + ", ".join(f"{key} {shown(value)}" for key, value in parameters.items()) + ")" if parameters else ""
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A parameter's value as YAML would have it, with four digits; a list of equal values as one of them."""
     if isinstance(value, list):
-        return _short(value[0]) if len(set(value)) == 1 else "[" + ", ".join(map(_short, value)) + "]"
+        return shown(value[0]) if len(set(value)) == 1 else "[" + ", ".join(map(shown, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -210,7 +210,7 @@ def test_every_file_beside_the_weights_is_copied_or_listed_with_a_reason(
     assert len([line for line in plan.warnings if "huge.spm is not copied" in line]) == 1
     assert len(plan.warnings) == 2
     text = "\n".join(plan_lines(plan))
-    assert f"beside the weights, from {base}: 1_Pooling/config.json, " in text
+    assert f"sidecars from {base}: 1_Pooling/config.json, " in text
     assert f"not copied from {base} (weights that are not merged): " in text
     output = base.parent / "out"
     svc_dist.merge(recipe_data(models), output, executor="inline")

@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 COMMAND = f"""
 from svc_dist.checkpoint import layout
 layout.MAX_RANGE = {MAX_RANGE}
-from svc_dist.cli import main
+from svc_dist.cli.process import main
 main()
 """
 
