@@ -10,7 +10,7 @@ from svc_dist.forecast.cluster import Cluster
 from svc_dist.forecast.simulate import Load, simulate
 from svc_dist.plan.costs import work
 from svc_dist.plan.model import Plan, Unit
-from svc_dist.sizes import format_size
+from svc_dist.sizes import counted, format_size
 from svc_dist.storage.reading import request_count
 from svc_dist.storage.writing.s3 import S3Sink
 
@@ -19,7 +19,7 @@ _BOUNDS = {
     "compute": "compute: use more or faster devices",
     "read": "reading: use more bandwidth to the storage, or more nodes",
     "write": "writing: use more bandwidth to the storage, or more nodes",
-    "units in flight": "units in flight: use more slots, if memory allows",
+    "running units": "running units: use more slots, if memory allows",
     "the longest unit": "the longest unit: only a faster device helps",
     "start and end": "start and end: the merge itself is short",
 }
@@ -66,10 +66,11 @@ class Prediction:
             [
                 f"about {_span(self.seconds)}, bound by {_BOUNDS[self.bottleneck]}",
                 f"lower bounds: {bounds}",
-                f"busy: {shares}; {self.slots} units in parallel on {self.devices} device{'s' * (self.devices > 1)}",
+                f"busy: {shares}; {counted(self.slots, 'unit')} in parallel on {counted(self.devices, 'device')}",
                 f"read {format_size(self.bytes_in)}, write {format_size(self.bytes_out)}",
-                f"requests on object storage: {asked.get:,} GET; {asked.put_part:,} parts, {asked.create:,} uploads "
-                f"begun and {asked.complete:,} completed; {asked.receipt:,} receipts",
+                f"requests on object storage: {asked.get:,} GET; {counted(asked.put_part, 'part')}, "
+                f"{counted(asked.create, 'upload')} begun and {asked.complete:,} completed; "
+                f"{counted(asked.receipt, 'receipt')}",
                 *(f"note: {note}" for note in self.notes),
             ]
         )
@@ -89,7 +90,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         "compute": computed / cluster.all_lanes,
         "read": read / storage.read / nodes,
         "write": written / storage.write / nodes,
-        "units in flight": sum(each) / cluster.all_slots,
+        "running units": sum(each) / cluster.all_slots,
         "the longest unit": max(each, default=0.0),
         "start and end": fixed,
     }
