@@ -77,22 +77,22 @@ def examine(
     plan: Plan | None = None
     target = Output(output, checked.access)
     if sound:
-        found: list[Plan] = []
-
-        def planned() -> str:
-            made = make_plan(checked, settings_here(settings, _recorded(target)))
-            found.append(made)
-            size, device = format_size(made.bytes_out), made.settings.device
-            return f"{counted(len(made.tensors), 'tensor')}, {counted(len(made.units), 'unit')} on {device}, {size}"
-
-        yield _finding("plan", planned)
-        plan = found[0] if found else None
+        try:
+            plan = make_plan(checked, settings_here(settings, _recorded(target)))
+        except SvcDistError as error:
+            yield Finding("plan", "", error)
+    if plan is not None:
+        size, device = format_size(plan.bytes_out), plan.settings.device
+        work = f"{counted(len(plan.tensors), 'tensor')}, {counted(len(plan.units), 'unit')}"
+        yield Finding("plan", f"{work} on {device}, {size}")
     yield from _writes(target)
     if plan is not None:
         if any(open_storage(model.location, access).path is None for model in plan.inputs):
             yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
         if target.storage.path is not None:
-            yield _finding("space for the output", lambda: _space(plan, target))
+            hint = "free space there, or name another OUTPUT"
+            folder = target.storage.path
+            yield _finding("space for the output", lambda: _space(folder, plan.bytes_out, "the model needs", hint))
         yield _finding("memory", lambda: _memory(plan))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
     yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
@@ -191,28 +191,22 @@ def _conditional(storage: Storage, name: str) -> str:
 
 
 def _scratch(plan: Plan, scratch: str | None, slots: int | None) -> str:
-    folder = Path(scratch or tempfile.gettempdir())
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     slots = slots or default_slots(plan.settings)
     needed = sum(sorted((unit.bytes_in for unit in plan.units), reverse=True)[:slots])
+    return _space(
+        Path(scratch or tempfile.gettempdir()), needed, f"{counted(slots, 'unit')} in parallel need up to",
+        "name a folder on a larger disk with --scratch, or lower --slots",
+    )  # fmt: skip
+
+
+def _space(folder: Path, needed: int, user: str, hint: str) -> str:
+    """Compare the free space of the disk on which a folder is, or will be made, with what ``user`` needs."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
+    seen = f"{folder} has {format_size(free)} free, {user} {format_size(needed)}"
     if free < needed:
-        raise StorageError(
-            f"{folder} has {format_size(free)} free, {slots} units in parallel need up to {format_size(needed)}",
-            "name a folder on a larger disk with --scratch, or lower --slots",
-        )
-    return f"{folder} has {format_size(free)} free, up to {format_size(needed)} are needed"
-
-
-def _space(plan: Plan, output: Output) -> str:
-    existing = next(path for path in (Path(output.location), *Path(output.location).parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < plan.bytes_out:
-        raise StorageError(
-            f"{existing} has {format_size(free)} free, the model needs {format_size(plan.bytes_out)}",
-            "free space there, or name another OUTPUT",
-        )
-    return f"{format_size(free)} free, {format_size(plan.bytes_out)} are needed"
+        raise StorageError(seen, hint)
+    return seen
 
 
 def _memory(plan: Plan) -> str:

@@ -121,9 +121,10 @@ def _listed(layers: Collection[range]) -> str:
 
 
 class _Nowhere:
-    """A sink that discards everything."""
+    """A sink, and the writer of its ranges, that discard everything."""
 
     memory = 0
+    retries = Retries()
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
         pass
@@ -132,18 +133,10 @@ class _Nowhere:
         return None
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
-        return _Dropped()
+        return self
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         pass
-
-    def discard(self, shard: ShardFile) -> None:
-        pass
-
-
-class _Dropped:
-    def __init__(self) -> None:
-        self.retries = Retries()
 
     def write(self, data: memoryview) -> None:
         pass

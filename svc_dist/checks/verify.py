@@ -36,6 +36,12 @@ class Verification:
     def ok(self) -> bool:
         return not self.problems
 
+    def add(self, problems: list[str], passed: str) -> None:
+        """Add what a check has found, or ``passed`` where it has found no problem."""
+        self.problems += problems
+        if not problems:
+            self.checked.append(passed)
+
 
 def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> Verification:
     """Check a model's index against its headers, and its names and shapes against the base and the architecture.
@@ -88,6 +94,7 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
     if folder is None:
         result.skipped.append("the safetensors library: it reads local files only")
         return
+    problems: list[str] = []
     for file in model.files:
         expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}
         try:
@@ -95,9 +102,9 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
         except VerificationError as error:
             problem = str(error)
         if problem:
-            result.problems.append(f"{file.name}: {problem}")
-            return
-    result.checked.append("the safetensors library reads every shard")
+            problems.append(f"{file.name}: {problem}")
+            break
+    result.add(problems, "the safetensors library reads every shard")
 
 
 def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: Verification) -> None:
@@ -119,21 +126,20 @@ def _check_report(report: MergeReport, model: Checkpoint, result: Verification) 
     for shard in report.shards:
         if sizes.get(shard.file) != shard.size:
             problem = f"{shard.file} has {sizes.get(shard.file)} bytes, {shard.size} were written"
-    if problem:
-        result.problems.append(f"not what was written: {problem}")
-    else:
-        result.checked.append("names, dtypes, shapes and sizes are those that were written")
+    result.add(
+        [f"not what was written: {problem}"] if problem else [],
+        "names, dtypes, shapes and sizes are those that were written",
+    )
 
 
 def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) -> None:
-    """The files beside the weights are those that were written, and JSON is JSON."""
+    """Check that the sidecars are those that were written; of another JSON file, also that it is valid."""
     import xxhash
 
     problems = []
     for sidecar in report.sidecars:
-        identity = folder.stat(sidecar.name)
-        data = b"" if identity is None else folder.read(sidecar.name)
-        if identity is None:
+        data = folder.get(sidecar.name)
+        if data is None:
             problems.append(f"{sidecar.name} is missing")
         elif sidecar.checksum != f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}":
             problems.append(f"{sidecar.name} is not the file that was written ({sidecar.size:,} bytes)")
@@ -142,9 +148,8 @@ def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) 
                     json.loads(data)
                 except (ValueError, RecursionError) as error:
                     problems.append(f"{sidecar.name} is not valid JSON: {error}")
-    result.problems += problems
-    if not problems and report.sidecars:
-        result.checked.append(f"{len(report.sidecars)} files beside the weights are those that were written")
+    if report.sidecars:
+        result.add(problems, f"{counted(len(report.sidecars), 'sidecar')} with the recorded checksum")
 
 
 def _check_base(report: MergeReport, model: Checkpoint, result: Verification, access: Access) -> None:
@@ -156,13 +161,14 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
         return
     other = {name for name, _ in report.not_written}
     other |= {tensor.name for tensor in report.tensors if report.dispositions[tensor.disposition].source != 0}
-    expected = {s.name: list(s.shape) for s in base.tensors.values() if s.name not in other}
-    stored = {s.name: list(s.shape) for s in model.tensors.values() if s.name not in other}
+    stored, expected = (
+        {s.name: list(s.shape) for s in checkpoint.tensors.values() if s.name not in other}
+        for checkpoint in (model, base)
+    )
     problem = _compare(stored, expected)
-    if problem:
-        result.problems.append(f"against the base {location}: {problem}")
-    else:
-        result.checked.append(f"names and shapes are the base's ({location})")
+    result.add(
+        [f"against the base {location}: {problem}"] if problem else [], f"names and shapes are the base's ({location})"
+    )
 
 
 def _check_architecture(path: Path | None, model: Checkpoint, result: Verification) -> None:
@@ -187,10 +193,10 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
     except Exception as error:  # whatever a library raises on a config that it does not understand
         result.skipped.append(f"{what}: transformers cannot build {name}: {architecture.reason_of(error)}")
         return
-    if wrong:
-        result.problems.append(f"{name}: {architecture.summarised(wrong)}")
-    else:
-        result.checked.append(f"every parameter of {name} is there with its shape")
+    result.add(
+        [f"{name}: {architecture.summarised(wrong)}"] if wrong else [],
+        f"every parameter of {name} is there with its shape",
+    )
 
 
 def _architecture_problems(kind: Any, folder: str, model: Checkpoint) -> list[str]:
@@ -198,33 +204,26 @@ def _architecture_problems(kind: Any, folder: str, model: Checkpoint) -> list[st
 
     with init_empty_weights():
         empty = kind(architecture.read_config(folder))
-    wanted = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
     stored = {name: spec.shape for name, spec in model.tensors.items()}
-    if all(stored.get(name) == shape for name, shape in wanted.items()):
+    if all(stored.get(name) == tuple(parameter.shape) for name, parameter in empty.named_parameters()):
         return []
-    # Names stored need not be names in memory: heads are tied, and names change between versions of the library. So
-    # the loader itself decides, which reads no weights for the device "meta".
+    # Stored names can differ from names in memory: heads are tied, and names change between versions of the library.
+    # So the loader decides; for the device "meta" it reads no weights.
     return architecture.load(kind, folder, "meta")[1]
 
 
 def _check_data(source: Source, model: Checkpoint, report: MergeReport | None, result: Verification) -> None:
+    copied = set()
     if report is not None:
+        copied = {t.name for t in report.tensors if report.dispositions[t.disposition].kind == "copied"}
         shards = report.shards
         sizes = {file.name: file.size for file in model.files}
         whole = {number for number, shard in enumerate(shards) if sizes.get(shard.file) == shard.size}
         ranges = [written for written in report.ranges if written.shard in whole]
         wrong = _over(ranges, lambda written: _checksum_problem(source, shards[written.shard].file, written))
-        result.problems += wrong
-        if not wrong:
-            result.checked.append(f"{counted(len(ranges), 'range')} with the recorded checksum")
-    copied = set()
-    if report is not None:
-        copied = {t.name for t in report.tensors if report.dispositions[t.disposition].kind == "copied"}
+        result.add(wrong, f"{counted(len(ranges), 'range')} with the recorded checksum")
     weights = [spec for spec in model.tensors.values() if spec.dtype in FLOAT_DTYPES]
-    wrong = _over(weights, lambda spec: _finite_problem(source, spec, spec.name in copied))
-    result.problems += wrong
-    if not wrong:
-        result.checked.append("no NaN and no Inf")
+    result.add(_over(weights, lambda spec: _finite_problem(source, spec, spec.name in copied)), "no NaN and no Inf")
 
 
 def _over(items: list[Any], check: Callable[[Any], str | None]) -> list[str]:
@@ -239,9 +238,9 @@ def _checksum_problem(source: Source, file: str, written: ReportedRange) -> str 
     if kind != "xxh3_128":
         return f"{file}: unknown checksum {kind}"
     digest = xxhash.xxh3_128()
-    wanted = ByteRange(file, written.start, written.end)
-    with source.map([wanted]) as mapped:
-        view = mapped.view(wanted)
+    data = ByteRange(file, written.start, written.end)
+    with source.map([data]) as mapped:
+        view = mapped.view(data)
         for start in range(0, view.nbytes, _CHUNK):
             digest.update(view[start : start + _CHUNK])
     if digest.hexdigest() == recorded:
@@ -252,14 +251,14 @@ def _checksum_problem(source: Source, file: str, written: ReportedRange) -> str 
 def _finite_problem(source: Source, spec: Any, copied: bool) -> str | None:
     from svc_dist.checkpoint.tensor_view import tensor_view
 
-    wanted = ByteRange(spec.file, spec.start, spec.end)
+    data = ByteRange(spec.file, spec.start, spec.end)
     if spec.nbytes == 0:
         return None
-    with source.map([wanted]) as mapped:
-        values = tensor_view(mapped.view(wanted), spec.dtype)
+    with source.map([data]) as mapped:
+        values = tensor_view(mapped.view(data), spec.dtype)
         for start in range(0, values.numel(), _CHUNK):
-            part = values[start : start + _CHUNK]
-            bad = part.isnan() if copied else ~part.isfinite()
+            chunk = values[start : start + _CHUNK]
+            bad = chunk.isnan() if copied else ~chunk.isfinite()
             if bool(bad.any()):
                 element = start + int(bad.nonzero()[0])
                 return f"{spec.file}: tensor {spec.name!r} holds {float(values[element])} at element {element:,}"

@@ -240,7 +240,7 @@ def test_verify_checks_the_files_beside_the_weights(models: list[Path]) -> None:
     write_tokenizer(models[0], TOKENS)
     output = models[0].parent / "out"
     svc_dist.merge(recipe_data(models), output, executor="inline")
-    assert "3 files beside the weights are those that were written" in verify(str(output)).checked
+    assert "3 sidecars with the recorded checksum" in verify(str(output)).checked
     (output / "tokenizer_config.json").write_text("{")
     (output / "tokenizer.json").unlink()
     problems = verify(str(output)).problems
