@@ -1,6 +1,6 @@
-"""What a recipe chooses for its tensors: a merge method with complete parameters and a calibration, or a model to keep.
+"""What a recipe chooses for its tensors: a merge method with complete parameters and a calibration, or a model to copy.
 
-Every name and value is checked.
+Each name and each value is checked, and defaults are filled in.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method, any_deferred
-from svc_dist.methods.registry import METHODS
-from svc_dist.recipe.completion import check_parameters, complete_parameters, find_method, resolve_calibration
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
-from svc_dist.recipe.origin import Origin
+from svc_dist.recipe.mergekit import WITHOUT_EFFECT, method_hint, parameter_hint
+from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
-from svc_dist.recipe.varying import Varying
+from svc_dist.recipe.varying import Varying, check_setting, varies
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origi
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked for one result: the recipe, with the result's own ``parameters`` and ``calibrate`` in place."""
+    """The recipe with the ``parameters`` and ``calibrate`` of one result in place."""
 
     recipe: Recipe
     models: Sequence[RecipeModel]
@@ -111,35 +111,24 @@ class _Request:
     parameters: Mapping[str, Any]
     calibrate: Mapping[str, Any] | None
 
-    @property
-    def _experts(self) -> list[Mapping[str, Any]]:
-        """Each expert's own parameters."""
-        return [self.recipe.models[model.position or 0].parameters for model in self.models[1:]]
-
-    @property
-    def _base(self) -> Mapping[str, Any] | None:
-        """The base's parameters where it is listed among the models."""
-        position = self.models[0].position
-        return None if position is None else self.recipe.models[position].parameters
-
     def result(self, path: str) -> ResultChoices:
         recipe, origin = self.recipe, self.origin
         method = find_method(recipe.merge_method, origin.at("merge_method"))
-        check_parameters(method, self.parameters, origin, "parameters")
+        _check_parameters(method, self.parameters, origin, "parameters")
         for index, entry in enumerate(recipe.models):
-            check_parameters(method, entry.parameters, origin, "models", index, "parameters", per_model=True)
+            _check_parameters(method, entry.parameters, origin, "models", index, "parameters", per_model=True)
         blamed = "parameters"
         if method.experts != (1, None):
             blamed = "merge_method"
         elif any(entry.parameters for entry in recipe.models):
             blamed = "models"
-        parameters = complete_parameters(method, {}, self.parameters, self._experts, self._base, origin.at(blamed))
-        default = self._choice(method, parameters, self.calibrate, origin.at("parameters"), "calibrate")
+        default = self._choice(method, {}, self.calibrate, origin.at(blamed), "calibrate")
+        default = replace(default, where=origin.at("parameters"))
         rules = tuple(self._rule(index, rule, method) for index, rule in enumerate(recipe.rules))
         return ResultChoices(path, default, self._fallback(), rules)
 
     def _fallback(self) -> MergeChoice:
-        """The choice for what a spectral method does not take: all experts alike."""
+        """The choice for tensors that a spectral method cannot merge: the same parameters for all experts."""
         given, where = self.recipe.fallback, self.origin.at("fallback")
         extra = sorted(set(given) - {"method", "parameters"})
         if extra:
@@ -149,12 +138,11 @@ class _Request:
         if method.family != "elementwise":
             raise RecipeError(f"{where}: {method.name} cannot merge every tensor", "choose an element-wise method")
         own = given.get("parameters", {})
-        check_parameters(method, own, self.origin, "fallback", "parameters")
-        parameters = complete_parameters(method, own, {}, [{}] * len(self._experts), None, where)
-        return self._choice(method, parameters, None, where, "fallback")
+        _check_parameters(method, own, self.origin, "fallback", "parameters")
+        return self._choice(method, own, None, where, alike=True)
 
     def _rule(self, index: int, rule: RuleEntry, method: Method) -> MergeChoice | KeepChoice:
-        """What a rule chooses; ``method``: the recipe's, which counts where the rule names none."""
+        """What a rule chooses. ``method``: the recipe's, for a rule that names none."""
         where = self.origin.at("rules", index)
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab)
         if rule.keep is not None:
@@ -169,20 +157,94 @@ class _Request:
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))
-        check_parameters(method, rule.parameters, self.origin, "rules", index, "parameters")
-        parameters = complete_parameters(method, rule.parameters, self.parameters, self._experts, self._base, where)
+        _check_parameters(method, rule.parameters, self.origin, "rules", index, "parameters")
         if rule.calibrate is None:
-            return self._choice(method, parameters, self.calibrate, where, "calibrate")
-        return self._choice(method, parameters, rule.calibrate, where, "rules", index, "calibrate")
+            return self._choice(method, rule.parameters, self.calibrate, where, "calibrate")
+        return self._choice(method, rule.parameters, rule.calibrate, where, "rules", index, "calibrate")
 
     def _choice(
         self,
         method: Method,
-        parameters: dict[str, Any],
+        own: Mapping[str, Any],
         calibrate: Mapping[str, Any] | None,
         where: str,
         *calibrate_path: str | int,
+        alike: bool = False,
     ) -> MergeChoice:
-        calibration = resolve_calibration(calibrate, len(self._experts), self.origin, *calibrate_path)
+        """A choice with each parameter from ``own``, else the expert's, else the result's, else the default.
+
+        ``alike``: without the parameters of experts and of the result.
+        """
+        entries, base, experts = self.recipe.models, self.models[0].position, len(self.models) - 1
+        common = {} if alike else self.parameters
+        each = [{} if alike else entries[model.position or 0].parameters for model in self.models[1:]]
+        try:
+            parameters = method.complete(
+                experts,
+                _settings(method, own, common),
+                [_settings(method, own, entry, common) for entry in each],
+                None if alike or base is None else _settings(method, entries[base].parameters, common),
+            )
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error.message}", error.hint) from None
+        calibration = _calibration(calibrate, experts, self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
-        return MergeChoice(method.name, parameters, calibration, len(self._experts), where, default_alpha)
+        return MergeChoice(method.name, parameters, calibration, experts, where, default_alpha)
+
+
+def find_method(name: Any, where: str) -> Method:
+    """The merge method of this name. Raises RecipeError."""
+    if not isinstance(name, str) or name not in METHODS:
+        raise RecipeError(f"{where}: there is no merge method '{name}'", method_hint(str(name), METHODS))
+    return METHODS[name]
+
+
+def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Each parameter's setting in the first of ``layers`` that has one; all of them where it may vary by tensor."""
+    settings: dict[str, Any] = {}
+    for parameter in method.all_parameters:
+        given = [layer[parameter.name] for layer in layers if parameter.name in layer]
+        if given:
+            settings[parameter.name] = Varying(parameter, tuple(given)) if varies(given[0]) else given[0]
+    return settings
+
+
+def _check_parameters(method: Method, given: Any, origin: Origin, *path: str | int, per_model: bool = False) -> None:
+    """Names and values that the method takes, at ``path``. ``per_model``: of one expert. Raises RecipeError."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{origin.at(*path)}: parameters must be a mapping, like {{weight: 0.3}}")
+    for name, value in given.items():
+        where = origin.at(*path, name)
+        if name in WITHOUT_EFFECT:
+            continue
+        parameter = method.parameter(name)
+        if parameter is None:
+            raise RecipeError(
+                f"{where}: {method.name} takes no parameter '{name}'",
+                parameter_hint(method.name, name, [known.name for known in method.all_parameters]),
+            )
+        if per_model and not parameter.per_model:
+            raise RecipeError(
+                f"{where}: '{name}' is one value for all experts", "put it under the top-level parameters"
+            )
+        check_setting(parameter, value, f"{where}: {method.name}")
+
+
+def _calibration(
+    given: Mapping[str, Any] | None, experts: int, origin: Origin, *path: str | int
+) -> dict[str, Any] | None:
+    """A calibration that stands at ``path``, complete; None for none. Raises RecipeError."""
+    if given is None or given.get("method") == "none":
+        return None
+    name = given.get("method")
+    if name is None:
+        raise RecipeError(f"{origin.at(*path)}: the key 'method' is missing", "write it like {method: svc, alpha: 0.5}")
+    if not isinstance(name, str) or name not in CALIBRATIONS:
+        raise RecipeError(
+            f"{origin.at(*path)}: there is no calibration '{name}'", nearest(str(name), [*CALIBRATIONS, "none"])
+        )
+    known = [parameter.name for parameter in CALIBRATIONS[name].parameters]
+    for key in given:
+        if key not in ("method", *known):
+            raise RecipeError(f"{origin.at(*path, key)}: {name} takes no parameter '{key}'", nearest(key, known))
+    return CALIBRATIONS[name].complete(given, experts, lambda key: origin.at(*path, key))

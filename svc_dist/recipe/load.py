@@ -1,7 +1,7 @@
-"""A recipe read and resolved: a person's YAML, checked before anything else is read.
+"""A recipe read, checked and resolved, before any model is opened.
 
-Everything is strict: an unknown key, a parameter that its method does not take, or a value outside its range is an
-error with the line it stands on and the nearest valid name.
+An unknown key, a parameter that its method does not take, or a value outside its range is an error with its line and
+the nearest valid name.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def load_recipe(
     access: Access = DEFAULT_ACCESS,
     max_shard_size: str | int | None = None,
 ) -> ResolvedRecipe:
-    """A recipe from a file, or from what its YAML would parse to, checked and resolved. Raises RecipeError.
+    """A recipe from a file, or from the data that its YAML would parse to, checked and resolved. Raises RecipeError.
 
-    ``access``: how storages are reached where the recipe does not say. ``max_shard_size`` wins over the recipe's.
+    ``access``: for storages without options in the recipe. ``max_shard_size`` replaces the recipe's.
     """
     if isinstance(recipe, ResolvedRecipe):
         resolved = recipe if access == DEFAULT_ACCESS else recipe.with_access(access)
@@ -89,23 +89,18 @@ def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> Non
 
 
 def _secret_in(options: Any) -> str | None:
-    """The first key anywhere in nested options that names a credential, or whose URL carries one."""
-    if isinstance(options, Mapping):
-        for key, value in options.items():
-            found = str(key) if is_secret(str(key)) or _carries_credentials(value) else _secret_in(value)
-            if found is not None:
-                return found
+    """The first key in nested options that names a credential, or whose URL contains one."""
     if isinstance(options, list):
         return next(filter(None, map(_secret_in, options)), None)
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        try:
+            refuse_credentials(value if isinstance(value, str) else "")
+            secret = str(key) if is_secret(str(key)) else _secret_in(value)
+        except RecipeError:
+            secret = str(key)
+        if secret is not None:
+            return secret
     return None
-
-
-def _carries_credentials(value: Any) -> bool:
-    try:
-        refuse_credentials(value if isinstance(value, str) else "")
-    except RecipeError:
-        return True
-    return False
 
 
 def _with_preset(data: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
@@ -118,28 +113,28 @@ def _with_preset(data: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         raise RecipeError(f"{origin.at('preset')}: {error}") from None
 
 
-_WANTED = {
+_EXPECTED = {
     "string_type": "text (put quotes around numbers and dates)",
     "list_type": "a list",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
 }
+
+
+#: The entries of lists and mappings in a recipe, by the key of these.
+_ENTRIES: dict[str, type[Strict]] = {
+    "models": ModelEntry, "rules": RuleEntry, "storage": StorageOptions, "rename": RenameEntry, "outputs": OutputEntry,
+}  # fmt: skip
 
 
 def _explain(problem: Any, origin: Origin) -> str:
     path = tuple(problem["loc"])
     where = origin.at(*path)
     if problem["type"] == "extra_forbidden":
-        nested: dict[str, type[Strict]] = {
-            "models": ModelEntry, "rules": RuleEntry, "storage": StorageOptions, "rename": RenameEntry,
-            "outputs": OutputEntry,
-        }  # fmt: skip
-        owner = Recipe if len(path) == 1 else nested.get(str(path[-3])) if len(path) > 2 else None
+        owner = Recipe if len(path) == 1 else _ENTRIES.get(str(path[-3])) if len(path) > 2 else None
         known = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
         return f"{where}: unknown key '{path[-1]}'; " + nearest(str(path[-1]), known)
-    if problem["type"] in _WANTED:
-        return f"{where}: {problem['input']!r} must be {_WANTED[problem['type']]}"
+    if problem["type"] in _EXPECTED:
+        return f"{where}: {problem['input']!r} must be {_EXPECTED[problem['type']]}"
     if problem["type"] == "missing":
         return f"{where}: the key '{path[-1]}' is missing"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

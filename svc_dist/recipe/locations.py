@@ -1,4 +1,4 @@
-"""The models of a recipe: where each is, and what the recipe calls it."""
+"""The models of a recipe: their locations and their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svc_dist.storage.secrets import redact, refuse_credentials
 
 @dataclass(frozen=True)
 class Rename:
-    """A prefix of tensor names and what replaces it; ``where`` the recipe says so, for messages."""
+    """A prefix of tensor names and its replacement. ``where``: its line in the recipe, for messages."""
 
     old: str
     new: str
@@ -29,8 +29,8 @@ class Rename:
 class RecipeModel:
     """The base or an expert: an absolute path, a URL, or two of them as ``model+adapter``.
 
-    ``position``: its number under ``models``; None for a base that is not listed there. ``names``: what the recipe may
-    call it. ``renames``: prefixes that are replaced in this model alone.
+    ``position``: its number under ``models``; None for a base that is not listed there. ``names``: those by which the
+    recipe may refer to it. ``renames``: prefixes that the recipe replaces in this model alone.
     """
 
     location: str
@@ -40,11 +40,11 @@ class RecipeModel:
 
 
 def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> tuple[RecipeModel, ...]:
-    """The base, then the experts in order. Relative paths are relative to ``folder``. Raises RecipeError."""
+    """The base, then the experts in order. Paths are relative to ``folder``. Raises RecipeError."""
     refuse_credentials(recipe.base_model or "", origin.at("base_model"))
     for index, entry in enumerate(recipe.models):
-        for part in (entry.model, *entry.model.split("+")):
-            refuse_credentials(part, origin.at("models", index, "model"))
+        for location in (entry.model, *entry.model.split("+")):
+            refuse_credentials(location, origin.at("models", index, "model"))
     written = recipe.base_model or recipe.models[0].model
     base = _absolute(written, folder)
     if split_location(base, access)[1] is not None:
@@ -70,15 +70,15 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
 
 
 def resolve_renames(keys: Sequence[RenameEntry], origin: Origin, *path: str | int) -> tuple[Rename, ...]:
-    """The entries of a ``rename`` that stands at ``path``."""
+    """The entries of the ``rename`` at ``path``."""
     return tuple(Rename(entry.old, entry.new, origin.at(*path, n)) for n, entry in enumerate(keys))
 
 
 def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
     """The number (0: the base) of the model that a recipe calls ``name`` at ``where``.
 
-    A model is called by its ``name``, by its path or URL as it is written, by the last part of that, and the base by
-    ``base``. Raises RecipeError where no model or more than one is called so.
+    A recipe refers to a model by its ``name``, by its path or URL as written, or by the last component of that, and to
+    the base by ``base``. Raises RecipeError where not exactly one model has the name.
     """
     if name == "base":
         return 0
@@ -96,20 +96,20 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
 
 
 def _location(text: str, base: str, folder: Path, access: Access) -> str:
-    """Both locations of ``model+adapter``, each by itself; of an adapter to the base the adapter's alone."""
+    """The location, for ``model+adapter`` of both; for an adapter to the base, of the adapter alone."""
     whole = _absolute(text, folder)
     if "+" not in text or split_location(whole, access)[1] is None:
         return whole
-    model, adapter = (_absolute(part, folder) for part in text.split("+"))
+    model, adapter = (_absolute(each, folder) for each in text.split("+"))
     return adapter if model == base else f"{model}+{adapter}"
 
 
 def _absolute(text: str, folder: Path) -> str:
-    """URLs as they are, without slashes at the end; paths absolute."""
+    """A URL without trailing slashes, or an absolute path."""
     return trimmed(text) if "://" in text else os.path.normpath(folder / Path(text).expanduser())
 
 
 def _last_part(text: str) -> str:
-    """The folder's or repository's own name, without a revision."""
+    """The name of the folder or repository, without a revision."""
     last = text.rstrip("/").rpartition("/")[2]
     return last.partition("@")[0] if text.startswith("hf://") else last

@@ -1,4 +1,4 @@
-"""mergekit's recipes: what svc_dist does differently or does not support, with what to write instead."""
+"""mergekit's recipes: the differences, and what to write instead of the keys that svc_dist does not support."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from svc_dist.recipe.schema import Recipe
 #: Parameters that are accepted and have no effect.
 WITHOUT_EFFECT = {"int8_mask": "masks take no memory in svc_dist"}
 
+#: mergekit's keys that svc_dist does not support: why, and what to write instead.
 _KEYS = {
-    "slices": "svc_dist does not assemble layers of different models: it merges tensors of the same name",
-    "modules": "svc_dist does not support this key",
-    "input_model_parameters": "svc_dist does not support this key: parameters of a model belong to its entry",
-    "residual_weight": "svc_dist does not assemble layers of different models",
-}
-_INSTEAD = {
-    "slices": "list whole models under `models`; use mergekit to assemble layers",
-    "modules": "list the models under `models` and write exceptions as `rules`; `keep` copies the towers of other "
-    "modalities (docs/multimodal.md)",
-    "input_model_parameters": "write models: [{model: ..., parameters: {...}}]",
-    "residual_weight": "use mergekit to assemble layers",
+    "slices": (
+        "svc_dist does not assemble layers of different models: it merges tensors of the same name",
+        "list whole models under `models`; use mergekit to assemble layers",
+    ),
+    "modules": (
+        "svc_dist does not support this key",
+        "list the models under `models` and write exceptions as `rules`; `keep` copies the towers of other "
+        "modalities (docs/multimodal.md)",
+    ),
+    "input_model_parameters": (
+        "svc_dist does not support this key: parameters of a model belong to its entry",
+        "write models: [{model: ..., parameters: {...}}]",
+    ),
+    "residual_weight": ("svc_dist does not assemble layers of different models", "use mergekit to assemble layers"),
 }
 _UNION = "resize the embeddings of all models to one vocabulary first, or write `base` (docs/vocabulary.md)"
 
@@ -48,9 +52,9 @@ _PARAMETERS = {
 
 def refuse(data: Mapping[str, Any], origin: Origin) -> None:
     """Raise RecipeError for keys that svc_dist does not support, with the line and what to write instead."""
-    for key, why in _KEYS.items():
+    for key, (why, instead) in _KEYS.items():
         if key in data:
-            raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or _INSTEAD[key])
+            raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or instead)
     tokenizer = data.get("tokenizer")
     sources: dict[tuple[str, ...], Any] = {("tokenizer_source",): data.get("tokenizer_source")}
     if isinstance(tokenizer, Mapping):
@@ -68,13 +72,12 @@ def _models_of(data: Mapping[str, Any]) -> str | None:
     """The `models` that replace one slice of whole models, to paste."""
     try:
         (piece,) = data["slices"]
-        ranges = {tuple(source["layer_range"]) for source in piece["sources"]}
         models = [source["model"] for source in piece["sources"]]
+        ((first, last),) = {tuple(source["layer_range"]) for source in piece["sources"]}
+        if first != 0 or len(set(models)) != len(models):
+            return None
     except (KeyError, TypeError, ValueError):
         return None
-    if len(ranges) != 1 or next(iter(ranges))[0] != 0 or len(set(models)) != len(models):
-        return None
-    last = next(iter(ranges))[-1]
     listed = "\n".join(f"    - model: {model}" for model in models)
     return f"if the models have {last} layers, replace `slices` with:\n  models:\n{listed}"
 
@@ -91,11 +94,14 @@ def parameter_hint(method: str, name: str, known: Sequence[str]) -> str:
     return _PARAMETERS.get((method, name)) or nearest(name, known)
 
 
-def warnings(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[str]:
+def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -> Iterator[str]:
     """Warnings about keys that have no effect, or another one than in mergekit.
 
-    ``base``: the number of the base under ``models``, None where it is not listed.
+    ``base``: the number of the base under ``models``, None where it is not listed; ``spectral``: whether the recipe
+    uses a spectral method.
     """
+    if "fallback" in recipe.model_fields_set and not spectral:
+        yield f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor"
     for path, parameters in all_parameters(recipe):
         for key in filter(WITHOUT_EFFECT.__contains__, parameters):
             yield f"{origin.at(*path, key)}: has no effect: {WITHOUT_EFFECT[key]}"

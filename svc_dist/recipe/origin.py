@@ -1,4 +1,4 @@
-"""Where a recipe's keys stand, for messages."""
+"""The lines of a recipe's keys, for messages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: The way to a key: names of keys, and positions in lists.
+#: The path to a key: names of keys, and positions in lists.
 KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The name of a recipe, which is its file's where it has one, and the line (from 1) of each key in it.
+    """The name of a recipe (of its file, where it has one) and the line (from 1) of each of its keys.
 
     ``overlay``: the path of a mapping whose keys override the recipe's, such as an entry of ``outputs``.
     """
@@ -27,15 +27,15 @@ class Origin:
         overrides = self._line(inner, len(self.overlay) + 1) if self.overlay else None
         line = overrides or self._line(path, 1)
         shown = inner if overrides else path
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown).lstrip(".")
+        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in shown).lstrip(".")
         return (f"{self.name}:{line}" if line else self.name) + (f" ({key})" if key else "")
 
     def _line(self, path: KeyPath, shortest: int) -> int | None:
-        """The line of the longest beginning of ``path`` that is known and has at least ``shortest`` parts."""
+        """The line of the longest known prefix of ``path`` with at least ``shortest`` steps."""
         return next((line for end in range(len(path), shortest - 1, -1) if (line := self.lines.get(path[:end]))), None)
 
 
-#: Where a recipe comes from that is no file.
+#: The origin of a recipe that is not a file.
 UNNAMED = Origin()
 
 

@@ -1,7 +1,7 @@
 """Presets: named recipe values from papers and their authors' code, which expand to visible keys.
 
-A preset fills in what the recipe leaves out; whatever the recipe says itself wins. The plan and the recipe that is kept
-beside the model show the expanded values.
+A preset fills in only what the recipe leaves out. The plan and the recipe that is published with the model show the
+expanded values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Recipe keys to fill in, why, and from where. ``instead``: merge methods that another preset is for."""
+    """Recipe keys to fill in, why, and their source. ``instead``: other presets, by the merge method they are for."""
 
     values: Mapping[str, Any]
     doc: str
@@ -24,7 +24,7 @@ class Preset:
 #: The authors of SWUDI keep embeddings and the output head as they are in the base.
 _KEEP = ({"match": ["*embed_tokens.weight", "*lm_head.weight"], "keep": "base", "optional": True},)
 
-#: What vision- and audio-language models have beside their language model, by the names of many architectures.
+#: The modules of vision- and audio-language models outside their language model, as many architectures name them.
 _MODALITIES = (
     "*visual*", "*vision*", "*vit.*", "*image*", "*audio*", "*speech*", "*whisper*", "*video*", "*projector*",
     "*multi_modal*", "*multimodal*", "*resampler*", "*perceiver*", "*qformer*", "*connector*", "*query_tokens*",
@@ -87,15 +87,16 @@ PRESETS = {
 
 
 def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with its preset's values filled in and the key ``preset`` gone.
+    """The recipe with its preset's values filled in, without the key ``preset``.
 
-    ``parameters`` and the keys of ``calibrate`` are filled in one by one; a preset's rules come after the recipe's own.
-    Raises KeyError for a preset that there is not, ValueError when the recipe asks for another merge method than the
-    preset's values are for.
+    ``parameters`` and the keys of ``calibrate`` are filled in one by one (of a calibration with the preset's method); a
+    preset's rules come after the recipe's. Raises KeyError for an unknown preset, ValueError when the recipe's merge
+    method is not the one that the preset's values are for.
     """
+    expanded = {key: value for key, value in recipe.items() if key != "preset"}
     name = recipe.get("preset")
     if name is None:
-        return dict(recipe)
+        return expanded
     preset = PRESETS[name]
     values = preset.values
     method = recipe.get("merge_method", values.get("merge_method"))
@@ -104,8 +105,7 @@ def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if "parameters" in values and method != values["merge_method"]:
         raise ValueError(f"{name} is for merge_method {values['merge_method']}, but the recipe says {method}")
     if not isinstance(recipe.get("rules") or [], list) or not isinstance(recipe.get("parameters") or {}, Mapping):
-        return {key: value for key, value in recipe.items() if key != "preset"}  # malformed: validation says so
-    expanded = {key: value for key, value in recipe.items() if key != "preset"}
+        return expanded  # malformed: validation refuses it
     for key, value in values.items():
         if key == "rules":
             own = expanded.get("rules") or []
@@ -113,14 +113,10 @@ def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
         elif key == "parameters":
             expanded["parameters"] = {**value, **(expanded.get("parameters") or {})}
         elif key == "calibrate":
-            expanded[key] = _calibration(expanded.get(key, value), value)
+            own = expanded.get(key, value)
+            given = {"method": own} if isinstance(own, str) else own
+            same = isinstance(given, Mapping) and given.get("method", value["method"]) == value["method"]
+            expanded[key] = {**value, **given} if same else own
         else:
             expanded.setdefault(key, [*value] if isinstance(value, tuple) else value)
     return expanded
-
-
-def _calibration(own: Any, value: Mapping[str, Any]) -> Any:
-    """The recipe's calibration, with what it leaves out where it is the preset's method."""
-    given = {"method": own} if isinstance(own, str) else own
-    same = isinstance(given, Mapping) and given.get("method", value["method"]) == value["method"]
-    return {**value, **given} if same else own

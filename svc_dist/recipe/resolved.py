@@ -1,16 +1,15 @@
-"""A recipe made ready: everything that planning and running ask of it, resolved once when it is loaded."""
+"""A recipe as planning and running use it: names, defaults and paths resolved once, when it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import METHODS
-from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, resolve_results
-from svc_dist.recipe.completion import find_method
+from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
 from svc_dist.recipe.mergekit import WITHOUT_EFFECT, all_parameters, warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
@@ -23,7 +22,7 @@ from svc_dist.storage.open import split_location
 
 @dataclass(frozen=True)
 class Rule:
-    """Which tensors a rule decides about. What it chooses for them is in each result's choices."""
+    """The tensors that a rule decides about. Each result's choices hold what it chooses for them."""
 
     match: tuple[str, ...]
     vocab: Vocab | None = None
@@ -32,14 +31,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """What to merge and how, complete: nothing in it needs the recipe's text again.
+    """What to merge and how, complete: nothing needs the recipe's text again.
 
     ``models``: the base, then the experts; other fields name a model by its number here. ``results``: the choices for
-    each result, at least one. ``plain``: the recipe as plain data with preset and locations resolved, part of a plan's
-    fingerprint. ``filters``: where a filter of a parameter stands, and what must be part of a tensor's name.
-    ``vocab``: ``base`` where rows beyond the base's are left out. ``config_source``, ``tokenizer_source``: None where
-    the recipe names none; ``tokenizer_where``: where it does. ``dtype``: as written in recipes, None for each tensor's
-    own. ``access``: how storages are reached. ``warnings``: about keys without effect.
+    each result, at least one. ``vocab``: ``base`` leaves out rows beyond the base's. ``config_source``,
+    ``tokenizer_source``: None where the recipe names no model; ``tokenizer_where``: the line of the latter. ``dtype``:
+    as written in recipes, None for each tensor's dtype in the base. ``plain``: plain data with preset and locations
+    resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a parameter, and the text that a
+    tensor's name must contain. ``warnings``: about keys without effect.
     """
 
     models: tuple[RecipeModel, ...]
@@ -63,39 +62,39 @@ class ResolvedRecipe:
 
     @property
     def locations(self) -> list[str]:
-        """Every location that is read: the base's, and each expert's, of its model and its adapter."""
-        return [
-            part for model in self.models for part in split_location(model.location, self.access) if part is not None
-        ]
+        """Every location that is read: of each model, and of its adapter."""
+        return [each for model in self.models for each in split_location(model.location, self.access) if each]
 
     def with_access(self, access: Access) -> ResolvedRecipe:
-        """Storages reached by ``access``, except where the recipe gives options of its own."""
+        """The same recipe with ``access`` for storages without options in the recipe."""
         return replace(self, access=_combined(self.access, access))
 
     def with_shard_size(self, size: str | int) -> ResolvedRecipe:
-        """The same with another ``max_shard_size``. Raises RecipeError."""
+        """The same recipe with another ``max_shard_size``. Raises RecipeError."""
         largest = parse_size(size)
         return replace(self, max_shard_size=largest, plain={**self.plain, "max_shard_size": largest})
 
 
 def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> ResolvedRecipe:
-    """Resolve everything that a recipe leaves to names, defaults and relative paths. Raises RecipeError.
+    """Resolve a recipe's names, defaults and paths, which are relative to ``folder``. Raises RecipeError.
 
-    Relative paths are relative to ``folder``. ``access``: how storages are reached where the recipe does not say.
+    ``access``: for storages without options in the recipe.
     """
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.name != "linear":
         raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model")
-    own = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
-    models = resolve_models(recipe, origin, folder, _combined(own, access))
+    options = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
+    access = _combined(options, access)
+    models = resolve_models(recipe, origin, folder, access)
     results = resolve_results(recipe, models, origin)
+    spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
     config, tokenizer, tokenizer_where = recipe.config_source, recipe.tokenizer_source, origin.at("tokenizer_source")
     if recipe.tokenizer is not None:
         tokenizer, tokenizer_where = recipe.tokenizer.source, origin.at("tokenizer", "source")
     config_source = None if config is None else model_number(config, models, origin.at("config_source"))
     tokenizer_source = None if tokenizer is None else model_number(tokenizer, models, tokenizer_where)
     sources = {"tokenizer_source": (tokenizer, tokenizer_source), "config_source": (config, config_source)}
-    resolved = ResolvedRecipe(
+    return ResolvedRecipe(
         models=models,
         results=results,
         rules=tuple(Rule(tuple(rule.match), rule.vocab, rule.optional) for rule in recipe.rules),
@@ -110,27 +109,25 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         dtype=recipe.out_dtype or recipe.dtype,
         max_shard_size=parse_size(recipe.max_shard_size),
         plain=_plain(recipe, models, results[0].rules, sources),
-        access=own,
+        access=access,
         filters=tuple(
-            (origin.at(*path, name), part)
+            (origin.at(*path, name), text)
             for path, parameters in all_parameters(recipe)
             for name in parameters
             if name not in WITHOUT_EFFECT
-            for part in filters(parameters[name])
+            for text in filters(parameters[name])
         ),
-        warnings=(*_unused(recipe, results, origin), *warnings(recipe, models[0].position, origin)),
+        warnings=tuple(warnings(recipe, models[0].position, spectral, origin)),
         origin=origin,
     )
-    return resolved.with_access(access)
 
 
-def _combined(own: Access, others: Access) -> Access:
-    """``others``, except where the recipe's own options say something else."""
+def _combined(recipes: Access, access: Access) -> Access:
+    """``access`` with the recipe's options over its own."""
     options = {
-        prefix: given.over(others.options[prefix]) if prefix in others.options else given
-        for prefix, given in own.options.items()
+        prefix: options.over(access.options.get(prefix, ClientOptions())) for prefix, options in recipes.options.items()
     }
-    return replace(others, options={**others.options, **options})
+    return replace(access, options={**access.options, **options})
 
 
 def _plain(
@@ -140,11 +137,11 @@ def _plain(
     sources: Mapping[str, tuple[str | None, int | None]],
 ) -> dict[str, Any]:
     """The recipe as plain data with locations in place of names and relative paths."""
-    locations = {model.position: model.location for model in models}
     data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer"})
     data["base_model"] = models[0].location
-    for position, entry in enumerate(data["models"]):
-        entry["model"] = locations[position]
+    for model in models:
+        if model.position is not None:
+            data["models"][model.position]["model"] = model.location
     for rule, choice in zip(data["rules"], rules, strict=True):
         if isinstance(choice, KeepChoice) and rule["keep"] not in ("base", "owner"):
             rule["keep"] = models[choice.source or 0].location
@@ -153,10 +150,3 @@ def _plain(
             data[key] = "base" if name == "base" else models[number].location
     data["max_shard_size"] = parse_size(recipe.max_shard_size)
     return data
-
-
-def _unused(recipe: Recipe, results: Sequence[ResultChoices], origin: Origin) -> Iterator[str]:
-    """What a recipe says without effect."""
-    methods = [METHODS[choice.method] for result in results for choice in result.merges]
-    if "fallback" in recipe.model_fields_set and all(method.family == "elementwise" for method in methods):
-        yield f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor"

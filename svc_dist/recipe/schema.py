@@ -5,6 +5,7 @@ A key has mergekit's name where mergekit has the key.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,8 +16,8 @@ from svc_dist.errors import RecipeError
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
 
-#: Names that no model may have: they have a meaning of their own where a recipe names models.
-RESERVED = ("base", "owner", "union")
+#: Names that no model may have: a recipe uses them with another meaning.
+_RESERVED = ("base", "owner", "union")
 
 Vocab = Literal["base", "error"]
 
@@ -32,13 +33,17 @@ class RenameEntry(Strict):
     new: str = Field(alias="to", description="prefix in the merged model")
 
 
-def _none_given(value: Any) -> Any:
+def _mapping(value: Any) -> Any:
     """``parameters:`` without a value is an empty mapping."""
     return {} if value is None else value
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, Mapping) else value
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping | str) else value
+
+
+def _method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
 
 
 class ModelEntry(Strict):
@@ -58,13 +63,13 @@ class ModelEntry(Strict):
         default_factory=dict, description="parameters of the merge method for this expert"
     )
 
-    _one_rename = field_validator("rename", mode="before")(_listed)
-    _no_parameters = field_validator("parameters", mode="before")(_none_given)
+    _rename_list = field_validator("rename", mode="before")(_list)
+    _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
 
     @field_validator("name")
     @classmethod
     def _free(cls, value: str | None) -> str | None:
-        if value in RESERVED:
+        if value in _RESERVED:
             raise ValueError(f"'{value}' is reserved: choose another name")
         return value
 
@@ -83,15 +88,8 @@ class RuleEntry(Strict):
     vocab: Vocab | None = Field(None, description="`base`: merge the rows that the base has and leave out the others")
     optional: bool = Field(False, description="the rule may match no tensor")
 
-    @field_validator("match", mode="before")
-    @classmethod
-    def _one_or_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("calibrate", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
+    _match_list = field_validator("match", mode="before")(_list)
+    _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
 
 class TokenizerSource(Strict):
@@ -110,15 +108,12 @@ class OutputEntry(Strict):
         None, description="calibration, or some of its keys that override the recipe's, or none"
     )
 
-    _calibrate_named = field_validator("calibrate", mode="before")(
-        lambda value: {"method": value} if isinstance(value, str) else value
-    )
+    _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
     @field_validator("path")
     @classmethod
     def _inside(cls, value: str) -> str:
-        parts = value.split("/")
-        if any(part in ("", ".", "..") or part.startswith(".") for part in parts) or "\\" in value or "://" in value:
+        if any(not part or part.startswith(".") for part in value.split("/")) or "\\" in value or "://" in value:
             raise ValueError(f"'{value}' is not a folder inside OUTPUT, like lambda-0.3")
         return value
 
@@ -190,11 +185,9 @@ class Recipe(Strict):
         description="name patterns of embeddings and output heads; each pattern of your own must match a tensor",
     )
 
-    _one_rename = field_validator("rename", mode="before")(_listed)
-    _no_parameters = field_validator("parameters", mode="before")(_none_given)
-    _calibrate_named = field_validator("calibrate", "fallback", mode="before")(
-        lambda value: {"method": value} if isinstance(value, str) else value
-    )
+    _rename_list = field_validator("rename", mode="before")(_list)
+    _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
+    _methods = field_validator("calibrate", "fallback", mode="before")(_method)
 
     @field_validator("dtype", "out_dtype")
     @classmethod
@@ -222,8 +215,7 @@ class Recipe(Strict):
     @field_validator("outputs")
     @classmethod
     def _apart(cls, value: list[OutputEntry]) -> list[OutputEntry]:
-        for index, entry in enumerate(value):
-            for other in value[:index]:
-                if f"{entry.path}/".startswith(f"{other.path}/") or f"{other.path}/".startswith(f"{entry.path}/"):
-                    raise ValueError(f"{other.path} and {entry.path} must be separate folders, not one in the other")
+        for first, second in itertools.combinations([entry.path for entry in value], 2):
+            if f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/"):
+                raise ValueError(f"{first} and {second} must be separate folders, not one in the other")
         return value

@@ -1,7 +1,7 @@
-"""Parameter values that vary by tensor, written as mergekit has them: by depth among the layers, by part of the name.
+"""Parameter values that vary by tensor, written as in mergekit: by depth among the layers, by text in the name.
 
 A *setting* is one value; a list of values, interpolated from the first layer to the last; ``{filter, value}`` or a list
-of such, of which the first counts whose filter is part of the tensor's name (``*`` or none: every name).
+of these, of which the first counts whose filter the tensor's name contains (``*`` or none: every name).
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.methods.parameters import Deferred, Parameter
 
-_KEYS = {"filter", "value"}
-
 
 def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:
-    """Every value in a setting is one that the parameter may have. Raises RecipeError naming ``owner``."""
+    """Raise RecipeError naming ``owner`` unless the parameter may have every value of a setting."""
     for condition in _conditions(setting, owner):
         value = condition["value"]
         for each in value if isinstance(value, list) else [value]:
@@ -28,7 +26,7 @@ def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:
 
 
 def filters(setting: Any) -> Iterator[str]:
-    """The filters that must be part of a name."""
+    """The texts that a filter looks for in names."""
     for condition in _conditions(setting, ""):
         if condition.get("filter") not in (None, "", "*"):
             yield condition["filter"]
@@ -46,7 +44,7 @@ def _conditions(setting: Any, owner: str) -> list[Mapping[str, Any]]:
     if not isinstance(setting, list) or not any(isinstance(item, Mapping) for item in setting):
         return [{"value": setting}]
     for item in setting:
-        if not isinstance(item, Mapping) or not {"value"} <= set(item) <= _KEYS:
+        if not isinstance(item, Mapping) or not {"value"} <= set(item) <= {"filter", "value"}:
             raise RecipeError(
                 f"{owner}: {item!r} is not a condition",
                 "write {filter: part of a name, value: ...}, and last of all {value: ...} for all other tensors",
@@ -64,11 +62,11 @@ class Varying(Deferred):
     settings: tuple[Any, ...]
 
     def at(self, name: str, depth: float) -> Any:
-        """The value for a tensor. Raises RecipeError where no condition for a weight holds: there is no usual one."""
+        """The value for a tensor. Raises RecipeError where no condition for a weight holds: none is usual."""
         for setting in self.settings:
             for condition in _conditions(setting, ""):
-                part = condition.get("filter")
-                if part is None or part == "*" or part in name:
+                text = condition.get("filter")
+                if text is None or text == "*" or text in name:
                     return self._interpolated(condition["value"], depth)
         if self.parameter.name == "weight":
             raise RecipeError(
@@ -81,9 +79,9 @@ class Varying(Deferred):
         kind = self.parameter.kind
         if not isinstance(value, list):
             return kind(value)
-        place = depth * (len(value) - 1)
-        first = int(place)
+        position = depth * (len(value) - 1)
+        first = int(position)
         if kind is not float:
             return value[first]
-        share = place - first
+        share = position - first
         return kind((1 - share) * value[first] + share * value[min(len(value) - 1, first + 1)])

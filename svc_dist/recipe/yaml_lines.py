@@ -1,4 +1,4 @@
-"""YAML read strictly, with the line of every key: no duplicate keys, no tags, numbers as YAML 1.2 has them."""
+"""YAML read strictly, with the line of every key: no duplicate keys, no tags, numbers as in YAML 1.2."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from svc_dist.errors import RecipeError
-
-Path = tuple[str | int, ...]
+from svc_dist.recipe.origin import KeyPath
 
 _INT, _FLOAT, _TIME = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
@@ -34,12 +33,12 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor(_INT, lambda loader, node: int(str(loader.construct_scalar(node))))  # type: ignore[arg-type]
 
 
-def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
+def read_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
     """The document as plain Python values, and the line (from 1) of each key and list item by its path.
 
     Raises RecipeError naming ``origin`` and the line for syntax errors and duplicate keys.
     """
-    lines: dict[Path, int] = {}
+    lines: dict[KeyPath, int] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -53,7 +52,7 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     return value, lines
 
 
-def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int], origin: str) -> Any:
+def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], origin: str) -> Any:
     line = node.start_mark.line + 1
     if len(path) > _DEEPEST or len(lines) > _MOST:  # aliases can make a small document endless
         raise RecipeError(f"{origin}:{line}: not a recipe: nested too deeply, or too large")
@@ -80,5 +79,5 @@ def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int],
 def _scalar(loader: _Loader, node: yaml.Node, origin: str) -> Any:
     try:
         return loader.construct_object(node, deep=True)
-    except (ValueError, TypeError, AttributeError, RecursionError):  # what a tag promises and the text does not hold
+    except (ValueError, TypeError, AttributeError, RecursionError):  # the text does not have the form of its tag
         raise RecipeError(f"{origin}:{node.start_mark.line + 1}: {node.value!r} is not a {node.tag}") from None
