@@ -1,12 +1,9 @@
 """Eigendecompositions, Gram matrices and singular values, which the spectral methods build on.
 
-The modules eigen, gram, krylov, lapack, svd, residual and finite of the folder.
+The modules eigen, gram, krylov and svd of the folder.
 """
 
 from __future__ import annotations
-
-import threading
-import time
 
 import pytest
 import torch
@@ -108,28 +105,6 @@ def test_what_is_not_finite_is_refused_before_lapack_sees_it(value: float) -> No
     matrix[1, 2] = value
     with pytest.raises(NumericsError, match="some matrix has entries that are not finite"):
         symmetric_eigen(matrix, "some matrix")
-
-
-def test_lapack_lets_other_threads_run() -> None:
-    matrix = with_spectrum(torch.rand(300, dtype=torch.float64)).repeat(3, 3)
-    matrix += torch.eye(900, dtype=torch.float64)
-    progress: list[float] = []
-    done = threading.Event()
-
-    def tick() -> None:
-        while not done.is_set():
-            progress.append(time.perf_counter())
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    start = time.perf_counter()
-    for _ in range(3):
-        lapack.Tridiagonal(matrix.clone())
-    end = time.perf_counter()
-    done.set()
-    thread.join()
-    assert sum(start < moment < end for moment in progress) >= 5
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (700, 300), (300, 2100), (1, 1)], ids=str)

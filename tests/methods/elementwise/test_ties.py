@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.elementwise import consensus
 from svc_dist.methods.merged import Merged
 from tests.support import elementwise_references as plain
 from tests.support.elementwise_references import merged, whole
@@ -169,12 +168,6 @@ def test_inputs_are_left_alone() -> None:
     merged("breadcrumbs", TaskDeltas(tensors), density=0.3)
     merged("ties", TaskDeltas(tensors))
     assert all(torch.equal(one, other) for one, other in zip((*tensors, base), before, strict=True))
-
-
-def test_nothing_to_add_up_is_an_error() -> None:
-    for function in (consensus.weighted_sum, consensus.elected_sum):
-        with pytest.raises(ValueError, match="no deltas"):
-            function([], [], False)
 
 
 def test_weights_that_cancel_are_not_divided_by() -> None:
