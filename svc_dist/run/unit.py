@@ -1,4 +1,4 @@
-"""Doing one unit: read K+1 ranges, merge, calibrate, cast once, write one range, leave a receipt."""
+"""Running one unit: read K+1 ranges, merge, calibrate, cast once, write one range, return a receipt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +34,8 @@ from svc_dist.storage.reading import ByteRange, MappedRanges, Source, map_ranges
 from svc_dist.storage.writing.base import Sink
 
 _log = logging.getLogger("svc_dist")
-_RELEASE_EVERY = 16  # chunks after which the pages of the inputs are given back
+_RELEASE_EVERY = 16  # chunks after which the pages of the inputs are released
+_Records = list[dict[str, Any]]  # summaries of matrices or of deltas, each with its ``tensor``
 
 
 def run_unit(
@@ -46,12 +47,12 @@ def run_unit(
     parallel: int = DEFAULT_ACCESS.parallel,
     low_memory: bool = False,
 ) -> Receipt:
-    """Do one unit of a plan. Running it again, anywhere, writes the same bytes.
+    """Run one unit of a plan. Running it again, anywhere, writes the same bytes.
 
-    When memory runs out it is done once more on the path of least memory, and last on the CPU: the receipt says so, and
-    the last bits may differ then. ``low_memory`` begins there. ``sources``: one per input of the plan; ``scratch`` and
-    ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor,
-    UnitsFailedError when memory ran out every time, ChangedInputError, StorageError.
+    When memory runs out, the unit runs again on the low-memory path, and last on the CPU: the receipt records it, and
+    the last bits may differ. ``low_memory`` skips the first attempt. ``sources``: one per input of the plan;
+    ``scratch`` and ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the
+    tensor, UnitsFailedError when memory ran out in every attempt, ChangedInputError, StorageError.
     """
     began = time.perf_counter()
     with map_ranges(sources, plan.wanted(unit), scratch, parallel) as inputs:
@@ -80,8 +81,8 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
     shards = plan.written(unit)
     digests = [xxhash.xxh3_128() for _ in shards]
     writing = 0.0
-    matrices: list[list[dict[str, Any]]] = [[] for _ in shards]
-    overlaps: list[dict[str, Any]] = []
+    matrices: list[_Records] = [[] for _ in shards]
+    overlaps: _Records = []
     with ExitStack() as stack:
         first_part, parts = plan.parts[unit.id]
         writers = [
@@ -112,14 +113,14 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
         unit=unit.id,
         fingerprint=plan.fingerprint,
         ranges=tuple(
-            WrittenRange(f"xxh3_128:{digest.hexdigest()}", token, found)
-            for digest, token, found in zip(digests, tokens, matrices, strict=True)
+            WrittenRange(f"xxh3_128:{digest.hexdigest()}", token, summaries)
+            for digest, token, summaries in zip(digests, tokens, matrices, strict=True)
         ),
         bytes_in=unit.bytes_in,
         bytes_out=unit.bytes_out,
         seconds={"read": 0.0, "compute": total - writing, "write": writing},
         host=socket.gethostname(),
-        device=_device_name(attempt.device),
+        device=torch.cuda.get_device_name(attempt.device) if attempt.device.startswith("cuda") else attempt.device,
         low_memory=attempt.low_memory,
         deltas=overlaps,
         retries=sum(writer.retries.count for writer in writers),
@@ -134,22 +135,19 @@ class _Piece:
     ) -> None:
         self.plan, self.tensor, self.first, self.last, self.attempt = plan, tensor, first, last, attempt
         self.dispositions = plan.dispositions(tensor)
-        self.disposition = self.dispositions[0]  # the others have the same method, and other parameters
+        self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
         self.views = [None if slot is None else self._view(slot, slot.part(first, last)) for slot in tensor.slots]
+        assert self.views[0] is not None
+        self.base = self.views[0]
         self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
         self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
-
-    @property
-    def base(self) -> Tensor:
-        assert self.views[0] is not None
-        return self.views[0]
 
     def _view(self, slot: Slot, part: ByteRange) -> Tensor:
         return tensor_view(self.mapped[slot.input].view(part), slot.dtype)
 
     def _factors(self, factors: Factors) -> LowRank | None:
-        """What an adapter adds to these elements, of the rows that were read."""
+        """The delta that an adapter adds to these elements, from the mapped rows of its factors."""
         if self.last == self.first:
             return None
         columns = self.tensor.row
@@ -162,10 +160,11 @@ class _Piece:
         skipped = factors.rows(self.first, self.last, columns)[0] * columns
         return LowRank(left, right, factors.scale, self.first - skipped, self.last - skipped)
 
-    def results(
-        self, matrices: Sequence[list[dict[str, Any]]], overlaps: list[dict[str, Any]]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """The elements of each result in order, with its number, as flat tensors in the output dtype."""
+    def results(self, matrices: list[_Records], overlaps: _Records) -> Iterator[tuple[int, Tensor]]:
+        """The elements of each result in order, with its number, as flat tensors in the output dtype.
+
+        Appends summaries to ``matrices``, one list per result, and to ``overlaps``.
+        """
         if self.last == self.first:
             return
         steps = self._merged(matrices, overlaps)
@@ -178,7 +177,7 @@ class _Piece:
                     ranges.release()
 
     def _copied(self) -> Iterator[Tensor]:
-        if self.factors:  # an adapter's own tensor: the base's, or one that it stores, with what it adds
+        if self.factors:  # the base's tensor, or one that the adapter stores, plus the adapter's delta
             deltas = TaskDeltas(
                 [None], self.base, changes=self.factors, precision=self.plan.settings.precision, row=self.tensor.row
             )
@@ -191,16 +190,12 @@ class _Piece:
                 raise self._damaged()
             yield self._cast(part)
 
-    def _merged(
-        self, matrices: Sequence[list[dict[str, Any]]], overlaps: list[dict[str, Any]]
-    ) -> Iterator[tuple[int, Tensor]]:
-        settings = self.plan.settings
+    def _merged(self, matrices: list[_Records], overlaps: _Records) -> Iterator[tuple[int, Tensor]]:
         assert self.disposition.method is not None
-        scales = [float((one.parameters or {}).get("lambda", 1.0)) for one in self.dispositions]
-        wanted = [
-            ResultParameters({k: v for k, v in (one.parameters or {}).items() if k != "lambda"}, one.calibration)
-            for one in self.dispositions
-        ]
+        parameters = [dict(one.parameters or {}) for one in self.dispositions]
+        scales = [float(one.pop("lambda", 1.0)) for one in parameters]
+        calibrations = (one.calibration for one in self.dispositions)
+        results = list(map(ResultParameters, parameters, calibrations))
         batch = None
         if self.tensor.batch is not None and takes_matrices(self.tensor, self.dispositions):
             _, rows, columns = self.tensor.batch
@@ -209,43 +204,43 @@ class _Piece:
             self.views[1:],
             self.base,
             changes=self.factors or None,
-            precision=settings.precision,
+            precision=self.plan.settings.precision,
             device=self.attempt.device,
             low_memory=self.attempt.low_memory,
             tensor=self.tensor.name,
             offset=self.first,
             row=self.tensor.row,
         )
-        summaries: list[list[dict[str, Any]]] = [[] for _ in wanted]
-        pieces = merged_chunks(deltas, self.disposition.method, wanted, batch, summaries)
+        summaries: list[_Records] = [[] for _ in results]
         try:
-            for number, piece in pieces:
-                for start in range(0, piece.end - piece.start, CHUNK):
-                    end = min(start + CHUNK, piece.end - piece.start)
-                    yield number, self._output(piece, start, end, scales[number])
-                del piece  # before the next one is made
+            for number, chunk in merged_chunks(deltas, self.disposition.method, results, batch, summaries):
+                for start in range(0, chunk.end - chunk.start, CHUNK):
+                    end = min(start + CHUNK, chunk.end - chunk.start)
+                    yield number, self._output(chunk, start, end, scales[number])
+                del chunk  # free its memory before the next one is computed
         except NumericsError as error:
             raise self._damaged(error) from None
-        for of_result, found in zip(matrices, summaries, strict=True):
-            of_result += [{"tensor": self.tensor.name, **summary} for summary in found]
+        for of_result, new in zip(matrices, summaries, strict=True):
+            of_result += [{"tensor": self.tensor.name, **summary} for summary in new]
         if (overlap := delta_overlap(deltas)) is not None:
             overlaps.append({"tensor": self.tensor.name, **overlap})
 
-    def _output(self, piece: MergedChunk, start: int, end: int, scale: float) -> Tensor:
-        """``W0 + lambda * M`` for elements ``[start, end)`` of a piece, checked and cast."""
-        if isinstance(piece.merged, Tensor | LowRank):
-            # A chunk's base is in the cache still; of a matrix only this part of it is wanted.
-            part = piece.deltas if piece.deltas.numel <= CHUNK else piece.deltas.chunk(start, end)
-            if isinstance(piece.merged, Tensor):
-                merged = piece.merged[start:end]
+    def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
+        """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""
+        merged = chunk.merged
+        if isinstance(merged, Tensor | LowRank):
+            # The base of a small chunk is still in the cache; of a matrix only these elements are converted.
+            deltas = chunk.deltas if chunk.deltas.numel <= CHUNK else chunk.deltas.chunk(start, end)
+            if isinstance(merged, Tensor):
+                delta = merged[start:end]
             else:
-                merged = piece.merged.chunk(start, end).dense(part.dtype, part.device)
-            total = torch.add(part.base.view(-1), merged, alpha=scale)
-        elif isinstance(piece.merged, Copy) and self.factors and self.factors[piece.merged.expert] is not None:
-            total = piece.deltas.chunk(start, end).model(piece.merged.expert)
+                delta = merged.chunk(start, end).dense(deltas.dtype, deltas.device)
+            total = torch.add(deltas.base.view(-1), delta, alpha=scale)
+        elif isinstance(merged, Copy) and self.factors and self.factors[merged.expert] is not None:
+            total = chunk.deltas.chunk(start, end).model(merged.expert)
         else:
-            view = None if piece.merged is None else self.views[1 + piece.merged.expert]
-            total = (self.base if view is None else view)[piece.start + start : piece.start + end]
+            view = None if merged is None else self.views[1 + merged.expert]
+            total = (self.base if view is None else view)[chunk.start + start : chunk.start + end]
         return self._fitting(total)
 
     def _fitting(self, total: Tensor) -> Tensor:
@@ -256,20 +251,14 @@ class _Piece:
         return self._cast(total)
 
     def _cast(self, values: Tensor) -> Tensor:
-        if values.dtype == torch.uint8 and self.dtype == torch.uint8:
-            return values
         cast = values.to(self.dtype).cpu()
-        if (
-            self.disposition.kind == "copied"
-            and values.dtype != self.dtype
-            and not all_finite(cast)
-            and all_finite(values)
-        ):
+        narrowed = self.disposition.kind == "copied" and values.dtype != self.dtype
+        if narrowed and not all_finite(cast) and all_finite(values):
             raise self._damaged()
         return cast
 
     def _read(self) -> Iterator[tuple[Tensor, Slot, str, int, tuple[int, ...]]]:
-        """Each input as it is stored: its view, its slot, what it is, the first element read of it, and its shape."""
+        """Each stored input: its view, its slot, its role, the index of the view's first element, and its shape."""
         for view, slot in zip(self.views, self.tensor.slots, strict=True):
             if view is not None and slot is not None:
                 yield view, slot, "tensor", self.first, self.tensor.shape
@@ -286,8 +275,8 @@ class _Piece:
                 yield change.right, factors.right, "lora_A of tensor", 0, (rank, columns)
 
     def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
-        """Whose fault it is that a result is not finite: an input's (file, tensor, element), or the arithmetic's."""
-        for view, slot, what, place, shape in self._read():
+        """Why a result is not finite: an input is damaged (file, tensor, element), or the arithmetic overflowed."""
+        for view, slot, what, offset, shape in self._read():
             for start in range(0, view.numel(), CHUNK):
                 part = view.reshape(-1)[start : start + CHUNK]
                 bad = part.isnan() if self.disposition.kind == "copied" else ~part.isfinite()
@@ -296,7 +285,7 @@ class _Piece:
                 element = start + int(bad.nonzero()[0])
                 return DamagedInputError(
                     f"{self.plan.inputs[slot.input].location}/{slot.file}: {what} {self.tensor.name!r} holds "
-                    f"{float(part[element - start])} at element {place + element:,} of shape {list(shape)}",
+                    f"{float(part[element - start])} at element {offset + element:,} of shape {list(shape)}",
                     "this checkpoint is damaged or its training diverged; use another, or keep this tensor of the base "
                     "by a rule if the damage is an expert's",
                 )
@@ -307,7 +296,3 @@ class _Piece:
             f"tensor {self.tensor.name!r} ({what}): the result does not fit into {FLOAT_DTYPES[self.tensor.dtype]}",
             "write a wider `dtype`, or lower `lambda` or the weights in the recipe",
         )
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
