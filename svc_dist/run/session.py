@@ -14,9 +14,9 @@ from svc_dist.errors import ChangedInputError, LockedError, OutputError
 from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
-from svc_dist.plan.settings import Settings
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.executors.base import Executor, load_executor
+from svc_dist.run.executors import find_executor
+from svc_dist.run.executors.base import Executor
 from svc_dist.run.host import detect_device, device_count, settings_here
 from svc_dist.run.loop import drive
 from svc_dist.run.options import ExecutorKind, Options
@@ -57,22 +57,20 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     """Start or resume a merge, or detect that it is done. See ``api.merge``."""
     began = time.monotonic()
     target = Output(output, recipe.access)
-    if options.executor != "ray" and options.address is None:  # torch takes seconds to import: let it meanwhile
+    if options.executor != "ray" and options.address is None:  # importing torch takes seconds: do it in the background
         threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
     _refuse_nesting(target, recipe.locations)
-    if options.restart and target.exists():
-        make_plan(recipe, _settings(options, None))  # what is there goes only once the new merge can begin
-        with target.lock():
-            _discard(target)
-    complete = completed(target)
+    restart = options.restart and target.exists()
+    complete = None if restart else completed(target)
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)
-    _refuse_foreign(target, [result.path for result in recipe.results])
+    if not restart:
+        _refuse_foreign(target, recipe)
     made = [path for path in target.folders() if not path.exists()]
     try:
         with target.lock() as lock:
             try:
-                plan = _planned(recipe, target, options)
+                plan = _planned(recipe, target, options, restart)
             except BaseException:
                 if target.storage.path is not None and not target.journal.is_there():
                     target.journal.clear()
@@ -82,26 +80,33 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
             return _run(plan, target, lock, options, began)
     finally:
         for path in [*target.folders()[:1], *made]:
-            with contextlib.suppress(OSError):  # not empty: something came of it
+            with contextlib.suppress(OSError):  # not empty: the run wrote something
                 path.rmdir()
 
 
-def _settings(options: Options, recorded: Settings | None) -> Settings:
-    return settings_here(options.settings, recorded, cluster=options.address is not None)
+def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: bool) -> Plan:
+    """This run's plan: the recorded one if nothing changed since, else a new one in an empty output.
 
-
-def _planned(recipe: ResolvedRecipe, output: Output, options: Options) -> Plan:
-    """This run's plan: the recorded one if nothing changed since, else a new one in an empty output."""
-    old = output.journal.plan()
-    plan = make_plan(recipe, _settings(options, None if old is None else old.settings))
+    ``restart`` removes the earlier merge, but only after the new one could be planned.
+    """
+    old = None if restart else output.journal.plan()
+    recorded_settings = None if old is None else old.settings
+    plan = make_plan(recipe, settings_here(options.settings, recorded_settings, cluster=options.address is not None))
     if old is not None:
         if old.fingerprint != plan.fingerprint:
-            raise _changed(output.location, old, plan)
+            raise ChangedInputError(
+                f"{output.location} holds an unfinished merge of something else; since then this changed:\n"
+                + _changes(old, plan),
+                "undo the change to resume, start over with --restart, or name another OUTPUT",
+            )
         return old
-    taken = output.there(own_files(plan))
-    if taken:
+    if restart:
+        _discard(output)
+        _refuse_foreign(output, recipe)
+    existing = output.there(own_files(plan))
+    if existing:
         raise OutputError(
-            f"{output.location}: {taken[0]} is there already, and no run of this plan put it there",
+            f"{output.location}: {existing[0]} is there already, and no run of this plan put it there",
             "name a new or empty folder as OUTPUT",
         )
     output.journal.record_plan(plan)
@@ -112,25 +117,22 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     sink = output.sink(plan.fingerprint)
     done = output.journal.surviving(plan, sink, output.storage.delete)
     sink.prepare(plan.shards)
-    finished = _finished(plan, sink, done)
-    kind = _executor_kind(plan, options)
+    kind = options.executor
+    if kind == ExecutorKind.AUTO:
+        kind = "ray" if options.address is not None or device_count(plan.settings.device) > 1 else "inline"
     for warning in options.without_effect(kind, plan, output.access):
         _log.warning(f"warning: {warning}")
-    executor = load_executor(kind)(plan, output, options)
+    executor: Executor = find_executor(kind).load()(plan, output, options)
     if done:
         _log.info(f"resuming: {len(done):,} of {counted(len(plan.units), 'unit')} are done")
+    slots = sum(node.slots for node in executor.nodes.values())
     _log.info(
         f"merging {counted(len(plan.tensors), 'tensor')} into {counted(len(plan.shards), 'shard')} "
         f"({format_size(plan.bytes_out)}): {counted(len(plan.units) - len(done), 'unit')}, executor {kind}, "
-        f"{_in_parallel(executor)}device {plan.settings.device}, precision {plan.settings.precision}"
+        f"{f'{slots} in parallel, ' if slots else ''}device {plan.settings.device}, precision {plan.settings.precision}"
     )
     schedule = Schedule(
-        plan,
-        executor.nodes,
-        options.slots,
-        done=frozenset(done),
-        finished=frozenset(finished),
-        sink_memory=sink.memory,
+        plan, executor.nodes, options.slots, done, _finished_shards(plan, sink, done), sink_memory=sink.memory
     )
     try:
         with Progress(plan, done, options.progress) as progress:
@@ -141,22 +143,15 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     return _summary(plan, output.location, len(done), schedule.retries, seconds, kind)
 
 
-def _in_parallel(executor: Executor) -> str:
-    slots = sum(node.slots for node in executor.nodes.values())
-    return f"{slots} in parallel, " if slots else ""
-
-
-def _finished(plan: Plan, sink: Sink, done: Collection[str]) -> list[int]:
-    """The shards that are under their names in every result; asked only of those all of whose units are done."""
+def _finished_shards(plan: Plan, sink: Sink, done: Collection[str]) -> set[int]:
+    """The shards that exist under their names in every result. Queries only those whose units are all done."""
     undone = {unit.shard for unit in plan.units if unit.id not in done}
-    held = {n: [sink.state(plan.shards[shard]) for shard in plan.shards_of(n)] for n in set(range(plan.count)) - undone}
-    return [n for n in sorted(held) if all(one is not None and one.finished for one in held[n])]
 
+    def finished(number: int) -> bool:
+        states = (sink.state(plan.shards[shard]) for shard in plan.shards_of(number))
+        return all(state is not None and state.finished for state in states)
 
-def _executor_kind(plan: Plan, options: Options) -> str:
-    if options.executor != ExecutorKind.AUTO:
-        return options.executor
-    return "ray" if options.address is not None or device_count(plan.settings.device) > 1 else "inline"
+    return {number for number in range(plan.count) if number not in undone and finished(number)}
 
 
 def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float, executor: str) -> MergeSummary:
@@ -180,18 +175,17 @@ def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float
 def _already_complete(
     recipe: ResolvedRecipe, output: Output, published: PublishedMerge, options: Options, began: float
 ) -> MergeSummary:
-    settings = options.settings.resolve(published.settings, detect_device)
-    plan = make_plan(recipe, settings)
+    plan = make_plan(recipe, options.settings.resolve(published.settings, detect_device))
     if plan.fingerprint != published.fingerprint:
         file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
         report = read_report(f"{output.location}/{file}".rpartition("/")[0], output.access)
         raise ChangedInputError(
             f"{output.location} holds a complete merge of something else; since then this changed:\n"
             + _changes(report, plan),
-            "name another OUTPUT, or replace it with --restart; what it was made from is in "
-            f"{output.location}/{REPORT_FILE}",
+            "name another OUTPUT, or replace it with --restart; "
+            f"{output.location}/{REPORT_FILE} records what it was made from",
         )
-    if not output.journal.is_empty():  # the start that completed it was killed before it had cleared up
+    if not output.journal.is_empty():  # the run that completed it was killed before it removed its run folder
         with contextlib.suppress(LockedError), output.lock():
             output.journal.clear()
     _log.info(f"{output.location} is complete already")
@@ -199,9 +193,9 @@ def _already_complete(
 
 
 def _discard(output: Output) -> None:
-    """Remove what an earlier run put there, index first, and nothing else; last, what tells what that was."""
+    """Remove only the files of an earlier run: the index first, and last the run folder, which lists them."""
     report, left = completed(output), remains(output)
-    if report is None and left.plan is None:  # maybe a start was killed that removed a finished merge
+    if report is None and left.plan is None:  # a run may have been killed while it removed a finished merge
         report = recorded(output)
     names = left.files if report is None else report.files
     for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
@@ -210,23 +204,24 @@ def _discard(output: Output) -> None:
     remove_run(output)
 
 
-def _refuse_foreign(output: Output, paths: Sequence[str]) -> None:
-    """An output that is not empty must hold a run of ours, or nothing that looks like a model."""
+def _refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
+    """Raise OutputError when the output holds a model's files, but no unfinished run."""
     if not output.exists() or output.journal.is_there():
         return
-    for place in map(output.storage.sub, paths):
-        models = [name for name in place.names() if ".safetensors" in name]
-        earlier = recorded(output) if models else None
-        if earlier is not None and models[0] in {name.rpartition("/")[2] for name in earlier.files}:
+    for folder in (output.storage.sub(result.path) for result in recipe.results):
+        file = next((name for name in folder.names() if ".safetensors" in name), None)
+        if file is None:
+            continue
+        earlier = recorded(output)
+        if earlier is not None and file in {name.rpartition("/")[2] for name in earlier.files}:
             raise OutputError(
-                f"{place.location} holds {models[0]} and maybe more of an earlier merge that is not whole any more",
+                f"{folder.location} holds {file}, left over from an earlier, incomplete merge",
                 "remove the rest with --restart, or name a new folder as OUTPUT",
             )
-        if models:
-            raise OutputError(
-                f"{place.location} already holds {models[0]}, which no run of svc-dist put there",
-                "name a new folder as OUTPUT",
-            )
+        raise OutputError(
+            f"{folder.location} already holds {file}, which no run of svc-dist put there",
+            "name a new folder as OUTPUT",
+        )
 
 
 def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
@@ -236,13 +231,6 @@ def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
                 f"the output {output.location} and the input {location} lie inside one another",
                 "inputs are never written to: name another folder as OUTPUT",
             )
-
-
-def _changed(output: str, old: Plan, new: Plan) -> ChangedInputError:
-    return ChangedInputError(
-        f"{output} holds an unfinished merge of something else; since then this changed:\n{_changes(old, new)}",
-        "undo the change to resume, start over with --restart, or name another OUTPUT",
-    )
 
 
 def _changes(old: PlannedFrom, new: PlannedFrom) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
-from svc_dist.plan.model import Plan
-from svc_dist.run.executors import find_executor
-from svc_dist.run.options import Options
 from svc_dist.run.placement import Node
 from svc_dist.run.schedule import Event, Instruction
-from svc_dist.run_folder.output import Output
 
 
 class Executor(Protocol):
-    """Executes instructions by a ``Worker`` for each process, and reports how they went.
+    """Built from a Plan, an Output and Options; executes instructions by a ``Worker`` in each process.
 
     ``nodes``: where units can run when the executor is built; Capacity events report changes.
     """
@@ -35,9 +31,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Release what the executor holds. Instructions in flight may outlive it."""
-
-
-def load_executor(name: str) -> Callable[[Plan, Output, Options], Executor]:
-    """What builds the executor with this name for a run. Imports its module. Raises RecipeError on an unknown name."""
-    factory: Callable[[Plan, Output, Options], Executor] = find_executor(name).load()
-    return factory

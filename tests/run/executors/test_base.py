@@ -10,7 +10,6 @@ import pytest
 
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.run.executors import find_executor
-from svc_dist.run.executors.base import load_executor
 from svc_dist.run.executors.inline import InlineExecutor
 from tests.support.checkpoints import write_llamas, write_recipe
 from tests.support.command import run, shard_hashes
@@ -46,7 +45,7 @@ class SerialExecutor:
 
 
 def test_the_executors_of_this_package_are_listed() -> None:
-    assert load_executor("inline") is InlineExecutor
+    assert find_executor("inline").load() is InlineExecutor
     assert find_executor("ray").module == "svc_dist.run.executors.ray"
     with pytest.raises(RecipeError, match="executor is 'inlin', but must be one of auto, inline, ray"):
         find_executor("inlin")
