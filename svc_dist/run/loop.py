@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -18,7 +19,6 @@ from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import (
     Capacity,
     Done,
-    Drain,
     Event,
     Failed,
     Failure,
@@ -32,9 +32,10 @@ from svc_dist.run.schedule import (
 from svc_dist.run_folder.journal import FailureRecord, Journal, describe_failure
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.report import RunRecord
-from svc_dist.sizes import format_size
+from svc_dist.sizes import counted, format_size
 
-_POLL = 0.5
+_POLL = 0.5  # seconds
+_log = logging.getLogger("svc_dist")
 
 
 def drive(
@@ -55,16 +56,16 @@ def drive(
     if schedule.published:
         return
     if schedule.failures:
+        records = {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
         with suppress(StorageError):  # on a full disk the reason matters more than its record
-            journal.record_failures(
-                {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
-            )
-        raise _failure(schedule.plan, schedule.failures)
+            journal.record_failures(records)
+        first = next(iter(schedule.failures.values())).error
+        raise _error_of_run(first, records, len(schedule.plan.units))
     raise DrainedError("stopped as asked before the merge was complete", "run the same command again to resume")
 
 
 class _Driver:
-    """The clock of a run: what started when, which losses wait for their retry, and when time is up."""
+    """The clock of a run: start times, lost work that waits for its retry, and time limits."""
 
     def __init__(self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits) -> None:
         self.schedule, self.executor, self.progress, self.limits = schedule, executor, progress, limits
@@ -85,7 +86,7 @@ class _Driver:
         return self._end_of_grace is not None and time.monotonic() > self._end_of_grace
 
     def step(self) -> None:
-        """Drain if it is time to, wait for events and handle them, then look after late and lost instructions."""
+        """Drain if it is time to, wait for events and handle them, then check late and lost instructions."""
         self._drain_if_asked()
         for event in self.executor.wait(_POLL):
             self._handle(event)
@@ -101,25 +102,23 @@ class _Driver:
         now, grace = time.monotonic(), self.limits.grace
         late = self.limits.runtime is not None and now - self._began > self.limits.runtime
         if self.stop.is_set() or late:
-            self.schedule.handle(Drain())
+            self.schedule.draining = True
             self._end_of_grace = now + grace
             why = "asked to stop" if self.stop.is_set() else "time is up"
-            self.progress.note(
-                f"{why}: {len(self.schedule.in_flight)} running instructions may finish (up to {grace:.0f} s)"
-            )
+            running = counted(len(self.schedule.in_flight), "running instruction")
+            _log.warning(f"{why}: {running} may finish (up to {grace:.0f} s)")
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Done) and event.receipt is not None:
-            self.progress.unit_done(event.receipt.unit)
+            self.progress.count([event.receipt.unit])
         if isinstance(event, Capacity):
-            self.progress.note(f"the cluster has {_described(event.nodes)}")
+            _log.warning(f"the cluster has {_described(event.nodes)}")
         if isinstance(event, RangesLost):
-            self.progress.units_lost(event.units)
-            count = len(event.units)
-            self.progress.note(f"{event.error.message}: running {count} unit{'s' * (count != 1)} again")
+            self.progress.count(event.units, -1)
+            _log.warning(f"{event.error.message}: running {counted(len(event.units), 'unit')} again")
         if isinstance(event, Failed) and event.lost and event.instruction in self.schedule.in_flight:
             attempt = self.schedule.attempts[event.instruction]
-            self.progress.note(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
+            _log.warning(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
             self._pausing[event.instruction] = (time.monotonic() + self.limits.pause * 2 ** (attempt - 1), event)
             return
         self.submit(self.schedule.handle(event))
@@ -152,7 +151,7 @@ class _Driver:
 def _described(nodes: Mapping[str, Node]) -> str:
     usable = [node for node in nodes.values() if node.slots]
     slots, memory = sum(node.slots for node in usable), sum(node.memory for node in usable)
-    return f"{len(usable)} node{'s' * (len(usable) != 1)} for {slots} units at a time, {format_size(memory)} of memory"
+    return f"{counted(len(usable), 'node')} for {slots} units at a time, {format_size(memory)} of memory"
 
 
 def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRecord:
@@ -172,7 +171,7 @@ def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRe
 
 
 def _longest(plan: Plan, instruction: Instruction) -> float:
-    """Seconds that an instruction's size explains at worst: at 1 Gflop/s and 1 MB/s."""
+    """Seconds that an instruction of this size takes at worst: at 1 Gflop/s and 1 MB/s."""
     match instruction:
         case RunUnit(name):
             unit = plan.unit[name]
@@ -183,36 +182,31 @@ def _longest(plan: Plan, instruction: Instruction) -> float:
 
 
 def _record(failure: Failure, plan: Plan) -> FailureRecord:
+    unit = plan.unit[failure.instruction.unit] if isinstance(failure.instruction, RunUnit) else None
     return {
         "error": str(failure.error),
         "attempts": failure.attempts,
         "node": failure.node,
         "device": plan.settings.device,
-        "tensors": _tensors(failure.instruction, plan),
+        "tensors": [plan.tensors[number].name for number, _, _ in unit.pieces] if unit is not None else [],
     }
 
 
-def _tensors(instruction: Instruction, plan: Plan) -> list[str]:
-    pieces = plan.unit[instruction.unit].pieces if isinstance(instruction, RunUnit) else ()
-    return [plan.tensors[number].name for number, _, _ in pieces]
-
-
-def _failure(plan: Plan, failures: dict[str, Failure]) -> SvcDistError:
-    """The one error that a run ends with: the common cause where there is one, else that some units failed."""
-    first = next(iter(failures.values())).error
+def _error_of_run(first: SvcDistError, failures: dict[str, FailureRecord], units: int) -> SvcDistError:
+    """The error that a run raises: its first one where that is a likely common cause, else the list of failures."""
     more = f"\n(and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
-    if isinstance(first, StorageError | DamagedInputError) or first.exit_code == DamagedInputError.exit_code:
+    if isinstance(first, StorageError) or first.exit_code == DamagedInputError.exit_code:
         return type(first)(first.message + more, first.hint)
-    listed = "\n".join(describe_failure(name, _record(failure, plan)) for name, failure in failures.items())
+    listed = "\n".join(describe_failure(name, record) for name, record in failures.items())
     return UnitsFailedError(
-        f"{len(failures)} of {len(plan.units)} units failed:\n{listed}",
+        f"{len(failures)} of {units} units failed:\n{listed}",
         "remove the cause, then run the same command again to resume",
     )
 
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``; a second SIGINT interrupts at once."""
+    """SIGTERM and SIGINT set ``stop``; a second SIGINT interrupts immediately."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

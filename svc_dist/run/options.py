@@ -43,10 +43,11 @@ class Limits:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_seconds("grace", self.grace)
-        _require_seconds("max_runtime", 0.0 if self.runtime is None else self.runtime)
-        _require_seconds("unit_deadline", self.unit)
-        _require_seconds("node_timeout", self.no_node)
+        runtime = 0.0 if self.runtime is None else self.runtime
+        limits = {"grace": self.grace, "max_runtime": runtime, "unit_deadline": self.unit, "node_timeout": self.no_node}
+        for option, value in limits.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise RecipeError(f"{option} is {value!r}, but must be a number of seconds, at least 0")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,3 @@ class Options:
             open_storage(model.location, access).path is not None for model in plan.inputs
         ):
             yield "scratch has no effect: all inputs are local"
-
-
-def _require_seconds(option: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise RecipeError(f"{option} is {value!r}, but must be a number of seconds, at least 0")

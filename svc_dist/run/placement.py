@@ -1,4 +1,4 @@
-"""Which node has room for a unit: a pure account of the units in flight on each node."""
+"""Which node has room for a unit: bookkeeping of the units in flight on each node, without I/O."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ class Booking:
 class Placement:
     """Books units on nodes, each node within its slots and memory.
 
-    A unit that leaves a device half of its memory at least shares it; a larger one takes the device alone. One that is
-    too large for every node runs alone on one of the largest. Of the nodes with room, the one with most of it is taken.
+    A unit that needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is
+    too large for every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the
+    unit; nodes in ``unresponsive``, which did not answer, only where there is no other.
     """
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self.nodes = dict(nodes)
         self._booked: dict[Hashable, Booking] = {}
         self._used: dict[str, tuple[int, int]] = {}
-        self._unresponsive: dict[str, None] = {}
+        self.unresponsive: set[str] = set()
 
     @property
     def full(self) -> bool:
@@ -58,7 +59,7 @@ class Placement:
         return all(self._free(name)[0] < 1 for name in self.nodes)
 
     def resize(self, nodes: Mapping[str, Node]) -> None:
-        """Take over the nodes available now. What is booked on a node that left stays booked until it is released."""
+        """Replace the available nodes. Bookings on a node that left remain until they are released."""
         self.nodes = dict(nodes)
 
     def book(self, key: Hashable, booking: Booking) -> None:
@@ -71,36 +72,29 @@ class Placement:
             self._use(booking, -1)
         return booking
 
-    def mark_unresponsive(self, node: str) -> None:
-        """Prefer other nodes to one that did not answer, whatever room it has, until it answers."""
-        self._unresponsive[node] = None
-
-    def mark_responsive(self, node: str) -> None:
-        self._unresponsive.pop(node, None)
-
     def find(self, need: Need, reserved: str | None = None, avoid: Collection[str] = ()) -> Booking | None:
         """A booking that is possible now: not on ``reserved``; in ``avoid`` only where no other node fits the unit."""
-        best: tuple[int, int] | None = None
-        best_booking: Booking | None = None
-        for name in self._candidates(need, avoid):
-            booking, free = self._booking(need, name), self._free(name)
-            fits = booking.slots <= free[0] and need.memory <= free[1]
-            if name != reserved and (fits or free[0] == self.nodes[name].slots) and (best is None or free > best):
-                best, best_booking = free, booking
-        return best_booking
+
+        def possible(name: str) -> bool:
+            slots, memory = self._free(name)
+            fits = self._booking(need, name).slots <= slots and need.memory <= memory
+            return name != reserved and (fits or slots == self.nodes[name].slots)
+
+        best = max(filter(possible, self._candidates(need, avoid)), key=self._free, default=None)
+        return None if best is None else self._booking(need, best)
 
     def to_reserve(self, need: Need, avoid: Collection[str] = ()) -> str | None:
         """The node to reserve for a unit that has no room now: of those that fit it, the one with most room."""
         return max(self._candidates(need, avoid), key=self._free, default=None)
 
     def _candidates(self, need: Need, avoid: Collection[str]) -> list[str]:
-        """The nodes that could take a unit when empty: those that it fits, or else the largest."""
+        """The nodes that can run a unit when empty: those that it fits, or else the largest."""
         usable = {name: node for name, node in self.nodes.items() if node.slots > 0}
         names = [name for name, node in usable.items() if _fits(need, node)]
         if not names:
             largest = max(map(_size, usable.values()), default=None)
             names = [name for name, node in usable.items() if _size(node) == largest]
-        responsive = [name for name in names if name not in self._unresponsive] or names
+        responsive = [name for name in names if name not in self.unresponsive] or names
         return [name for name in responsive if name not in avoid] or responsive
 
     def _booking(self, need: Need, name: str) -> Booking:

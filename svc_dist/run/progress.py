@@ -26,14 +26,13 @@ class Progress:
         self._plan = plan
         self._total_work = sum(unit.work for unit in plan.units)
         self._total_bytes = plan.bytes_in + plan.bytes_out
-        self._work: float = sum(plan.unit[unit].work for unit in done)
-        self._work_before = self._work
-        self._bytes = sum(plan.unit[unit].bytes_in + plan.unit[unit].bytes_out for unit in done)
-        self._units = len(done)
+        self._work, self._bytes, self._units = 0.0, 0, 0
         self._began = self._last_line = time.monotonic()
         self._show_bar = bar
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self.count(done)
+        self._work_before = self._work
 
     def __enter__(self) -> Progress:
         if self._show_bar:
@@ -54,46 +53,36 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def unit_done(self, unit: str) -> None:
-        self._count(unit, 1)
-
-    def units_lost(self, units: Collection[str]) -> None:
-        """The storage lost the ranges of units that were done."""
+    def count(self, units: Collection[str], sign: int = 1) -> None:
+        """Add completed units; with ``sign`` -1 subtract those whose ranges the storage lost."""
         for unit in units:
-            self._count(unit, -1)
-
-    def _count(self, unit: str, sign: int) -> None:
-        planned = self._plan.unit[unit]
-        self._work += sign * planned.work
-        self._bytes += sign * (planned.bytes_in + planned.bytes_out)
-        self._units += sign
+            planned = self._plan.unit[unit]
+            self._work += sign * planned.work
+            self._bytes += sign * (planned.bytes_in + planned.bytes_out)
+            self._units += sign
         self._refresh()
 
-    def note(self, text: str) -> None:
-        _log.warning(text)
-
     def tick(self) -> None:
-        """Refresh the bar, or print a line where the last one is some seconds old. Called often."""
+        """Refresh the bar, or log a line if the last one is some seconds old. Called often."""
+        self._refresh()
         if self._bar is None and time.monotonic() - self._last_line >= _LINE_EVERY:
             self._last_line = time.monotonic()
-            _log.info(self.line(), extra={"fields": self.fields()})
-        elif self._bar is not None:
-            self._refresh()
-
-    def fields(self) -> dict[str, float | int | None]:
-        return {
-            "units_done": self._units,
-            "units": len(self._plan.units),
-            "bytes_done": self._bytes,
-            "bytes": self._total_bytes,
-            "work_share": self._work / self._total_work if self._total_work else 1.0,
-            "eta_seconds": self._eta(),
-        }
+            fields = {
+                "units_done": self._units,
+                "units": len(self._plan.units),
+                "bytes_done": self._bytes,
+                "bytes": self._total_bytes,
+                "work_share": self._share(),
+                "eta_seconds": self._eta(),
+            }
+            _log.info(self.line(), extra={"fields": fields})
 
     def line(self) -> str:
         """The progress in words, for the log."""
-        share = self._work / self._total_work if self._total_work else 1.0
-        return f"{share:.0%} done: {self._counts()}"
+        return f"{self._share():.0%} done: {self._counts()}"
+
+    def _share(self) -> float:
+        return self._work / self._total_work if self._total_work else 1.0
 
     def _counts(self) -> str:
         eta = self._eta()

@@ -20,12 +20,12 @@ from svc_dist.storage.open import open_storage
 
 
 def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None:
-    """Make the merged model complete. Every shard is finished; doing it again after a crash gives the same files.
+    """Complete the merged model, whose shards are all finished. Repeating it after a crash gives the same files.
 
-    ``record``: the start of the run that got here, for the report.
+    ``record``: this start of the run, for the report. Raises VerificationError, ChangedInputError, StorageError.
     """
     done = completed(output)
-    if done is not None and done.fingerprint == plan.fingerprint:  # by a worker that was lost while it cleared up
+    if done is not None and done.fingerprint == plan.fingerprint:  # a worker was lost while it removed the run folder
         output.journal.clear()
         return
     receipts = output.journal.receipts(plan)
@@ -37,39 +37,34 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     from svc_dist.run_folder.shard_check import check_shards
 
     check_shards(plan, output)
-    beside = _sidecars(plan, output.access)
+    sidecars = _sidecars(plan, output.access)
     written = [
         WrittenSidecar(**vars(sidecar), size=len(data), checksum=f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}")
-        for sidecar, data in beside
+        for sidecar, data in sidecars
     ]
-    same = {sidecar.name: data for sidecar, data in beside}
-    same |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
-    index = index_of(plan).encode()
+    files = {sidecar.name: data for sidecar, data in sidecars}
+    files |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
+    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.tensors}
+    index = json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
     for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
         storage = output.storage.sub(result.path)
-        for name, data in same.items():
+        for name, data in files.items():
             storage.put(name, data)
         storage.put(REPORT_FILE, json.dumps(report, indent=1).encode())
-        storage.put(INDEX_FILE, index)
+        storage.put(INDEX_FILE, index.encode())
     if plan.results[0].path:
-        of_all = {
+        outputs = {
             "fingerprint": plan.fingerprint,
             "settings": dataclasses.asdict(plan.settings),
             "outputs": [result.path for result in plan.results],
             "files": own_files(plan),
         }
-        output.storage.put(OUTPUTS_FILE, json.dumps(of_all, indent=1).encode())
+        output.storage.put(OUTPUTS_FILE, json.dumps(outputs, indent=1).encode())
     output.journal.clear()
 
 
-def index_of(plan: Plan) -> str:
-    """The index: which shard holds which tensor."""
-    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.tensors}
-    return json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
-
-
 def _sidecars(plan: Plan, access: Access) -> list[tuple[Sidecar, bytes]]:
-    """Each sidecar with its content in the results. Raises ChangedInputError for one that changed since planning."""
+    """Each sidecar with its content in every result. Raises ChangedInputError for one that changed since planning."""
     dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
     storages = {n: open_storage(plan.models[n].location, access) for n in {one.source for one in plan.sidecars}}
     return [(one, content(one, storages[one.source], dtype, plan.chat_template)) for one in plan.sidecars]

@@ -18,8 +18,8 @@ from svc_dist.run_folder.report import RunRecord
 class RunUnit:
     """Start a unit where it is booked.
 
-    ``low_memory``: on the path that takes least memory, because all attempts but this last one were killed.
-    ``rewrite``: the storage has lost the unit's range, so what a worker knows of it there no longer holds.
+    ``low_memory``: on the low-memory path, because all attempts before this last one were killed.
+    ``rewrite``: the storage has lost the unit's range, so the worker's state of the shard is outdated.
     """
 
     unit: str
@@ -45,7 +45,7 @@ class FinishShard:
 
 @dataclass(frozen=True)
 class Publish:
-    """All shards are finished: companion files, then the index."""
+    """All shards are finished: write the sidecars, then the index."""
 
     record: RunRecord | None = field(default=None, compare=False)
 
@@ -67,8 +67,8 @@ class Done:
 
 @dataclass(frozen=True)
 class RangesLost:
-    """A shard cannot be finished: the storage does not hold the ranges of ``units``. They have no receipts any more,
-    and the storage is prepared to take their ranges again."""
+    """A shard cannot be finished: the storage lost the ranges of ``units``. Their receipts are removed, and the storage
+    is prepared to receive their ranges again."""
 
     instruction: FinishShard
     units: tuple[str, ...]
@@ -97,17 +97,12 @@ class Capacity:
     nodes: Mapping[str, Node]
 
 
-@dataclass(frozen=True)
-class Drain:
-    """Stop gracefully: start nothing more."""
-
-
-Event = Done | RangesLost | Failed | Capacity | Drain
+Event = Done | RangesLost | Failed | Capacity
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An instruction that failed permanently: the error and the node of its last attempt, and how many there were."""
+    """An instruction that failed permanently: the error and node of its last attempt, and the number of attempts."""
 
     instruction: Instruction
     error: SvcDistError
@@ -119,13 +114,13 @@ class Failure:
 class Schedule:
     """Decides what runs where, for any executor.
 
-    The unit with most work comes first, on a node whose slots and memory have room for it beside the units in flight
-    there (``sink_memory`` for its output included). While no node has room, the one that will have it first is reserved
-    for it, and smaller units go to the others. At most ``slots`` units are in flight on all nodes.
+    The unit with most work comes first, on a node with enough free slots and memory (``sink_memory`` for its output
+    included). While no node has room for it, the one with most room is reserved for it, and smaller units go to the
+    others. At most ``slots`` units are in flight on all nodes. Setting ``draining`` stops gracefully: nothing starts.
 
     An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one; any
-    other failure stops new work, lets the units in flight finish, and stays in ``failures``. Units whose ranges the
-    storage lost run again like any others, up to ``max_losses`` times for each shard.
+    other failure stops new work, lets the units in flight finish, and is recorded in ``failures``. Units whose ranges
+    the storage lost run again like any others, up to ``max_losses`` times for each shard.
     """
 
     plan: Plan
@@ -139,7 +134,7 @@ class Schedule:
 
     waiting: deque[str] = field(init=False)
     in_flight: dict[Instruction, None] = field(init=False, default_factory=dict)
-    attempts: dict[Instruction, int] = field(init=False, default_factory=dict)
+    attempts: dict[Instruction, int] = field(init=False, default_factory=dict)  # those that succeeded included
     failures: dict[str, Failure] = field(init=False, default_factory=dict)
     draining: bool = field(init=False, default=False)
     published: bool = field(init=False, default=False)
@@ -147,6 +142,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._placement = Placement(self.nodes)
+        self._failed_attempts: dict[Instruction, int] = {}
         self._lost_on: dict[str, list[str]] = {}
         self._kills: dict[str, int] = {}
         self._losses: dict[int, int] = {}
@@ -169,21 +165,18 @@ class Schedule:
         return self._issue([*ready, *self._publish_if_ready()])
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take note of an event. Returns the instructions to start now."""
-        if isinstance(event, Drain):
-            self.draining = True
-            return []
+        """Process an event. Returns the instructions to start now."""
         if isinstance(event, Capacity):
             self._placement.resize(event.nodes)
             return self._issue([])
         if event.instruction not in self.in_flight:
-            return []  # a late answer from an attempt that was abandoned; the work was done elsewhere
+            return []  # a late answer from an abandoned attempt
         self.in_flight.pop(event.instruction)
         booking = self._placement.release(event.instruction)
         if isinstance(event, Failed):
             return self._failed(event, booking)
         if booking is not None:
-            self._placement.mark_responsive(booking.node)
+            self._placement.unresponsive.discard(booking.node)
         if isinstance(event, RangesLost):
             return self._lost(event)
         match event.instruction:
@@ -200,10 +193,11 @@ class Schedule:
 
     def _failed(self, event: Failed, booking: Booking | None) -> list[Instruction]:
         if booking is not None and event.silent:
-            self._placement.mark_unresponsive(booking.node)
+            self._placement.unresponsive.add(booking.node)
         transient = event.lost or isinstance(event.error, TransientStorageError)
-        if not transient or self._failed_attempts(event.instruction) >= self.max_attempts:
-            return self._fail(event.instruction, event.error, booking)
+        failed = self._failed_attempts[event.instruction] = self._failed_attempts.get(event.instruction, 0) + 1
+        if not transient or failed >= self.max_attempts:
+            return self._fail(event, booking)
         self.retries += 1
         if not isinstance(event.instruction, RunUnit):
             return self._issue([event.instruction])
@@ -218,24 +212,17 @@ class Schedule:
         shard = event.instruction.shard
         losses = self._losses[shard] = self._losses.get(shard, 0) + 1
         if losses > self.max_losses:
-            return self._fail(event.instruction, event.error, None)
+            return self._fail(event)
         self.retries += len(event.units)
         self._open[shard] += len(event.units)
         self._rewrites.update(dict.fromkeys(event.units))
         self.waiting.extendleft(reversed(event.units))
         return self._issue([] if event.units else [event.instruction])
 
-    def _failed_attempts(self, instruction: Instruction) -> int:
-        """Attempts at an instruction that failed; those whose ranges were lost afterwards had succeeded."""
-        shard = self.plan.unit[instruction.unit].shard if isinstance(instruction, RunUnit) else None
-        if isinstance(instruction, FinishShard):
-            shard = instruction.shard
-        return self.attempts[instruction] - (0 if shard is None else self._losses.get(shard, 0))
-
-    def _fail(self, instruction: Instruction, error: SvcDistError, booking: Booking | None) -> list[Instruction]:
+    def _fail(self, event: Failed | RangesLost, booking: Booking | None = None) -> list[Instruction]:
         node = self._placement.nodes.get(booking.node) if booking is not None else None
-        name = node.name if node is not None else ""
-        self.failures[instruction.title] = Failure(instruction, error, self.attempts[instruction], name)
+        attempts, name = self.attempts[event.instruction], node.name if node is not None else ""
+        self.failures[event.instruction.title] = Failure(event.instruction, event.error, attempts, name)
         return []
 
     def _need(self, unit: str) -> Need:
@@ -261,7 +248,7 @@ class Schedule:
         running = sum(isinstance(item, RunUnit) for item in self.in_flight)
         booked: list[RunUnit] = []
         left: list[str] = []
-        reserved: str | None = None  # the node kept free for the unit that waits longest
+        reserved: str | None = None  # the node that gets no smaller unit before the one that waits longest
         unplaceable: dict[tuple[Need, tuple[str, ...]], None] = {}
         while self.waiting and not self._placement.full and (self.slots is None or running + len(booked) < self.slots):
             unit = self.waiting.popleft()

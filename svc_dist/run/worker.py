@@ -1,4 +1,4 @@
-"""One worker of a run: what it keeps open between instructions, and how it executes them."""
+"""One worker of a run: its open resources, and how it executes instructions."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Worker:
     def _run(self, instruction: RunUnit) -> Done:
         from svc_dist.run.unit import run_unit
 
-        if instruction.rewrite:
-            self._forget_shards()
+        if instruction.rewrite:  # another worker may have begun the shard's upload anew
+            self.sink = self.output.sink(self.plan.fingerprint)
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
         receipt = run_unit(self.plan, unit, self.sources, self.sink, self.scratch, parallel, instruction.low_memory)
         self.journal.record(receipt)
@@ -58,8 +58,8 @@ class Worker:
 
     def _finish(self, instruction: FinishShard) -> Done | RangesLost:
         """Finish a shard in every result, or prepare the storage for the ranges that it has lost."""
-        self._forget_shards()
         plan, number = self.plan, instruction.shard
+        self.sink = self.output.sink(plan.fingerprint)  # without state from before an upload that began anew
         shards = [plan.shards[shard] for shard in plan.shards_of(number)]
         try:
             for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
@@ -70,7 +70,3 @@ class Worker:
             self.sink.prepare(shards)
             return RangesLost(instruction, tuple(unit for unit in units if unit not in surviving), error)
         return Done(instruction)
-
-    def _forget_shards(self) -> None:
-        """Drop what this worker knows of the shards in progress: another one may have begun an upload anew."""
-        self.sink = self.output.sink(self.plan.fingerprint)

@@ -14,7 +14,6 @@ from svc_dist.run.placement import Node
 from svc_dist.run.schedule import (
     Capacity,
     Done,
-    Drain,
     Failed,
     FinishShard,
     Instruction,
@@ -147,7 +146,7 @@ def test_a_failure_for_good_stops_new_work_and_lets_the_rest_finish() -> None:
 def test_draining_starts_nothing_more() -> None:
     schedule = Schedule(plan_of((0, 2, 1), (0, 1, 1)), one(1, 9))
     schedule.start()
-    assert schedule.handle(Drain()) == []
+    schedule.draining = True
     assert schedule.handle(Done(RunUnit("u0"))) == []
     assert schedule.over
 
@@ -338,6 +337,6 @@ def test_a_rewritten_unit_has_all_its_attempts() -> None:
 def test_draining_leaves_lost_ranges_to_the_next_start() -> None:
     schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"})
     schedule.start()
-    schedule.handle(Drain())
+    schedule.draining = True
     assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == []
     assert schedule.over
