@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import ByteRange, Source, map_ranges
 from svc_dist.tensor_names import natural_key, printable
 
-_BLOCK = 1 << 25  # elements of a tensor that are mapped, or fetched, at once
-_CHUNK = 1 << 20  # elements compared at once
+_BLOCK = 1 << 25  # elements of a tensor in one mapping, or one fetch
+_CHUNK = 1 << 20  # elements in one comparison
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,13 @@ class Difference:
 
     def counts(self) -> dict[str, int]:
         """The number of tensors of each kind, in order of appearance."""
-        counts: dict[str, int] = {}
-        for tensor in self.tensors:
-            counts[tensor.kind] = counts.get(tensor.kind, 0) + 1
-        return counts
+        return dict(Counter(tensor.kind for tensor in self.tensors))
 
     def worst(self) -> list[TensorDifference]:
         """The tensors that differ: those that cannot be compared first, then by falling relative norm."""
-
-        def order(tensor: TensorDifference) -> float:
-            norm = tensor.relative_norm
-            return -math.inf if norm is None or norm != norm else -norm
-
-        return sorted((t for t in self.tensors if t.kind not in ("identical", "equal")), key=order)
+        different = [tensor for tensor in self.tensors if tensor.kind not in ("identical", "equal")]
+        norms = {t.name: math.inf if t.relative_norm is None else t.relative_norm for t in different}
+        return sorted(different, key=lambda t: -math.inf if math.isnan(norms[t.name]) else -norms[t.name])
 
     def data(self) -> dict[str, Any]:
         """Plain data for JSON, with None in place of numbers that are not finite."""
@@ -105,8 +100,8 @@ def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = 
     sources = [Source(model.location, model.files, access) for model in models]
     names = sorted({*models[0].tensors, *models[1].tensors}, key=natural_key)
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda name: _compare(name, models, sources, scratch, access.parallel), names)
-        return Difference(a, b, tuple(found))
+        differences = pool.map(lambda name: _compare(name, models, sources, scratch, access.parallel), names)
+        return Difference(a, b, tuple(differences))
 
 
 def _compare(
@@ -123,11 +118,11 @@ def _compare(
         return TensorDifference(name, "dtype", *words)
     tally = _Tally()
     for start in range(0, a.numel, _BLOCK):
-        wanted = [[_range(spec, start, min(start + _BLOCK, a.numel))] for spec in (a, b)]
-        with map_ranges(sources, wanted, scratch, parallel) as reading:
+        ranges = [_range(spec, start, min(start + _BLOCK, a.numel)) for spec in (a, b)]
+        with map_ranges(sources, [[one] for one in ranges], scratch, parallel) as reading:
             views = [
-                tensor_view(mapped.view(items[0]), spec.dtype)
-                for mapped, items, spec in zip(reading.mapped, wanted, (a, b), strict=True)
+                tensor_view(mapped.view(one), spec.dtype)
+                for mapped, one, spec in zip(reading.mapped, ranges, (a, b), strict=True)
             ]
             for first in range(0, len(views[0]), _CHUNK):
                 tally.add(views[0][first : first + _CHUNK], views[1][first : first + _CHUNK], weights)

@@ -28,9 +28,21 @@ th { font-weight: 600; white-space: nowrap; }
 def render(report: MergeReport, title: str) -> str:
     """The page of a merge's report or of an inspection. A section without data is left out or says so."""
     diagnosis = Diagnosis(report)
-    of_directions = (_overcounting, _spectra, _overlap, _ranks, _norms)
-    sections = [*(section(diagnosis) for section in of_directions), _timings(report), _provenance(report)]
-    sections.append(_recipe(report))
+    recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
+    sections = [
+        _overcounting(diagnosis),
+        _spectra(diagnosis),
+        _plot(
+            "Cross-expert overlap",
+            "<p>The cosines between the experts' task deltas (estimated from a sample of their elements).</p>",
+            figures.overlap(diagnosis),
+        ),
+        _plot("Kept ranks", "<p>Directions that the merge method kept.</p>", figures.rank_map(diagnosis)),
+        _plot("Delta norms", "<p>The size of each expert's delta relative to the base.</p>", figures.norms(diagnosis)),
+        _plot("Where the time went", "", figures.stages(report.unit_seconds)),
+        _provenance(report),
+        _section("Recipe", f"<pre>{html.escape(recipe)}</pre>"),
+    ]
     body = "\n".join(section for section in sections if section)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
@@ -41,6 +53,10 @@ def render(report: MergeReport, title: str) -> str:
 def _section(title: str, text: str, figure: Figure | None = None) -> str:
     drawn = figures.svg(figure) if figure is not None else ""
     return f"<h2>{html.escape(title)}</h2>\n{text}\n{drawn}"
+
+
+def _plot(title: str, text: str, figure: Figure | None) -> str:
+    return "" if figure is None else _section(title, text, figure)
 
 
 def _overcounting(diagnosis: Diagnosis) -> str:
@@ -80,28 +96,6 @@ def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]
     return [known[number * len(known) // count] for number in range(count)]
 
 
-def _overlap(diagnosis: Diagnosis) -> str:
-    figure = figures.overlap(diagnosis)
-    text = "<p>The cosines between the experts' task deltas (estimated from a sample of their elements).</p>"
-    return _section("Cross-expert overlap", text, figure) if figure is not None else ""
-
-
-def _ranks(diagnosis: Diagnosis) -> str:
-    figure = figures.rank_map(diagnosis)
-    return _section("Kept ranks", "<p>Directions that the merge method kept.</p>", figure) if figure is not None else ""
-
-
-def _norms(diagnosis: Diagnosis) -> str:
-    figure = figures.norms(diagnosis)
-    text = "<p>The size of each expert's delta relative to the base.</p>"
-    return _section("Delta norms", text, figure) if figure is not None else ""
-
-
-def _timings(report: MergeReport) -> str:
-    figure = figures.stages(report.unit_seconds)
-    return _section("Where the time went", "", figure) if figure is not None else ""
-
-
 def _provenance(report: MergeReport) -> str:
     base, *experts = report.models
     rows = [("base", base.location)]
@@ -139,8 +133,3 @@ def _became(disposition: Disposition) -> str:
     calibration = disposition.calibration
     done = f"merged by {disposition.method}" if disposition.method else disposition.kind
     return f"{done}, calibrated by {calibration['method']}" if calibration else done
-
-
-def _recipe(report: MergeReport) -> str:
-    text = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
-    return _section("Recipe", f"<pre>{html.escape(text)}</pre>")
