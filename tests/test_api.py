@@ -93,12 +93,12 @@ def test_inputs_are_never_modified() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"method": "nope"}, "no merge method 'nope'"),
+        ({"method": "nope"}, "method is 'nope'"),
         ({"method": "task_arithmetic", "wieght": 1}, "no parameter 'wieght'"),
         ({"method": "task_arithmetic", "weight": [1.0]}, "1 values of weight"),
         ({"method": "task_arithmetic", "weight": "much"}, "must be a number"),
         ({"method": "task_arithmetic", "calibrate": {"method": "svc", "alpha": 0}}, "above 0"),
-        ({"method": "task_arithmetic", "calibrate": "svd"}, "no calibration 'svd'"),
+        ({"method": "task_arithmetic", "calibrate": "svd"}, "calibrate is 'svd'"),
         ({"method": "task_arithmetic", "precision": "half"}, "must be one of"),
     ],
 )
