@@ -1,4 +1,4 @@
-"""The tasks: handwritten digits as four departments scan them, from the data set that ships inside scikit-learn."""
+"""The tasks: handwritten digits as four departments scan them, from the data set in scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from svc_dist.errors import MissingExtraError
 
-TEST_SHARE = 1 / 3
-PAPER = -1.0
+_TEST_SHARE = 1 / 3
+_PAPER = -1.0
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Task:
-    """One domain in which digits must be read: its name and what it does to the images."""
+    """A domain of digits: its name, and the distortion of its images."""
 
     name: str
     view: Callable[[Tensor], Tensor]
 
 
 def load_digits(seed: int) -> tuple[Samples, Samples]:
-    """The 1,797 digits as they are, shuffled by ``seed`` and split by sample into train and test.
+    """The 1,797 undistorted digits, shuffled by ``seed`` and split by sample into train and test.
 
     Raises MissingExtraError when scikit-learn is not installed.
     """
@@ -49,14 +49,14 @@ def load_digits(seed: int) -> tuple[Samples, Samples]:
         from sklearn import datasets
     except ImportError as error:
         raise MissingExtraError(
-            "the demo trains on the digits that ship inside scikit-learn, which is not installed",
+            "the demo trains on the digits in scikit-learn, which is not installed",
             "pip install 'svc-dist[demo]'",
         ) from error
     digits = datasets.load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     images = torch.from_numpy(digits.images[order] / 8 - 1).float()
     labels = torch.from_numpy(digits.target[order]).long()
-    cut = round(len(order) * TEST_SHARE)
+    cut = round(len(order) * _TEST_SHARE)
     return Samples(images[cut:], labels[cut:]), Samples(images[:cut], labels[:cut])
 
 
@@ -64,12 +64,12 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Images under affine maps ``(count or 1, 2, 3)`` in coordinates from -1 to 1, as torch's ``affine_grid``."""
     count, height, width = images.shape
     grid = affine_grid(matrices.expand(count, 2, 3), [count, 1, height, width], align_corners=False)
-    # What comes in from outside the image is paper, and grid_sample fills with zeros.
-    return grid_sample((images - PAPER)[:, None], grid, align_corners=False)[:, 0] + PAPER
+    # The surroundings of an image are paper, and grid_sample fills with zeros.
+    return grid_sample((images - _PAPER)[:, None], grid, align_corners=False)[:, 0] + _PAPER
 
 
 def vary(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Everyday variety, another for each image: up to 20 degrees, a tenth in size, a pixel, and some grey."""
+    """Images, each rotated by up to 20 degrees, scaled by up to a tenth, shifted by up to a pixel, and greyed."""
 
     def uniform() -> Tensor:
         return torch.rand(len(images), generator=generator) * 2 - 1
@@ -90,9 +90,9 @@ def _on_grey(matrix: tuple[tuple[float, float, float], tuple[float, float, float
 
 _COS, _SIN = math.cos(math.radians(40)), math.sin(math.radians(40))
 
-#: Every department writes on grey paper, and each distorts the digits in a way of its own. So the experts' deltas have
-#: a part in common and a part that is theirs, as fine-tunes of one model do (a common format, a speciality each): what
-#: is common is counted once per expert when deltas are added.
+#: Every department uses grey paper and distorts the digits in its own way. So the experts' deltas share some directions
+#: and differ in others, like fine-tunes of one model with a common format and different specialities. Adding the deltas
+#: counts the shared directions once per expert.
 TASKS = (
     Task("tilted left", _on_grey(((_COS, -_SIN, 0), (_SIN, _COS, 0)))),
     Task("tilted right", _on_grey(((_COS, _SIN, 0), (-_SIN, _COS, 0)))),

@@ -1,13 +1,13 @@
-"""The demo's steps, and the table of what every model can read."""
+"""The demo's steps, and the table of how well every model reads digits."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,16 +21,17 @@ from svc_dist.demo.recipes import WEIGHT, MergeFailedError, merge_command, merge
 from svc_dist.errors import OutputError, StorageError
 
 STAMP = "demo.json"
-#: A row of the table: what the model is, its accuracy on each task, and on upright digits.
+_EARLIER = "done by an earlier run"
+#: A row of the table: the model, its accuracy on each task, and its accuracy on upright digits.
 Row = tuple[str, list[float], float]
 
 
 def run_demo(folder: Path, console: Console, settings: Settings | None = None) -> None:
-    """Train a base and its experts in ``folder``, merge them by every recipe there, and print what each model reads.
+    """Train a base and its experts in ``folder``, merge them by every recipe there, and print each accuracy.
 
-    What an earlier run finished is kept. Raises MissingExtraError without scikit-learn, OutputError when ``folder``
-    holds something else than a demo with these settings, and MergeFailedError, after measuring all that did succeed,
-    when a merge failed.
+    Steps that an earlier run finished are not repeated. Raises MissingExtraError without scikit-learn, OutputError when
+    ``folder`` holds anything but a demo with these settings, and MergeFailedError when a merge failed, after measuring
+    the other models.
     """
     settings = settings or Settings()
     train, test = load_digits(settings.seed)
@@ -39,31 +40,36 @@ def run_demo(folder: Path, console: Console, settings: Settings | None = None) -
         f"The digits data set: {len(train)} to train on, {len(test)} to test on. Four departments send digits on grey "
         f"paper, each distorted in its own way: {', '.join(task.name for task in TASKS)}."
     )
-    with _step(console, f"Training a base on upright digits, {settings.base.steps} steps") as step:
-        if not train_base(folder, settings, train):
-            step.ending = "done by an earlier run"
-    with _step(console, f"Fine-tuning an expert for each department, {settings.expert.steps} steps") as step:
-        if not train_experts(folder, settings, train):
-            step.ending = "done by an earlier run"
+    _step(
+        console, f"Training a base on upright digits, {settings.base.steps} steps",
+        lambda: None if train_base(folder, settings, train) else _EARLIER,
+    )  # fmt: skip
+    _step(
+        console, f"Fine-tuning an expert for each department, {settings.expert.steps} steps",
+        lambda: None if train_experts(folder, settings, train) else _EARLIER,
+    )  # fmt: skip
+    merges: list[tuple[str, Path]] = []
+    failures: list[MergeFailedError] = []
 
-    merges, failures = [], []
+    def merge(recipe: Path) -> str | None:
+        try:
+            run_merge(recipe, folder)
+        except MergeFailedError as error:
+            failures.append(error)
+            return "failed"
+        merges.append((recipe.stem, merged_folder(recipe, folder)))
+        return None
+
     for recipe in write_recipes(folder):
-        with _step(console, shlex.join(["svc-dist", *merge_command(recipe, folder)])) as step:
-            try:
-                run_merge(recipe, folder)
-                merges.append((recipe.stem, merged_folder(recipe, folder)))
-            except MergeFailedError as error:
-                failures.append(error)
-                step.ending = "failed"
-
+        _step(console, shlex.join(["svc-dist", *merge_command(recipe, folder)]), partial(merge, recipe))
     checkpoints = [("base", folder / "base")]
     checkpoints += [(f"expert {task.name}", expert_folder(folder, task.name)) for task in TASKS]
     console.print(
         _table(_measure(checkpoints, test), _measure(merges, test)),
         f"Accuracy in percent on {len(test)} test digits that no training has seen, one seed, a fixed number of steps: "
-        "a difference of a few points is noise. The average is over the four departments; [i]upright[/i] is what is "
-        "left of what the base could do. An expert is the mark to reach in its own column. [i]task_arithmetic[/i] adds "
-        f"{WEIGHT} of what each expert learned, [i]sum[/i] all of it: calibrated by SVC, either will do.",
+        "a difference of a few points is noise. The average is over the four departments; [i]upright[/i] shows how "
+        "much of the base's skill remains. In the column of its department, an expert sets the target. "
+        f"[i]task_arithmetic[/i] adds {WEIGHT} of what each expert learned, [i]sum[/i] all of it: with SVC, both work.",
     )
     console.print(_next_steps(folder), soft_wrap=True, markup=False, highlight=False)
     for failure in failures[1:]:
@@ -73,38 +79,31 @@ def run_demo(folder: Path, console: Console, settings: Settings | None = None) -
 
 
 def _claim(folder: Path, settings: Settings) -> None:
-    """Make the folder ours, or see that it is and that its checkpoints come from the same settings."""
+    """Mark the folder as a demo with these settings. Raises OutputError when it holds anything else."""
     stamp = folder / STAMP
-    wanted = {"settings": asdict(settings), "tasks": [task.name for task in TASKS]}
+    content = {"settings": asdict(settings), "tasks": [task.name for task in TASKS]}
     if stamp.exists():
-        if json.loads(stamp.read_text()) != wanted:
+        if json.loads(stamp.read_text()) != content:
             raise OutputError(
-                f"{folder} holds a demo with other settings (they are in {stamp})", "give another folder, or remove it"
+                f"{folder} holds a demo with other settings (see {stamp})",
+                "name another folder, or remove this one",
             )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and holds no demo", "give the name of a folder that is new or empty")
+        raise OutputError(f"{folder} exists and holds no demo", "name a new or empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(json.dumps(wanted, indent=2) + "\n")
+        stamp.write_text(json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write {stamp}: {error.strerror}", "give the name of another folder") from None
+        raise StorageError(f"cannot write {stamp}: {error.strerror}", "name another folder") from None
 
 
-@dataclass
-class _Step:
-    """How a step of the demo ended; its seconds unless it says otherwise."""
-
-    ending: str | None = None
-
-
-@contextmanager
-def _step(console: Console, title: str) -> Iterator[_Step]:
+def _step(console: Console, title: str, work: Callable[[], str | None]) -> None:
+    """Do a step of the demo, and print how it ended: what ``work`` returns, or else its seconds."""
     started = time.monotonic()
-    step = _Step()
     with console.status(escape(title)):
-        yield step
-    ending = step.ending or f"{time.monotonic() - started:.1f} s"
+        ending = work()
+    ending = ending or f"{time.monotonic() - started:.1f} s"
     console.print(f"- {title}: {ending}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -132,13 +131,14 @@ def _table(inputs: list[Row], merges: list[Row]) -> Table:
 
 
 def _next_steps(folder: Path) -> str:
-    mine = shlex.quote(str(folder / "recipes" / "mine.yaml"))
-    output = shlex.quote(str(folder / "merged" / "mine"))
-    first = shlex.quote(str(folder / "recipes" / "task_arithmetic_svc.yaml"))
+    first, mine, output = (
+        shlex.quote(str(folder / name))
+        for name in ("recipes/task_arithmetic_svc.yaml", "recipes/mine.yaml", "merged/mine")
+    )
     return f"""
-The recipes are in {folder / "recipes"}, the merged models in {folder / "merged"}. To try another one:
+The recipes are in {folder / "recipes"}, the merged models in {folder / "merged"}. Try another one:
   cp {first} {mine}    # and edit its alpha, or a weight
   svc-dist plan {mine}
   svc-dist merge {mine} {output}
   svc-dist verify {output} --deep
-  svc-dist demo {shlex.quote(str(folder))}    # measures every recipe in the folder, merging those that are new"""
+  svc-dist demo {shlex.quote(str(folder))}    # merges the new recipes, and measures all"""

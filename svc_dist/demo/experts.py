@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +18,6 @@ from torch.nn.functional import cross_entropy
 
 from svc_dist.demo.data import TASKS, Samples, vary
 from svc_dist.demo.model import Config, DigitTransformer, load_model, new_model, save_model
-
-View = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what the checkpoints hold. Steps are fixed: no accuracy on any digits decides when to stop."""
+    """Everything that the checkpoints depend on. Steps are fixed: no accuracy decides when training stops."""
 
     seed: int = 0
     model: Config = field(default_factory=Config)
@@ -45,25 +43,25 @@ class Settings:
 
 
 def expert_folder(folder: Path, task_name: str) -> Path:
-    """Where the expert of a task lies in the demo's folder."""
+    """The folder of a task's expert."""
     return folder / "experts" / task_name.replace(" ", "_")
 
 
 def train_base(folder: Path, settings: Settings, samples: Samples) -> bool:
-    """Train the base on upright digits in everyday variety; False if ``folder`` holds it already."""
+    """Train the base on varied upright digits; False if ``folder`` has one already."""
     if (folder / "base").exists():
         return False
     with _single_threaded():
         model = new_model(settings.model, settings.seed)
-        _train(model, samples, settings.base, settings.seed, vary)
+        _train(model, samples, settings.base, settings.seed, vary_images=True)
         _save(model, folder / "base", settings)
     return True
 
 
 def train_experts(folder: Path, settings: Settings, samples: Samples) -> int:
-    """Fine-tune from the base the experts that ``folder`` lacks; how many those were.
+    """Fine-tune the experts that ``folder`` lacks from the base, and return their number.
 
-    The classifier is shared and frozen: its delta is exactly zero, so no head has to be merged and none is.
+    The classifier is shared and frozen: its delta is exactly zero, so no head is merged.
     """
     missing = [index for index, task in enumerate(TASKS) if not expert_folder(folder, task.name).exists()]
 
@@ -88,7 +86,7 @@ def accuracy(model: DigitTransformer, samples: Samples) -> float:
         return float((model(samples.images).argmax(1) == samples.labels).float().mean())
 
 
-def _train(model: DigitTransformer, samples: Samples, training: Training, seed: int, view: View | None = None) -> None:
+def _train(model: DigitTransformer, samples: Samples, training: Training, seed: int, vary_images: bool = False) -> None:
     generator = torch.Generator().manual_seed(seed)
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=training.learning_rate, weight_decay=0.01, fused=True)
@@ -99,7 +97,7 @@ def _train(model: DigitTransformer, samples: Samples, training: Training, seed: 
         optimizer.param_groups[0]["lr"] = training.learning_rate * min(1, (step + 1) / training.warmup_steps) * decay
         chosen = next(batches)
         images = samples.images[chosen]
-        logits = model(images if view is None else view(images, generator))
+        logits = model(vary(images, generator) if vary_images else images)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(cross_entropy(logits, samples.labels[chosen]))
         optimizer.step()
@@ -111,7 +109,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 
 
 def _save(model: DigitTransformer, folder: Path, settings: Settings) -> None:
-    # Renamed when complete: a folder of that name is a finished checkpoint, whatever interrupted an earlier run.
+    # The folder gets its name when it is complete: a run may be interrupted at any time.
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_model(model, partial, settings.max_shard_size)
@@ -120,7 +118,7 @@ def _save(model: DigitTransformer, folder: Path, settings: Settings) -> None:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    # Matrices this small lose more by handing work between threads than they gain; several trainings side by side gain.
+    # One training of matrices this small is slower with several threads; several trainings in parallel are faster.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

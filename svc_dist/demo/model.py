@@ -1,4 +1,4 @@
-"""The model: a small vision transformer whose tensors are named as in a real one."""
+"""The model: a small vision transformer, with tensor names as in large ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the model; written as ``config.json`` beside its shards."""
+    """Sizes of the model; written as ``config.json``."""
 
     image_size: int = 8
     patch_size: int = 2
@@ -26,10 +26,6 @@ class Config:
     num_attention_heads: int = 4
     num_labels: int = 10
     model_type: str = "svc_dist_demo"
-
-    @property
-    def patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
 
 
 class Attention(nn.Module):
@@ -83,7 +79,7 @@ class DigitTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.patch_projection = nn.Linear(config.patch_size**2, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.patches, config.hidden_size)
+        self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -99,10 +95,8 @@ class DigitTransformer(nn.Module):
 
 
 def new_model(config: Config, seed: int) -> DigitTransformer:
-    """A model with random weights that depend on ``seed`` alone: torch's global generator is not drawn from."""
-    with torch.device("meta"):
-        model = DigitTransformer(config)
-    model.to_empty(device="cpu")
+    """A model with random weights that depend on ``seed`` alone, and not on torch's global generator."""
+    model = _empty_model(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -114,6 +108,12 @@ def new_model(config: Config, seed: int) -> DigitTransformer:
     return model
 
 
+def _empty_model(config: Config) -> DigitTransformer:
+    with torch.device("meta"):
+        model = DigitTransformer(config)
+    return model.to_empty(device="cpu")
+
+
 def save_model(model: DigitTransformer, folder: Path, max_shard_size: str) -> None:
     """Write ``config.json`` and safetensors shards of at most ``max_shard_size`` with their index."""
     folder.mkdir(parents=True)
@@ -122,12 +122,9 @@ def save_model(model: DigitTransformer, folder: Path, max_shard_size: str) -> No
 
 
 def load_model(folder: Path) -> DigitTransformer:
-    """Read a model that ``save_model`` or a merge wrote, every tensor by way of the index."""
+    """Read a model that ``save_model`` or a merge wrote, by its index."""
     written = json.loads((folder / CONFIG_FILE).read_text())
     # A merge may add keys of its own, such as the dtype it wrote.
-    config = Config(**{field.name: written[field.name] for field in fields(Config)})
-    with torch.device("meta"):
-        model = DigitTransformer(config)
-    model.to_empty(device="cpu")
+    model = _empty_model(Config(**{field.name: written[field.name] for field in fields(Config)}))
     load_torch_model(model, folder, strict=True)
     return model.eval()

@@ -1,4 +1,4 @@
-"""The recipes that the demo writes, and the merges they ask for."""
+"""The recipes of the demo, and their merges."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ max_shard_size: 200KB
 """
 
 _CALIBRATE = """\
-calibrate:          # what several experts share is counted once, not once for each of them
+calibrate:          # counts directions that experts share once, not once per expert
   method: svc
-  alpha: {alpha}       # no direction is lifted more than 1/alpha times; 1 only damps; default 1/(number of experts)
+  alpha: {alpha}       # limits amplification to 1/alpha; 1 only damps; default 1/(number of experts)
 """
 
-#: The usual weight where there are no validation data to choose one by.
+#: The usual weight where no validation data help to choose one.
 WEIGHT = 0.4
 
 
@@ -36,9 +36,9 @@ class MergeFailedError(SvcDistError):
 
 
 def write_recipes(folder: Path) -> list[Path]:
-    """Write the demo's recipes to ``folder/recipes``; all recipes there, the demo's own first.
+    """Write the demo's recipes to ``folder/recipes``, and return all recipes there, the demo's first.
 
-    A recipe that exists is left alone: it may have been edited.
+    An existing recipe stays as it is: a user may have edited it.
     """
     recipes = folder / "recipes"
     recipes.mkdir(exist_ok=True)
@@ -57,17 +57,17 @@ def merge_command(recipe: Path, folder: Path) -> list[str]:
 
 
 def merged_folder(recipe: Path, folder: Path) -> Path:
-    """Where the merge of a recipe lies in the demo's folder."""
+    """The folder of a recipe's merged model."""
     return folder / "merged" / recipe.stem
 
 
 def run_merge(recipe: Path, folder: Path) -> None:
-    """Merge a recipe by the command that a user would type, in a process of its own. Raises MergeFailedError."""
+    """Merge a recipe by the command that a user would type, in another process. Raises MergeFailedError."""
     command = [sys.executable, "-m", "svc_dist", *merge_command(recipe, folder)]
     merge = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if merge.returncode != ExitCode.DONE:
         error = MergeFailedError(f"merging {recipe} ended with exit code {merge.returncode}:", merge.stdout.strip())
-        # A negative code is a signal, with which no command can end of its own accord.
+        # A negative code is the number of the signal that killed the process.
         error.exit_code = merge.returncode if merge.returncode > 0 else ExitCode.INTERNAL
         raise error
 
