@@ -1,4 +1,4 @@
-"""All that a tensor's name tells: layer and depth, the kind of module, embeddings, vocabularies and output heads."""
+"""What a tensor's name says: layer and depth, kind of module, embeddings, vocabularies and output heads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-#: A numbered list of modules: its name and a number in it.
+#: A numbered list of modules: its name and a number.
 _NUMBERED = re.compile(r"(?:^|\.)([^.]+)\.(\d+)(?=\.)")
-#: What lists of layers are called.
+#: The names of lists of layers.
 _LAYER_LISTS = frozenset(("layer", "layers", "h", "block", "blocks", "resblocks", "stages"))
 
 
 @dataclass(frozen=True)
 class TensorName:
-    """A name, taken apart: the stack of layers, the number of the layer (None outside of all), the kind of module."""
+    """A name's stack of layers, number of the layer (None outside of layers) and kind of module."""
 
     stack: str
     layer: int | None
@@ -28,35 +28,31 @@ def parse_name(name: str) -> TensorName:
 
     Numbers in a kind are ``*``: the experts of a mixture are alike.
     """
-    found = next((match for match in _NUMBERED.finditer(name) if match[1] in _LAYER_LISTS), None)
-    inside = name if found is None else name[found.end() + 1 :]
-    parts = inside.removesuffix(".weight").split(".")
-    kind = ".".join("*" if number and part.isdecimal() else part for number, part in enumerate(parts))
-    return TensorName("", None, kind) if found is None else TensorName(name[: found.start()], int(found[2]), kind)
+    layer = next((match for match in _NUMBERED.finditer(name) if match[1] in _LAYER_LISTS), None)
+    inside = name if layer is None else name[layer.end() + 1 :]
+    words = inside.removesuffix(".weight").split(".")
+    kind = ".".join("*" if number and word.isdecimal() else word for number, word in enumerate(words))
+    return TensorName("", None, kind) if layer is None else TensorName(name[: layer.start()], int(layer[2]), kind)
 
 
 def depths(names: Iterable[str]) -> dict[str, float]:
-    """For each name how deep its layer is: 0 the first, 1 the last; names without a layer's number are left out.
+    """The depth of each name's layer, from 0 (first) to 1 (last); names without a layer's number are left out.
 
-    The first numbered list in a name counts, as in mergekit. Layers of different stacks are counted separately.
+    The first numbered list in a name counts, as in mergekit. Each stack of layers has its own depths.
     """
     layers = {name: match for name in names if (match := _NUMBERED.search(name)) is not None}
     last: dict[str, int] = {}
     for name, match in layers.items():
         stack = name[: match.end(1)]
         last[stack] = max(last.get(stack, 0), int(match[2]))
-    return {name: _depth(int(match[2]), last[name[: match.end(1)]]) for name, match in layers.items()}
-
-
-def _depth(layer: int, last: int) -> float:
-    return layer / last if last > 0 else 1.0
+    ends = {name: last[name[: match.end(1)]] for name, match in layers.items()}
+    return {name: int(match[2]) / ends[name] if ends[name] else 1.0 for name, match in layers.items()}
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key by which layer 2 comes before layer 10; no two names have the same."""
-    parts = enumerate(re.split(r"([0-9]+)", name))
-    numbers = [(len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, part) for index, part in parts]
-    return numbers, name
+    pieces = enumerate(re.split(r"([0-9]+)", name))
+    return [(len(text.lstrip("0")), text.lstrip("0")) if index % 2 else (0, text) for index, text in pieces], name
 
 
 #: Names of tensors that are embeddings or output heads: spectral steps leave them to element-wise methods.
@@ -73,7 +69,7 @@ VOCABULARY_PATTERNS = (
     "*embed_out.weight", "shared.weight", "*.shared.weight", "*lm_head.weight", "*lm_head.bias", "output.weight",
 )  # fmt: skip
 
-#: Names of the matrix from hidden states to tokens, which is the token embedding once more where a model ties them.
+#: Names of the matrix from hidden states to tokens, which some models tie to the token embedding.
 _OUTPUT_HEADS = (
     "lm_head.weight", "*.lm_head.weight", "lm_head.linear.weight", "lm_head.decoder.weight", "*.lm_head.decoder.weight",
     "generator_lm_head.weight", "output.weight", "*language_model.output.weight", "embed_out.weight",
@@ -86,17 +82,17 @@ _CONVOLUTION = re.compile(r"(?:.*[._])?[a-z]*conv(?:s|tr|trans|transpose|olution
 
 
 def is_output_head(name: str) -> bool:
-    """Whether a tensor is the matrix that ``tie_word_embeddings`` makes one with the token embedding."""
+    """Whether a tensor is the matrix that ``tie_word_embeddings`` ties to the token embedding."""
     return matches(name, _OUTPUT_HEADS)
 
 
 def is_convolution(name: str) -> bool:
-    """Whether a tensor's name says that it is a convolution's."""
+    """Whether a tensor belongs to a convolution, by its name."""
     return _CONVOLUTION.fullmatch(name.lower()) is not None
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a whole name matches one of the patterns, in which ``*`` and ``?`` stand for any letters or one."""
+    """Whether a whole name matches one of the patterns, in which ``*`` is any text and ``?`` any letter."""
     return _compiled(tuple(patterns)).match(name) is not None
 
 
@@ -113,5 +109,5 @@ def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def printable(name: str) -> str:
-    """A name for people; what could command a terminal is escaped."""
+    """A name for a terminal, with control characters escaped."""
     return name if name.isprintable() else repr(name)

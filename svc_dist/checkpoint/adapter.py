@@ -1,8 +1,8 @@
-"""LoRA adapters as experts: what a PEFT adapter adds to which tensor, from its headers and its configuration only.
+"""LoRA adapters as experts: what a PEFT adapter adds to each tensor, from its header and its configuration only.
 
 An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors``. For a module's weight ``W`` of shape
-``(m, n)`` it stores ``lora_B (m, r)`` and ``lora_A (r, n)``, and stands for ``W + scale * B A``. See adapter_config.py
-for the scale.
+``(m, n)`` it stores ``lora_B (m, r)`` and ``lora_A (r, n)``: the expert has ``W + scale * B A``. For the scale see
+adapter_config.py.
 """
 
 from __future__ import annotations
@@ -46,39 +46,36 @@ class Factors:
     scale: float
     transposed: bool
 
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """``lora_A (r, n)`` and ``lora_B (m, r)`` of one module and their scale; ``embedding``: of a transposed weight."""
-
-    a: TensorSpec
-    b: TensorSpec
-    scale: float
-    embedding: bool
+    @property
+    def shape(self) -> tuple[int, int]:
+        if self.transposed:
+            return self.left.shape[1], self.right.shape[0]
+        return self.left.shape[0], self.right.shape[1]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter in a folder or prefix: the pairs and the whole tensors that it stores, by the tensor they are for.
+    """An adapter in a folder or prefix: the factors and the whole tensors that it stores, by the name of their tensor.
 
-    ``flipped``: weights that could be stored either way are ``(in_features, out_features)``.
+    ``factors``: for weights ``(out_features, in_features)``, transposed for embeddings. ``flipped``: a weight whose
+    shape allows both is ``(in_features, out_features)``.
     """
 
     location: str
     files: tuple[FileIdentity, ...]
-    pairs: Mapping[str, Pair]
+    factors: Mapping[str, Factors]
     saved: Mapping[str, TensorSpec]
     flipped: bool
 
     def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Adapter:
-        """The same for tensors of other names; see ``Checkpoint.renamed``."""
-        pairs = rename_keys(self.pairs, prefixes, self.location)
-        return replace(self, pairs=pairs, saved=rename_keys(self.saved, prefixes, self.location))
+        """The same for tensors of other names; see ``rename_keys``."""
+        factors = rename_keys(self.factors, prefixes, self.location)
+        return replace(self, factors=factors, saved=rename_keys(self.saved, prefixes, self.location))
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What an expert's location holds: a model (None: the base itself), an adapter to it, or both."""
+    """An expert's location: a model, an adapter to the base, or a model and an adapter to it."""
 
     location: str
     model: Checkpoint | None
@@ -86,23 +83,23 @@ class Opened:
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]:
-        """By name, of what is stored for it one part."""
-        found = {} if self.model is None else dict(self.model.tensors)
+        """By name, one stored tensor each."""
+        tensors = {} if self.model is None else dict(self.model.tensors)
         if self.adapter is not None:
-            found |= {name: pair.b for name, pair in self.adapter.pairs.items()} | dict(self.adapter.saved)
-        return found
+            tensors |= {name: one.left for name, one in self.adapter.factors.items()} | dict(self.adapter.saved)
+        return tensors
 
     def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Opened:
-        """The same under other names; see ``Checkpoint.renamed``."""
+        """The same under other names; see ``rename_keys``."""
         model = None if self.model is None else self.model.renamed(prefixes)
         return Opened(self.location, model, None if self.adapter is None else self.adapter.renamed(prefixes))
 
 
 @dataclass(frozen=True)
 class Expert:
-    """An expert over a base: its tensors as if it were whole, and where what makes them up lies.
+    """An expert over a base. ``whole``: its tensors as if merged; ``factors``: by name, what its adapter adds.
 
-    ``factors``: by name, what the adapter adds. What neither the adapter nor a model of its own stores is the base's.
+    A tensor that neither its adapter nor its model stores is the base's.
     """
 
     location: str
@@ -112,11 +109,11 @@ class Expert:
     factors: Mapping[str, Factors]
 
     def saved(self, name: str) -> TensorSpec | None:
-        """The adapter's own whole tensor of that name, where it has one."""
+        """The whole tensor of that name in the adapter, if any."""
         return None if self.adapter is None else self.adapter.saved.get(name)
 
     def stored(self, name: str) -> TensorSpec | None:
-        """That of the model of its own; None where the base's takes its place."""
+        """The tensor of that name in its model; None where the base's is used."""
         return None if self.model is None else self.model.tensors.get(name)
 
 
@@ -137,7 +134,7 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> Opened:
 def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
     """Read an adapter's configuration and header.
 
-    Raises DamagedInputError naming file, tensor and configuration key for what is malformed or is no plain LoRA.
+    Raises DamagedInputError naming file, tensor and configuration key unless it is a well-formed plain LoRA.
     """
     return _read_adapter(location, *open_model(location, access))
 
@@ -145,10 +142,13 @@ def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
 def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
     _require_files(folder, names)
     where = f"{location}/{ADAPTER_FILE}"
-    identity, config = _configuration(folder)
+    identity = folder.stat(ADAPTER_CONFIG)
+    if identity is None:
+        raise DamagedInputError(f"{folder.location}/{ADAPTER_CONFIG}: gone while it was being opened")
+    text = folder.read(ADAPTER_CONFIG, 0, identity.size, identity)
+    config = parse_adapter_config(text, f"{folder.location}/{ADAPTER_CONFIG}")
     file, tensors = open_file(folder, ADAPTER_FILE)
     halves: dict[str, dict[str, TensorSpec]] = {}
-    embeddings: set[str] = set()
     saved: dict[str, TensorSpec] = {}
     for key, spec in tensors.items():
         if spec.dtype not in FLOAT_DTYPES:
@@ -160,8 +160,6 @@ def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
         if factor is not None and (factor["weight"] is None) == (factor["embedding"] is not None):
             target = factor["module"].replace(".base_layer", "") + ".weight"
             halves.setdefault(target, {})[factor["side"]] = spec
-            if factor["embedding"] is not None:
-                embeddings.add(target)
             continue
         if _OTHER_LAYERS.search(name):
             raise DamagedInputError(f"{where}: tensor {key!r} belongs to no plain LoRA layer", MERGE_FIRST)
@@ -171,21 +169,19 @@ def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
         saved[target] = spec
     if not halves and not saved:
         raise DamagedInputError(f"{where}: holds no tensor", "save the adapter again")
-    pairs = {name: _pair(name, half, name in embeddings, config, where) for name, half in halves.items()}
-    return Adapter(location, (identity, file), pairs, saved, config.fan_in_fan_out)
+    factors = {name: _factors(name, half, config, where) for name, half in halves.items()}
+    return Adapter(location, (identity, file), factors, saved, config.fan_in_fan_out)
 
 
 def attach(opened: Opened, base: Checkpoint) -> Expert:
-    """An expert over ``base``: each of its adapter's pairs put to its tensor.
-
-    Raises PlanError naming the adapter's file and tensor when there is no such tensor, or none of that shape.
-    """
+    """An expert over ``base``. Raises PlanError naming the adapter's file and tensor for factors without a tensor of
+    their name and shape."""
     if opened.adapter is None:
         assert opened.model is not None
         return Expert(opened.location, opened.model, None, opened.model, {})
     adapter, below = opened.adapter, opened.model or base
     tensors = {**below.tensors, **adapter.saved}
-    factors = {name: _factors(name, pair, tensors, adapter, below) for name, pair in adapter.pairs.items()}
+    factors = {name: _attached(name, one, tensors.get(name), adapter, below) for name, one in adapter.factors.items()}
     whole = Checkpoint(opened.location, adapter.files, tensors, below.config)
     return Expert(opened.location, opened.model, adapter, whole, factors)
 
@@ -195,14 +191,14 @@ def _require_files(folder: Storage, names: list[str]) -> None:
     if ADAPTER_CONFIG not in names:
         raise DamagedInputError(f"{location}: no adapter: {ADAPTER_CONFIG} is missing", "save it with save_pretrained")
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
-    if ADAPTER_FILE in names and len(others) > 1:
-        other = next(name for name in others if name != ADAPTER_FILE)
+    if ADAPTER_FILE in names:
+        others.remove(ADAPTER_FILE)
+        if not others:
+            return
         raise DamagedInputError(
-            f"{location}: {other} lies beside {ADAPTER_FILE}: a model or an adapter?",
+            f"{location}: {others[0]} lies beside {ADAPTER_FILE}: a model or an adapter?",
             "put them into folders of their own, and write model+adapter where both are meant",
         )
-    if ADAPTER_FILE in names:
-        return
     if "adapter_model.bin" in names:
         raise DamagedInputError(
             f"{location}: only a pickled adapter (adapter_model.bin); reading a pickle can run any code: refused",
@@ -214,15 +210,7 @@ def _require_files(folder: Storage, names: list[str]) -> None:
     )
 
 
-def _configuration(folder: Storage) -> tuple[FileIdentity, AdapterConfig]:
-    identity = folder.stat(ADAPTER_CONFIG)
-    if identity is None:
-        raise DamagedInputError(f"{folder.location}/{ADAPTER_CONFIG}: gone while it was being opened")
-    text = folder.read(ADAPTER_CONFIG, 0, identity.size, identity)
-    return identity, parse_adapter_config(text, f"{folder.location}/{ADAPTER_CONFIG}")
-
-
-def _pair(name: str, half: Mapping[str, TensorSpec], embedding: bool, config: AdapterConfig, where: str) -> Pair:
+def _factors(name: str, half: Mapping[str, TensorSpec], config: AdapterConfig, where: str) -> Factors:
     if len(half) < 2:
         only = next(iter(half.values())).name
         raise DamagedInputError(
@@ -237,19 +225,20 @@ def _pair(name: str, half: Mapping[str, TensorSpec], embedding: bool, config: Ad
             MERGE_FIRST,
         )
     rank, scale = config.scale(name.removesuffix(".weight"))
-    for spec, found in ((a, a.shape[0]), (b, b.shape[1])):
-        if found != rank:
+    for spec, stored in ((a, a.shape[0]), (b, b.shape[1])):
+        if stored != rank:
             raise DamagedInputError(
-                f"{where}: tensor {spec.name!r} of shape {list(spec.shape)} has rank {found}, "
+                f"{where}: tensor {spec.name!r} of shape {list(spec.shape)} has rank {stored}, "
                 f"but {ADAPTER_CONFIG} says {rank} (r, rank_pattern)",
                 "the two files do not belong together; save the adapter again",
             )
-    return Pair(a, b, scale, embedding)
+    embedding = "lora_embedding_" in a.name
+    return Factors(a, b, scale, True) if embedding else Factors(b, a, scale, False)
 
 
-def _factors(name: str, pair: Pair, tensors: Mapping[str, TensorSpec], adapter: Adapter, below: Checkpoint) -> Factors:
-    where = f"{adapter.location}/{ADAPTER_FILE}: tensor {pair.b.name!r}"
-    spec = tensors.get(name)
+def _attached(name: str, factors: Factors, spec: TensorSpec | None, adapter: Adapter, below: Checkpoint) -> Factors:
+    """The factors of the tensor ``spec``, transposed where it is ``(in_features, out_features)``."""
+    where = f"{adapter.location}/{ADAPTER_FILE}: tensor {factors.left.name!r}"
     if spec is None:
         raise PlanError(
             f"{where} is for {name!r}, which {below.location} does not have",
@@ -260,14 +249,17 @@ def _factors(name: str, pair: Pair, tensors: Mapping[str, TensorSpec], adapter: 
             f"{where} is for {name!r}, which is {spec.dtype} in {below.location}: nothing can be added to it",
             "name a base_model in a plain float dtype, like the one that was quantised",
         )
-    straight, flipped = (pair.b.shape[0], pair.a.shape[1]), (pair.a.shape[1], pair.b.shape[0])
-    # As PEFT does, whatever the flag says: a weight that fits one way only is stored that way.
-    transposed = pair.embedding or (spec.shape == flipped and (adapter.flipped or spec.shape != straight))
-    if spec.shape != (flipped if transposed else straight):
+    if (
+        not factors.transposed
+        and spec.shape == factors.shape[::-1]
+        and (adapter.flipped or spec.shape != factors.shape)
+    ):
+        # As in PEFT: the shape decides where it allows one way only, whatever the flag says.
+        return Factors(factors.right, factors.left, factors.scale, True)
+    if spec.shape != factors.shape:
         raise PlanError(
-            f"{where} and {pair.a.name!r} make {list(straight)}, but {name!r} has shape {list(spec.shape)} in "
-            f"{below.location}",
+            f"{where} and {factors.right.name!r} make {list(factors.shape)}, but {name!r} has shape "
+            f"{list(spec.shape)} in {below.location}",
             "the adapter belongs to another model; name the one that it was trained on as base_model",
         )
-    left, right = (pair.a, pair.b) if transposed else (pair.b, pair.a)
-    return Factors(left, right, pair.scale, transposed)
+    return factors

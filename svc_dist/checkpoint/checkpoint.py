@@ -1,13 +1,12 @@
-"""What a checkpoint holds: every tensor's spec, from headers and the index only."""
+"""A checkpoint: every tensor's spec, from headers and the index only."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ Value = TypeVar("Value")
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _FIRST_READ = 1 << 18  # most headers fit: one request instead of two on remote storage
 _OPEN_TRIES = 4
@@ -41,45 +41,40 @@ class Checkpoint:
         return sum(spec.nbytes for spec in self.tensors.values())
 
     def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Checkpoint:
-        """The same tensors under other names: of the pairs ``(from, to)``, the first that fits the name's beginning.
-
-        Raises RecipeError where two tensors would have one name.
-        """
+        """The same tensors under other names; see ``rename_keys``."""
         if not prefixes:
             return self
-        tensors = rename_keys(self.tensors, prefixes, self.location)
-        return dataclasses.replace(
-            self, tensors={name: dataclasses.replace(spec, name=name) for name, spec in tensors.items()}
-        )
+        tensors = rename_keys(self.tensors, prefixes, self.location).items()
+        return replace(self, tensors={name: replace(spec, name=name) for name, spec in tensors})
 
 
 def rename_keys(named: Mapping[str, Value], prefixes: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:
-    """What goes by names, by others: of the pairs ``(from, to)`` the first that fits a name's beginning counts.
+    """The values under other names: of the pairs ``(from, to)`` the first counts with whose prefix a name starts.
 
-    ``where``: the location, for messages. Raises RecipeError where two would have one name.
+    Raises RecipeError with the location ``where`` when two names would be the same.
     """
-    found: dict[str, Value] = {}
+    renamed: dict[str, Value] = {}
     for name, value in named.items():
         new = next((to + name.removeprefix(old) for old, to in prefixes if name.startswith(old)), name)
-        if new in found:
+        if new in renamed:
             raise RecipeError(
                 f"{where}: rename makes two tensors one: {name!r} and another would both be {new!r}",
                 "choose another prefix to put in its place",
             )
-        found[new] = value
-    return found
+        renamed[new] = value
+    return renamed
 
 
 def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoint:
-    """Read index, headers and config. Reads kilobytes, whatever the model's size.
+    """Read index, headers and config: kilobytes, whatever the model's size.
 
-    Raises DamagedInputError naming file and tensor for anything malformed, StorageError when it cannot be read.
+    Raises DamagedInputError naming file and tensor for anything malformed, StorageError.
     """
     return read_checkpoint(location, *open_model(location, access))
 
 
 def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpoint:
-    """``open_checkpoint`` of a folder that is open and whose names are known."""
+    """``open_checkpoint`` for an open folder and the names in it."""
     if ADAPTER_CONFIG in names:
         raise DamagedInputError(
             f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
@@ -101,11 +96,12 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
             raise DamagedInputError(
                 f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
             )
-    return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, _config(folder, names))
+    config = json_object(folder.read(CONFIG), f"{folder.location}/{CONFIG}") if CONFIG in names else None
+    return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config)
 
 
 def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:
-    """The folder of a model or adapter, and the names in it. Raises StorageError when nothing is there."""
+    """The folder of a model or adapter, and the names in it. Raises StorageError for an empty folder."""
     folder = open_storage(location, access)
     names = folder.names()
     if not names:
@@ -131,15 +127,10 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
     for name, file in weight_map.items():
-        parts = PurePosixPath(file).parts
-        if not file or file.startswith("/") or ".." in parts or "\\" in file or "\0" in file or ":" in file:
-            raise DamagedInputError(
-                f"{where}: tensor {name!r} is said to be in {file!r}, outside the checkpoint's folder"
-            )
-        if not file.endswith(".safetensors"):
-            raise DamagedInputError(
-                f"{where}: tensor {name!r} is said to be in {file!r}, which is not a safetensors file"
-            )
+        outside = not file or file.startswith("/") or ".." in PurePosixPath(file).parts or set(file) & set("\\\0:")
+        if outside or not file.endswith(".safetensors"):
+            why = "outside the checkpoint's folder" if outside else "which is not a safetensors file"
+            raise DamagedInputError(f"{where}: tensor {name!r} is said to be in {file!r}, {why}")
     if SINGLE_FILE in names and SINGLE_FILE not in weight_map.values():
         raise DamagedInputError(
             f"{folder.location}: {SINGLE_FILE} lies beside an index without it; loaders disagree which counts",
@@ -169,9 +160,9 @@ def _single_file(folder: Storage, names: list[str]) -> str:
 
 
 def open_file(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
-    """Who a file is, and its header, of one and the same version."""
+    """The identity and the header of one version of a file."""
     for _ in range(_OPEN_TRIES - 1):
-        with contextlib.suppress(ChangedInputError):  # replaced in between, or the answer about it was garbled
+        with contextlib.suppress(ChangedInputError):  # replaced between two requests, or an answer was damaged
             return _open_version(folder, file)
     return _open_version(folder, file)
 
@@ -188,9 +179,3 @@ def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, T
         return identity, parse_header(header, file, identity.size)
     except DamagedInputError as error:
         raise DamagedInputError(f"{folder.location}/{error.message}", error.hint) from None
-
-
-def _config(folder: Storage, names: list[str]) -> dict[str, Any] | None:
-    if "config.json" not in names:
-        return None
-    return json_object(folder.read("config.json"), f"{folder.location}/config.json")

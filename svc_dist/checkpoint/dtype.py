@@ -1,7 +1,8 @@
-"""The dtypes of the safetensors format: size, alignment, and their names elsewhere."""
+"""The dtypes of the safetensors format: their sizes and their other names."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,36 +16,30 @@ ITEM_SIZE = {
     "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 
-#: Bits per element of the packed sub-byte dtypes; read for their size, never merged.
-ITEM_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+#: Bits per element of every dtype. The packed dtypes with less than a byte are never merged.
+_BITS = {name: 8 * size for name, size in ITEM_SIZE.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 #: Dtypes that hold weights and can be merged, with their names in recipes and in ``config.json``.
 FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 RECIPE_DTYPES = {name: code for code, name in FLOAT_DTYPES.items()}
 
 #: Dtypes that usually are quantised weights, meaningless without their scales.
-QUANTISED_DTYPES = frozenset({"I8", "U8", *ITEM_BITS}) | {name for name in ITEM_SIZE if name.startswith("F8_")}
+QUANTISED_DTYPES = frozenset(name for name in _BITS if name in ("I8", "U8") or name.startswith(("F8_", "F6_", "F4")))
 
 
 def byte_count(dtype: str, shape: tuple[int, ...]) -> int | None:
-    """Bytes that a tensor of this dtype and shape takes; None when the dtype is unknown or leaves a broken byte."""
-    numel = 1
-    for size in shape:
-        numel *= size
-    if dtype in ITEM_SIZE:
-        return numel * ITEM_SIZE[dtype]
-    if dtype in ITEM_BITS and numel * ITEM_BITS[dtype] % 8 == 0:
-        return numel * ITEM_BITS[dtype] // 8
-    return None
+    """Bytes of a tensor of this dtype and shape; None for an unknown dtype, or where they are not a whole number."""
+    size, rest = divmod(math.prod(shape) * _BITS.get(dtype, 0), 8)
+    return size if dtype in _BITS and not rest else None
 
 
 def bytes_of(dtype: str, elements: int) -> int:
-    """Bytes of the first ``elements`` elements of a tensor; of a packed dtype they end with a whole byte."""
-    return elements * (ITEM_BITS.get(dtype) or 8 * ITEM_SIZE[dtype]) // 8
+    """Bytes of the first ``elements`` elements of a tensor, rounded down for packed dtypes."""
+    return elements * _BITS[dtype] // 8
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype that stores a safetensors dtype. Raises KeyError for dtypes that are never computed with."""
+    """The torch dtype of a safetensors dtype. Raises KeyError for dtypes without arithmetic."""
     import torch
 
     return {

@@ -1,12 +1,13 @@
-"""The header of one safetensors file: parsing that trusts nothing, and rendering.
+"""The header of one safetensors file: parsing that checks everything, and rendering.
 
-A file is 8 bytes (little-endian length N), N bytes of JSON, then the data. Offsets in the JSON count from the start of
-the data. See https://github.com/huggingface/safetensors#format.
+A file is 8 bytes (little-endian length N), N bytes of JSON, then the data, to whose start the offsets in the JSON are
+relative. See https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from svc_dist.checkpoint.dtype import byte_count
 from svc_dist.errors import DamagedInputError
 
 MAX_HEADER = 100_000_000
-#: Data in the shards that we write begins at a multiple of this, so that neighbouring ranges seldom share a page.
+#: Data in the shards of a merge begins at a multiple of this, so that neighbouring ranges seldom share a page.
 DATA_ALIGNMENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Where one tensor's bytes lie: ``[start, end)`` counted from the beginning of ``file``."""
+    """The bytes ``[start, end)`` of one tensor in ``file``."""
 
     name: str
     dtype: str
@@ -37,14 +38,11 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 def header_length(prefix: bytes, file: str, file_size: int) -> int:
-    """Bytes of JSON after the 8-byte prefix. Raises DamagedInputError when the prefix cannot be true."""
+    """Bytes of JSON after the 8-byte prefix. Raises DamagedInputError for an impossible length."""
     if file_size < 8 or len(prefix) < 8:
         raise DamagedInputError(
             f"{file}: only {file_size} bytes, too short for a safetensors file", "download or save it again"
@@ -61,7 +59,7 @@ def header_length(prefix: bytes, file: str, file_size: int) -> int:
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads``: an object as a dict. Raises ValueError when a name stands there twice."""
+    """For ``json.loads``: an object as a dict. Raises ValueError for a duplicate name."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
@@ -71,7 +69,7 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_object(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> dict[str, Any]:
-    """A file's JSON, of which ``hook`` makes the objects. Raises DamagedInputError unless it is an object."""
+    """A file's JSON object; ``hook``: as in ``json.loads``. Raises DamagedInputError for anything else."""
     try:
         data = json.loads(text, object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:
@@ -82,11 +80,10 @@ def json_object(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]],
 
 
 def parse_header(text: bytes, file: str, file_size: int) -> dict[str, TensorSpec]:
-    """The tensor specs of one file from its JSON header, in order of their bytes.
+    """The tensor specs of one file from its JSON header (without the prefix), in order of their bytes.
 
-    ``text`` is the JSON without the 8-byte prefix, ``file_size`` the length of the whole file in bytes.
-    Raises DamagedInputError for anything the format does not allow: bad JSON, duplicate names, unknown dtypes, sizes
-    that do not follow from dtype and shape, holes, overlaps, offsets outside the file.
+    Raises DamagedInputError for anything that the format does not allow: bad JSON, duplicate names, unknown dtypes,
+    sizes that contradict dtype and shape, holes, overlaps, offsets outside the file.
     """
     if not text.startswith(b"{"):
         raise DamagedInputError(f"{file}: the header does not begin with '{{'", "this is not a safetensors file")
@@ -95,9 +92,7 @@ def parse_header(text: bytes, file: str, file_size: int) -> dict[str, TensorSpec
     except (ValueError, RecursionError) as error:
         raise DamagedInputError(f"{file}: the header is not valid JSON: {error}") from None
     metadata = parsed.pop("__metadata__", None)
-    if metadata is not None and not (
-        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-    ):
+    if not isinstance(metadata, dict | None) or not all(isinstance(value, str) for value in (metadata or {}).values()):
         raise DamagedInputError(f"{file}: __metadata__ does not map strings to strings")
     data_start = 8 + len(text)
     specs = [_spec(name, entry, file, data_start) for name, entry in parsed.items()]
@@ -146,9 +141,9 @@ def _spec(name: str, entry: Any, file: str, data_start: int) -> TensorSpec:
 
 
 def render_header(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> bytes:
-    """Prefix and header of a file that holds these (name, dtype, shape) one after another without holes.
+    """Prefix and header of a file with these (name, dtype, shape) in order and without holes.
 
-    Padded with spaces so that the data begins at a multiple of ``DATA_ALIGNMENT`` bytes.
+    Spaces pad it to a multiple of ``DATA_ALIGNMENT`` bytes.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0

@@ -121,7 +121,7 @@ def _reads(location: str, access: Access) -> str:
     else:
         assert opened.adapter is not None
         files = opened.adapter.files
-        seen = f"an adapter of {len(opened.adapter.pairs)} matrices"
+        seen = f"an adapter of {len(opened.adapter.factors)} matrices"
     largest = max(files, key=lambda file: file.size)
     length = min(_SAMPLE, largest.size)
     began = time.perf_counter()
