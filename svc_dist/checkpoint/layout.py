@@ -1,4 +1,4 @@
-"""Where every output byte goes: shards, offsets and ranges. Pure arithmetic."""
+"""The position of every output byte: shards, offsets and ranges. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -13,49 +13,39 @@ from svc_dist.tensor_names import natural_key
 
 #: A range on object storage is one part of a multipart upload: at least this many bytes, except the last of a shard.
 MIN_RANGE = 5 * 2**20
-#: Element-wise work on a larger tensor is split, so that slots stay busy and memory small.
+#: Element-wise work on a larger tensor is split, to use all workers and little memory.
 MAX_RANGE = 64 * 2**20
-#: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard stays below this many together.
+#: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard has fewer than this sum.
 _MAX_RANGES = 8000
 _MAX_PARTS = 2000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One output file: its tensors lie one after another behind the header, without holes."""
+    """One output file: the header, then its tensors without holes."""
 
     file: str
     header_size: int
     size: int
     tensors: tuple[TensorSpec, ...]
 
-    def header(self) -> bytes:
-        """Prefix and JSON header, exactly ``header_size`` bytes."""
-        return render_header((spec.name, spec.dtype, spec.shape) for spec in self.tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Elements ``[start, end)`` of a tensor (by name) inside one range."""
-
-    tensor: str
-    start: int
-    end: int
-
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes ``[start, end)`` of a shard (the first range holds the header too) and the pieces they consist of."""
+    """Bytes ``[start, end)`` of a shard and the pieces in them: a tensor's name, its first and its last element.
+
+    The first range of a shard includes the header.
+    """
 
     start: int
     end: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[tuple[str, int, int], ...]
 
 
 def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: int) -> list[Shard]:
     """Shards of at most ``max_shard_size`` bytes of data for these (name, dtype, shape), in natural order of the names.
 
-    A larger tensor gets a shard of its own. Within a shard wider dtypes come first, so that every tensor is aligned.
+    A larger tensor is alone in its shard. Within a shard wider dtypes come first, so that every tensor is aligned.
     """
     groups: list[list[tuple[str, str, tuple[int, ...]]]] = []
     filled = 0
@@ -83,15 +73,15 @@ def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: in
 def ranges(shard: Shard, grain: Callable[[TensorSpec], int]) -> list[Range]:
     """Cut a shard into contiguous ranges.
 
-    ``grain(tensor)``: how many elements must stay together (a row, a matrix); 0 when the tensor must stay whole. Small
-    tensors ride with their neighbours until a range holds ``MIN_RANGE`` bytes; only the last one may hold less.
+    ``grain(tensor)``: how many elements must stay together (a row, a matrix); 0 for the whole tensor. Small tensors
+    share a range of at least ``MIN_RANGE`` bytes; only the last range may be smaller.
     """
     smallest = max(MIN_RANGE, -(-shard.size // _MAX_RANGES))
     result: list[Range] = []
     start, pieces = 0, []
     for spec in shard.tensors:
         for first, last in _cuts(spec, grain(spec), max(MAX_RANGE, smallest)):
-            pieces.append(Piece(spec.name, first, last))
+            pieces.append((spec.name, first, last))
             end = spec.start + bytes_of(spec.dtype, last)
             if end - start >= smallest:
                 result.append(Range(start, end, tuple(pieces)))
@@ -102,7 +92,7 @@ def ranges(shard: Shard, grain: Callable[[TensorSpec], int]) -> list[Range]:
 
 
 def parts(range_size: int, shard_size: int) -> list[int]:
-    """Sizes of the parts that one range of a shard is uploaded in; none is below ``MIN_RANGE`` unless the range is."""
+    """Sizes of the parts in which one range of a shard is uploaded; all reach ``MIN_RANGE`` if the range does."""
     part = max(PART, -(-shard_size // _MAX_PARTS))
     count = max(1, range_size // part)
     return [part] * (count - 1) + [range_size - part * (count - 1)]

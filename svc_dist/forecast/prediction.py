@@ -133,7 +133,7 @@ def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
 def requests_of(plan: Plan) -> Requests:
     """The requests of a run to object storage, without headers, listings and the lock's heartbeat."""
     shards, units = len(plan.shards), len(plan.units)
-    gets = sum(request_count(wanted) for unit in plan.units for wanted in plan.wanted(unit))
+    gets = sum(request_count(ranges) for unit in plan.units for ranges in plan.reads(unit))
     parts = len(plan.results) * sum(len(sizes) for _, sizes in plan.parts.values())
     return Requests(gets, parts, shards, shards, units)
 

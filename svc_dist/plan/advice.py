@@ -1,4 +1,4 @@
-"""The plan's warnings: keys without effect, and choices that measurements advise against."""
+"""The plan's warnings: keys without effect, choices that measurements advise against, files that are not copied."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.dispositions import Decision
+from svc_dist.plan.sidecars import LeftOut
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import matches
 
-_HARMLESS = 0.25  # alpha: 1/K of four experts was seen to do no harm
+_HARMLESS = 0.25  # alpha: 1/K of four experts did no harm in measurements
 
 
 def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[str]:
-    """What is known against a calibration on a method, where a recipe leaves alpha and ``lambda`` to the defaults."""
+    """What measurements say against a calibration on a method with default alpha and ``lambda``."""
     calibrated = {
         decision.disposition.method
         for decision in decisions
@@ -33,19 +34,20 @@ def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -
             yield f"{where}: svc without alpha on {method}: {advice}"
 
 
-def _warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> list[str]:
+def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[str]:
     names = [decision.name for decision in decisions]
-    warnings = []
     for index, rule in enumerate(recipe.rules):
         for pattern in rule.match if len(rule.match) > 1 and not rule.optional else ():
             if not any(matches(name, [pattern]) for name in names):
-                where = recipe.origin.at("rules", index, "match")
-                warnings.append(f"{where}: the pattern {pattern!r} matches no tensor")
+                yield f"{recipe.origin.at('rules', index, 'match')}: the pattern {pattern!r} matches no tensor"
     calibrated = any(decision.disposition.calibration for decision in decisions)
     if recipe.results[0].default.calibration is not None and not calibrated:
-        warnings.append(f"{recipe.origin.at('calibrate')}: calibration applies to no tensor")
-    warnings += [*_calibration_advice(recipe, decisions), *recipe.warnings]
-    for where, part in recipe.filters:
-        if not any(part in name for name in names):
-            warnings.append(f"{where}: no tensor's name contains the filter {part!r}")
-    return warnings
+        yield f"{recipe.origin.at('calibrate')}: calibration applies to no tensor"
+    yield from _calibration_advice(recipe, decisions)
+    yield from recipe.warnings
+    for where, text in recipe.filters:
+        if not any(text in name for name in names):
+            yield f"{where}: no tensor's name contains the filter {text!r}"
+    for file in left_out:
+        if file.needed:
+            yield f"{file.location}/{file.name} is not copied: {file.reason}"

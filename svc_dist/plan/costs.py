@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from svc_dist.methods.costs import Work, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
@@ -13,9 +12,7 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.dispositions import Disposition
-
-if TYPE_CHECKING:
-    from svc_dist.plan.model import PlannedTensor
+from svc_dist.plan.model import PlannedTensor
 
 
 def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:

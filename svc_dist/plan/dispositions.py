@@ -1,4 +1,4 @@
-"""What becomes of each tensor: every name in any input gets a disposition, or the plan is refused with the reason."""
+"""The disposition of each tensor: each name in any input gets one, or the plan is refused with the reason."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ Batch = tuple[int, int, int]
 @dataclass(frozen=True, slots=True)
 class Disposition:
     """``merged`` by a method with complete parameters and maybe a calibration; ``copied`` from model ``source`` (0: the
-    base); ``tied`` to another tensor as in the base, or ``left_out`` as in the base: not written. ``reason`` says why,
-    for people."""
+    base); ``tied`` to another tensor as in the base, or ``left_out`` as in the base: not written."""
 
     kind: Kind
     reason: str
@@ -44,8 +43,8 @@ class Disposition:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The disposition of one name, its dtype and shape as they are in the model it comes from, and ``(count, m, n)``
-    where it is a batch of matrices. ``cut``: whether experts hold more rows, which are left out."""
+    """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
+    ``(count, m, n)`` for matrices; ``cut``: whether the merge leaves out rows that only experts have."""
 
     name: str
     disposition: Disposition
@@ -57,47 +56,55 @@ class Decision:
 def decide(
     recipe: ResolvedRecipe, choices: ResultChoices, base: Checkpoint, experts: Sequence[Checkpoint]
 ) -> list[Decision]:
-    """A decision for one of the recipe's results about the union of all names, in natural order.
+    """The decisions for one of the recipe's results about all names, in natural order.
 
-    Raises PlanError listing the tensors that no rule decides about and the rule that would, RecipeError for rules that
-    match nothing, embedding patterns too.
+    Raises PlanError listing the tensors that need a rule, and that rule; RecipeError for rules and embedding patterns
+    that match nothing.
     """
     names = sorted({name for model in (base, *experts) for name in model.tensors}, key=natural_key)
-    rule_of = {name: _first_rule(recipe, name) for name in names}
+    first = ((name, next((n for n, r in enumerate(recipe.rules) if matches(name, r.match)), None)) for name in names)
+    rule_of = {name: number for name, number in first if number is not None}
     _require_rules_used(recipe, names, rule_of)
-    _require_embeddings_found(recipe, names)
+    for index, pattern in enumerate(recipe.embedding_patterns):  # a tensor that it missed would go to spectral steps
+        if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
+            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
     codes = quantised((base, *experts))
     depth = depths(names)
     shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
     decisions: list[Decision] = []
     refused: list[tuple[str, str]] = []
     for name in names:
-        index = rule_of[name]
-        chosen = choices.default if index is None else choices.rules[index]
+        number = rule_of.get(name)
+        chosen = choices.default if number is None else choices.rules[number]
         if isinstance(chosen, KeepChoice):
-            kept = _kept(name, chosen, (base, *experts), f"rules[{index}]")
-            if isinstance(kept, str):
-                refused.append((name, kept))
+            copied = _copied(name, chosen, (base, *experts), f"rules[{number}]")
+            if isinstance(copied, str):
+                refused.append((name, copied))
             else:
-                decisions.append(kept)
+                decisions.append(copied)
             continue
-        cut = _cut_to_the_base(name, base, experts, recipe, index)
-        reason = refusal(name, base, experts, cut, codes.get(name))
-        if reason is not None:
-            refused.append((name, reason))
+        vocab = None if number is None else recipe.rules[number].vocab
+        cut = vocab == "base" or (vocab is None and recipe.vocab == "base" and matches(name, VOCABULARY_PATTERNS))
+        cut = cut and any(has_more_rows(name, base, expert) for expert in experts)
+        refused_for = refusal(name, base, experts, cut, codes.get(name))
+        if refused_for is not None:
+            refused.append((name, refused_for))
             continue
         spec = base.tensors[name]
         if spec.dtype not in FLOAT_DTYPES:
             decisions.append(Decision(name, Disposition("copied", f"{spec.dtype} is not merged"), spec=spec))
             continue
         batch = matrices(spec, recipe.embedding_patterns)
-        taken = choices.fallback if batch is None and METHODS[chosen.method].family == "spectral" else chosen
-        parameters = taken.at(name, depth.get(name, 0.0))
-        if taken.varies:
-            parameters = shared.setdefault(json.dumps([taken.method, parameters]), parameters)
-        calibration = taken.calibration if batch is not None else None
-        reason = _by(taken is chosen, index, cut)
-        disposition = Disposition("merged", reason, taken.method, parameters, calibration)
+        reason = "the recipe" if number is None else f"rules[{number}]"
+        if batch is None and METHODS[chosen.method].family == "spectral":
+            chosen, reason = choices.fallback, "not a matrix: the fallback"
+        if cut:
+            reason += ", without the rows beyond the base's (vocab: base)"
+        parameters = chosen.at(name, depth.get(name, 0.0))
+        if chosen.varies:
+            parameters = shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
+        calibration = chosen.calibration if batch is not None else None
+        disposition = Disposition("merged", reason, chosen.method, parameters, calibration)
         decisions.append(Decision(name, disposition, batch, spec, cut))
     if refused:
         raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
@@ -119,36 +126,19 @@ def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | Non
     return (1, spec.shape[0], spec.numel // spec.shape[0])
 
 
-def _first_rule(recipe: ResolvedRecipe, name: str) -> int | None:
-    for index, rule in enumerate(recipe.rules):
-        if matches(name, rule.match):
-            return index
-    return None
-
-
-def _require_rules_used(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int | None]) -> None:
+def _require_rules_used(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:
     used = set(rule_of.values())
     for index, rule in enumerate(recipe.rules):
         if index in used or rule.optional:
             continue
         where = recipe.origin.at("rules", index, "match")
-        shadowed = sorted(
-            {rule_of[name] for name in names if matches(name, rule.match)} - {None},
-            key=lambda other: other or 0,
-        )
-        if shadowed:
+        earlier = [rule_of[name] for name in names if matches(name, rule.match)]
+        if earlier:
             raise RecipeError(
-                f"{where}: every tensor that this rule matches is taken by rules[{shadowed[0]}] before it",
+                f"{where}: every tensor that this rule matches is taken by rules[{min(earlier)}] before it",
                 "put the narrower rule first",
             )
         raise _matches_nothing(where, names)
-
-
-def _require_embeddings_found(recipe: ResolvedRecipe, names: Sequence[str]) -> None:
-    """Each pattern of the recipe's own means a tensor: one that missed it would leave it to spectral steps."""
-    for index, pattern in enumerate(recipe.embedding_patterns):
-        if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
-            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
 
 
 def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
@@ -158,8 +148,8 @@ def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
     )
 
 
-def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) -> Decision | str:
-    """The decision to keep a tensor of one model, or why there is no such tensor."""
+def _copied(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) -> Decision | str:
+    """The decision to copy a tensor of one model, or why that is not possible."""
     base, source = models[0], keep.source
     holders = [number for number, model in enumerate(models) if name in model.tensors]
     if source is None:
@@ -171,8 +161,8 @@ def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) 
         source = holders[0]
     if source in holders:
         whose = "the base" if source == 0 else models[source].location
-        kept = Disposition("copied", f"kept from {whose} by {rule}", source=source)
-        return Decision(name, kept, spec=models[source].tensors[name])
+        disposition = Disposition("copied", f"kept from {whose} by {rule}", source=source)
+        return Decision(name, disposition, spec=models[source].tensors[name])
     if source > 0:
         why = ", because its head is tied" if ties(name, models[source]) else ""
         return (
@@ -182,18 +172,3 @@ def _kept(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) 
     if ties(name, base):
         return Decision(name, Disposition("tied", f"not stored: tied in the base, kept so by {rule}"))
     return Decision(name, Disposition("left_out", f"not in the base, left out by {rule}"))
-
-
-def _cut_to_the_base(
-    name: str, base: Checkpoint, experts: Sequence[Checkpoint], recipe: ResolvedRecipe, rule: int | None
-) -> bool:
-    """Whether some experts hold more rows of this tensor than the base, and the recipe leaves these out."""
-    own = None if rule is None else recipe.rules[rule].vocab
-    asked = own == "base" or (own is None and recipe.vocab == "base" and matches(name, VOCABULARY_PATTERNS))
-    return asked and any(has_more_rows(name, base, expert) for expert in experts)
-
-
-def _by(chosen: bool, rule: int | None, cut: bool) -> str:
-    """Who decided about a tensor, for people."""
-    by = ("the recipe" if rule is None else f"rules[{rule}]") if chosen else "not a matrix: the fallback"
-    return by + (", without the rows beyond the base's (vocab: base)" if cut else "")

@@ -1,4 +1,4 @@
-"""What a plan was made from, as one digest, and what differs between two plans."""
+"""The inputs of a plan as one digest, and the differences between the inputs of two plans."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import Sidecar
 from svc_dist.storage.base import FileIdentity
 
-#: Raised whenever the same inputs would be planned or written differently; a part of the fingerprint.
+#: Raised whenever the same inputs would be planned or written differently.
 PLAN_VERSION = 2
 
 
 class PlannedFrom(Protocol):
-    """What a merge was planned from, as its plan and its report hold it."""
+    """The inputs of a merge, as its plan and its report record them."""
 
     @property
     def recipe(self) -> dict[str, Any]: ...
@@ -35,14 +35,14 @@ class PlannedFrom(Protocol):
 
 
 def differences(old: PlannedFrom, new: PlannedFrom) -> list[str]:
-    """What differs between two merges' inputs, one line each, for a person who resumes with something changed."""
+    """The differences between two merges' inputs, one line each, for a person who resumes a changed merge."""
     lines = _differences("recipe", old.recipe, new.recipe)
     lines += _differences("settings", dataclasses.asdict(old.settings), dataclasses.asdict(new.settings))
     lines += _differences("method version", old.methods, new.methods)
     before, after = _files(old), _files(new)
     for location in (location for location in after if location in before):  # the recipe's difference names others
         was, now = before[location], after[location]
-        for name in (*now, *(name for name in was if name not in now)):
+        for name in now | was:
             one, other = was.get(name), now.get(name)
             if one is None or other is None:
                 lines.append(f"{location}/{name} is {'new' if one is None else 'gone'}")
@@ -66,7 +66,7 @@ def _files(planned: PlannedFrom) -> dict[str, dict[str, FileIdentity]]:
 
 def _differences(where: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
+        keys = dict.fromkeys([*old, *new])
         return [line for key in keys for line in _differences(f"{where}: {key}", old.get(key), new.get(key))]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
@@ -75,7 +75,7 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{where}: was {old}, is {new}"]
 
 
-def _fingerprint(
+def fingerprint(
     recipe: Mapping[str, Any],
     settings: Settings,
     models: Sequence[Model],

@@ -1,4 +1,4 @@
-"""Where a planned tensor's inputs lie: byte ranges of models, and the factors of adapters."""
+"""The inputs of a planned tensor: byte ranges of models, and the factors of adapters."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from svc_dist.storage.reading import ByteRange
 
 @dataclass(frozen=True)
 class Model:
-    """The base or an expert, and who its files were when the plan was made.
+    """The base or an expert, and the identity of its files at planning.
 
-    An expert is a model or an adapter to the base; or a model with an ``adapter`` to it. ``renames``: prefixes
-    ``(from, to)`` of its tensors' names; the first that fits counts.
+    An expert is a model, an adapter to the base, or a model with an ``adapter`` to it. ``renames``: prefixes
+    ``(from, to)`` of its tensors' names; the first that matches counts.
     """
 
     location: str
@@ -41,14 +41,14 @@ def every_location(models: Sequence[Model]) -> tuple[Model, ...]:
 
 
 def model_of(opened: Opened, renames: tuple[tuple[str, str], ...]) -> Model:
-    """Who the files of a model, an adapter, or both are."""
-    parts = [Model(part.location, part.files, renames) for part in (opened.model, opened.adapter) if part is not None]
-    return parts[0] if len(parts) == 1 else dataclasses.replace(parts[0], adapter=parts[1])
+    """The identity of a model, an adapter, or both."""
+    both = [Model(one.location, one.files, renames) for one in (opened.model, opened.adapter) if one is not None]
+    return both[0] if len(both) == 1 else dataclasses.replace(both[0], adapter=both[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one of the inputs holds a tensor."""
+    """The bytes of a tensor in one of the inputs."""
 
     input: int
     file: str
@@ -87,42 +87,38 @@ class Factors:
         return left, ByteRange(self.right.file, self.right.start, self.right.end)
 
 
-#: What a tensor is made from: of the base and of each expert the slot, None where it is the base's; and what an adapter
-#: adds to each expert, empty where none adds anything.
-Held = tuple[tuple[Slot | None, ...], tuple[Factors | None, ...]]
-
-
-def held(spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None) -> Held:
-    """Where what makes up a tensor of this name and shape lies: in all models, or only in ``source`` (0: the base)."""
-    count = math.prod(spec.shape)  # an expert may hold more rows: they come last
-    found: list[tuple[Slot | None, Factors | None]] = [(None, None)]
-    if spec.name in base.tensors:
-        found[0] = _slot(0, base.tensors[spec.name], count), None
-    beside = len(experts)
+def inputs_of(
+    spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None
+) -> tuple[tuple[Slot | None, ...], tuple[Factors | None, ...]]:
+    """The ``slots`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
+    count = math.prod(spec.shape)  # an expert may have more rows: they come last
+    slots = [_slot(0, base.tensors.get(spec.name), count)]
+    factors: list[Factors | None] = [None]
+    last_adapter = len(experts)
     for number, expert in enumerate(experts, 1):
         adapter = number
         if expert.model is not None and expert.adapter is not None:
-            beside += 1
-            adapter = beside
-        saved, stored = expert.saved(spec.name), expert.stored(spec.name)
-        own = (adapter, saved) if saved is not None else (number, stored)
-        factors = _factors(adapter, expert.factors.get(spec.name))
-        found.append((None if own[1] is None else _slot(own[0], own[1], count), factors))
+            last_adapter += 1
+            adapter = last_adapter
+        saved = expert.saved(spec.name)
+        slots.append(_slot(number, expert.stored(spec.name), count) if saved is None else _slot(adapter, saved, count))
+        factors.append(_factors(adapter, expert.factors.get(spec.name)))
     if source is not None:
-        slot, factors = found[source]
-        found = [(found[0][0] if slot is None else slot, factors)]
-    slots, all_factors = zip(*found, strict=True)
-    changes = all_factors if source is not None else all_factors[1:]
-    return slots, changes if any(changes) else ()
+        slots, factors = [slots[source] or slots[0]], [None, factors[source]]
+    return tuple(slots), tuple(factors[1:]) if any(factors) else ()
 
 
-def _slot(number: int, spec: TensorSpec, count: int) -> Slot:
+def _slot(number: int, spec: TensorSpec | None, count: int) -> Slot | None:
+    if spec is None:
+        return None
     return Slot(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype)
 
 
-def _factors(number: int, found: StoredFactors | None) -> Factors | None:
-    if found is None:
+def _factors(number: int, stored: StoredFactors | None) -> Factors | None:
+    if stored is None:
         return None
-    rank = found.left.shape[0 if found.transposed else 1]
-    left, right = (_slot(number, spec, spec.numel) for spec in (found.left, found.right))
-    return Factors(left, right, rank, found.scale, found.transposed)
+    rank = stored.left.shape[0 if stored.transposed else 1]
+    left, right = (_slot(number, spec, spec.numel) for spec in (stored.left, stored.right))
+    assert left is not None
+    assert right is not None
+    return Factors(left, right, rank, stored.scale, stored.transposed)

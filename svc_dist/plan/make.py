@@ -1,4 +1,4 @@
-"""The plan: every output shard, every tensor's place and every unit of work, from a recipe and headers alone."""
+"""Making a plan from a recipe and the headers of its inputs: shards, tensors, units and their costs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
-from svc_dist.checkpoint.layout import Shard, pack
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
-from svc_dist.plan.advice import _warnings
+from svc_dist.plan.advice import warnings
+from svc_dist.plan.costs import memory, takes_matrices, work
 from svc_dist.plan.dispositions import Decision, Disposition, decide
-from svc_dist.plan.fingerprint import _fingerprint
-from svc_dist.plan.inputs import held, model_of
-from svc_dist.plan.model import Plan, PlannedTensor, Result
+from svc_dist.plan.fingerprint import fingerprint
+from svc_dist.plan.inputs import inputs_of, model_of
+from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.renames import Prefixes, renamed
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import sidecars
-from svc_dist.plan.sidecars import warnings as sidecar_warnings
 from svc_dist.plan.tokenizer import planned_template, tokenizer_source
-from svc_dist.plan.units import plan_units
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 
@@ -37,20 +37,17 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     assert base is not None
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
-    each = [decide(recipe, choices, base, whole) for choices in recipe.results]
-    decisions = each[0]
-    written = [decision for decision in decisions if decision.disposition.kind in ("merged", "copied")]
-    if not written:
+    by_result = [decide(recipe, choices, base, whole) for choices in recipe.results]
+    decisions = by_result[0]
+    dtypes = {} if recipe.dtype is None else dict.fromkeys(FLOAT_DTYPES, RECIPE_DTYPES[recipe.dtype])
+    specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
+    if not specs:
         raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
-
-    specs = [(d.name, _written_dtype(d.spec.dtype, recipe.dtype), d.spec.shape) for d in written if d.spec is not None]
     layout = pack(specs, recipe.max_shard_size)
-    by_name = {alike[0].name: alike for alike in zip(*each, strict=True)}
-    table, tensors = _place(layout, by_name, base, experts)
+    by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
+    dispositions, tensors = _plan_tensors(layout, by_name, base, experts)
     paths = [choices.path for choices in recipe.results]
-    planned_results = tuple(Result(path, dispositions) for path, dispositions in zip(paths, table, strict=True))
-    units = plan_units(layout, table, tensors, settings)
-    every = [disposition for dispositions in table for disposition in dispositions]
+    every = [one for numbered in dispositions for one in numbered]
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
     versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
     planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
@@ -58,13 +55,14 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     template = planned_template(recipe, planned_locations)
     tokenizer = tokenizer_source(recipe, planned_locations, decisions)
     copied, left_out = sidecars(recipe, planned, tokenizer, template)
-    canonical = dict(recipe.plain)
     return Plan(
-        fingerprint=_fingerprint(canonical, settings, planned, versions, copied, template),
-        recipe=canonical,
+        fingerprint=fingerprint(recipe.plain, settings, planned, versions, copied, template),
+        recipe=dict(recipe.plain),
         settings=settings,
         models=planned,
-        results=planned_results,
+        results=tuple(
+            Result(path, numbered) for path, numbered in zip(paths, zip(*dispositions, strict=True), strict=True)
+        ),
         shards=tuple(
             ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size) for path in paths for shard in layout
         ),
@@ -72,8 +70,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         not_written=tuple(
             (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
         ),
-        units=units,
-        warnings=(*_warnings(recipe, decisions), *sidecar_warnings(left_out)),
+        units=_plan_units(layout, tensors, dispositions, settings),
+        warnings=tuple(warnings(recipe, decisions, left_out)),
         methods=versions,
         sidecars=copied,
         left_out=left_out,
@@ -82,7 +80,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
 
 
 def _open_models(recipe: ResolvedRecipe) -> tuple[list[Opened], list[Prefixes]]:
-    """The base and the experts under the names of the merge, and the prefixes that were renamed in each."""
+    """The base and the experts with tensors renamed for the merge, and the renamed prefixes of each."""
     locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
         opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
@@ -93,31 +91,68 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[Opened], list[Prefixes]]:
     return renamed(recipe, opened)
 
 
-def _written_dtype(dtype: str, wanted: str | None) -> str:
-    return RECIPE_DTYPES[wanted] if wanted is not None and dtype in FLOAT_DTYPES else dtype
-
-
-def _place(
+def _plan_tensors(
     layout: Sequence[Shard], by_name: Mapping[str, Sequence[Decision]], base: Checkpoint, experts: Sequence[Expert]
-) -> tuple[tuple[tuple[Disposition, ...], ...], tuple[PlannedTensor, ...]]:
-    """The dispositions of each result, and the tensors. ``by_name``: the decisions of all results about a name."""
-    table: dict[tuple[Any, ...], int] = {}
+) -> tuple[list[tuple[Disposition, ...]], tuple[PlannedTensor, ...]]:
+    """The dispositions by number, each in all results, and the tensors. ``by_name``: each name's decisions in these."""
+    numbers: dict[tuple[Any, ...], int] = {}
     dispositions: list[tuple[Disposition, ...]] = []
     tensors: list[PlannedTensor] = []
-    for number, shard in enumerate(layout):
+    for shard_number, shard in enumerate(layout):
         for spec in shard.tensors:
             decision = by_name[spec.name][0]
-            alike = tuple(one.disposition for one in by_name[spec.name])
-            own = alike[0]
-            # Parameters and calibrations are the recipe's: identity says enough.
-            values = (id(part) for one in alike for part in (one.parameters, one.calibration))
-            key = (own.source, own.reason, own.method, *values)
-            if key not in table:
-                table[key] = len(dispositions)
-                dispositions.append(alike)
-            inputs = held(spec, base, experts, None if own.kind == "merged" else own.source)
-            place = (number, spec.start, spec.end)
+            decided = tuple(one.disposition for one in by_name[spec.name])
+            first = decided[0]
+            # Equal parameters and calibrations are one object each, so that their identity is enough.
+            values = (id(value) for one in decided for value in (one.parameters, one.calibration))
+            key = (first.source, first.reason, first.method, *values)
+            if key not in numbers:
+                numbers[key] = len(dispositions)
+                dispositions.append(decided)
+            inputs = inputs_of(spec, base, experts, None if first.kind == "merged" else first.source)
+            position = (shard_number, spec.start, spec.end)
             tensors.append(
-                PlannedTensor(spec.name, spec.dtype, spec.shape, *place, table[key], decision.batch, *inputs)
+                PlannedTensor(spec.name, spec.dtype, spec.shape, *position, numbers[key], decision.batch, *inputs)
             )
-    return tuple(zip(*dispositions, strict=True)), tuple(tensors)
+    return dispositions, tuple(tensors)
+
+
+def _plan_units(
+    layout: Sequence[Shard],
+    tensors: Sequence[PlannedTensor],
+    dispositions: Sequence[Sequence[Disposition]],
+    settings: Settings,
+) -> tuple[Unit, ...]:
+    """The units of all shards of one result, each with its cost. ``dispositions``: by number, in all results."""
+    number_of = {tensor.name: number for number, tensor in enumerate(tensors)}
+
+    def grain(spec: TensorSpec) -> int:
+        tensor = tensors[number_of[spec.name]]
+        return _grain(tensor, dispositions[tensor.disposition])
+
+    units: list[Unit] = []
+    for shard_number, shard in enumerate(layout):
+        for cut in ranges(shard, grain):
+            pieces = tuple((number_of[name], first, last) for name, first, last in cut.pieces)
+            bytes_in, flops, peak = 0, 0.0, 0
+            for number, first, last in pieces:
+                tensor = tensors[number]
+                decided = dispositions[tensor.disposition]
+                bytes_in += sum(read.end - read.start for _, read in tensor.reads(first, last))
+                flops += work(tensor, decided, last - first, settings.precision).flops
+                peak = max(peak, memory(tensor, decided, settings.precision))
+            bytes_out = (cut.end - cut.start) * len(dispositions[0])
+            position = (shard_number, cut.start, cut.end)
+            units.append(Unit(f"{len(units):06d}", *position, pieces, bytes_in, bytes_out, flops, peak))
+    return tuple(units)
+
+
+def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
+    """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
+    method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
+    if method is not None and method.statistics is not None:
+        return 0
+    if takes_matrices(tensor, dispositions):
+        assert tensor.batch is not None
+        return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
+    return 0 if method is not None and method.access != "one pass" else tensor.row

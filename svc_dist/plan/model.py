@@ -1,4 +1,4 @@
-"""A whole merge, decided: every output shard, every tensor's place in it, every unit of work. JSON in and out."""
+"""The plan of a merge: every output shard, the position of every tensor in it, every unit of work. JSON in and out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.layout import Shard, parts
+from svc_dist.checkpoint.header import render_header
+from svc_dist.checkpoint.layout import parts
 from svc_dist.plan.dispositions import Batch, Disposition
 from svc_dist.plan.inputs import Factors, Model, Slot, every_location
 from svc_dist.plan.settings import Settings
@@ -18,17 +18,17 @@ from svc_dist.plan.sidecars import LeftOut, Sidecar
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
-#: Moving a byte, in the time of this many floating-point operations; for ordering and progress, not for promises.
+#: Floating-point operations that take as long as moving a byte; for ordering and progress only.
 _WORK_PER_BYTE = 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One output tensor: its place in shard ``shard``, what becomes of it, and where its inputs are (base first).
+    """One output tensor: its bytes ``[start, end)`` of a shard, its disposition, and its inputs (base first).
 
-    ``disposition`` counts into the plan's list. ``batch``: ``(count, m, n)`` where it is matrices. ``slots`` hold only
-    what is read: of a copied tensor the one model it comes from, of a merged one all models, None for an expert that
-    has the base's. ``factors``: what an adapter adds to each expert (to the copied tensor), empty where none does.
+    ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``slots``: for a copied
+    tensor its source, for a merged one all models, None for an expert that has the base's. ``factors``: what an adapter
+    adds to each expert (or to the copied tensor), empty where no adapter adds anything.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PlannedTensor:
         return self.shape[-1] if self.shape else 1
 
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
-        """The byte ranges that elements ``[first, last)`` are made from, each with the number of its input."""
+        """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
         for slot in self.slots:
             if slot is not None:
                 yield slot.input, slot.part(first, last)
@@ -59,7 +59,7 @@ class PlannedTensor:
                 yield factors.right.input, right
 
     def ranks(self) -> list[int] | None:
-        """The rank of each expert's delta; None where one is not made of an adapter's factors."""
+        """The rank of each expert's delta; None where some delta is not the product of an adapter's factors."""
         if any(slot is not None for slot in self.slots[1:]):
             return None
         return [0 if factors is None else factors.rank for factors in self.factors]
@@ -69,7 +69,7 @@ class PlannedTensor:
 class Unit:
     """One contiguous range ``[start, end)`` of a shard: the pieces ``(tensor, first element, last element)`` in it.
 
-    Costs: bytes read and written, floating-point operations, and the peak of anonymous memory in bytes.
+    ``memory``: the peak of anonymous memory in bytes.
     """
 
     id: str
@@ -90,8 +90,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Result:
-    """One of a plan's results: its folder inside OUTPUT ("" for OUTPUT itself) and its list of dispositions, into which
-    ``PlannedTensor.disposition`` counts."""
+    """One of a plan's results: its folder inside OUTPUT ("" for OUTPUT itself) and its dispositions by number."""
 
     path: str
     dispositions: tuple[Disposition, ...]
@@ -99,12 +98,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole merge, decided. JSON in and out; the same inputs always give the same plan.
+    """The plan of a merge; the same inputs always give the same plan.
 
-    ``results`` holds at least one. All results have the same shards, each in its own folder: ``shards`` lists those of
-    the first result, then those of the next. A unit writes its range in each result. Every result gets the
-    ``sidecars``; ``left_out``: files beside the models' weights that it does not get. ``chat_template``: in Jinja, in
-    place of the tokenizer's own.
+    ``results``: at least one. All results have the same shards, each in its own folder: ``shards`` lists those of the
+    first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
+    and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's.
     """
 
     fingerprint: str
@@ -123,17 +121,13 @@ class Plan:
     chat_template: str | None = None
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
-        """What becomes of a tensor in each result."""
+        """A tensor's disposition in each result."""
         return [result.dispositions[tensor.disposition] for result in self.results]
 
     @property
     def count(self) -> int:
         """Shards of one result."""
         return len(self.shards) // len(self.results)
-
-    def written(self, unit: Unit) -> list[int]:
-        """The shards that a unit writes a range of, one for each result."""
-        return self.shards_of(unit.shard)
 
     def shards_of(self, number: int) -> list[int]:
         """The shards with this number, ``[0, count)``, one for each result."""
@@ -167,13 +161,13 @@ class Plan:
     @functools.cached_property
     def parts(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """For each unit the number of its first part in its shard's upload, and the sizes of its parts."""
-        sent = [0] * self.count
-        found: dict[str, tuple[int, tuple[int, ...]]] = {}
+        next_part = [1] * self.count
+        numbered: dict[str, tuple[int, tuple[int, ...]]] = {}
         for unit in self.units:
             sizes = tuple(parts(unit.end - unit.start, self.shards[unit.shard].size))
-            found[unit.id] = (sent[unit.shard] + 1, sizes)
-            sent[unit.shard] += len(sizes)
-        return found
+            numbered[unit.id] = (next_part[unit.shard], sizes)
+            next_part[unit.shard] += len(sizes)
+        return numbered
 
     @functools.cached_property
     def unit(self) -> dict[str, Unit]:
@@ -181,23 +175,20 @@ class Plan:
 
     @functools.cached_property
     def inputs(self) -> tuple[Model, ...]:
-        """Every location that is read: the models, then the adapters that models have beside."""
+        """Every location that is read: the models, then their adapters."""
         return every_location(self.models)
 
-    def wanted(self, unit: Unit) -> list[list[ByteRange]]:
+    def reads(self, unit: Unit) -> list[list[ByteRange]]:
         """The ranges of each input's files that a unit reads."""
         ranges: list[list[ByteRange]] = [[] for _ in self.inputs]
         for tensor, first, last in unit.pieces:
-            for number, part in self.tensors[tensor].reads(first, last):
-                ranges[number].append(part)
+            for number, bytes_read in self.tensors[tensor].reads(first, last):
+                ranges[number].append(bytes_read)
         return ranges
 
-    def layout(self, shard: int) -> Shard:
-        """The layout of one shard, with which its header is rendered."""
-        tensors = self.shard_tensors[shard]
-        file = self.shards[shard]
-        specs = tuple(TensorSpec(t.name, t.dtype, t.shape, file.file, t.start, t.end) for t in tensors)
-        return Shard(file.file, tensors[0].start if tensors else file.size, file.size, specs)
+    def header(self, shard: int) -> bytes:
+        """The prefix and the JSON header of one shard."""
+        return render_header((tensor.name, tensor.dtype, tensor.shape) for tensor in self.shard_tensors[shard])
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

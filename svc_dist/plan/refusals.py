@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.table import quantised_tensors
-from svc_dist.tensor_names import (
-    VOCABULARY_PATTERNS,
-    is_output_head,
-    matches,
-    pattern_of,
-    printable,
-)
+from svc_dist.sizes import counted
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of, printable
 
-_SHOWN = 8  # refused tensors that a message spells out
-_PATTERNS = 40  # patterns that a remedy spells out
+_SHOWN = 8  # refused tensors in a message
+_PATTERNS = 40  # patterns in a remedy
 
 
 def refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool, quantised: str | None) -> str | None:
     """Why this tensor cannot be merged without a rule; None when it can.
 
-    ``cut``: experts may hold more rows than the base; ``quantised``: why it is not merged where it is quantised.
+    ``cut``: experts may have more rows than the base; ``quantised``: the reason for a quantised tensor.
     """
     spec = base.tensors.get(name)
     holders = [expert for expert in experts if name in expert.tensors]
@@ -49,7 +44,7 @@ def refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: boo
 
 
 def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
-    """For each tensor that is quantised in some model, or belongs to one that is, why it is not merged."""
+    """For each tensor that is quantised in some model, or belongs to such a tensor, why it is not merged."""
     reasons: dict[str, str] = {}
     for model in models:
         codes, companions = quantised_tensors(model.tensors, model.config)
@@ -61,15 +56,12 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
     return reasons
 
 
-def _tied(model: Checkpoint) -> bool:
-    config = model.config or {}
-    text = config.get("text_config")
-    return bool(config.get("tie_word_embeddings") or (isinstance(text, dict) and text.get("tie_word_embeddings")))
-
-
 def ties(name: str, model: Checkpoint) -> bool:
-    """Whether a model's config says that this tensor is its embedding once more."""
-    return is_output_head(name) and _tied(model)
+    """Whether this tensor is the same as the embedding by the model's config."""
+    config = model.config or {}
+    sections = (config, config.get("text_config"))
+    tied = any(isinstance(section, Mapping) and section.get("tie_word_embeddings") for section in sections)
+    return tied and is_output_head(name)
 
 
 def listed(models: Sequence[Checkpoint]) -> str:
@@ -77,7 +69,7 @@ def listed(models: Sequence[Checkpoint]) -> str:
 
 
 def refusal_message(refused: Sequence[tuple[str, str]], base: Checkpoint, experts: Sequence[Checkpoint]) -> str:
-    lines = [f"{len(refused)} tensor{'s' * (len(refused) > 1)} cannot be merged until a rule says what to do:"]
+    lines = [f"{counted(len(refused), 'tensor')} cannot be merged until a rule says what to do:"]
     lines += [f"  {printable(name)}: {reason}" for name, reason in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
         lines.append(f"  ... and {len(refused) - _SHOWN} more")
@@ -85,7 +77,7 @@ def refusal_message(refused: Sequence[tuple[str, str]], base: Checkpoint, expert
 
 
 def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
-    """What lies behind refusals that people meet often, and what else may be done than to keep the base's tensors."""
+    """Explanations of frequent refusals, with alternatives to keeping the base's tensors."""
     lines = []
     if any(
         has_more_rows(name, base, expert) and matches(name, VOCABULARY_PATTERNS) for name in names for expert in experts
@@ -108,7 +100,7 @@ def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpo
 
 
 def remedy(refused: Sequence[str], names: Collection[str]) -> str:
-    """The rule, ready to paste, that keeps the refused tensors of the base, and only them."""
+    """The rule, ready to paste, that keeps exactly the refused tensors as they are in the base."""
     patterns = _patterns(refused, names)
     shown = [f"        - {json.dumps(pattern)}" for pattern in patterns[:_PATTERNS]]
     if len(patterns) > _PATTERNS:
@@ -120,15 +112,15 @@ def remedy(refused: Sequence[str], names: Collection[str]) -> str:
 
 
 def _patterns(refused: Sequence[str], names: Collection[str]) -> list[str]:
-    """Patterns for exactly these names: with ``*`` for numbers where all that then matches is refused too."""
+    """Patterns for exactly these names: with ``*`` for numbers where every match is refused too."""
     patterns: dict[str, None] = {}
-    taken = set(refused)
-    checked: dict[str, bool] = {}
+    all_refused = set(refused)
+    exact: dict[str, bool] = {}
     for name in refused:
         wide = pattern_of(name, any_number=True)
-        if wide not in checked:
-            checked[wide] = all(other in taken for other in names if matches(other, [wide]))
-        patterns[wide if checked[wide] else pattern_of(name)] = None
+        if wide not in exact:
+            exact[wide] = all(other in all_refused for other in names if matches(other, [wide]))
+        patterns[wide if exact[wide] else pattern_of(name)] = None
     return list(patterns)
 
 

@@ -1,4 +1,4 @@
-"""Tensors told under other names: prefixes that a recipe replaces, of one model or of all."""
+"""Prefixes of tensor names that a recipe replaces, in one model or in all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Prefixes = tuple[tuple[str, str], ...]
 
 
 def renamed(recipe: ResolvedRecipe, models: Sequence[Opened]) -> tuple[list[Opened], list[Prefixes]]:
-    """The recipe's models, opened, under the names of the merge, and each one's prefixes ``(from, to)``.
+    """The opened models with their tensors renamed, and each model's prefixes ``(from, to)``.
 
-    A model's own prefixes come before the recipe's; the first that fits a name counts. Raises RecipeError for a prefix
-    that no name starts with, and where two tensors would have one name.
+    A model's prefixes come before the recipe's; the first that matches a name counts. Raises RecipeError for a prefix
+    with which no name starts, and where two tensors would have the same name.
     """
     used: set[str] = set()
     all_prefixes: list[Prefixes] = []
@@ -24,9 +24,9 @@ def renamed(recipe: ResolvedRecipe, models: Sequence[Opened]) -> tuple[list[Open
         all_prefixes.append(tuple((rename.old, rename.new) for rename in renames))
         for name in model.tensors if renames else ():
             used |= {next((rename.where for rename in renames if name.startswith(rename.old)), "")}
-    asked = [(rename, models[0]) for rename in recipe.renames]
-    asked += [(rename, model) for own, model in zip(recipe.models, models, strict=True) for rename in own.renames]
-    for rename, model in asked:
+    renames_of = [(rename, models[0]) for rename in recipe.renames]
+    renames_of += [(rename, model) for one, model in zip(recipe.models, models, strict=True) for rename in one.renames]
+    for rename, model in renames_of:
         if rename.where not in used:
             raise RecipeError(
                 f"{rename.where}: no tensor's name starts with this prefix, or another prefix before it takes them",

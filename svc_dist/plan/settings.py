@@ -1,4 +1,4 @@
-"""What results depend on beside the recipe and the inputs: precision, threads per unit, kind of device."""
+"""The settings that results depend on: precision, threads per unit, kind of device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Device(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fixed when a run is created because results depend on it. Raises RecipeError when a value is wrong."""
+    """Fixed when a run is created, because results depend on them. Raises RecipeError for a wrong value."""
 
     precision: str = Precision.MIXED
     threads_per_unit: int = 1
@@ -56,8 +56,5 @@ class SettingsRequest:
         device = self.device
         if device == Device.AUTO:
             device = recorded.device if recorded is not None else detect_device()
-        return Settings(
-            precision=self.precision or default.precision,
-            threads_per_unit=self.threads_per_unit or default.threads_per_unit,
-            device=device,
-        )
+        threads = self.threads_per_unit or default.threads_per_unit
+        return Settings(self.precision or default.precision, threads, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -222,8 +222,3 @@ def _with_dtype(data: bytes, dtype: str) -> bytes:
     for section, key in named or [(config, "dtype")]:
         section[key] = dtype
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def warnings(left_out: Iterable[LeftOut]) -> list[str]:
-    """A warning for each file that a loader may need and the results do not get."""
-    return [f"{one.location}/{one.name} is not copied: {one.reason}" for one in left_out if one.needed]

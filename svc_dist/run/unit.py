@@ -55,7 +55,7 @@ def run_unit(
     tensor, UnitsFailedError when memory ran out in every attempt, ChangedInputError, StorageError.
     """
     began = time.perf_counter()
-    with map_ranges(sources, plan.wanted(unit), scratch, parallel) as inputs:
+    with map_ranges(sources, plan.reads(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began
         for attempt in attempts(plan.settings.device, low_memory):
             try:
@@ -78,7 +78,7 @@ def run_unit(
 def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt: Attempt) -> Receipt:
     """Merge and write a unit whose inputs are mapped."""
     began = time.perf_counter()
-    shards = plan.written(unit)
+    shards = plan.shards_of(unit.shard)
     digests = [xxhash.xxh3_128() for _ in shards]
     writing = 0.0
     matrices: list[_Records] = [[] for _ in shards]
@@ -98,7 +98,7 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
             writing += time.perf_counter() - start
 
         if unit.start == 0:
-            header = memoryview(plan.layout(unit.shard).header())
+            header = memoryview(plan.header(unit.shard))
             for result in range(len(shards)):
                 emit(result, header)
         for number, first, last in unit.pieces:

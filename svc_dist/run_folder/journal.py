@@ -124,12 +124,12 @@ class Journal:
         while True:
             for unit in units:
                 receipt, first_part = receipts.get(unit.id), plan.parts[unit.id][0]
-                states = [held[shard] for shard in plan.written(unit)]
+                states = [held[shard] for shard in plan.shards_of(unit.shard)]
                 if receipt is None or all(_holds(one, first_part, receipt, n) for n, one in enumerate(states)):
                     continue
                 self.storage.delete(f"receipts/{unit.id}.json")
                 del receipts[unit.id]
-            undone = {shard for unit in units if unit.id not in receipts for shard in plan.written(unit)}
+            undone = {shard for unit in units if unit.id not in receipts for shard in plan.shards_of(unit.shard)}
             closed = [shard for shard in sorted(undone) if (one := held[shard]) is not None and one.finished]
             if not closed:
                 return receipts

@@ -18,7 +18,7 @@ def check_shards(plan: Plan, output: Output) -> None:
     """
     for number, shard in enumerate(plan.shards):
         if output.storage.path is None:
-            header = plan.layout(number).header()
+            header = plan.header(number)
             file = output.storage.stat(shard.file)
             if file is None or file.size != shard.size or output.storage.read(shard.file, 0, len(header)) != header:
                 where = output.storage.url(shard.file)
