@@ -19,8 +19,7 @@ from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings, SettingsRequest
 from svc_dist.recipe.load import load_recipe
-from svc_dist.run.host import cores, default_slots, detect_device, device_memory, settings_here
-from svc_dist.run.host_memory import available_memory
+from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import recorded_settings
 from svc_dist.sizes import counted, format_size

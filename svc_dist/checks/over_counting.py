@@ -16,8 +16,7 @@ from svc_dist.plan.model import Plan, Unit
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.host import default_slots, device_memory, settings_here
-from svc_dist.run.host_memory import available_memory
+from svc_dist.run.host import available_memory, default_slots, device_memory, settings_here
 from svc_dist.run.process import set_up_for_units
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import MergeReport, reports

@@ -26,8 +26,7 @@ from svc_dist.forecast.trial_merge import TrialMerge, require_writable
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.threads import threads_fixed
-from svc_dist.run.host import cores
-from svc_dist.run.host_memory import available_memory
+from svc_dist.run.host import available_memory, cores
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.local import LocalStorage
 

@@ -25,20 +25,20 @@ class Attempt(NamedTuple):
 
 
 def attempts(device: str, low_memory: bool = False) -> list[Attempt]:
-    """The attempts, in order; without the usual one for ``low_memory``. The last one of a GPU's unit is on the CPU."""
+    """The attempts in order, without the first one for ``low_memory``. The last one of a GPU's unit is on the CPU."""
     every = [Attempt(device, False), Attempt(device, True)] + ([] if device == "cpu" else [Attempt("cpu", True)])
     return every[1:] if low_memory else every
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the host's or a device's, ran out."""
+    """Whether an error means that memory, the host's or a device's, ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 def release_memory(device: str) -> None:
-    """Release the memory that Python and torch keep for later, before the next attempt."""
+    """Release the memory that Python and torch cache, before the next attempt."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

@@ -1,15 +1,19 @@
-"""What this machine has: cores and devices."""
+"""The resources of this machine: cores, devices, and available memory within the limits of its control groups."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
 from svc_dist.run.placement import PER_DEVICE
 
-_CONTEXT = 512 << 20  # bytes of a GPU that each process on it keeps for CUDA and its libraries; an estimate
+_CONTEXT = 512 << 20  # bytes of a GPU that CUDA and its libraries use in each process; an estimate
+_UNKNOWN = 8 * 2**30  # bytes, where the system does not report it
+_V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+_V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def cores() -> int:
@@ -27,20 +31,20 @@ def detect_device() -> str:
 
 
 def settings_here(request: SettingsRequest, recorded: Settings | None, cluster: bool = False) -> Settings:
-    """Complete settings for a run on this machine, or on a ``cluster``, whose nodes have devices of their own.
+    """Complete settings for a run on this machine, or on a ``cluster``, whose nodes have other devices.
 
     Raises RecipeError when the run needs a CUDA device and this machine has none.
     """
     settings = request.resolve(recorded, detect_device)
     if settings.device == Device.CUDA and not cluster and detect_device() != Device.CUDA:
         raise RecipeError(
-            "device is cuda, but torch can use no CUDA device here", "leave out --device, or say --device cpu"
+            "device is cuda, but torch can use no CUDA device here", "leave out --device, or set --device cpu"
         )
     return settings
 
 
 def default_slots(settings: Settings) -> int:
-    """Units at once: two per GPU; on the CPU as many as its cores carry, at least two (one reads, one computes)."""
+    """Units in parallel: two per GPU; on the CPU as its cores allow, at least two (one reads, one computes)."""
     if settings.device.startswith("cuda"):
         return PER_DEVICE * device_count(settings.device)
     return max(2, cores() // settings.threads_per_unit)
@@ -63,3 +67,63 @@ def device_count(device: str) -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that a new process can use: the least of what the machine and each enclosing control group allow.
+
+    The page cache counts as available, its active pages too, as in ``MemAvailable``: the kernel reclaims it before it
+    kills a process. ``root``: where ``/proc`` and the control groups are.
+    """
+    kilobytes = _fields(root / "proc/meminfo").get("MemAvailable:")
+    available = [_UNKNOWN if kilobytes is None else kilobytes * 1024]
+    for folder, (limits, usage, cached) in _groups(root):
+        used, fields = _number(folder / usage), _fields(folder / "memory.stat")
+        if used is None:
+            continue
+        used = max(0, used - sum(fields.get(name, 0) for name in cached))
+        available += [max(0, limit - used) for name in limits if (limit := _number(folder / name)) is not None]
+    return min(available)
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, tuple[tuple[str, ...], str, tuple[str, ...]]]]:
+    """The folders of this process's memory control groups, innermost first, with the names of their files."""
+    paths = {}  # by version
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            paths[2] = path
+        elif "memory" in controllers.split(","):
+            paths[1] = path
+    for line in filter(None, _lines(root / "proc/self/mountinfo")):
+        mount, _, system = line.partition(" - ")
+        kind, _, options = system.split(" ")[:3]
+        version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "memory" in options.split(",") else 0
+        if version not in paths:
+            continue
+        top, point = (name.replace("\\040", " ") for name in mount.split(" ")[3:5])
+        group = PurePosixPath(paths[version])
+        inside = group.relative_to(top) if group.is_relative_to(top) else PurePosixPath()  # else it is the mount's root
+        if ".." in inside.parts:
+            inside = PurePosixPath()
+        for level in (inside, *inside.parents):
+            yield root / point.lstrip("/") / level, _V2 if version == 2 else _V1
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(file: Path) -> int | None:
+    """The number in a file; None where the file is missing or contains ``max``."""
+    text = "".join(_lines(file)).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """The fields of a file whose lines consist of a name and a number."""
+    words = (line.split() for line in _lines(file))
+    return {entry[0]: int(entry[1]) for entry in words if len(entry) > 1 and entry[1].isdecimal()}

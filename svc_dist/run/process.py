@@ -1,7 +1,7 @@
-"""What units need of the process that they run in: numbers of threads, rounding, and a C library that returns memory.
+"""Settings of the process that units run in: numbers of threads, rounding, and how the C library frees memory.
 
-A worker process, and the command's own, are set up for good. In a process that calls the library all that can be
-restored is restored, and the rest is left alone.
+They are permanent in a worker process and in the command's. A process that calls the library gets all of its settings
+back, and those that cannot be restored do not change.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def set_up_worker(settings: Settings) -> None:
 
 
 def set_up_for_units(settings: Settings) -> AbstractContextManager[None]:
-    """Hold what a plan's units compute with in force in this process; see ``threads_fixed``.
+    """Apply a plan's settings to this process until the ``with`` ends; see ``threads_fixed``.
 
-    Each thread that runs a unit enters it too: it may outlive the one that started it.
+    Each thread that runs a unit enters it too: it may outlive the thread that started it.
     """
     from svc_dist.linalg.threads import threads_fixed
 
@@ -36,11 +36,11 @@ def set_up_for_units(settings: Settings) -> AbstractContextManager[None]:
 
 
 def return_freed_memory() -> None:
-    """Have the C library return blocks larger than a chunk as soon as they are freed (glibc; elsewhere: nothing).
+    """Make the C library return blocks larger than a chunk as soon as they are freed (only glibc). Permanent.
 
-    By default it learns to keep blocks of up to 32 MiB for later, in one heap per thread: a process that works on one
-    matrix after another then holds several times what any of them needs. The chunks of element-wise arithmetic come and
-    go by the hundred thousand: those are kept, or every one of them would be faulted in anew. This cannot be undone.
+    By default it caches blocks of up to 32 MiB, in one heap per thread: a process that works on one matrix after
+    another then holds several times the memory that each needs. Chunks of element-wise arithmetic stay cached: there
+    are hundreds of thousands of them, and each would cause page faults again.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What every executor does: it executes the schedule's instructions somewhere and reports events."""
+"""The interface of executors, which execute the schedule's instructions and report events."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class Executor(Protocol):
         """The events that came in; waits at most ``timeout`` seconds for the first."""
 
     def close(self) -> None:
-        """Release what the executor holds. Instructions in flight may outlive it."""
+        """Release the executor's resources. Instructions in flight may outlive it."""

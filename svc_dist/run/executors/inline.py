@@ -1,4 +1,4 @@
-"""Executor in this process: units side by side in threads."""
+"""Executor in this process: units run in parallel threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from contextlib import ExitStack
 
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.model import Plan
-from svc_dist.run.host import default_slots, device_memory
-from svc_dist.run.host_memory import available_memory
+from svc_dist.run.host import available_memory, default_slots, device_memory
 from svc_dist.run.options import Options
 from svc_dist.run.placement import Node
 from svc_dist.run.process import set_up_for_units
@@ -40,11 +39,11 @@ class InlineExecutor:
         self._process.enter_context(set_up_for_units(settings))
 
     def submit(self, instruction: Instruction) -> None:
-        # Daemon threads: a drain whose grace period is over must be able to leave them behind.
+        # Daemon threads: the process must be able to exit while they run, after the grace period of a drain.
         threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True).start()
 
     def abandon(self, instruction: Instruction) -> bool:
-        return False  # a thread cannot be stopped, and would continue beside its successor
+        return False  # a thread cannot be stopped, and would run in parallel with its successor
 
     def wait(self, timeout: float) -> list[Event]:
         """The events that came in; waits at most ``timeout`` seconds for the first. Raises unexpected errors."""
@@ -60,7 +59,7 @@ class InlineExecutor:
             return events
 
     def close(self) -> None:
-        """Leave the process as it was, as soon as the last thread has ended, each with its instruction."""
+        """Restore the process's settings, as soon as the last thread has ended."""
         self._process.close()
 
     def _run(self, instruction: Instruction) -> None:

@@ -78,10 +78,10 @@ class RayExecutor:
                 else:
                     join(ray, start, options.address)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
-        # One function for all: its first call waits for the head, which may be gone when a shard is to be finished.
+        # One function for all: its first call waits for the head, which may be lost by the time a shard is finished.
         # The worker of a GPU task stays for the next one (max_calls=0), with its CUDA context and storage clients.
         self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(execute)
-        # The driver's own node has what finishing takes. Ray prefers idle ones, and one without svc_dist is idle.
+        # The driver's node can finish shards. Ray prefers idle nodes, and one without svc_dist is always idle.
         self._here = on_node(ray, ray.get_runtime_context().get_node_id(), soft=True)
         self._nodes = RayNodes(ray, plan.settings, min(slots or len(plan.units), len(plan.units)), self._started)
         self._metrics = Metrics(metrics, plan)
@@ -105,7 +105,7 @@ class RayExecutor:
         self._refs[task.remote(self._arguments, instruction)] = instruction
 
     def abandon(self, instruction: Instruction) -> bool:
-        """Cancel a task whose node may be cut off or stopped, which Ray itself would wait for much longer."""
+        """Cancel a task whose node may be disconnected or stopped; Ray itself would wait for it much longer."""
         self._resend.pop(instruction, None)
         for ref in [ref for ref, item in self._refs.items() if item == instruction]:
             del self._refs[ref]
@@ -129,16 +129,16 @@ class RayExecutor:
                 self._metrics.ended(event)
                 events.append(event)
         if self._nodes.due(ready):
-            if not self._head.check():  # a look at the nodes would block
+            if not self._head.check():  # refreshing the nodes would block
                 time.sleep(timeout)
             elif self._nodes.refresh(ready):
                 events.append(Capacity(self.nodes))
         return events
 
     def close(self) -> None:
-        """Stop the cluster that this executor started, or leave the one it joined."""
+        """Stop the cluster that this executor started, or disconnect from the one that it joined."""
         with self._restoring:
-            if self._owned and not self._head.lost:  # without a head it would wait for one
+            if self._owned and not self._head.lost:  # without a head, Ray would wait for one
                 if self._started:
                     stop_here(self._ray)
                 else:
@@ -188,12 +188,7 @@ def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLos
     try:
         return worker.execute(instruction)
     finally:
-        release_device_memory(worker.plan.settings.device)
+        if worker.plan.settings.device.startswith("cuda"):
+            import torch
 
-
-def release_device_memory(device: str) -> None:
-    """Return freed memory of a GPU to the other processes on it: torch keeps it for later."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # for the other processes on this GPU

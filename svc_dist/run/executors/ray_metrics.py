@@ -1,4 +1,4 @@
-"""What a run on Ray counts, exported by Ray's nodes for Prometheus."""
+"""The metrics of a run on Ray, exported by Ray's nodes for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The nodes of a Ray cluster: starting or joining one, and which there are that can take units.
+"""The nodes of a Ray cluster: starting or joining a cluster, and the nodes that can run units.
 
-Ray itself is handed in by the executor, the one module that imports it.
+The executor, the only module that imports Ray, passes it in.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from svc_dist.run.placement import PER_DEVICE, Node
 _log = logging.getLogger("svc_dist")
 _OBJECT_STORE = 100 * 2**20  # receipts are all that travels
 _STARTS = 3
-_START_WAIT = {"RAY_gcs_server_port_wait_time_s": "60"}  # half a minute is too short on a machine that is busy
-_REFRESH = 2.0  # seconds after which the cluster's nodes are looked at again
-_PROBES = 3  # attempts to ask a node what it has
+_START_WAIT = {"RAY_gcs_server_port_wait_time_s": "60"}  # the default, 30, is too short on a busy machine
+_REFRESH = 2.0  # seconds between queries of the cluster's nodes
+_PROBES = 3  # attempts to probe a node
 
 
 class RayNodes:
     """The nodes that are alive and have answered a probe, as they come and go.
 
-    ``found``: by Ray's id of each; ``probes``: references of answers to come; ``most``: units at once, on all of them.
+    ``found``: by Ray's id; ``probes``: references of pending answers; ``most``: units in parallel on all nodes.
     """
 
     def __init__(self, ray: Any, settings: Settings, most: int, own: bool = False) -> None:
         self._ray = ray
         self._settings = settings
         self._most = most
-        self._known = own and settings.device == "cpu"  # the cluster has this machine's code, and no device to ask for
-        # On a GPU it leaves a CUDA context behind, on a device that the next task of its process need not be for.
+        self._known = own and settings.device == "cpu"  # the cluster has this machine's code, and no device to query
+        # On a GPU a probe leaves a CUDA context behind, perhaps on another device than the next task of its process.
         self._probe = ray.remote(max_retries=0, max_calls=int(settings.device != "cpu"), num_cpus=0)(probe)
         self._warm_up = ray.remote(max_retries=0, max_calls=0)(warm_up)
         self.found: Mapping[str, Node] = {}
@@ -56,7 +56,7 @@ class RayNodes:
         return time.monotonic() - self._refreshed >= _REFRESH or any(ref in self.probes for ref in ready)
 
     def refresh(self, ready: Collection[Any] = ()) -> bool:
-        """Look at the cluster again, and at the probes among what is ``ready``. Returns whether the nodes changed."""
+        """Query the cluster, and read the probes among what is ``ready``. Returns whether the nodes changed."""
         self._refreshed = time.monotonic()
         for ref in [ref for ref in ready if ref in self.probes]:
             self._answer(self.probes.pop(ref), ref)
@@ -70,7 +70,16 @@ class RayNodes:
                     self._ask(node)
                 self._get_ready(node, min(slots, self._most))
         before = self.found
-        self.found = {node: self._node(node, entry) for node, entry in alive.items() if node in self._answers}
+        self.found = {
+            node: Node(
+                slots=self._slots(entry["Resources"]),
+                memory=int(entry["Resources"].get("memory", 0)),
+                device_memory=self._answers[node],
+                name=f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})",
+            )
+            for node, entry in alive.items()
+            if node in self._answers
+        }
         return self.found != before
 
     def _ask(self, node: str) -> None:
@@ -80,9 +89,9 @@ class RayNodes:
         self.probes[task.remote(self._settings.device)] = node
 
     def _get_ready(self, node: str, slots: int) -> None:
-        """Have workers import what units need while the node is asked what it has.
+        """Have workers import what units need while the node is probed.
 
-        Each books what a unit does, so that units wait for these workers; what fails will fail in a unit, and be told.
+        Each books the resources of a unit, so that units wait for these workers; a failure shows again in a unit.
         """
         task = self._warm_up.options(
             **booked(self._settings, 1), scheduling_strategy=on_node(self._ray, node, soft=False)
@@ -106,11 +115,6 @@ class RayNodes:
         else:
             _log.warning(f"node {node} gets no units: it has {versions}, and this command {own_versions()}")
 
-    def _node(self, node: str, entry: dict[str, Any]) -> Node:
-        name = f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"
-        memory = int(entry["Resources"].get("memory", 0))
-        return Node(self._slots(entry["Resources"]), memory, self._answers[node], name)
-
     def _slots(self, resources: dict[str, float]) -> int:
         cpus = int(resources.get("CPU", 0))
         if self._settings.device == "cpu":
@@ -124,29 +128,29 @@ def own_versions() -> dict[str, str]:
 
 
 def probe(device: str) -> tuple[dict[str, str], int | None]:
-    """What a node has: the versions, and the bytes of a device. Fails where svc_dist or the device is missing."""
+    """A node's versions, and the bytes of a device. Fails where svc_dist or the device is missing."""
     return own_versions(), device_memory(device)
 
 
 def warm_up() -> None:
-    """What the first unit of a worker would wait for: importing torch takes seconds."""
+    """Import what the first unit of a worker would wait for: importing torch takes seconds."""
     import svc_dist.run.unit  # noqa: F401
 
 
 def booked(settings: Settings, slots: int) -> dict[str, float]:
-    """What a task that takes ``slots`` books of a node."""
+    """The resources of a node that a task books which uses ``slots``."""
     if settings.device == "cpu":
         return {"num_cpus": settings.threads_per_unit * slots}
     return {"num_cpus": 1, "num_gpus": slots / PER_DEVICE}
 
 
 def on_node(ray: Any, node: str, soft: bool) -> Any:
-    """Ray's way to say where a task runs; ``soft``: elsewhere when that node is gone."""
+    """Ray's strategy that runs a task on a node; ``soft``: elsewhere when that node is gone."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=soft)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of Ray says first; the rest is advice on Ray."""
+    """The first line of Ray's error message; the rest is advice on Ray."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -162,27 +166,25 @@ def join(ray: Any, options: dict[str, Any], address: str) -> None:
 
 
 def start_here(ray: Any, options: dict[str, Any]) -> None:
-    """Start a one-node cluster, more than once if need be: on a busy machine Ray's processes may miss its deadlines."""
+    """Start a one-node cluster, with retries: on a busy machine Ray's processes may miss its deadlines."""
     for start in range(1, _STARTS + 1):
         try:
-            with environment(_START_WAIT):  # a cluster joined later keeps its own
+            with environment(_START_WAIT):  # not for a cluster that is joined later
                 ray.init(**options, address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
             return
-        except Exception as error:  # a raylet that is late raises a plain one
+        except Exception as error:  # the type that a late raylet raises
             ray.shutdown()
             end_children(Path(ray.__file__).parent)
             reason = f"starting Ray on this machine failed: {error}"
             if start == _STARTS:
-                raise StorageError(
-                    reason,
-                    "start again when the machine is less busy, or with --executor inline",
-                ) from None
+                hint = "start again when the machine is less busy, or with --executor inline"
+                raise StorageError(reason, hint) from None
             _log.warning(f"{reason}; trying again ({start} of {_STARTS - 1})")
 
 
 @contextlib.contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Leave this process's handling of SIGTERM as it is: what Ray sets ends it with 15."""
+    """Preserve this process's handler of SIGTERM: Ray's ends the process with exit code 15."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -192,14 +194,14 @@ def own_sigterm() -> Iterator[None]:
 
 
 def stop_here(ray: Any) -> None:
-    """Stop the cluster of ``start_here``. Its autoscaler ends by no other signal: Ray would wait a second first."""
+    """Stop the cluster of ``start_here``. Its autoscaler ignores SIGTERM, so Ray would wait a second."""
     end_children(Path(ray.__file__).parent / "autoscaler")
     ray.shutdown()
 
 
 @contextlib.contextmanager
 def environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables where nobody has set them; afterwards they are unset again."""
+    """Set environment variables that are not set yet; afterwards unset them again."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -16,7 +16,7 @@ from tests.support.command import run, shard_hashes
 
 #: One unit at a time, in the thread that asks for events.
 SERIAL = """
-from svc_dist.run.host_memory import available_memory
+from svc_dist.run.host import available_memory
 from svc_dist.run.placement import Node
 from svc_dist.run.process import set_up_worker
 from svc_dist.run.worker import Worker
