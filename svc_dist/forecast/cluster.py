@@ -34,7 +34,7 @@ _PORTIONS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 class Cluster:
     """Identical machines.
 
-    Each of ``nodes`` runs the units for which ``node`` has room and has ``devices``, on each of which ``lanes`` units
+    ``nodes``: their number; ``node``: the capacity of each; ``devices``: of each, on each of which ``lanes`` units
     compute at full speed: a GPU is a device with one lane; the cores of a machine are one device. ``alone``,
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
     the first unit, ``end`` after the last one, ``record`` for the receipt of each unit.
@@ -83,28 +83,24 @@ def parse_cluster(text: str) -> Cluster:
     if "gpu" in given and kinds != ["gpus"]:
         raise RecipeError("--cluster: gpu needs gpus", f"e.g. gpus=8,gpu={given['gpu']}")
     host = read_host(Path(given["host"])) if "host" in given else None
-    if kinds == ["gpus"]:
-        if host is not None:
-            raise RecipeError("--cluster: gpus and host exclude each other", "a host's rates are those of its cores")
-        return _gpus(given)
-    if kinds == ["cpus"]:
-        if "cache" in given:
-            raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
-        return _cores(given, host)
+    if kinds == ["gpus"] and host is not None:
+        raise RecipeError("--cluster: gpus and host exclude each other", "a host's rates are those of its cores")
+    if kinds and "cache" in given:
+        raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
+    if kinds:
+        return _gpus(given) if kinds == ["gpus"] else _cores(given, host)
     if host is not None:
         return _host(given, host)
     raise RecipeError("--cluster: neither gpus nor cpus nor host is given", "e.g. nodes=4,gpus=8,gpu=h100,net=25Gbps")
 
 
 def _gpus(given: dict[str, str]) -> Cluster:
-    if "cache" in given:
-        raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
     kind = given.get("gpu")
     if kind not in GPUS:
         raise RecipeError(f"--cluster: gpu is {kind or 'not given'}, but must be one of {', '.join(GPUS)}")
     gpu, count = GPUS[kind], _count(given, "gpus")
     node = Node(_count(given, "slots", PER_DEVICE * count), _memory(given), gpu.memory)
-    notes = (f"{kind}: estimated from {gpu.source}", *_storage_notes(given))
+    notes = (f"{kind}: estimated from {gpu.source}", _storage_note(given))
     return Cluster(
         _count(given, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(given),
         START, END, LATENCY, "cuda", 1, True, notes,
@@ -120,7 +116,7 @@ def _cores(given: dict[str, str], host: Host | None) -> Cluster:
     node = Node(_count(given, "slots", max(2, lanes)), _memory(given))
     return Cluster(
         _count(given, "nodes", 1), node, 1, lanes, speed, speed, _network(given),
-        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", *_storage_notes(given)),
+        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(given)),
     )  # fmt: skip
 
 
@@ -136,7 +132,7 @@ def _host(given: dict[str, str], host: Host) -> Cluster:
     elif host.storage is not None:
         storage, note = host.storage, f"from and to {host.storage_url}"
     if "net" in given:
-        storage, note = _network(given), _storage_notes(given)[0]
+        storage, note = _network(given), _storage_note(given)
     node = Node(_count(given, "slots", max(2, host.lanes)), _memory(given, host.memory // 2))
     return Cluster(
         1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
@@ -152,9 +148,9 @@ def _network(given: dict[str, str]) -> StorageRates:
     )
 
 
-def _storage_notes(given: dict[str, str]) -> tuple[str]:
-    each = f"{CONNECTION / 1e6:.0f} MB/s a connection (estimated)"
-    return (f"storage: {given.get('net', '25Gbps a node (assumed: set net=)')}, {each}",)
+def _storage_note(given: dict[str, str]) -> str:
+    net = given.get("net", "25Gbps a node (assumed: set net=)")
+    return f"storage: {net}, {CONNECTION / 1e6:.0f} MB/s a connection (estimated)"
 
 
 def _bandwidth(text: str) -> float:

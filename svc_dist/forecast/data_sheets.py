@@ -36,9 +36,7 @@ class Gpu:
     def speed(self) -> Speed:
         """The speed of a unit that has the device to itself."""
         double = _REACHED * self.float64
-        eigen = tuple(
-            (n, _LAUNCHES * n + 8 / 3 * n**3 / self.bandwidth + 4.0 * n**3 / double) for n in _SIZES
-        )  # fmt: skip
+        eigen = tuple((n, _LAUNCHES * n + n**3 * (8 / 3 / self.bandwidth + 4.0 / double)) for n in _SIZES)
         return Speed(
             double,
             _REACHED * self.float32,

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from svc_dist.storage.local import LocalStorage
 
 _EIGEN = (256, 512, 1024, 2048)
 _PRODUCTS = (1024, 2048)
-_LEAST, _TURNS = 0.3, 2  # seconds that one measurement takes at least, by repetition, and how many there are
+_LEAST, _TURNS = 0.3, 2  # minimal seconds of a measurement, which repeats its work, and number of measurements
 
 
 def measure_host(
@@ -40,15 +41,15 @@ def measure_host(
 ) -> Host:
     """Rates of this machine for units of ``threads`` threads each.
 
-    ``folder``: on the disk to measure; a subfolder is made and removed. ``storage``: a URL to measure too. Raises
-    StorageError, before the measurement where a folder or storage cannot be written to.
+    ``folder``: on the disk to measure; a subfolder is created and removed. ``storage``: a URL to measure too. Raises
+    StorageError, before the measurement if a folder or storage is not writable.
     """
     if storage is not None:
         require_writable(storage, access)
     lanes = max(1, cores() // threads)
     with tempfile.TemporaryDirectory(prefix="svc-dist-", dir=folder) as work:
         trial = TrialMerge(Path(work).absolute(), lanes, threads)
-        read = [_cold_read(trial.expert, side_by_side) for side_by_side in (1, lanes)]
+        read = [_cold_read(trial.expert, parallel) for parallel in (1, lanes)]
         one, all_lanes = trial.merge((1, lanes))
         record = _record(LocalStorage(f"{work}/records"))
         remote = trial.on_storage(storage, access) if storage is not None else None
@@ -75,17 +76,12 @@ def measure_host(
 
 def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...]) -> list[Speed]:
     """The speed of one unit when ``lanes`` units compute in parallel, for each of these numbers."""
-    eigen = [_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN]
+    eigen = (_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN)
+    by_lanes = zip(*eigen, strict=True)
     rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32, torch.bfloat16)]
     return [
-        Speed(
-            rates[0][index],
-            rates[1][index],
-            rates[2][index],
-            elementwise[index],
-            tuple((size, seconds[index]) for size, seconds in zip(_EIGEN, eigen, strict=True)),
-        )
-        for index in range(len(lanes))
+        Speed(float64, float32, bfloat16, operations, tuple(zip(_EIGEN, seconds, strict=True)))
+        for float64, float32, bfloat16, operations, seconds in zip(*rates, elementwise, by_lanes, strict=True)
     ]
 
 
@@ -94,9 +90,9 @@ def _product_rates(kind: torch.dtype, lanes: tuple[int, ...], threads: int) -> l
     for size in _PRODUCTS:
         left = torch.randn(size // 2, size, generator=torch.Generator().manual_seed(0)).to(kind)
         right = torch.randn(size, size, generator=torch.Generator().manual_seed(1)).to(kind)
-        taken = _seconds(functools.partial(torch.matmul, left, right), lanes, threads)
-        seconds = [before + own for before, own in zip(seconds, taken, strict=True)]
-    return [sum(float(size) ** 3 for size in _PRODUCTS) / own for own in seconds]
+        new = _seconds(functools.partial(torch.matmul, left, right), lanes, threads)
+        seconds = [sum(pair) for pair in zip(seconds, new, strict=True)]
+    return [sum(float(size) ** 3 for size in _PRODUCTS) / total for total in seconds]
 
 
 def _spectrum(size: int) -> torch.Tensor:
@@ -111,9 +107,9 @@ def _decompose(matrix: torch.Tensor) -> None:
 
 
 def _seconds(work: Callable[[], object], lanes: tuple[int, ...], threads: int) -> list[float]:
-    """Seconds of one call while so many threads call it over and over, for each number of ``lanes``.
+    """Mean seconds of one call while this many threads repeat it, for each number of ``lanes``.
 
-    They take turns, because a machine's speed drifts; the mean counts.
+    The numbers alternate, because a machine's speed drifts.
     """
     turns = [[_once(work, count, threads) for count in lanes] for _ in range(_TURNS)]
     return [statistics.mean(spent) for spent in zip(*turns, strict=True)]
@@ -121,34 +117,29 @@ def _seconds(work: Callable[[], object], lanes: tuple[int, ...], threads: int) -
 
 def _once(work: Callable[[], object], lanes: int, threads: int) -> float:
     barrier = threading.Barrier(lanes)
-    spent: list[float] = []
 
-    def lane() -> None:
+    def lane(_: int) -> float:
         with threads_fixed(threads):
             barrier.wait()
             began, calls = time.perf_counter(), 0
             while calls == 0 or time.perf_counter() - began < _LEAST:
                 work()
                 calls += 1
-            spent.append((time.perf_counter() - began) / calls)
+            return (time.perf_counter() - began) / calls
 
-    running = [threading.Thread(target=lane) for _ in range(lanes)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return statistics.mean(spent)
+    with ThreadPoolExecutor(lanes) as pool:
+        return statistics.mean(pool.map(lane, range(lanes)))
 
 
-def _cold_read(file: Path, side_by_side: int) -> float:
-    """Bytes a second from the disk through mappings, for all threads together; from memory where that is all it has."""
+def _cold_read(file: Path, parallel: int) -> float:
+    """Bytes a second from the disk through mappings, of all threads together; from memory if there is no disk."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         size = os.fstat(descriptor).st_size
-        share = size // side_by_side // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        share = size // parallel // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
 
         def touch(part: int) -> None:
             mapped = mmap.mmap(descriptor, share, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=part * share)
@@ -156,13 +147,10 @@ def _cold_read(file: Path, side_by_side: int) -> float:
                 mapped.madvise(mmap.MADV_WILLNEED)
             tensor_view(memoryview(mapped), "U8")[:: mmap.PAGESIZE].sum()
 
-        readers = [threading.Thread(target=touch, args=(part,)) for part in range(side_by_side)]
         began = time.perf_counter()
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
-        return share * side_by_side / (time.perf_counter() - began)
+        with ThreadPoolExecutor(parallel) as pool:
+            list(pool.map(touch, range(parallel)))
+        return share * parallel / (time.perf_counter() - began)
     finally:
         os.close(descriptor)
 

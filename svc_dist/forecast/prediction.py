@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from svc_dist.forecast.cluster import Cluster
+from svc_dist.forecast.rates import Speed
 from svc_dist.forecast.simulate import Load, simulate
 from svc_dist.plan.costs import work
 from svc_dist.plan.model import Plan, Unit
@@ -40,8 +41,8 @@ class Requests:
 class Prediction:
     """A simulated run.
 
-    ``bounds``: the least seconds that each resource needs, if nothing else took time; the largest is the
-    ``bottleneck``. ``utilisation``: the share of the whole time that each is busy. ``requests``: as on object storage.
+    ``bounds``: lower bounds of ``seconds``, by resource; the largest is the ``bottleneck``. ``utilisation``: the share
+    of the whole time that each resource is busy. ``requests``: as on object storage.
     """
 
     seconds: float
@@ -78,21 +79,21 @@ class Prediction:
 
 def predict(plan: Plan, cluster: Cluster) -> Prediction:
     """Simulate a plan on a cluster."""
-    loads = {unit.id: load_of(plan, unit, cluster) for unit in plan.units}
+    loads = {unit.id: _load(plan, unit, cluster) for unit in plan.units}
     varied = {unit: _varied(unit, load) for unit, load in loads.items()}
     trace = simulate(plan, cluster, varied, S3Sink.memory if cluster.remote else 0)
     storage, nodes = cluster.storage, cluster.nodes
-    read, written = (sum(getattr(load, name) for load in loads.values()) for name in ("read", "write"))
-    computed = sum(load.crowded for load in loads.values())
-    each = [_alone(load, cluster) for load in loads.values()]
-    fixed = cluster.start + cluster.end
+    alone = [
+        load.read / storage.read_each + load.alone + load.write / storage.write_each + cluster.record
+        for load in loads.values()
+    ]
     bounds = {
-        "compute": computed / cluster.all_lanes,
-        "read": read / storage.read / nodes,
-        "write": written / storage.write / nodes,
-        "running units": sum(each) / cluster.all_slots,
-        "the longest unit": max(each, default=0.0),
-        "start and end": fixed,
+        "compute": sum(load.crowded for load in loads.values()) / cluster.all_lanes,
+        "read": sum(load.read for load in loads.values()) / storage.read / nodes,
+        "write": sum(load.write for load in loads.values()) / storage.write / nodes,
+        "running units": sum(alone) / cluster.all_slots,
+        "the longest unit": max(alone, default=0.0),
+        "start and end": cluster.start + cluster.end,
     }
     return Prediction(
         seconds=trace.seconds,
@@ -108,29 +109,28 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         devices=cluster.nodes * cluster.devices,
         bytes_in=plan.bytes_in,
         bytes_out=plan.bytes_out,
-        requests=requests_of(plan),
+        requests=_requests(plan),
         precision=plan.settings.precision,
         notes=cluster.notes,
     )
 
 
-def load_of(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
-    """The load of a unit on the machines of a cluster."""
+def _load(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
     pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
     precision = plan.settings.precision
     works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
-    copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.slots) == 1)  # read, looked at, cast
+    copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.slots) == 1)  # checked and cast
     moved = 2.0 * unit.bytes_in + unit.bytes_out  # to a device once for merging, once for calibration
 
-    def seconds(crowded: bool) -> float:
-        speed = cluster.crowded if crowded else cluster.alone
-        return sum(speed.seconds(one) for one in works) + speed.moving(moved) + copied / speed.elementwise
+    def seconds(speed: Speed) -> float:
+        transfer = moved / speed.transfer if speed.transfer else 0.0
+        return sum(speed.seconds(one) for one in works) + transfer + copied / speed.elementwise
 
     read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
-    return Load(read, seconds(False), seconds(True), float(unit.bytes_out))
+    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), float(unit.bytes_out))
 
 
-def requests_of(plan: Plan) -> Requests:
+def _requests(plan: Plan) -> Requests:
     """The requests of a run to object storage, without headers, listings and the lock's heartbeat."""
     shards, units = len(plan.shards), len(plan.units)
     gets = sum(request_count(ranges) for unit in plan.units for ranges in plan.reads(unit))
@@ -146,12 +146,6 @@ def _varied(unit: str, load: Load) -> Load:
     chance = random.Random(unit)
     read, compute, write = (chance.uniform(1 - _VARIATION, 1 + _VARIATION) for _ in range(3))
     return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write)
-
-
-def _alone(load: Load, cluster: Cluster) -> float:
-    storage = cluster.storage
-    reading = load.read / storage.read_each if load.read else 0.0
-    return reading + load.alone + load.write / storage.write_each + cluster.record
 
 
 def _span(seconds: float) -> str:

@@ -22,8 +22,8 @@ _FORMAT = 1
 class Speed:
     """The speed at which one unit computes: operations a second by kind, as in ``Work``.
 
-    ``eigen``: measured or estimated decompositions, as pairs of the size n and seconds, ascending; others follow from
-    them, beyond the last with the cube of n. ``transfer``: bytes a second to and from a device; 0 where there is none.
+    ``eigen``: measured or estimated decompositions, as pairs of the size n and seconds, ascending; other sizes are
+    interpolated. ``transfer``: bytes a second to and from a device; 0 where there is none.
     """
 
     float64: float
@@ -39,21 +39,14 @@ class Speed:
         decompositions = sum(count * self.eigen_seconds(size) for size, count in work.eigen)
         return products + decompositions + work.elementwise / self.elementwise
 
-    def moving(self, nbytes: float) -> float:
-        """Seconds for so many bytes to and from a device."""
-        return nbytes / self.transfer if self.transfer else 0.0
-
     def eigen_seconds(self, size: float) -> float:
         """Seconds for one decomposition: a power of n between two known sizes, its cube outside of them."""
-        first, last = self.eigen[0], self.eigen[-1]
-        if size <= first[0] or size >= last[0]:
-            near = first if size <= first[0] else last
-            return near[1] * float(size / near[0]) ** 3
         for low, high in itertools.pairwise(self.eigen):
-            if size <= high[0]:
+            if low[0] < size < high[0]:
                 power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
                 return float(low[1] * (size / low[0]) ** power)
-        raise AssertionError("sizes ascend")
+        near = min(self.eigen, key=lambda known: abs(known[0] - size))
+        return near[1] * float(size / near[0]) ** 3
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class Host:
 
 
 def read_host(file: Path) -> Host:
-    """The rates in a file of ``measure-host``. Raises RecipeError when the file holds none."""
+    """Read a file of ``measure-host``. Raises RecipeError when it is not one."""
     try:
         text = file.read_bytes()
         if msgspec.json.decode(text, type=dict[str, Any]).get("format") != _FORMAT:

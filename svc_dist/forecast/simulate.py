@@ -1,7 +1,7 @@
-"""A run without its work: the schedule that every executor follows, fed with simulated events. Pure.
+"""Simulation of a run: the schedule that every executor follows, fed with simulated events. No I/O.
 
-Each unit reads, computes, writes and leaves its receipt. Reading and writing units share their node's bandwidth, units
-that compute share their device; whenever one of them goes on to its next phase, the others' rates change with it.
+Each unit reads, computes, writes and records its receipt. Units that read or write share their node's bandwidth, units
+that compute share their device; whenever one of them enters its next phase, the rates of the others change.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from svc_dist.plan.model import Plan
 from svc_dist.run.placement import Booking
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RunUnit, Schedule
 
-_FINISHED, _INSTANT = 1e-9, 1e-9  # of a phase, and seconds, that are nothing but rounding
+_ROUNDING = 1e-9  # of a phase, or seconds
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a unit asks of a cluster: bytes to read and write, seconds of computing ``alone`` and ``crowded``."""
+    """The load of a unit: bytes to read and write, seconds of computing ``alone`` and ``crowded``."""
 
     read: float
     alone: float
@@ -31,7 +31,7 @@ class Load:
 
 @dataclass
 class Trace:
-    """What happened: seconds until the end, when each unit ended, lane-seconds of computing."""
+    """The simulated run: seconds until the end, when each unit ended, lane-seconds of computing."""
 
     seconds: float = 0.0
     ended: dict[str, float] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Trace:
 
 @dataclass
 class _Running:
-    """A unit on its way, on ``slots`` of a device. ``left``: the share of its current phase."""
+    """A running unit, on ``slots`` of a device. ``left``: the remaining share of its current phase."""
 
     unit: str
     device: int
@@ -55,7 +55,7 @@ _READ, _COMPUTE, _WRITE, _RECORD, _END = range(5)
 
 
 class _Node:
-    """One machine: its units, and how fast each of them goes on."""
+    """One machine: its running units, and the rate of each of them."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -66,7 +66,7 @@ class _Node:
         self.computing = 0.0
 
     def advance(self, now: float) -> list[str]:
-        """Let time pass; the units that are done by then."""
+        """Advance to a time. Returns the units that are done by then."""
         elapsed = now - self.at
         busy = [0] * self.cluster.devices
         for running in self.units:
@@ -76,7 +76,9 @@ class _Node:
         self.at = now
         done = []
         for running in self.units:
-            while running.phase < _END and (self._empty(running) or running.left <= _rounding(running)):
+            while running.phase < _END and (
+                self._amount(running) <= 0 or running.left <= _ROUNDING * max(1.0, running.rate)
+            ):
                 running.phase += 1
                 running.left, running.rate = 1.0, 0.0
             if running.phase == _END:
@@ -95,9 +97,6 @@ class _Node:
     def next_event(self) -> float | None:
         """When the next phase ends, if nothing else happens before."""
         return min((self.at + running.left / running.rate for running in self.units), default=None)
-
-    def _empty(self, running: _Running) -> bool:
-        return self._amount(running) <= 0
 
     def _amount(self, running: _Running) -> float:
         load = running.load
@@ -121,12 +120,12 @@ class _Node:
                     running.rate = min(1.0, lanes / busy) / seconds
                 case 2:  # writing
                     running.rate = min(storage.write_each, storage.write / phases[_WRITE]) / running.load.write
-                case _:  # leaving its receipt
+                case _:  # recording its receipt
                     running.rate = 1.0 / self.cluster.record
 
 
 def simulate(plan: Plan, cluster: Cluster, loads: Mapping[str, Load], sink_memory: int = 0) -> Trace:
-    """Run a plan's schedule on a cluster. ``loads``: what each unit asks of it."""
+    """Run a plan's schedule on a cluster. ``loads``: of each unit."""
     nodes = [_Node(cluster) for _ in range(cluster.nodes)]
     schedule = Schedule(plan, {str(number): cluster.node for number in range(cluster.nodes)}, sink_memory=sink_memory)
     trace = Trace()
@@ -175,8 +174,3 @@ def simulate(plan: Plan, cluster: Cluster, loads: Mapping[str, Load], sink_memor
     trace.seconds += cluster.end
     trace.computing = sum(node.computing for node in nodes)
     return trace
-
-
-def _rounding(running: _Running) -> float:
-    """What may be left of a phase that is over."""
-    return max(_FINISHED, _INSTANT * running.rate)

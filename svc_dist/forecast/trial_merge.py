@@ -29,9 +29,9 @@ from svc_dist.storage.base import Storage
 from svc_dist.storage.open import open_storage
 
 _EXPERTS = 3
-_BYTES = 128 << 20  # of a model, but at least so many of a unit:
-_LEAST = 8 << 20
-_RUNS = 2  # the first warms files and byte code up
+_BYTES = 128 << 20  # of a model
+_LEAST = 8 << 20  # minimal bytes of a unit
+_RUNS = 2  # the first one warms up the page cache and compiles byte code
 _COLUMNS = 4096
 
 
@@ -68,6 +68,7 @@ class TrialMerge:
         self._shapes = {f"layers.{unit}.weight": (rows, _COLUMNS) for unit in range(units)}
         self._models = ["base", *(f"expert{number}" for number in range(_EXPERTS))]
         self._size = units * rows * _COLUMNS * 2
+        self.expert = folder / self._models[-1] / "model.safetensors"
         weights = torch.randn(rows * _COLUMNS, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
         for number, model in enumerate(self._models):
             (folder / model).mkdir()
@@ -76,13 +77,8 @@ class TrialMerge:
                 for unit in range(units):
                     file.write(weights.roll(number + unit).view(torch.uint8).numpy().data)
 
-    @property
-    def expert(self) -> Path:
-        """A file of an expert."""
-        return self._folder / self._models[-1] / "model.safetensors"
-
     def merge(self, slots: Sequence[int]) -> list[TrialRates]:
-        """Merge by the command, so many units at once; of each number the run with the least overhead counts."""
+        """Merge by the command, for each number of units in parallel; the run with the least overhead counts."""
         runs = [[self._merge_here(count) for count in slots] for _ in range(_RUNS)]
         return [min(same, key=lambda run: run.overhead) for same in zip(*runs, strict=True)]
 
