@@ -24,7 +24,7 @@ from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import recorded_settings
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import Multipart, Storage
+from svc_dist.storage.base import MultipartStorage, Storage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
 
@@ -147,9 +147,8 @@ def _writes(output: Output) -> Iterator[Finding]:
     if reached.problem is not None:  # and nothing is written: some stores would make a bucket that is not there
         return
     yield _finding("writing", written)
-    multipart = storage.multipart
-    if multipart is not None:
-        yield _finding("multipart upload", lambda: _multipart(multipart, f"{name}-parts"))
+    if isinstance(storage, MultipartStorage):
+        yield _finding("multipart upload", functools.partial(_multipart, storage, f"{name}-parts"))
     if storage.conditional_writes:
         yield _finding("conditional write", lambda: _conditional(storage, f"{name}-new"))
     yield _finding("removing", lambda: _remove(output, name, made))
@@ -164,19 +163,19 @@ def _remove(output: Output, name: str, made: list[Path]) -> str:
     return "nothing is left behind"
 
 
-def _multipart(multipart: Multipart, name: str) -> str:
-    upload = multipart.create_upload(name, {"svc-dist-plan": "doctor"})
+def _multipart(storage: MultipartStorage, name: str) -> str:
+    upload = storage.create_upload(name, {"svc-dist-plan": "doctor"})
     try:
         began = time.perf_counter()
-        etags = [multipart.upload_part(name, upload, number, bytearray(5 << 20), Retries()) for number in (1, 2)]
+        etags = [storage.upload_part(name, upload, number, bytearray(5 << 20), Retries()) for number in (1, 2)]
         rate = _rate(10 << 20, began)
-        if {part.number for part in multipart.parts(name, upload) or []} != {1, 2}:
+        if set(storage.parts(name, upload) or ()) != {1, 2}:
             raise StorageError("ListParts does not list the parts that were sent", "this store cannot be resumed on")
-        multipart.uploads([name])  # a permission of its own
-        multipart.complete_upload(name, upload, etags)
+        storage.uploads([name])  # a permission of its own
+        storage.complete_upload(name, upload, etags)
     finally:
-        multipart.abort_upload(name, upload)
-    finished = multipart.metadata(name)
+        storage.abort_upload(name, upload)
+    finished = storage.metadata(name)
     if finished is None or finished[1].get("svc-dist-plan") != "doctor":
         raise StorageError("the finished object lacks its metadata", "this store cannot be written to safely")
     return f"parts at {rate} over one connection"

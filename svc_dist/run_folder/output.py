@@ -9,11 +9,13 @@ from svc_dist.errors import OutputError
 from svc_dist.run_folder.journal import RUN_FOLDER, Journal
 from svc_dist.run_folder.lock import LocalLock, Lock, RemoteLock
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import MultipartStorage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.secrets import refuse_credentials
 from svc_dist.storage.writing.base import Sink
-from svc_dist.storage.writing.open import open_sink
-from svc_dist.storage.writing.s3 import drop_uploads
+from svc_dist.storage.writing.local import LocalSink
+from svc_dist.storage.writing.s3 import S3Sink, drop_uploads
+from svc_dist.storage.writing.staged import StagedSink
 
 
 class Output:
@@ -64,9 +66,13 @@ class Output:
 
     def drop_partial(self) -> None:
         """Drop the uploads in progress that runs have left outside the run folder. The caller holds the lock."""
-        if self.storage.multipart is not None:
-            drop_uploads(self.storage.multipart, self.journal.storage)
+        if isinstance(self.storage, MultipartStorage):
+            drop_uploads(self.storage, self.journal.storage)
 
     def sink(self, fingerprint: str) -> Sink:
         """Where the shards of the plan with this fingerprint are written."""
-        return open_sink(self.storage, self.journal.storage, fingerprint)
+        if self.storage.path is not None:
+            return LocalSink(self.storage.path, self.storage.path / RUN_FOLDER / "partial")
+        if isinstance(self.storage, MultipartStorage):
+            return S3Sink(self.storage, self.journal.storage, fingerprint)
+        return StagedSink(self.storage, self.journal.storage, fingerprint)

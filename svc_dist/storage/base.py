@@ -11,15 +11,16 @@ import copy
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from svc_dist.errors import ChangedInputError, DamagedInputError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.retry import Retries, retrying, translated
+from svc_dist.storage.retry import Retries, retrying
 from svc_dist.storage.secrets import redact
 
 Result = TypeVar("Result")
@@ -52,40 +53,6 @@ class FileIdentity:
     version: str
 
 
-@dataclass(frozen=True)
-class UploadedPart:
-    """A part of a multipart upload that the store has. ``etag``: its identity, by which the upload is completed."""
-
-    number: int
-    size: int
-    etag: str
-
-
-class Multipart(Protocol):
-    """Multipart uploads of a storage: files whose parts many workers send, in any order."""
-
-    def create_upload(self, name: str, metadata: dict[str, str]) -> str:
-        """Create a multipart upload of a file. Returns its id."""
-
-    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
-        """Send a part; when it is sent again, the last one counts. Returns its ETag."""
-
-    def parts(self, name: str, upload: str) -> list[UploadedPart] | None:
-        """The parts that the store has, by number; None when there is no such upload."""
-
-    def complete_upload(self, name: str, upload: str, etags: Sequence[str]) -> bool:
-        """Make a file of parts 1, 2, ... with these ETags. False when the upload lacks one of them, or is gone."""
-
-    def abort_upload(self, name: str, upload: str) -> None:
-        """Drop an upload with its parts; no error when there is none."""
-
-    def uploads(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """The ids of the uploads in progress for each of these files, whoever created them."""
-
-    def metadata(self, name: str) -> tuple[int, dict[str, str]] | None:
-        """Size and metadata of a finished file; None when there is none."""
-
-
 class Storage(ABC):
     """The files under one folder or prefix, by names that may contain ``/``.
 
@@ -101,11 +68,9 @@ class Storage(ABC):
     conditional_writes = False
     #: Whether ``fetch`` itself notices that a file is no longer the planned one.
     pinned_reads = False
-    #: Multipart uploads, where the storage has them.
-    multipart: Multipart | None = None
 
     def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
-        self.location = location
+        self.location = trimmed(location)
         self.access = access
         self.root = ""
 
@@ -188,8 +153,8 @@ class Storage(ABC):
     def within(self, seconds: float) -> Storage:
         """The same storage, whose requests and retries end after ``seconds`` at most."""
         view = copy.copy(self)
-        limits = min(seconds, self.access.timeout), min(seconds, self.access.deadline)
-        view.access = replace(self.access, timeout=limits[0], deadline=limits[1])
+        timeout, deadline = min(seconds, self.access.timeout), min(seconds, self.access.deadline)
+        view.access = replace(self.access, timeout=timeout, deadline=deadline)
         return view
 
     def url(self, name: str) -> str:
@@ -202,8 +167,50 @@ class Storage(ABC):
 
     def retrying(self, attempt: Callable[[], Result], what: str, retries: Retries | None = None) -> Result:
         """Run an operation with its errors translated, and retry transient failures until the deadline."""
-        ours = translated(attempt, lambda error: self.translate(error, what))
-        return retrying(ours, self.access.deadline, retries)
+
+        def translated() -> Result:
+            try:
+                return attempt()
+            except Exception as error:
+                failed = self.translate(error, what)
+            raise failed  # outside the handler: its context would be the client's error, which may quote credentials
+
+        return retrying(translated, self.access.deadline, retries)
+
+
+class MultipartStorage(Storage):
+    """A storage with multipart uploads: files whose parts many workers send, in any order."""
+
+    @abstractmethod
+    def create_upload(self, name: str, metadata: dict[str, str]) -> str:
+        """Create a multipart upload of a file. Returns its id."""
+
+    @abstractmethod
+    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
+        """Send a part; when it is sent again, the last one counts. Returns its ETag."""
+
+    @abstractmethod
+    def parts(self, name: str, upload: str) -> dict[int, list[str]] | None:
+        """The ETags of the uploaded parts, by number; None when the upload does not exist.
+
+        A part that was sent again may have several.
+        """
+
+    @abstractmethod
+    def complete_upload(self, name: str, upload: str, etags: Sequence[str]) -> None:
+        """Make a file of parts 1, 2, ... with these ETags. Does nothing when one is missing or the upload is gone."""
+
+    @abstractmethod
+    def abort_upload(self, name: str, upload: str) -> None:
+        """Drop an upload with its parts; no error when it does not exist."""
+
+    @abstractmethod
+    def uploads(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The ids of the uploads in progress for each of these files, whoever created them."""
+
+    @abstractmethod
+    def metadata(self, name: str) -> tuple[int, dict[str, str]] | None:
+        """Size and metadata of a finished file; None when it does not exist."""
 
 
 def storage_error(error: Exception, what: str) -> SvcDistError:
@@ -218,6 +225,15 @@ def storage_error(error: Exception, what: str) -> SvcDistError:
     return StorageError(f"{what}: {reason}", _HINTS.get(number) if number is not None else None)
 
 
+@contextmanager
+def os_errors(what: str) -> Iterator[None]:
+    """Raise an OSError inside the ``with`` as our error."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, what) from None
+
+
 def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> ChangedInputError:
     """The error for an input that is no longer the planned one."""
     now = "is gone" if current is None else f"found {current.size:,} bytes ({current.version})"
@@ -227,10 +243,10 @@ def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> 
     )
 
 
-def trimmed(url: str) -> str:
-    """A URL without slashes at its end; a bare scheme stays a URL."""
-    scheme, mark, rest = url.partition("://")
-    return scheme + mark + rest.rstrip("/")
+def trimmed(location: str) -> str:
+    """A URL without slashes at its end; a bare scheme and a path stay as they are."""
+    scheme, mark, path = location.partition("://")
+    return scheme + mark + path.rstrip("/")
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

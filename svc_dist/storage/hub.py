@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from svc_dist.errors import StorageError, SvcDistError, TransientStorageError
-from svc_dist.storage.base import FileIdentity, Storage, complete, storage_error
+from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.fsspec import FsspecStorage
-from svc_dist.storage.retry import Retries
 from svc_dist.storage.secrets import learn
 
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -23,11 +23,12 @@ _HINTS = {
 class HubStorage(FsspecStorage):
     """The files of a repository as they were in the commit that its revision names when first asked.
 
-    A commit never changes, so a branch that moves during a run cannot mix two models: a worker that starts later finds
-    another file than planned, and raises ChangedInputError.
+    A commit never changes, so a branch that moves during a run cannot mix two models: a worker that starts later sees
+    another file than planned and raises ChangedInputError.
     """
 
-    read_only = "nothing is written to a hub"
+    read_only = "svc_dist does not write to a hub"
+    _RANGED: Mapping[str, Any] = {"cache_type": "none"}  # with a cache, a file reads more than the range
 
     def full(self, name: str) -> str:
         return f"{self._pinned}/{name}" if name else self._pinned
@@ -40,23 +41,6 @@ class HubStorage(FsspecStorage):
         identity = self._files(folder).get(last)
         return None if identity is None else dataclasses.replace(identity, name=name)
 
-    def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        of: FileIdentity | None = None,
-        retries: Retries | None = None,
-    ) -> bytes:
-        path = self.full(name)
-
-        def attempt() -> bytes:
-            # Without a cache of its own a file reads just the range that is asked for.
-            data: bytes = self.filesystem.cat_file(path, start=start, end=end, cache_type="none")
-            return data
-
-        return complete(self.retrying(attempt, f"cannot read {self.url(name)}", retries), self.url(name), start, end)
-
     def sub(self, folder: str) -> Storage:
         return HubStorage(f"{self.location}/{folder}", self.access) if folder else self
 
@@ -68,14 +52,14 @@ class HubStorage(FsspecStorage):
         learn(filter(None, [get_token()]))
 
         def attempt() -> str:
-            found = self.filesystem.resolve_path(self.root)
-            if not hasattr(found, "repo_id"):
-                raise StorageError(f"{self.location} is no repository", "write it hf://owner/name@revision")
+            resolved = self.filesystem.resolve_path(self.root)
+            if not hasattr(resolved, "repo_id"):
+                raise StorageError(f"{self.location} is no repository", "write it like hf://owner/name@revision")
             api = HfApi(endpoint=self.filesystem.endpoint, token=self.filesystem.token)
-            commit = api.repo_info(found.repo_id, repo_type=found.repo_type, revision=found.revision).sha
-            plain = found.unresolve()
-            repository = plain[: len(plain) - len(found.path_in_repo)].rstrip("/").split("@")[0]
-            return "/".join(part for part in (f"{repository}@{commit}", found.path_in_repo) if part)
+            commit = api.repo_info(resolved.repo_id, repo_type=resolved.repo_type, revision=resolved.revision).sha
+            plain = resolved.unresolve()
+            repository = plain[: len(plain) - len(resolved.path_in_repo)].rstrip("/").split("@")[0]
+            return "/".join(part for part in (f"{repository}@{commit}", resolved.path_in_repo) if part)
 
         return self.retrying(attempt, f"cannot open {self.location}")
 
@@ -93,15 +77,33 @@ class HubStorage(FsspecStorage):
                 if not folder:
                     raise
                 return {}
-            found = sorted((_identity(entry) for entry in entries if entry["type"] == "file"), key=lambda one: one.name)
-            return {identity.name: identity for identity in found}
+            files = sorted(
+                (_identity(entry) for entry in entries if entry["type"] == "file"), key=lambda file: file.name
+            )
+            return {file.name: file for file in files}
 
         if folder not in self._listings:
             self._listings[folder] = self.retrying(attempt, f"cannot list {self.location}")
         return self._listings[folder]
 
     def translate(self, error: Exception, what: str) -> Exception:
-        return storage_error(_hub_error(error, what), what)
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        if isinstance(error, SvcDistError):
+            return error
+        if isinstance(error, OfflineModeIsEnabled):
+            return StorageError(f"{what}: the hub's client is offline", "unset HF_HUB_OFFLINE, or name a local copy")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in _TRANSIENT:
+            return TransientStorageError(f"{what}: the hub answered {status}")
+        if status is not None:
+            return StorageError(f"{what}: the hub answered {status}", _HINTS.get(status))
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, FileNotFoundError):
+            return StorageError(f"{what}: {reason}", f"{_HINTS[404]}; {_HINTS[401].split('; ')[1]}")
+        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of whichever httpx it is built on
+            return TransientStorageError(f"{what}: {type(error).__name__}: {reason}")
+        return super().translate(error, what)
 
 
 def _identity(entry: dict[str, Any]) -> FileIdentity:
@@ -109,27 +111,3 @@ def _identity(entry: dict[str, Any]) -> FileIdentity:
     lfs = entry.get("lfs")
     content = f"sha256:{lfs['sha256']}" if lfs else f"blob:{entry['blob_id']}"
     return FileIdentity(entry["name"].rsplit("/", 1)[-1], int(entry["size"]), content)
-
-
-def _hub_error(error: Exception, what: str) -> Exception:
-    """What the hub's client raised, as an error of ours; what it does not know stays as it is."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if isinstance(error, SvcDistError):
-        return error
-    if isinstance(error, OfflineModeIsEnabled):
-        return StorageError(f"{what}: the hub's client is offline", "unset HF_HUB_OFFLINE, or name a local copy")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in _TRANSIENT:
-        return TransientStorageError(f"{what}: the hub answered {status}")
-    if status is not None:
-        return StorageError(f"{what}: the hub answered {status}", _HINTS.get(status))
-    if isinstance(error, FileNotFoundError):
-        return StorageError(f"{what}: {_first_line(error)}", _HINTS[404] + "; " + _HINTS[401].split("; ")[1])
-    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of whichever httpx it is built on
-        return TransientStorageError(f"{what}: {type(error).__name__}: {_first_line(error)}")
-    return error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

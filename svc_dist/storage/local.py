@@ -12,7 +12,7 @@ from pathlib import Path
 
 from svc_dist.errors import DamagedInputError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, Storage, complete, storage_error
+from svc_dist.storage.base import FileIdentity, Storage, complete, os_errors, storage_error
 from svc_dist.storage.retry import Retries
 
 
@@ -27,23 +27,19 @@ class LocalStorage(Storage):
 
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
         root = self.path / folder
-        try:
+        with os_errors(f"cannot list {root}"), contextlib.suppress(FileNotFoundError):
             if recursive:
                 files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
                 return sorted(path.relative_to(root).as_posix() for path in files)
-            return sorted(e.name for e in os.scandir(root) if e.is_file() and not e.name.startswith("."))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise storage_error(error, f"cannot list {root}") from None
+            return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and entry.name[0] != ".")
+        return []
 
     def stat(self, name: str) -> FileIdentity | None:
-        try:
+        status = None
+        with os_errors(f"cannot look at {self.path / name}"), contextlib.suppress(FileNotFoundError):
             status = (self.path / name).stat()
-        except FileNotFoundError:
+        if status is None:
             return None
-        except OSError as error:
-            raise storage_error(error, f"cannot look at {self.path / name}") from None
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
             raise DamagedInputError(f"{self.path / name} is not a regular file")
         return local_identity(name, status)
@@ -56,21 +52,15 @@ class LocalStorage(Storage):
         of: FileIdentity | None = None,
         retries: Retries | None = None,
     ) -> bytes:
-        try:
-            with (self.path / name).open("rb") as file:
-                file.seek(start)
-                data = file.read() if end is None else file.read(end - start)
-        except OSError as error:
-            raise storage_error(error, f"cannot read {self.path / name}") from None
+        with os_errors(f"cannot read {self.path / name}"), (self.path / name).open("rb") as file:
+            file.seek(start)
+            data = file.read() if end is None else file.read(end - start)
         return complete(data, f"{self.path / name}", start, end)
 
     def get(self, name: str) -> bytes | None:
-        try:
+        with os_errors(f"cannot read {self.path / name}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return (self.path / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise storage_error(error, f"cannot read {self.path / name}") from None
+        return None
 
     def put(self, name: str, data: bytes) -> None:
         target = self.path / name
@@ -89,19 +79,15 @@ class LocalStorage(Storage):
             raise storage_error(error, f"cannot write {target}") from None
 
     def delete(self, name: str) -> None:
-        try:
+        with os_errors(f"cannot remove {self.path / name}"):
             (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"cannot remove {self.path / name}") from None
 
     def clear(self, keep: Collection[str] = ()) -> None:
         """Remove the folder with all that is in it, ``keep`` too: the kernel's lock is on an open file."""
-        try:
+        with os_errors(f"cannot remove {self.path}"):
             if self.path.exists():
                 shutil.rmtree(self.path)
                 sync_folder(self.path.parent)
-        except OSError as error:
-            raise storage_error(error, f"cannot remove {self.path}") from None
 
     def sub(self, folder: str) -> LocalStorage:
         return LocalStorage(str(self.path / folder), self.access)

@@ -30,19 +30,6 @@ class Retries:
             self.count += 1
 
 
-def translated(attempt: Callable[[], Result], ours: Callable[[Exception], Exception]) -> Callable[[], Result]:
-    """``attempt`` with its errors translated, without the client's as their cause: that may quote credentials."""
-
-    def run() -> Result:
-        try:
-            return attempt()
-        except Exception as error:
-            failed = ours(error)
-        raise failed  # out here, or the client's would be its context
-
-    return run
-
-
 def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | None = None) -> Result:
     """The result of ``attempt``, retried while it raises TransientStorageError, for ``deadline`` seconds in all.
 
@@ -50,7 +37,7 @@ def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | 
     """
     began = time.monotonic()
     attempts = 0
-    jitter = random.Random()  # of its own: apart from waiting nothing depends on it
+    jitter = random.Random()  # seeded from the system: nodes do not retry in step
     while True:
         attempts += 1
         try:

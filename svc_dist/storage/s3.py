@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from svc_dist.errors import RecipeError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, check_options
-from svc_dist.storage.base import FileIdentity, Storage, changed, complete, trimmed, write_all
+from svc_dist.storage.base import FileIdentity, MultipartStorage, changed, complete, write_all
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3_client import Pace, PacedBody, S3Client, connect, signing_secrets
-from svc_dist.storage.s3_errors import CONDITION_FAILED, NOT_FOUND, WITHOUT_BODY, error_code, s3_error
-from svc_dist.storage.s3_multipart import S3Multipart
+from svc_dist.storage.s3_client import Pace, PacedBody, connect, read_body, read_chunks, signing_secrets
+from svc_dist.storage.s3_errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
 
-_CHUNK = 1 << 18  # bytes of a body that are in memory at the same time
+_COMPLETING = 600.0  # seconds: a store may take minutes to put a large object together
 _SMALL = 1 << 20  # a larger body is sent in blocks
 
 #: Takes an answer, and the clock that its body is read by.
 Consumer = Callable[[dict[str, Any], Pace], Any]
 
 
-class S3Storage(Storage):
+class S3Storage(MultipartStorage):
     """The objects under a prefix of a bucket. Raises RecipeError for a URL without a bucket."""
 
     conditional_writes = True
     pinned_reads = True
 
     def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
-        super().__init__(trimmed(location), access)
+        super().__init__(location, access)
         refuse_credentials(self.location)
         protocol, _, path = self.location.partition("://")
         self.bucket, _, root = path.partition("/")
@@ -39,10 +38,6 @@ class S3Storage(Storage):
         self.root = root.strip("/")
         self._options = access.options_of(self.location)
         check_options(protocol, self._options)
-
-    @property
-    def multipart(self) -> S3Multipart:  # type: ignore[override]
-        return S3Multipart(self)
 
     def key(self, name: str) -> str:
         """An object's key in the bucket."""
@@ -60,14 +55,13 @@ class S3Storage(Storage):
             parameters["ContinuationToken"] = page["NextContinuationToken"]
 
     def stat(self, name: str) -> FileIdentity | None:
-        head = self.head(name)
+        head = self._head(name)
         return None if head is None else FileIdentity(name, head["ContentLength"], f"etag:{head['ETag']}")
 
-    def head(self, name: str) -> dict[str, Any] | None:
+    def _head(self, name: str) -> dict[str, Any] | None:
         """The store's answer to HEAD of an object; None when there is none."""
-        answer: dict[str, Any] | None = self.call(
-            "head_object", f"look at {name}", {"Key": self.key(name)}, absent=NOT_FOUND
-        )
+        parameters = {"Key": self.key(name)}
+        answer: dict[str, Any] | None = self.call("head_object", f"look at {name}", parameters, absent=NOT_FOUND)
         return answer
 
     def read(
@@ -89,7 +83,7 @@ class S3Storage(Storage):
             parameters["Range"] = f"bytes={start}-"
         absent = () if of is None else CONDITION_FAILED
         data: bytes | None = self.call(
-            "get_object", f"read {name}", parameters, consume=_body, absent=absent, retries=retries
+            "get_object", f"read {name}", parameters, consume=read_body, absent=absent, retries=retries
         )
         if data is None:
             assert of is not None
@@ -97,33 +91,27 @@ class S3Storage(Storage):
         return complete(data, self.url(name), start, end)
 
     def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
-        what = f"read bytes {start:,} to {end:,} of {file.name}"
+        what, size = f"read bytes {start:,} to {end:,} of {file.name}", end - start
         failed = f"cannot {what} in {self.location} (get_object)"
         etag = file.version.removeprefix("etag:")
 
-        def consume(answer: dict[str, Any], pace: Pace) -> bool:
+        def copy(answer: dict[str, Any], pace: Pace) -> bool:
             if answer["ETag"] != etag:  # a store that does not know If-Match, or an answer garbled on the way
                 raise TransientStorageError(f"{failed}: the answer's ETag is {answer['ETag']}, not {etag}")
             done = 0
-            for chunk in _chunks(answer, pace):
-                if done + len(chunk) > end - start:
+            for chunk in read_chunks(answer, pace):
+                if done + len(chunk) > size:
                     raise TransientStorageError(f"{failed}: the answer is too long")
                 write_all(descriptor, chunk, offset + done)
                 done += len(chunk)
-            if done != end - start:
+            if done != size:
                 raise TransientStorageError(f"{failed}: only {done:,} bytes came")
             return True
 
         parameters = {"Key": self.key(file.name), "Range": f"bytes={start}-{end - 1}", "IfMatch": etag}
         try:
             done = self.call(
-                "get_object",
-                what,
-                parameters,
-                consume=consume,
-                absent=CONDITION_FAILED,
-                size=end - start,
-                retries=retries,
+                "get_object", what, parameters, consume=copy, absent=CONDITION_FAILED, size=size, retries=retries
             )
         except StorageError:
             current = None
@@ -141,11 +129,10 @@ class S3Storage(Storage):
 
     def get_version(self, name: str) -> tuple[bytes, str | None] | None:
         def consume(answer: dict[str, Any], pace: Pace) -> tuple[bytes, str | None]:
-            return _body(answer, pace), str(answer["ETag"])
+            return read_body(answer, pace), str(answer["ETag"])
 
-        version: tuple[bytes, str | None] | None = self.call(
-            "get_object", f"read {name}", {"Key": self.key(name)}, consume=consume, absent=NOT_FOUND
-        )
+        what, key = f"read {name}", {"Key": self.key(name)}
+        version: tuple[bytes, str] | None = self.call("get_object", what, key, consume=consume, absent=NOT_FOUND)
         return version
 
     def put(self, name: str, data: bytes) -> None:
@@ -170,16 +157,63 @@ class S3Storage(Storage):
         return True
 
     def age(self, name: str) -> float | None:
-        head = self.head(name)
-        if head is None:
-            return None
-        now = head["ResponseMetadata"]["HTTPHeaders"].get("date")
-        if now is None:
+        head = self._head(name)
+        now = None if head is None else head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if head is None or now is None:
             return None
         return float((parsedate_to_datetime(now) - head["LastModified"]).total_seconds())
 
     def delete(self, name: str) -> None:
         self.call("delete_object", f"remove {name}", {"Key": self.key(name)}, absent=NOT_FOUND)
+
+    def create_upload(self, name: str, metadata: dict[str, str]) -> str:
+        parameters = {"Key": self.key(name), "Metadata": metadata}
+        return str(self.call("create_multipart_upload", f"write {name}", parameters)["UploadId"])
+
+    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
+        parameters = {"Key": self.key(name), "UploadId": upload, "PartNumber": number, "Body": data}
+        return str(self.call("upload_part", f"write part {number} of {name}", parameters, retries=retries)["ETag"])
+
+    def parts(self, name: str, upload: str) -> dict[int, list[str]] | None:
+        parts: dict[int, list[str]] = {}
+        parameters: dict[str, Any] = {"Key": self.key(name), "UploadId": upload}
+        while True:
+            page = self.call("list_parts", f"look at the upload of {name}", parameters, absent=NO_UPLOAD)
+            if page is None:
+                return None
+            for entry in page.get("Parts", []):  # some stores list a part once for every time that it was sent
+                parts.setdefault(int(entry["PartNumber"]), []).append(entry["ETag"])
+            if not page.get("IsTruncated"):
+                return parts
+            parameters["PartNumberMarker"] = int(page["NextPartNumberMarker"])
+
+    def complete_upload(self, name: str, upload: str, etags: Sequence[str]) -> None:
+        listed = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        parameters = {"Key": self.key(name), "UploadId": upload, "MultipartUpload": {"Parts": listed}}
+        absent, timeout = (*NO_UPLOAD, "InvalidPart"), max(_COMPLETING, self.access.timeout)
+        self.call("complete_multipart_upload", f"finish {name}", parameters, absent=absent, timeout=timeout)
+
+    def abort_upload(self, name: str, upload: str) -> None:
+        parameters = {"Key": self.key(name), "UploadId": upload}
+        self.call("abort_multipart_upload", f"drop the upload of {name}", parameters, absent=NO_UPLOAD)
+
+    def uploads(self, names: Iterable[str]) -> dict[str, list[str]]:
+        name_of = {self.key(name): name for name in names}
+        uploads: dict[str, list[str]] = {name: [] for name in name_of.values()}
+        parameters: dict[str, Any] = {"Prefix": f"{self.root}/" if self.root else ""}
+        while True:
+            page = self.call("list_multipart_uploads", "list uploads", parameters)
+            for entry in page.get("Uploads", []):
+                if entry["Key"] in name_of:
+                    uploads[name_of[entry["Key"]]].append(entry["UploadId"])
+            if not page.get("IsTruncated"):
+                return uploads
+            parameters["KeyMarker"] = page["NextKeyMarker"]
+            parameters["UploadIdMarker"] = page.get("NextUploadIdMarker", "")
+
+    def metadata(self, name: str) -> tuple[int, dict[str, str]] | None:
+        head = self._head(name)
+        return None if head is None else (int(head["ContentLength"]), head.get("Metadata", {}))
 
     def call(
         self,
@@ -202,14 +236,13 @@ class S3Storage(Storage):
         timeout = timeout or self.access.timeout
 
         def attempt() -> Any:
-            client = connect(self._options, timeout)
             body = parameters.get("Body", b"")
             pace = Pace(timeout, max(size, len(body)))
             arguments = {"Bucket": self.bucket, **parameters}
             if len(body) > _SMALL:
                 arguments["Body"] = PacedBody(body, pace)
             try:
-                answer = _request(client, operation, arguments)
+                answer = connect(self._options, timeout).call(operation, arguments)
             except ClientError as error:
                 if error_code(error) in absent:
                     return None
@@ -221,33 +254,3 @@ class S3Storage(Storage):
     def translate(self, error: Exception, what: str) -> SvcDistError:
         learn(signing_secrets())
         return s3_error(error, what)
-
-
-def _request(client: S3Client, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from botocore.exceptions import ClientError
-
-    try:
-        return client.call(operation, arguments)
-    except ClientError as error:
-        if operation == "head_object" and error_code(error) in WITHOUT_BODY:  # the answer to a GET of one byte says why
-            client.call("get_object", {**arguments, "Range": "bytes=0-0"})["Body"].close()
-        raise
-
-
-def _chunks(answer: dict[str, Any], pace: Pace) -> Any:
-    """The body of an answer as it comes, in pieces. Raises TimeoutError when it comes too slowly."""
-    with answer["Body"] as body:  # urllib3's response, which can hand out what is there already
-        read, done = getattr(body, "read1", body.read), 0
-        while chunk := read(_CHUNK):
-            done += len(chunk)
-            pace.check(done)
-            yield chunk
-
-
-def _body(answer: dict[str, Any], pace: Pace) -> bytes:
-    """The whole body of an answer."""
-    data = b"".join(_chunks(answer, pace))
-    expected = answer.get("ContentLength", len(data))
-    if len(data) != expected:
-        raise ConnectionError(f"only {len(data):,} of {expected:,} bytes came")
-    return data

@@ -6,13 +6,15 @@ import io
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.storage.access import ClientOptions
+from svc_dist.storage.s3_errors import WITHOUT_BODY, error_code
 
+_CHUNK = 1 << 18  # bytes of an answer's body that are in memory at the same time
 _POOL = 64  # connections of one client
 _SLOWEST = 1 << 17  # bytes a second: a request that moves fewer is ended; one that stands still is ended sooner
 
@@ -27,12 +29,19 @@ class S3Client:
 
     def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One operation, as botocore names it. Raises what botocore does."""
+        from botocore.exceptions import ClientError
+
         arguments = dict(parameters)
         if self.requester_pays:
             name = self.client.meta.method_to_api_mapping[operation]
             if "RequestPayer" in self.client.meta.service_model.operation_model(name).input_shape.members:
                 arguments["RequestPayer"] = "requester"
-        response: dict[str, Any] = getattr(self.client, operation)(**arguments)
+        try:
+            response: dict[str, Any] = getattr(self.client, operation)(**arguments)
+        except ClientError as error:
+            if operation == "head_object" and error_code(error) in WITHOUT_BODY:  # the refusal of a GET says why
+                self.client.get_object(**arguments, Range="bytes=0-0")["Body"].close()
+            raise
         return response
 
     def secrets(self) -> list[str]:
@@ -159,3 +168,22 @@ class PacedBody(io.IOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+def read_chunks(answer: Mapping[str, Any], pace: Pace) -> Iterator[bytes]:
+    """The body of an answer as it arrives. Raises TimeoutError when it arrives too slowly."""
+    with answer["Body"] as body:  # urllib3's response, whose read1 returns what has arrived
+        read, done = getattr(body, "read1", body.read), 0
+        while chunk := read(_CHUNK):
+            done += len(chunk)
+            pace.check(done)
+            yield chunk
+
+
+def read_body(answer: Mapping[str, Any], pace: Pace) -> bytes:
+    """The whole body of an answer. Raises ConnectionError when it is cut off."""
+    data = b"".join(read_chunks(answer, pace))
+    expected = answer.get("ContentLength", len(data))
+    if len(data) != expected:
+        raise ConnectionError(f"only {len(data):,} of {expected:,} bytes came")
+    return data

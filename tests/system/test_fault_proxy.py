@@ -136,9 +136,10 @@ def test_our_storage_works_through_it(s3: Bucket, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         forget_clients()
         storage = S3Storage(s3.url)
-        upload = storage.multipart.create_upload("file", {})
-        etags = [storage.multipart.upload_part("file", upload, number, PART, Retries()) for number in (1, 2, 3)]
-        assert storage.multipart.complete_upload("file", upload, etags)
+        upload = storage.create_upload("file", {})
+        etags = [storage.upload_part("file", upload, number, PART, Retries()) for number in (1, 2, 3)]
+        storage.complete_upload("file", upload, etags)
+        assert storage.metadata("file") is not None
         assert storage.read("file", len(PART) - 2, len(PART) + 2) == PART[-2:] + PART[:2]
         assert storage.get("file") == PART * 3
         assert proxy.count("PUT", "partNumber=") == 3

@@ -147,7 +147,7 @@ def test_an_offline_client_is_told_as_such(folders: list[Path], tmp_path: Path) 
 
 
 def test_nothing_is_written_to_a_hub() -> None:
-    with pytest.raises(OutputError, match="nothing is written to a hub"):
+    with pytest.raises(OutputError, match="svc_dist does not write to a hub"):
         Output("hf://acme/merged")
 
 

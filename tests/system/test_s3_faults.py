@@ -16,7 +16,6 @@ from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3 import S3Storage
-from svc_dist.storage.s3_multipart import S3Multipart
 from tests.support.command import run
 from tests.support.dying import DIED, Death, start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
@@ -199,16 +198,16 @@ def test_an_upload_that_vanishes_before_it_is_completed_is_begun_anew(
     starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merge = starts.merge
-    complete = S3Multipart.complete_upload
+    complete = S3Storage.complete_upload
     dropped = []
 
-    def dropping(self: S3Multipart, name: str, upload: str, etags: Sequence[str]) -> bool:
+    def dropping(self: S3Storage, name: str, upload: str, etags: Sequence[str]) -> None:
         if name == LARGE and not dropped:
             dropped.append(upload)
             self.abort_upload(name, upload)
-        return complete(self, name, upload, etags)
+        complete(self, name, upload, etags)
 
-    monkeypatch.setattr(S3Multipart, "complete_upload", dropping)
+    monkeypatch.setattr(S3Storage, "complete_upload", dropping)
     merge.run()
     assert dropped
     merge.require_complete()

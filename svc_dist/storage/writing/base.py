@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
 from svc_dist.errors import StorageError
@@ -50,9 +49,7 @@ class RangeWriter(Protocol):
 
     def __enter__(self) -> RangeWriter: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class Sink(Protocol):
@@ -113,9 +110,7 @@ class PartsWriter:
             raise ValueError(f"{self._what}: {sum(self._sizes) - len(self._filling)} bytes are not written")
         return tuple(part.result() for part in self._sent)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _start_sending(self) -> None:

@@ -6,15 +6,15 @@ of its ranges are there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
-from svc_dist.storage.base import storage_error, write_all
+from svc_dist.storage.base import os_errors, write_all
 from svc_dist.storage.local import sync_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState
@@ -39,7 +39,7 @@ class LocalSink:
 
     def _make_room(self, shard: ShardFile) -> None:
         path = self._partial / shard.file
-        try:
+        with os_errors(f"cannot make room for {shard.size:,} bytes in {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -48,8 +48,6 @@ class LocalSink:
             finally:
                 os.close(descriptor)
             sync_folder(path.parent)
-        except OSError as error:
-            raise storage_error(error, f"cannot make room for {shard.size:,} bytes in {path}") from None
 
     def state(self, shard: ShardFile) -> ShardState | None:
         if _size(self.root / shard.file) == shard.size:
@@ -61,7 +59,7 @@ class LocalSink:
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         source, target = self._partial / shard.file, self.root / shard.file
-        try:
+        with os_errors(f"cannot finish {target}"):
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
@@ -71,8 +69,6 @@ class LocalSink:
                 sync_folder(folder)
                 if folder == self.root:
                     break
-        except OSError as error:
-            raise storage_error(error, f"cannot finish {target}") from None
 
 
 class _LocalRange:
@@ -82,38 +78,30 @@ class _LocalRange:
         self.retries = Retries()
 
     def __enter__(self) -> _LocalRange:
-        try:
+        with os_errors(f"cannot open {self._path}"):
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise storage_error(error, f"cannot open {self._path}") from None
         return self
 
     def write(self, data: memoryview) -> None:
         assert self._descriptor is not None
         if self._position + data.nbytes > self._end:
             raise ValueError(f"{self._path}: {data.nbytes} bytes at {self._position} pass the range's end {self._end}")
-        try:
+        with os_errors(f"cannot write to {self._path}"):
             _write_uncached(self._descriptor, data, self._position)
-        except OSError as error:
-            raise storage_error(error, f"cannot write to {self._path}") from None
         self._position += data.nbytes
 
     def commit(self) -> tuple[str, ...]:
         assert self._descriptor is not None
         if self._position != self._end:
             raise ValueError(f"{self._path}: the range ends at {self._end}, only {self._position} is written")
-        try:
+        with os_errors(f"cannot make {self._path} durable"):
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
             if hasattr(os, "posix_fadvise"):
                 length = self._end - self._start
                 os.posix_fadvise(self._descriptor, self._start, length, os.POSIX_FADV_DONTNEED)
-        except OSError as error:
-            raise storage_error(error, f"cannot make {self._path} durable") from None
         return ()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -139,12 +127,9 @@ def _write_uncached(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _size(path: Path) -> int | None:
-    try:
+    with os_errors(f"cannot look at {path}"), contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error(error, f"cannot look at {path}") from None
+    return None
 
 
 def _allocate(descriptor: int, size: int) -> None:

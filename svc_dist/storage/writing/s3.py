@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from svc_dist.errors import OutputError, StorageError
-from svc_dist.storage.base import Multipart, Storage
+from svc_dist.storage.base import MultipartStorage, Storage
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
 
@@ -26,13 +26,12 @@ _IN_PARALLEL = 16  # uploads looked at or created in parallel
 
 
 class S3Sink:
-    """Writes the shards of one plan under a prefix of a storage with multipart uploads."""
+    """Writes the shards of one plan to a storage with multipart uploads."""
 
     memory = (PARTS_AHEAD + 1) * PART
 
-    def __init__(self, multipart: Multipart, location: str, run_folder: Storage, fingerprint: str) -> None:
-        self._multipart = multipart
-        self._location = location
+    def __init__(self, storage: MultipartStorage, run_folder: Storage, fingerprint: str) -> None:
+        self._storage = storage
         self._run_folder = run_folder
         self._fingerprint = fingerprint
         self._uploads: dict[str, str] = {}
@@ -49,24 +48,24 @@ class S3Sink:
         if not missing:
             return
         files = [shard.file for shard in missing]
-        before = self._multipart.uploads(files)
+        before = self._storage.uploads(files)
 
         def begin(file: str) -> dict[str, Any]:
             record = known[file]
             if record is None:
                 record = {"id": None, "others": sorted(before[file])}
                 self._put_record(file, record)
-            return record | {"id": self._multipart.create_upload(file, {_MARK: self._fingerprint})}
+            return record | {"id": self._storage.create_upload(file, {_MARK: self._fingerprint})}
 
         def settle(file: str, record: dict[str, Any]) -> None:
             for upload in now[file]:
                 if upload != record["id"] and upload not in record["others"]:
-                    self._multipart.abort_upload(file, upload)
+                    self._storage.abort_upload(file, upload)
             self._put_record(file, record)
 
         with ThreadPoolExecutor(_IN_PARALLEL) as pool:
             begun = list(pool.map(begin, files))
-            now = self._multipart.uploads(files)
+            now = self._storage.uploads(files)
             list(pool.map(settle, files, begun))
         self._vanished -= set(files)
 
@@ -74,15 +73,12 @@ class S3Sink:
         if self._is_finished(shard):
             return ShardState(finished=True)
         upload = self._upload(shard.file)
-        parts = None if upload is None else self._multipart.parts(shard.file, upload)
-        if parts is None:
+        tokens = None if upload is None else self._storage.parts(shard.file, upload)
+        if tokens is None:
             if upload is not None:  # dropped by a lifecycle rule, or by hand: the next start creates another
                 self._uploads.pop(shard.file, None)
                 self._vanished.add(shard.file)
             return None
-        tokens: dict[int, list[str]] = {}
-        for part in parts:  # some stores list a part once for every time that it was sent
-            tokens.setdefault(part.number, []).append(part.etag)
         return ShardState(finished=False, tokens=tokens)
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> PartsWriter:
@@ -94,28 +90,28 @@ class S3Sink:
             )
 
         def send(number: int, data: bytearray, retries: Retries) -> str:
-            return self._multipart.upload_part(shard.file, upload, number, data, retries)
+            return self._storage.upload_part(shard.file, upload, number, data, retries)
 
         return PartsWriter(send, shard.file, first_part, parts, PARTS_AHEAD)
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         upload = self._upload(shard.file)
         if upload is not None and not self._is_finished(shard):
-            self._multipart.complete_upload(shard.file, upload, tokens)
+            self._storage.complete_upload(shard.file, upload, tokens)
         if not self._is_finished(shard):
             raise LostRangesError(
-                f"{self._location}/{shard.file}: the upload is gone, or its parts are not those that were sent",
+                f"{self._storage.url(shard.file)}: the upload is gone, or its parts are not those that were sent",
                 "something else changed it; run the same command again to write what is missing",
             )
 
     def _is_finished(self, shard: ShardFile) -> bool:
-        finished = self._multipart.metadata(shard.file)
+        finished = self._storage.metadata(shard.file)
         if finished is None:
             return False
         size, metadata = finished
         if metadata.get(_MARK) != self._fingerprint or size != shard.size:
             raise OutputError(
-                f"{self._location}/{shard.file} is there already, and no run of this plan put it there",
+                f"{self._storage.url(shard.file)} is there already, and no run of this plan put it there",
                 "name a new or empty prefix as OUTPUT",
             )
         return True
@@ -136,10 +132,10 @@ class S3Sink:
         return None if data is None else json.loads(data)
 
 
-def drop_uploads(multipart: Multipart, run_folder: Storage) -> None:
+def drop_uploads(storage: MultipartStorage, run_folder: Storage) -> None:
     """Abort every upload that runs here have recorded, of whatever plan; others on the same names stay."""
     files = [unquote(name.removesuffix(".json")) for name in run_folder.names(_UPLOADS)]
-    there = multipart.uploads(files) if files else {}
+    there = storage.uploads(files) if files else {}
 
     def drop(file: str) -> None:
         record = json.loads(run_folder.get(_record_of(file)) or b"null")
@@ -147,7 +143,7 @@ def drop_uploads(multipart: Multipart, run_folder: Storage) -> None:
             ours = record["id"]
             for upload in there[file] if ours is None else [ours]:
                 if upload not in record["others"]:
-                    multipart.abort_upload(file, upload)
+                    storage.abort_upload(file, upload)
             run_folder.delete(_record_of(file))
 
     with ThreadPoolExecutor(_IN_PARALLEL) as pool:
