@@ -45,7 +45,7 @@ def test_more_than_one_plus_is_refused_unless_the_whole_exists(prefix: str) -> N
 
 def test_a_new_storage_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"data")
-    monkeypatch.setitem(SCHEMES, "added", f"{__name__}.Added")
+    monkeypatch.setitem(SCHEMES, "added", f"{__name__}:Added")
     storage = open_storage(f"added://{tmp_path}")
     assert storage.names() == ["file"]
     assert storage.path is not None
