@@ -1,0 +1,67 @@
+"""The log of a command: lines of text or of JSON on standard error, and what libraries print goes there too."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from svc_dist.cli import logs
+from svc_dist.cli.logs import Format
+
+LOG = logging.getLogger("svc_dist")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    handlers, level, propagate = LOG.handlers[:], LOG.level, LOG.propagate
+    yield
+    LOG.handlers[:], LOG.propagate = handlers, propagate
+    LOG.setLevel(level)
+
+
+def test_json_lines_have_time_level_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(Format.JSON)
+    assert logs.is_json()
+    LOG.info("unit %s done", "000001", extra={"fields": {"units": 3, "message": "its own"}})
+    LOG.debug("too fine")
+    (line,) = capsys.readouterr().err.splitlines()
+    entry = json.loads(line)
+    assert datetime.strptime(entry.pop("time"), "%Y-%m-%dT%H:%M:%SZ")
+    assert entry == {"level": "info", "message": "its own", "units": 3}
+
+
+def test_an_exception_is_one_line_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(Format.JSON)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        LOG.exception("failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: two\nlines" in json.loads(line)["trace"]
+    assert json.loads(line)["level"] == "error"
+
+
+def test_text_is_the_message_alone_and_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        logs.set_up(Format.TEXT)
+    assert not logs.is_json()
+    LOG.warning("careful")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "careful\n")
+
+
+def test_what_is_printed_meanwhile_goes_to_the_log_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(Format.JSON)
+    with logs.prints_logged():
+        print("\x1b[36m(worker)\x1b[0m died\n\nand again")
+    print("result")
+    said = capsys.readouterr()
+    assert said.out == "result\n"
+    entries = [json.loads(line) for line in said.err.splitlines()]
+    assert [(entry["level"], entry["message"]) for entry in entries] == [
+        ("warning", "(worker) died"), ("warning", "and again")
+    ]  # fmt: skip

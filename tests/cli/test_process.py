@@ -1,0 +1,85 @@
+"""The command as a process: each end has its exit code, and its reason in text or JSON on standard error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from svc_dist.errors import ExitCode
+
+#: Runs ``main`` with a command that ends as the arguments say; no command of the package ends so on demand.
+SCRIPT = """
+import os, signal, sys
+from svc_dist import errors
+from svc_dist.cli import logs, process
+
+def command():
+    if sys.argv[2] == "json":
+        logs.set_up(logs.Format.JSON)
+    if sys.argv[1] == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+    exec(sys.argv[1])
+
+process.app = command
+process.main()
+"""
+
+
+def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, statement, log_format], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "said"),
+    [
+        (
+            "raise errors.RecipeError('wrong key', 'did you mean it?')",
+            ExitCode.USAGE,
+            "error: wrong key\n  did you mean",
+        ),
+        ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short"),
+        ("raise errors.LockedError('in use')", ExitCode.LOCKED, "error: in use"),
+        ("raise errors.DrainedError('stopped')", ExitCode.TRY_AGAIN, "error: stopped"),
+        ("raise BrokenPipeError", ExitCode.DONE, ""),
+        ("signal", ExitCode.TRY_AGAIN, "interrupted; run the same command again to resume"),
+    ],
+)
+def test_each_end_has_its_code_and_says_why(statement: str, code: int, said: str) -> None:
+    done = ended(statement)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_is_shown_whole_but_for_secrets() -> None:
+    done = ended("os.environ['AWS_SECRET_ACCESS_KEY'] = 'verySecretKeyOfTests'; raise KeyError('verySecretKeyOfTests')")
+    assert done.returncode == ExitCode.INTERNAL
+    assert "Traceback" in done.stderr
+    assert "please report it" in done.stderr
+
+
+def test_in_json_the_reason_is_one_object_with_code_and_hint() -> None:
+    done = ended("raise errors.OutputError('not ours', 'name another')", "json")
+    (line,) = done.stderr.splitlines()
+    entry = json.loads(line)
+    assert (entry["message"], entry["hint"], entry["exit_code"]) == ("not ours", "name another", ExitCode.USAGE)
+    assert entry["level"] == "error"
+
+
+def test_threads_that_go_on_do_not_hold_an_interrupted_process() -> None:
+    sleep = "import threading, time; threading.Thread(target=time.sleep, args=(50,)).start(); raise errors.Interrupted"
+    assert ended(sleep).returncode == ExitCode.TRY_AGAIN
+
+
+def test_the_module_runs_as_the_command_and_an_unknown_one_is_a_usage_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "svc_dist", "nosuch"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert "nosuch" in done.stderr
