@@ -10,38 +10,61 @@ import socket
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Self
 
 from svc_dist.errors import LockedError, StorageError
-from svc_dist.storage.base import Storage, storage_error
+from svc_dist.storage.base import Storage, os_errors
 
 HEARTBEAT = 5.0
 EXPIRY = 60.0
 #: Seconds after which a heartbeat, and what a run still writes when it ends, is abandoned.
 SHORT_DEADLINE = 5.0
-_own_ids: set[str] = set()  # of the remote locks that this process holds
-_SETTLE = 0.5  # seconds after which, without conditional writes, the last of two that took a lock at once shows
+_SETTLE = 0.5  # seconds after which, without conditional writes, it shows which of two concurrent writers was the last
+_active_ids: set[str] = set()  # of the remote locks that this process holds
 
 
-class Lock(Protocol):
+class Lock(ABC):
     """The right to write to an output, held for the duration of a ``with``. Entering it raises LockedError."""
 
-    def holder(self) -> dict[str, Any] | None:
-        """Who holds it, when that seems alive: id, host, pid, heartbeat in seconds since the epoch; None: nobody."""
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._heartbeat = threading.Thread(target=self._keep_beating, name="lock-heartbeat", daemon=True)
 
-    def require_held(self) -> None:
+    def __enter__(self) -> Self:
+        self._acquire()
+        self._heartbeat.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._release()
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with contextlib.suppress(OSError, StorageError):  # a beat may fail: the next one follows
+                self._beat()
+
+    def require_held(self) -> None:  # noqa: B027  (the kernel's lock ends with its process only)
         """Raise LockedError when another run took over, because this one seemed dead."""
 
-    def __enter__(self) -> Lock: ...
+    @abstractmethod
+    def holder(self) -> dict[str, Any] | None:
+        """The holder, when it seems alive: id, host, pid, heartbeat in seconds since the epoch; else None."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    @abstractmethod
+    def _acquire(self) -> None: ...
+
+    @abstractmethod
+    def _beat(self) -> None: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
 
 
-class LocalLock:
+class LocalLock(Lock):
     """The file ``lock`` in a run folder, held for the duration of a ``with``.
 
     On one host the kernel's lock on the file decides: it ends with the process, however that ends. Between hosts that
@@ -49,131 +72,76 @@ class LocalLock:
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
-        self._id = uuid.uuid4().hex
-        self._descriptor: int | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> LocalLock:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"cannot make the folder {self.path.parent}") from None
-        while self._descriptor is None:
-            self._descriptor = self._take()
-        try:
-            self._beat()
-        except OSError as error:
-            self._let_go()
-            raise storage_error(error, f"cannot write {self.path}") from None
-        self._thread = threading.Thread(target=self._keep_beating, name="lock-heartbeat", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        assert self._descriptor is not None
-        with contextlib.suppress(OSError):  # the disk may be why the run ends; without its process the file is no lock
-            if _is_file(self.path, self._descriptor):
-                self.path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = None
+        self._descriptor = -1
 
     def holder(self) -> dict[str, Any] | None:
         holder = read_holder(self.path)
         return holder if holder is not None and is_alive(holder) else None
 
-    def require_held(self) -> None:
-        """Nothing: the kernel's lock ends with this process only."""
+    def _acquire(self) -> None:
+        with os_errors(f"cannot make the folder {self.path.parent}"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        while (descriptor := self._open_locked()) is None:
+            pass
+        self._descriptor = descriptor
+        try:
+            with os_errors(f"cannot write {self.path}"):
+                self._beat()
+        except StorageError:
+            self._unlock()
+            raise
 
-    def _take(self) -> int | None:
+    def _open_locked(self) -> int | None:
         """The locked file's descriptor, or None when the file was replaced meanwhile. Raises LockedError."""
-        try:
+        output = str(self.path.parent.parent)
+        with os_errors(f"cannot lock {self.path}"), contextlib.ExitStack() as stack:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise storage_error(error, f"cannot lock {self.path}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            current = _is_file(self.path, descriptor)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise _locked(str(self.path.parent.parent), read_holder(self.path)) from None
-        except OSError as error:
-            os.close(descriptor)
-            raise storage_error(error, f"cannot lock {self.path}") from None
-        if not current:
-            os.close(descriptor)
-            return None
-        holder = read_holder(self.path)
-        if holder and holder["host"] != socket.gethostname() and time.time() - holder["heartbeat"] < EXPIRY:
-            os.close(descriptor)
-            raise _locked(str(self.path.parent.parent), holder)
-        return descriptor
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _locked(output, read_holder(self.path)) from None
+            if not _is_file(self.path, descriptor):
+                return None
+            holder = read_holder(self.path)
+            if holder and holder["host"] != socket.gethostname() and _is_recent(holder):
+                raise _locked(output, holder)
+            stack.pop_all()
+            return descriptor
 
     def _beat(self) -> None:
-        assert self._descriptor is not None
         os.pwrite(self._descriptor, _content(self._id).ljust(512), 0)
 
-    def _keep_beating(self) -> None:
-        while not self._stop.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # a beat may fail: the next one follows, and the kernel's lock holds
-                self._beat()
+    def _release(self) -> None:
+        self._heartbeat.join()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        with contextlib.suppress(OSError):  # the disk may be why the run ends; without its process the file is no lock
+            if _is_file(self.path, self._descriptor):
+                self.path.unlink()
+        os.close(self._descriptor)
 
 
-class RemoteLock:
+class RemoteLock(Lock):
     """The file ``name`` in a storage, rewritten every few seconds by its holder.
 
     A holder on this machine is dead when its process is; another one when its heartbeat, by the storage's clock where
-    it tells it, is older than ``EXPIRY`` seconds. Every write is conditional on what was seen before it, where the
+    it has one, is older than ``EXPIRY`` seconds. Every write is conditional on what was read before it, where the
     storage honours that; where it does not, the last of two writers holds the lock, and the other notices before it
     begins. Heartbeats have a short deadline: one that hangs must not outlast the lock.
     """
 
     def __init__(self, storage: Storage, name: str) -> None:
+        super().__init__()
         self._storage, self._name = storage, name
-        self._id = uuid.uuid4().hex
-        self._stop = threading.Event()
         self._lost = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> RemoteLock:
-        _own_ids.add(self._id)
-        try:
-            there = self._storage.get_version(self._name)
-            holder = None if there is None else _holder(there[0])
-            if holder is not None and self._is_alive(holder):
-                raise self._locked(holder)
-            self._write(there, self._storage)
-            time.sleep(_SETTLE)
-            holder = _holder(self._storage.get(self._name))
-            if holder is None or holder["id"] != self._id:  # a repeated write is refused, but it is ours
-                raise self._locked(holder)
-        except BaseException:
-            _own_ids.discard(self._id)
-            raise
-        self._thread = threading.Thread(target=self._keep_beating, name="lock-heartbeat", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=HEARTBEAT)
-        _own_ids.discard(self._id)
-        storage = self._storage.within(SHORT_DEADLINE)
-        with contextlib.suppress(StorageError):  # what is left expires
-            if (_holder(storage.get(self._name)) or {}).get("id") == self._id:
-                storage.delete(self._name)
+    def holder(self) -> dict[str, Any] | None:
+        holder = _parse_holder(self._storage.get(self._name))
+        return holder if holder is not None and self._is_alive(holder) else None
 
     def require_held(self) -> None:
         if self._lost.is_set():
@@ -182,39 +150,54 @@ class RemoteLock:
                 "nothing is lost: that run resumes with the finished units",
             )
 
-    def holder(self) -> dict[str, Any] | None:
-        holder = _holder(self._storage.get(self._name))
-        return holder if holder is not None and self._is_alive(holder) else None
+    def _acquire(self) -> None:
+        _active_ids.add(self._id)
+        try:
+            current = self._storage.get_version(self._name)
+            holder = None if current is None else _parse_holder(current[0])
+            if holder is not None and self._is_alive(holder):
+                raise _locked(self._storage.location, holder)
+            self._write(current, self._storage)
+            time.sleep(_SETTLE)
+            holder = _parse_holder(self._storage.get(self._name))
+            if holder is None or holder["id"] != self._id:  # a repeated write is refused, but it is ours
+                raise _locked(self._storage.location, holder)
+        except BaseException:
+            _active_ids.discard(self._id)
+            raise
 
     def _is_alive(self, holder: dict[str, Any]) -> bool:
         if holder.get("machine") is not None and holder["machine"] == _machine():
-            if holder["pid"] == os.getpid() and holder["id"] not in _own_ids:
-                return False  # ours of before: it could not be removed
-            return _lives(holder)
+            if holder["pid"] == os.getpid() and holder["id"] not in _active_ids:
+                return False  # an earlier lock of this process, which could not be removed
+            return _runs(holder)
         age = self._storage.age(self._name)
-        return (time.time() - float(holder["heartbeat"]) if age is None else age) < EXPIRY
+        return _is_recent(holder) if age is None else age < EXPIRY
 
-    def _keep_beating(self) -> None:
+    def _beat(self) -> None:
         storage = self._storage.within(SHORT_DEADLINE)
-        while not self._stop.wait(HEARTBEAT):
-            with contextlib.suppress(StorageError):  # the next beat follows
-                there = storage.get_version(self._name)
-                holder = None if there is None else _holder(there[0])
-                if holder is not None and holder["id"] != self._id:
-                    self._lost.set()
-                    return
-                if not self._stop.is_set():
-                    self._write(there, storage)
+        current = storage.get_version(self._name)
+        holder = None if current is None else _parse_holder(current[0])
+        if holder is not None and holder["id"] != self._id:
+            self._lost.set()
+            self._stop.set()
+        if not self._stop.is_set():
+            self._write(current, storage)
 
     def _write(self, over: tuple[bytes, str | None] | None, storage: Storage) -> None:
-        """Write this holder's name over what was seen, unless that has changed since."""
+        """Write this holder's name over what was read, unless that has changed since."""
         if over is None:
             storage.put_new(self._name, _content(self._id))
         else:
             storage.put_over(self._name, _content(self._id), over[1])
 
-    def _locked(self, holder: dict[str, Any] | None) -> LockedError:
-        return _locked(self._storage.location, holder)
+    def _release(self) -> None:
+        self._heartbeat.join(timeout=HEARTBEAT)
+        _active_ids.discard(self._id)
+        storage = self._storage.within(SHORT_DEADLINE)
+        with contextlib.suppress(StorageError):  # a lock that stays expires
+            if (_parse_holder(storage.get(self._name)) or {}).get("id") == self._id:
+                storage.delete(self._name)
 
 
 def _is_file(path: Path, descriptor: int) -> bool:
@@ -226,20 +209,18 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """What the lock file says of its holder: id, host, pid, heartbeat (seconds since the epoch); None when nobody."""
+    """The holder that the lock file names: id, host, pid, heartbeat (seconds since the epoch); None when nobody."""
     try:
-        return _holder(path.read_bytes())
+        return _parse_holder(path.read_bytes())
     except OSError:
         return None
 
 
 def is_alive(holder: dict[str, Any]) -> bool:
     """Whether the holder of a local lock seems alive: its process, on this host; its heartbeat, on another."""
-    if holder["host"] == socket.gethostname():
-        if not Path("/proc").exists():
-            return _recent(holder)
-        return _lives(holder)
-    return _recent(holder)
+    if holder["host"] == socket.gethostname() and Path("/proc").exists():
+        return _runs(holder)
+    return _is_recent(holder)
 
 
 def _content(identity: str) -> bytes:
@@ -254,7 +235,7 @@ def _content(identity: str) -> bytes:
     return json.dumps(content).encode()
 
 
-def _holder(data: bytes | None) -> dict[str, Any] | None:
+def _parse_holder(data: bytes | None) -> dict[str, Any] | None:
     try:
         holder = json.loads(data or b"")
     except ValueError:
@@ -263,7 +244,7 @@ def _holder(data: bytes | None) -> dict[str, Any] | None:
 
 
 def _machine() -> str | None:
-    """What tells this boot of this machine, and this space of process numbers, from any other; None where unknown."""
+    """Identifies this boot of this machine and its namespace of process ids; None where that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -271,14 +252,14 @@ def _machine() -> str | None:
         return None
 
 
-def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process on this machine is there still, and no other of its number."""
+def _runs(holder: dict[str, Any]) -> bool:
+    """Whether the holder's process still runs on this machine, and its id has not gone to another process."""
     began = _started(holder["pid"])
     return began is not None and began == holder.get("started")
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since boot; None when there is none (or it is a zombie)."""
+    """When a process of this machine began, in clock ticks since boot; None when it has ended (or is a zombie)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -286,7 +267,7 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _recent(holder: dict[str, Any]) -> bool:
+def _is_recent(holder: dict[str, Any]) -> bool:
     return time.time() - float(holder["heartbeat"]) < EXPIRY
 
 
@@ -294,5 +275,5 @@ def _locked(output: str, holder: dict[str, Any] | None) -> LockedError:
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return LockedError(
         f"{output}: another live run holds this output ({who})",
-        f"wait for it (svc-dist status shows how far it is) or stop it; a dead run's lock expires after {EXPIRY:.0f} s",
+        f"wait for it (svc-dist status shows its progress) or stop it; a dead run's lock expires after {EXPIRY:.0f} s",
     )
