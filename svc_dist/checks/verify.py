@@ -14,7 +14,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checks import architecture
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
-from svc_dist.run_folder.shard_check import _compare, read_by_safetensors
+from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
@@ -98,7 +98,7 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
     for file in model.files:
         expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}
         try:
-            problem = _compare(read_by_safetensors(folder / file.name), expected)
+            problem = difference(read_by_safetensors(folder / file.name), expected)
         except VerificationError as error:
             problem = str(error)
         if problem:
@@ -121,7 +121,7 @@ def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: V
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:
     expected = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in report.tensors}
-    problem = _compare({s.name: (s.dtype, list(s.shape)) for s in model.tensors.values()}, expected)
+    problem = difference({s.name: (s.dtype, list(s.shape)) for s in model.tensors.values()}, expected)
     sizes = {file.name: file.size for file in model.files}
     for shard in report.shards:
         if sizes.get(shard.file) != shard.size:
@@ -165,7 +165,7 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
         {s.name: list(s.shape) for s in checkpoint.tensors.values() if s.name not in other}
         for checkpoint in (model, base)
     )
-    problem = _compare(stored, expected)
+    problem = difference(stored, expected)
     result.add(
         [f"against the base {location}: {problem}"] if problem else [], f"names and shapes are the base's ({location})"
     )

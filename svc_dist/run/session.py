@@ -103,7 +103,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
     if restart:
         _discard(output)
         _refuse_foreign(output, recipe)
-    existing = output.there(own_files(plan))
+    existing = output.existing(own_files(plan))
     if existing:
         raise OutputError(
             f"{output.location}: {existing[0]} is there already, and no run of this plan put it there",

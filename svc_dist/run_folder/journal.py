@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
@@ -11,17 +11,16 @@ from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
-from svc_dist.storage.base import Storage
+from svc_dist.storage.base import IN_PARALLEL, Storage
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
-_IN_PARALLEL = 16  # small files read in parallel
 
 
 class FailureRecord(TypedDict):
-    """What failed for good: its last error, how many attempts there were, where the last was, and what it is about."""
+    """A permanent failure: its last error, the attempts, where the last one ran, and the tensors that it concerns."""
 
     error: str
     attempts: int
@@ -31,7 +30,7 @@ class FailureRecord(TypedDict):
 
 
 def describe_failure(name: str, record: FailureRecord) -> str:
-    """A line or two for a person."""
+    """The failure in a line."""
     tensors = record["tensors"]
     about = f" ({tensors[0]}{f' and {len(tensors) - 1} more' if len(tensors) > 1 else ''})" if tensors else ""
     where = f" on {record['node']}" if record["node"] else ""
@@ -59,7 +58,7 @@ class Journal:
             ) from None
 
     def is_there(self) -> bool:
-        """Whether a run folder with a plan is there."""
+        """Whether the run folder has a plan."""
         return self.storage.get(_PLAN) is not None
 
     def is_empty(self) -> bool:
@@ -78,13 +77,12 @@ class Journal:
 
         Others, and unreadable ones, count as missing.
         """
-        receipts: dict[str, Receipt] = {}
+        names = [f"{unit.id}.json" for unit in plan.units if unit.shard == number]
         if number is None:
             names = self.storage.names("receipts")
-        else:
-            names = [f"{unit.id}.json" for unit in plan.units if unit.shard == number]
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
             contents = list(pool.map(lambda name: self.storage.get(f"receipts/{name}"), names))
+        receipts: dict[str, Receipt] = {}
         for data in contents:
             try:
                 receipt = Receipt.from_json(data or b"")
@@ -103,7 +101,7 @@ class Journal:
         units = [unit.id for unit in plan.units if unit.shard == number]
         missing = [unit for unit in units if unit not in receipts]
         if missing:
-            raise LostRangesError(f"the receipt of unit {missing[0]} is gone: something else removed it")
+            raise LostRangesError(f"the receipt of unit {missing[0]} is gone: another program removed it")
         return [
             [token for unit in units for token in receipts[unit].ranges[result].tokens]
             for result in range(len(plan.results))
@@ -112,36 +110,36 @@ class Journal:
     def surviving(
         self, plan: Plan, sink: Sink, remove: Callable[[str], None], number: int | None = None
     ) -> dict[str, Receipt]:
-        """The receipts whose ranges the sink still holds; the others are dropped. ``number``: only of this shard's.
+        """The receipts whose ranges the sink still has, after deletion of the others. ``number``: only of this shard's.
 
-        A finished shard that lacks one is written anew, since no range can be written into it: ``remove`` deletes it.
+        ``remove`` deletes a finished shard that lacks a receipt: no range can be written into it.
         """
         receipts = self.receipts(plan, number)
         units = [unit for unit in plan.units if number is None or unit.shard == number]
         shards = range(len(plan.shards)) if number is None else plan.shards_of(number)
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
-            held = dict(zip(shards, pool.map(lambda shard: sink.state(plan.shards[shard]), shards), strict=True))
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
+            states = dict(zip(shards, pool.map(lambda shard: sink.state(plan.shards[shard]), shards), strict=True))
         while True:
             for unit in units:
-                receipt, first_part = receipts.get(unit.id), plan.parts[unit.id][0]
-                states = [held[shard] for shard in plan.shards_of(unit.shard)]
-                if receipt is None or all(_holds(one, first_part, receipt, n) for n, one in enumerate(states)):
-                    continue
-                self.storage.delete(f"receipts/{unit.id}.json")
-                del receipts[unit.id]
+                if unit.id in receipts:
+                    written = zip(plan.shards_of(unit.shard), receipts[unit.id].ranges, strict=True)
+                    first_part = plan.parts[unit.id][0]
+                    if not all(_has_parts(states[shard], first_part, each.tokens) for shard, each in written):
+                        self.storage.delete(f"receipts/{unit.id}.json")
+                        del receipts[unit.id]
             undone = {shard for unit in units if unit.id not in receipts for shard in plan.shards_of(unit.shard)}
-            closed = [shard for shard in sorted(undone) if (one := held[shard]) is not None and one.finished]
+            closed = [shard for shard in sorted(undone) if (state := states[shard]) is not None and state.finished]
             if not closed:
                 return receipts
             for shard in closed:
                 remove(plan.shards[shard].file)
-                held[shard] = sink.state(plan.shards[shard])
+                states[shard] = sink.state(plan.shards[shard])
 
     def record_failures(self, failures: dict[str, FailureRecord]) -> None:
         self.storage.within(SHORT_DEADLINE).put(_FAILURES, json.dumps(failures).encode())
 
     def failures(self) -> dict[str, FailureRecord]:
-        """What failed for good when the run last ended."""
+        """The permanent failures when the run last ended."""
         data = self.storage.get(_FAILURES)
         return dict(json.loads(data)) if data else {}
 
@@ -149,10 +147,8 @@ class Journal:
         self.storage.clear(keep=("lock",))
 
 
-def _holds(state: ShardState | None, first_part: int, receipt: Receipt | None, result: int) -> bool:
-    if state is None or receipt is None:
-        return False
-    if state.finished or state.tokens is None:
-        return True
-    tokens = receipt.ranges[result].tokens
-    return all(token in state.tokens.get(first_part + place, ()) for place, token in enumerate(tokens))
+def _has_parts(state: ShardState | None, first_part: int, tokens: Sequence[str]) -> bool:
+    """Whether a shard has the parts with these tokens, numbered from ``first_part`` on."""
+    if state is None or state.finished or state.tokens is None:
+        return state is not None
+    return all(token in state.tokens.get(number, ()) for number, token in enumerate(tokens, first_part))

@@ -51,7 +51,7 @@ def remains(output: Output) -> Remains:
     return Remains(
         output=output.location,
         on_disk=output.storage.path is not None,
-        files=output.there(sorted(names, key=lambda name: not name.endswith(INDEX_FILE))),
+        files=output.existing(sorted(names, key=lambda name: not name.endswith(INDEX_FILE))),
         units=len(plan.units),
         units_done=len(done),
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),

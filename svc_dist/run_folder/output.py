@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from svc_dist.errors import OutputError
@@ -33,20 +33,14 @@ class Output:
         self.access = access
         self.journal = Journal(storage.sub(RUN_FOLDER))
 
-    def there(self, names: Iterable[str]) -> list[str]:
-        """Which of these files exist; a name may include a folder."""
-        folders: dict[str, set[str]] = {}
-        existing = []
-        for name in names:
-            folder, _, last = name.rpartition("/")
-            if folder not in folders:
-                folders[folder] = set(self.storage.names(folder))
-            if last in folders[folder]:
-                existing.append(name)
-        return existing
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """Those of these files that exist; a name may include a folder."""
+        folders = dict.fromkeys(name.rpartition("/")[0] for name in names)
+        contents = {folder: set(self.storage.names(folder)) for folder in folders}
+        return [name for name in names if name.rpartition("/")[2] in contents[name.rpartition("/")[0]]]
 
     def exists(self) -> bool:
-        """Whether anything is there. Raises OutputError when it is a file."""
+        """Whether the output holds anything. Raises OutputError when it is a file."""
         path = self.storage.path
         if path is None:
             return bool(self.storage.names()) or self.journal.is_there()
@@ -60,12 +54,12 @@ class Output:
         return RemoteLock(self.storage, f"{RUN_FOLDER}/lock") if path is None else LocalLock(path / RUN_FOLDER / "lock")
 
     def folders(self) -> list[Path]:
-        """On a disk the run folder and the folders around it: a start that fails removes those that it made."""
+        """On a disk the run folder and its parents: a start that fails removes those that it made."""
         path = self.storage.path
         return [] if path is None else [path / RUN_FOLDER, path, *path.parents]
 
     def drop_partial(self) -> None:
-        """Drop the uploads in progress that runs have left outside the run folder. The caller holds the lock."""
+        """Abort the uploads that earlier runs left in progress. The caller holds the lock."""
         if isinstance(self.storage, MultipartStorage):
             drop_uploads(self.storage, self.journal.storage)
 

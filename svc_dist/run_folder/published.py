@@ -43,7 +43,7 @@ def completed(output: Output) -> PublishedMerge | None:
     if published is None:
         return None
     indexes = [name for name in published.files if name.rpartition("/")[2] == INDEX_FILE]
-    return published if indexes and len(output.there(indexes)) == len(indexes) else None
+    return published if indexes and len(output.existing(indexes)) == len(indexes) else None
 
 
 def recorded(output: Output) -> PublishedMerge | None:

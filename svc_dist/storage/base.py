@@ -1,8 +1,8 @@
-"""What every storage offers: named files under one folder or prefix. A storage is one class and a line in open.py.
+"""The protocol of storages: named files under one folder or prefix. A storage is one class and a line in open.py.
 
-A new one implements ``names``, ``stat``, ``read``, ``put`` and ``delete``; the other operations are written in terms of
-these, and a storage that does better (conditional writes, its own clock, streamed writes) overrides them and says so in
-its properties.
+A new one implements ``names``, ``stat``, ``read``, ``get``, ``put`` and ``delete``; the other operations are written in
+terms of these. A storage with conditional writes, a clock of its own or streamed writes overrides them and sets the
+properties.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from svc_dist.storage.secrets import redact
 
 Result = TypeVar("Result")
 
-_IN_PARALLEL = 16  # files that ``clear`` removes at the same time
+IN_PARALLEL = 16  # small requests
 _TRANSIENT = {
     errno.EAGAIN,
     errno.EINTR,
@@ -46,7 +46,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """The identity of a file, by which a change since planning is noticed: its size and ETag, or size and mtime."""
+    """The identity of a file, which a change since planning alters: its size and ETag, or size and mtime."""
 
     name: str
     size: int
@@ -60,9 +60,9 @@ class Storage(ABC):
     Operations raise StorageError; a remote storage retries transient failures until its deadline.
     """
 
-    #: The folder, where it is on a mounted file system: files are mapped and locked there, not copied.
+    #: The folder on a mounted file system, where files are mapped and locked, not copied; None elsewhere.
     path: Path | None = None
-    #: Why nothing can be written, where that is so.
+    #: Why the storage cannot be written to; None where it can.
     read_only: str | None = None
     #: Whether the storage itself refuses ``put_new`` and ``put_over`` whose condition does not hold.
     conditional_writes = False
@@ -130,16 +130,16 @@ class Storage(ABC):
         return True
 
     def put_stream(self, name: str, chunks: Callable[[], Iterable[bytes]]) -> None:
-        """Write a file of these chunks, which a retry asks for again. Here they are joined in memory first."""
+        """Write a file of these chunks; a retry calls ``chunks`` again. This default joins them in memory."""
         self.put(name, b"".join(chunks()))
 
     def age(self, name: str) -> float | None:
-        """Seconds since a file was written, by the storage's own clock; None where it does not tell."""
+        """Seconds since a file was written, by the storage's own clock; None where that is unknown."""
         return None
 
     def clear(self, keep: Collection[str] = ()) -> None:
         """Remove every file but ``keep``."""
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
             list(pool.map(self.delete, [name for name in self.names(recursive=True) if name not in keep]))
 
     def sub(self, folder: str) -> Storage:
@@ -158,11 +158,11 @@ class Storage(ABC):
         return view
 
     def url(self, name: str) -> str:
-        """Where a file is, for messages."""
+        """The location of a file, for messages."""
         return f"{self.location}/{name}".rstrip("/")
 
     def translate(self, error: Exception, what: str) -> Exception:
-        """Our error for what the storage's client raised while doing ``what``."""
+        """Our error for an error of the storage's client while doing ``what``."""
         return storage_error(error, what)
 
     def retrying(self, attempt: Callable[[], Result], what: str, retries: Retries | None = None) -> Result:
@@ -236,7 +236,7 @@ def os_errors(what: str) -> Iterator[None]:
 
 def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> ChangedInputError:
     """The error for an input that is no longer the planned one."""
-    now = "is gone" if current is None else f"found {current.size:,} bytes ({current.version})"
+    now = "is gone" if current is None else f"now {current.size:,} bytes ({current.version})"
     return ChangedInputError(
         f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), {now}",
         "put the planned file back, or start over with --restart",
@@ -258,7 +258,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def complete(data: bytes, what: str, start: int, end: int | None) -> bytes:
-    """``data`` when it is all that was asked for. Raises DamagedInputError."""
+    """``data`` when it has the length of the request. Raises DamagedInputError."""
     if end is not None and len(data) != end - start:
         raise DamagedInputError(
             f"{what}: asked for bytes {start:,} to {end:,}, got {len(data):,}; the file is truncated"

@@ -1,4 +1,4 @@
-"""Errors of S3 and of botocore as errors of ours: transient or permanent, with what to do."""
+"""Errors of S3 and of botocore as errors of ours: transient or permanent, with a remedy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from svc_dist.storage.secrets import redact
 NOT_FOUND = ("NoSuchKey", "404", "NotFound")
 NO_UPLOAD = ("NoSuchUpload", "404", "NotFound")
 CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-#: A refused HEAD says no more than its status: its answer has no body.
+#: The answer to a refused HEAD has no body, so that it states no reason.
 WITHOUT_BODY = ("400", "401", "403")
-#: Refusals that are transient whatever their HTTP status says: cut off or garbled on the way, or too many.
+#: Refusals that are transient whatever their HTTP status: truncated or garbled requests, or throttling.
 _TRANSIENT = {
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
     "RequestThrottled", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
 }  # fmt: skip
 _HINTS = {
     "NoSuchBucket": "check the bucket's name and the endpoint",
-    "NoSuchKey": "something else removed it: put it back, then run the same command again to resume",
+    "NoSuchKey": "another program removed it: put it back, then run the same command again to resume",
     "ExpiredToken": "renew the credentials, then run the same command again to resume",
     "InvalidToken": "renew the credentials, then run the same command again to resume",
     "RequestTimeTooSkewed": "set this machine's clock",
@@ -37,7 +37,11 @@ def error_code(error: Exception) -> str:
 def s3_error(error: Exception, what: str) -> SvcDistError:
     """Our error for whatever the client raised while doing ``what``."""
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
+    network = exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.ResponseStreamingError
+    garbled = exceptions.IncompleteReadError | ResponseParserError | HTTPError
     if isinstance(error, SvcDistError):
         return error
     if isinstance(error, exceptions.ClientError):
@@ -47,7 +51,7 @@ def s3_error(error: Exception, what: str) -> SvcDistError:
         return TransientStorageError(text, "check the endpoint and the network")
     if isinstance(error, exceptions.SSLError):
         return StorageError(text, "check the endpoint and the certificates of this machine")
-    if isinstance(error, _transient_errors()):
+    if isinstance(error, network | garbled | TimeoutError | ConnectionError):
         return TransientStorageError(text)
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         return StorageError(text, f"{_CREDENTIALS}; for a public bucket set anonymous")
@@ -72,21 +76,3 @@ def _refusal(error: Exception, what: str) -> StorageError:
     if (status >= 500 and status != 501) or status == 429 or code in _TRANSIENT:
         return TransientStorageError(text)
     return StorageError(text, _HINTS.get(code, _CREDENTIALS if status in (401, 403) else None))
-
-
-def _transient_errors() -> tuple[type[Exception], ...]:
-    """What the network does to a request."""
-    from botocore import exceptions
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
-
-    return (
-        exceptions.ConnectionError,
-        exceptions.HTTPClientError,
-        exceptions.ResponseStreamingError,
-        exceptions.IncompleteReadError,
-        ResponseParserError,
-        HTTPError,
-        TimeoutError,
-        ConnectionError,
-    )

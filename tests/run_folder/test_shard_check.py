@@ -65,7 +65,7 @@ def test_elsewhere_size_and_header_are_compared(merged: tuple[Plan, Output], rem
     remote.storage.delete(file)
     if damage != "gone":
         remote.storage.put(file, data + b"x" if damage == "longer" else data[:20] + b" " + data[21:])
-    with pytest.raises(VerificationError, match=f"{file}: not as it was planned"):
+    with pytest.raises(VerificationError, match=f"{file}: differs from the plan"):
         check_shards(plan, remote)
 
 

@@ -1,4 +1,4 @@
-"""What every way of writing a model has in common: shards, the writer of one range, and the state of a shard."""
+"""The protocol of sinks: shards, the writer of one range, and the state of a shard."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class ShardState:
-    """What the storage has of a shard: all of it under its name, or some ranges.
+    """How much of a shard the storage has: all of it under its name, or some ranges.
 
-    ``tokens``: what identifies each part, by number (more than one when a part was sent again). None where the storage
-    cannot tell: then the receipts decide.
+    ``tokens``: the identities of each part, by number (several when a part was sent again). None where the storage has
+    no parts: then the receipts decide.
     """
 
     finished: bool
@@ -35,7 +35,7 @@ class ShardState:
 
 
 class LostRangesError(StorageError):
-    """A shard cannot be finished: the storage has lost parts of it."""
+    """A shard cannot be finished: the storage has lost some of its ranges."""
 
 
 class RangeWriter(Protocol):
@@ -53,31 +53,31 @@ class RangeWriter(Protocol):
 
 
 class Sink(Protocol):
-    """Where a model is written to. ``memory``: bytes of buffers for each range in flight, at most."""
+    """The destination of a model. ``memory``: bytes of buffers for each range in flight, at most."""
 
     memory: int
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
-        """Make room for shards. Calling it again keeps what is there."""
+        """Make room for shards. Another call keeps the ranges that are written."""
 
     def state(self, shard: ShardFile) -> ShardState | None:
-        """What the storage has of a shard; None when nothing is there that this plan wrote."""
+        """How much of a shard the storage has; None when this plan has written nothing of it."""
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
         """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
-        """Make a complete shard visible, ``tokens`` those of its parts in order. Calling it again does nothing.
+        """Make a complete shard visible; ``tokens``: of its parts, in order. Another call does nothing.
 
-        Raises LostRangesError when some are not there; ``state`` tells which.
+        Raises LostRangesError when parts are missing; ``state`` says which.
         """
 
 
 class PartsWriter:
     """Sends each part as soon as it is full, a few of them in parallel, while the next one is filled.
 
-    ``send``: writes a part of that number, counts its retries, and returns its token. ``ahead``: parts in flight at
-    most; so many and the one that is being filled are in memory. ``what``: the file, for messages.
+    ``send``: writes the part with a number, counts its retries, and returns its token. ``ahead``: parts in flight at
+    most; these and the one that is being filled are in memory. ``what``: the file, for messages.
     """
 
     def __init__(

@@ -64,8 +64,8 @@ class LocalSink:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
             elif not target.exists():
-                raise LostRangesError(f"{target} is gone: something else removed it")
-            for folder in (target.parent, *target.parent.parents):  # those that were made for it, and what they are in
+                raise LostRangesError(f"{target} is gone: another program removed it")
+            for folder in (target.parent, *target.parent.parents):  # up to the output: some may be new
                 sync_folder(folder)
                 if folder == self.root:
                     break
@@ -108,10 +108,10 @@ class _LocalRange:
 
 
 def _write_uncached(descriptor: int, data: memoryview, offset: int) -> None:
-    """``pwrite`` everything; where the kernel can, written pages go as soon as they are on disk.
+    """``pwrite`` everything; where the kernel supports it, pages leave the page cache once they are on disk.
 
-    A model that is being written is not read soon: it must not push the inputs out of memory, and the pages that it
-    gives back at once are the cheapest ones to write the next range into.
+    Nobody reads a model soon after it is written: it must not evict the inputs, and the next range reuses the pages
+    that are released immediately.
     """
     global _dontcache
     while data and _dontcache:

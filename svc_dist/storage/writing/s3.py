@@ -1,8 +1,8 @@
 """Ranges out to S3: one multipart upload a shard, a range is its planned parts, finishing is CompleteMultipartUpload.
 
-An upload is created once, and recorded before its first part, so that a resumed run sends to the same one. Before it
-is created, the uploads of others on its name are recorded: whatever else appears there before ours is recorded was
-created by a start that was killed, or by a request that was sent twice, and is dropped. No other upload is touched.
+An upload is created once and recorded before its first part, so that a resumed run sends to the same one. Before its
+creation, a run records the uploads of others on the same name: any other upload that appears before ours is recorded
+comes from a killed start or a repeated request, and is aborted. No other upload is touched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from svc_dist.errors import OutputError, StorageError
-from svc_dist.storage.base import MultipartStorage, Storage
+from svc_dist.storage.base import IN_PARALLEL, MultipartStorage, Storage
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
 
@@ -22,7 +22,6 @@ _MARK = "svc-dist-plan"  # metadata of our objects: the fingerprint of the plan 
 #: Parts of one range that are sent while the next one is computed.
 PARTS_AHEAD = 4
 _UPLOADS = "uploads"  # the folder of the records
-_IN_PARALLEL = 16  # uploads looked at or created in parallel
 
 
 class S3Sink:
@@ -38,13 +37,13 @@ class S3Sink:
         self._vanished: set[str] = set()  # files whose recorded upload is gone
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
             records = pool.map(lambda shard: self._record(shard.file), shards)
             known = dict(zip((shard.file for shard in shards), records, strict=True))
             known |= dict.fromkeys(self._vanished & known.keys())
             missing = [shard for shard in shards if (known[shard.file] or {}).get("id") is None]
             finished = list(pool.map(self._is_finished, missing))
-        missing = [shard for shard, there in zip(missing, finished, strict=True) if not there]
+        missing = [shard for shard, done in zip(missing, finished, strict=True) if not done]
         if not missing:
             return
         files = [shard.file for shard in missing]
@@ -63,7 +62,7 @@ class S3Sink:
                     self._storage.abort_upload(file, upload)
             self._put_record(file, record)
 
-        with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
             begun = list(pool.map(begin, files))
             now = self._storage.uploads(files)
             list(pool.map(settle, files, begun))
@@ -86,7 +85,7 @@ class S3Sink:
         if upload is None:
             raise StorageError(
                 f"{self._run_folder.location} has no upload of {shard.file}",
-                "something else removed it; run the same command again to resume",
+                "another program removed it; run the same command again to resume",
             )
 
         def send(number: int, data: bytearray, retries: Retries) -> str:
@@ -101,7 +100,7 @@ class S3Sink:
         if not self._is_finished(shard):
             raise LostRangesError(
                 f"{self._storage.url(shard.file)}: the upload is gone, or its parts are not those that were sent",
-                "something else changed it; run the same command again to write what is missing",
+                "another program changed it; run the same command again to write the missing ranges",
             )
 
     def _is_finished(self, shard: ShardFile) -> bool:
@@ -111,18 +110,15 @@ class S3Sink:
         size, metadata = finished
         if metadata.get(_MARK) != self._fingerprint or size != shard.size:
             raise OutputError(
-                f"{self._storage.url(shard.file)} is there already, and no run of this plan put it there",
+                f"{self._storage.url(shard.file)} already exists, and no run of this plan wrote it",
                 "name a new or empty prefix as OUTPUT",
             )
         return True
 
     def _upload(self, file: str) -> str | None:
-        if file not in self._uploads:
-            upload = (self._record(file) or {}).get("id")
-            if upload is None:
-                return None
+        if file not in self._uploads and (upload := (self._record(file) or {}).get("id")) is not None:
             self._uploads[file] = upload
-        return self._uploads[file]
+        return self._uploads.get(file)
 
     def _put_record(self, file: str, record: dict[str, Any]) -> None:
         self._run_folder.put(_record_of(file), json.dumps(record).encode())
@@ -133,22 +129,21 @@ class S3Sink:
 
 
 def drop_uploads(storage: MultipartStorage, run_folder: Storage) -> None:
-    """Abort every upload that runs here have recorded, of whatever plan; others on the same names stay."""
+    """Abort every upload that runs with this run folder have recorded, of any plan; others on the same names stay."""
     files = [unquote(name.removesuffix(".json")) for name in run_folder.names(_UPLOADS)]
-    there = storage.uploads(files) if files else {}
+    uploads = storage.uploads(files) if files else {}
 
     def drop(file: str) -> None:
         record = json.loads(run_folder.get(_record_of(file)) or b"null")
         if record is not None:
-            ours = record["id"]
-            for upload in there[file] if ours is None else [ours]:
+            for upload in uploads[file] if record["id"] is None else [record["id"]]:
                 if upload not in record["others"]:
                     storage.abort_upload(file, upload)
             run_folder.delete(_record_of(file))
 
-    with ThreadPoolExecutor(_IN_PARALLEL) as pool:
+    with ThreadPoolExecutor(IN_PARALLEL) as pool:
         list(pool.map(drop, files))
 
 
 def _record_of(file: str) -> str:
-    return f"{_UPLOADS}/{quote(file, safe='')}.json"  # directly there, also of a shard in a folder of its own
+    return f"{_UPLOADS}/{quote(file, safe='')}.json"  # without sub-folders, also for a shard in a folder

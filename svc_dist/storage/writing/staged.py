@@ -1,7 +1,7 @@
-"""Ranges out to a storage without parts that many can write: staged pieces, then one streamed write a shard.
+"""Ranges out to a storage without multipart uploads: staged pieces, then one streamed write per shard.
 
-Each part of a range becomes a file of its own in the run folder. Finishing a shard streams them into its file, and a
-record in the run folder tells a finished shard from one whose writing was interrupted.
+Each part of a range becomes a file in the run folder. Finishing a shard streams them into its file, and a record in the
+run folder distinguishes a finished shard from an interrupted one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class StagedSink:
         self._fingerprint = fingerprint
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
-        """Nothing: pieces need no room made for them."""
+        """Do nothing: pieces need no preallocation."""
 
     def state(self, shard: ShardFile) -> ShardState | None:
         if self._is_finished(shard):
@@ -45,12 +45,12 @@ class StagedSink:
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         pieces = self._pieces(shard)
         if not self._is_finished(shard):
-            there = set(pieces.names())
-            missing = [token for token in tokens if token not in there]
+            existing = set(pieces.names())
+            missing = [token for token in tokens if token not in existing]
             if missing:
                 raise LostRangesError(
                     f"{pieces.location}: {len(missing)} of {len(tokens)} pieces are gone",
-                    "something else removed them; run the same command again to write them again",
+                    "another program removed them; run the same command again to write them again",
                 )
             self._storage.put_stream(shard.file, lambda: (pieces.read(token) for token in tokens))
             self._run_folder.put(_record(shard), self._fingerprint.encode())
