@@ -103,19 +103,6 @@ def test_the_headers_of_a_plan_are_true(models: list[Path], tmp_path: Path) -> N
             assert (found.dtype, found.shape, found.start, found.end) == ("F32", tensor.shape, tensor.start, tensor.end)
 
 
-def test_inputs_are_read_where_their_headers_say(models: list[Path], tmp_path: Path) -> None:
-    made = plan(write_recipe(tmp_path / "r.yaml", models, rules=[{"match": "lm_head*", "keep": "base"}]))
-    for tensor in made.tensors:
-        kept = tensor.name == "lm_head.weight"
-        assert len(tensor.slots) == (1 if kept else 3)
-        for number, slot in enumerate(tensor.slots):
-            with (models[number] / slot.file).open("rb") as file:
-                file.seek(slot.start)
-                data = file.read(slot.end - slot.start)
-            expected = llama_like(number)[tensor.name]
-            assert data == expected.contiguous().view(torch.uint8).numpy().tobytes()
-
-
 def test_the_fingerprint_is_that_of_its_inputs(tmp_path: Path) -> None:
     models = write_llamas(tmp_path)
     recipe = write_recipe(tmp_path / "r.yaml", models)
@@ -193,66 +180,6 @@ def test_what_is_not_written_is_listed_with_its_reason(tmp_path: Path) -> None:
         ("extra", "not in the base, left out by rules[0]"),
         ("lm_head.weight", "not stored: tied in the base, kept so by rules[0]"),
     )
-
-
-def test_options_without_effect_are_warned_of(models: list[Path], tmp_path: Path) -> None:
-    rules = [{"match": ["lm_head*", "nosuch*"], "keep": "base"}, {"match": "*", "calibrate": "none"}]
-    made = plan(write_recipe(tmp_path / "r.yaml", models, calibrate="svc", fallback="linear", rules=rules))
-    assert any("the pattern 'nosuch*' matches no tensor" in warning for warning in made.warnings)
-    assert any("calibration applies to no tensor" in warning for warning in made.warnings)
-    assert any("fallback" in warning and "has no effect" in warning for warning in made.warnings)
-
-
-@pytest.mark.parametrize("method", ["tsv_m", "wudi", "optmerge"])
-def test_the_default_alpha_on_a_method_that_it_was_seen_to_harm_is_warned_of(
-    many: list[Path], tmp_path: Path, method: str
-) -> None:
-    (warning,) = plan(write_recipe(tmp_path / "r.yaml", many, method=method, calibrate="svc")).warnings
-    assert f"svc without alpha on {method}" in warning
-    assert "points" in warning
-    assert "docs/choosing.md" in warning
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"calibrate": "svc", "rules": [{"match": "*.q_proj.weight", "merge_method": "tsv_m"}]},
-        {
-            "rules": [
-                {"match": "*.q_proj.weight", "merge_method": "tsv_m", "calibrate": {"method": "svc", "side": "right"}}
-            ]
-        },
-    ],
-)
-def test_the_default_alpha_that_harms_in_a_rule_is_warned_of(
-    many: list[Path], tmp_path: Path, keys: dict[str, Any]
-) -> None:
-    (warning,) = plan(write_recipe(tmp_path / "r.yaml", many, **keys)).warnings
-    assert "svc without alpha on tsv_m" in warning
-    assert "points" in warning
-    assert "docs/choosing.md" in warning
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"calibrate": "svc"},
-        {"method": "swudi", "calibrate": "svc"},
-        {"method": "tsv_m", "calibrate": {"method": "svc", "alpha": 1.0}},
-        {"method": "tsv_m", "calibrate": "svc", "parameters": {"lambda": 0.5}},
-        {"method": "tsv_m"},
-        {"method": "tsv_m", "calibrate": "svc", "rules": [{"match": "*", "calibrate": "none"}]},
-    ],
-)
-def test_no_alpha_is_warned_of_where_it_does_no_harm_or_was_asked_for(
-    many: list[Path], tmp_path: Path, keys: dict[str, Any]
-) -> None:
-    warnings = plan(write_recipe(tmp_path / "r.yaml", many, **keys)).warnings
-    assert not any("without alpha" in warning for warning in warnings)
-
-
-def test_no_alpha_is_warned_of_where_few_experts_make_it_large(many: list[Path], tmp_path: Path) -> None:
-    assert not plan(write_recipe(tmp_path / "r.yaml", many[:5], method="tsv_m", calibrate="svc")).warnings
 
 
 def test_a_base_without_tensors_is_nothing_to_write(tmp_path: Path) -> None:

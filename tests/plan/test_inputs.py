@@ -1,0 +1,65 @@
+"""The inputs of a planned tensor: its bytes in each model, by elements, and the factors of adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from svc_dist.plan.inputs import Factors, Model, Slot, every_location
+from svc_dist.plan.make import make_plan
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
+from svc_dist.recipe.load import load_recipe
+from svc_dist.storage.reading import ByteRange
+from tests.support.checkpoints import llama_like, write_llamas, write_recipe
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_llamas(tmp_path_factory.mktemp("llamas"))
+
+
+def plan(recipe: Path, **settings: Any) -> Plan:
+    return make_plan(load_recipe(recipe), Settings(**settings))
+
+
+def test_inputs_are_read_where_their_headers_say(models: list[Path], tmp_path: Path) -> None:
+    made = plan(write_recipe(tmp_path / "r.yaml", models, rules=[{"match": "lm_head*", "keep": "base"}]))
+    for tensor in made.tensors:
+        kept = tensor.name == "lm_head.weight"
+        assert len(tensor.slots) == (1 if kept else 3)
+        for number, slot in enumerate(tensor.slots):
+            with (models[number] / slot.file).open("rb") as file:
+                file.seek(slot.start)
+                data = file.read(slot.end - slot.start)
+            expected = llama_like(number)[tensor.name]
+            assert data == expected.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def test_elements_of_a_slot_are_bytes_by_its_dtype() -> None:
+    assert Slot(0, "a", 100, 140, "BF16").part(3, 7) == ByteRange("a", 106, 114)
+    assert Slot(0, "a", 100, 180, "F32").part(0, 20) == ByteRange("a", 100, 180)
+
+
+def test_of_an_adapters_left_factor_only_the_rows_that_are_needed_are_read() -> None:
+    left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
+    factors = Factors(left, right, rank=3, scale=2.0, transposed=False)  # of a matrix (5, 4)
+    assert factors.rows(5, 9, columns=4) == (1, 3)
+    assert factors.parts(5, 9, columns=4) == (ByteRange("a", 6, 18), ByteRange("a", 100, 124))
+
+
+def test_of_a_transposed_factor_all_rows_are_read() -> None:
+    left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
+    factors = Factors(left, right, rank=3, scale=2.0, transposed=True)
+    assert factors.rows(5, 9, columns=4) == (0, 5)
+    assert factors.parts(5, 9, columns=4) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
+
+
+def test_adapters_of_models_come_after_all_models() -> None:
+    adapter = Model("lora", ())
+    both, alone = Model("expert", (), adapter=adapter), Model("other", ())
+    assert every_location([Model("base", ()), both, alone])[1:] == (both, alone, adapter)
+    assert (both.name, alone.name) == ("expert+lora", "other")

@@ -1,0 +1,98 @@
+"""Refused tensors: why each cannot be merged, what lies behind it, and a rule that names them and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.plan.refusals import has_more_rows, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.tensor_names import matches
+
+W, E, HEAD = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
+
+
+def model(location: str, config: dict[str, Any] | None = None, **shapes: tuple[int, ...]) -> Checkpoint:
+    names = {"w": W, "e": E, "head": HEAD}
+    specs = {names[key]: TensorSpec(names[key], "BF16", shape, "m.safetensors", 0, 0) for key, shape in shapes.items()}
+    return Checkpoint(location, (), specs, config)
+
+
+TIED = {"tie_word_embeddings": True}
+CASES: list[tuple[str, Checkpoint, Checkpoint, str | None]] = [
+    (W, model("base", w=(4, 6)), model("one", w=(4, 6)), None),
+    (W, model("base", w=(4, 6)), model("one", w=(4, 7)), "shape [4, 6] in the base, [4, 7] in one"),
+    (
+        E,
+        model("base", e=(9, 6)),
+        model("one", e=(10, 6)),
+        "shape [9, 6] in the base, [10, 6] in one (another vocabulary)",
+    ),
+    (W, model("base", w=(4, 6)), model("one"), "missing in one"),
+    (W, model("base"), model("one", w=(4, 6)), "in one, but not in the base base"),
+    (HEAD, model("base", head=(9, 6)), model("one", TIED), "tied in one"),
+    (HEAD, model("base", TIED), model("one", head=(9, 6)), "stored in one, but tied in the base base"),
+]
+
+
+@pytest.mark.parametrize(("name", "base", "expert", "reason"), CASES)
+def test_each_reason_names_the_models(name: str, base: Checkpoint, expert: Checkpoint, reason: str | None) -> None:
+    assert refusal(name, base, [expert], cut=False, quantised=None) == reason
+
+
+def test_more_rows_are_no_reason_where_they_are_cut_and_fewer_are() -> None:
+    small, large = model("small", e=(9, 6)), model("large", e=(10, 6))
+    assert refusal(E, small, [large], cut=True, quantised=None) is None
+    assert refusal(E, large, [small], cut=True, quantised=None) is not None
+    assert has_more_rows(E, small, large)
+    assert not has_more_rows(E, large, small)
+    assert not has_more_rows(E, small, model("none"))
+
+
+def test_a_reason_given_for_a_quantised_tensor_is_passed_on() -> None:
+    base = model("base", w=(4, 6))
+    assert refusal(W, base, [base], cut=False, quantised="it is quantised") == "it is quantised"
+    assert quantised([base]) == {}
+
+
+def test_only_an_output_head_is_tied_also_by_the_text_config() -> None:
+    assert ties(HEAD, model("m", TIED))
+    assert ties(HEAD, model("m", {"text_config": TIED}))
+    assert not ties(W, model("m", TIED))
+    assert not ties(HEAD, model("m", {"text_config": "none"}))
+    assert not ties(HEAD, model("m"))
+
+
+@pytest.mark.parametrize(
+    ("refused", "patterns"),
+    [
+        (["a.0.w", "a.1.w"], ["a.*.w"]),
+        (["a.0.w"], ["a.0.w"]),
+        (["a.0.w", "a.1.w", "b"], ["a.*.w", "b"]),
+    ],
+)
+def test_the_rule_matches_the_refused_tensors_and_no_others(refused: list[str], patterns: list[str]) -> None:
+    names = ["a.0.w", "a.1.w", "a.0.v", "b", "bb"]
+    rule = yaml.safe_load(remedy(refused, names).partition("\n")[2])["rules"][0]
+    assert rule["keep"] == "base"
+    assert rule["match"] == patterns
+    assert [name for name in names if matches(name, rule["match"])] == refused
+
+
+def explained(names: Mapping[str, str], base: Checkpoint, expert: Checkpoint) -> str:
+    return refusal_message(list(names.items()), base, [expert])
+
+
+def test_a_message_counts_and_cuts_a_long_list_and_explains_what_people_meet_often() -> None:
+    base, expert = model("base", w=(4, 6), e=(9, 6)), model("one", w=(4, 7), e=(10, 6))
+    one = explained({W: "shape"}, base, expert)
+    assert one.splitlines() == ["1 tensor cannot be merged until a rule says what to do:", f"  {W}: shape"]
+    many = explained({f"{W}.{number}": "shape" for number in range(20)}, expert, base)
+    assert "20 tensors" in many
+    assert "... and 12 more" in many
+    assert "docs/vocabulary.md" in explained({E: "shape"}, base, expert)
+    assert "docs/multimodal.md" in explained({"vision.weight": "not in the base"}, base, expert)
