@@ -102,7 +102,6 @@ class Expert:
     A tensor that neither its adapter nor its model stores is the base's.
     """
 
-    location: str
     model: Checkpoint | None
     adapter: Adapter | None
     whole: Checkpoint
@@ -111,10 +110,6 @@ class Expert:
     def saved(self, name: str) -> TensorSpec | None:
         """The whole tensor of that name in the adapter, if any."""
         return None if self.adapter is None else self.adapter.saved.get(name)
-
-    def stored(self, name: str) -> TensorSpec | None:
-        """The tensor of that name in its model; None where the base's is used."""
-        return None if self.model is None else self.model.tensors.get(name)
 
 
 def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> Opened:
@@ -178,12 +173,12 @@ def attach(opened: Opened, base: Checkpoint) -> Expert:
     their name and shape."""
     if opened.adapter is None:
         assert opened.model is not None
-        return Expert(opened.location, opened.model, None, opened.model, {})
+        return Expert(opened.model, None, opened.model, {})
     adapter, below = opened.adapter, opened.model or base
     tensors = {**below.tensors, **adapter.saved}
     factors = {name: _attached(name, one, tensors.get(name), adapter, below) for name, one in adapter.factors.items()}
     whole = Checkpoint(opened.location, adapter.files, tensors, below.config)
-    return Expert(opened.location, opened.model, adapter, whole, factors)
+    return Expert(opened.model, adapter, whole, factors)
 
 
 def _require_files(folder: Storage, names: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""``adapter_config.json``: the scale of each pair, or why the adapter is no plain LoRA.
+"""``adapter_config.json``: the scale of each pair of factors, or why the adapter is no plain LoRA.
 
-Keys are accounted for like tensors: one that would change what the adapter means is refused, and so is an unknown one.
+Unknown keys are refused, and so are keys that change what the adapter adds.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ MERGE_FIRST = (
     "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(path)"
 )
 
-#: Keys that say how an adapter was trained or found, not what it adds.
-_WITHOUT_EFFECT = frozenset({
+#: Keys that do not change what an adapter adds, and those that this module reads.
+_KNOWN = frozenset({
     "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
     "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
     "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "peft_type", "peft_version",
     "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
-})  # fmt: skip
-_READ = frozenset({
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "init_lora_weights",
 })  # fmt: skip
-#: What makes more, or something else, of an adapter than ``W + scale * B A`` when set.
+#: Keys with which an adapter is more, or something else, than ``W + scale * B A``.
 _REFUSED = {
     "use_dora": "DoRA rescales the columns of the merged weight",
     "use_qalora": "QA-LoRA pools the inputs",
@@ -41,17 +39,17 @@ _REFUSED = {
     "alora_invocation_tokens": "activated LoRA acts on some tokens only",
     "arrow_config": "Arrow routes between several adapters",
 }
-#: Ways to begin that leave the base's weights as they are; the others move a part of them into the adapter.
+#: Initialisations that leave the base's weights unchanged; the others move a part of them into the adapter.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _PATTERN_LENGTH, _PATTERN_REPEATS, _PATTERN_GROUPS = 256, 3, 2
 
-#: Values by expressions for whole names of modules, the first that matches wins.
+#: Values by regular expressions for names of modules; the first that matches counts.
 Patterns = tuple[tuple[re.Pattern[str], Any], ...]
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What is read of an adapter's configuration."""
+    """The keys of an adapter's configuration that svc_dist reads."""
 
     rank: int
     alpha: float
@@ -76,7 +74,7 @@ def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
     for key, value in data.items():
         if key in _REFUSED and value:
             raise DamagedInputError(f"{where}: {key} is set: {_REFUSED[key]}", MERGE_FIRST)
-        if value and key not in _WITHOUT_EFFECT | _READ | set(_REFUSED):
+        if value and key not in _KNOWN and key not in _REFUSED:
             raise DamagedInputError(f"{where}: {key} is set, and it is not known what that changes", MERGE_FIRST)
     start = data.get("init_lora_weights")
     if not any(start is plain or (isinstance(plain, str) and start == plain) for plain in _PLAIN_STARTS):
@@ -107,9 +105,9 @@ def _patterns(data: Mapping[str, Any], key: str, check: Callable[[Any, str], Any
 
 
 def _compiled(pattern: str, where: str) -> re.Pattern[str]:
-    """What PEFT makes of a pattern: it matches a module's whole name, or the name from a dot on.
+    """A pattern as in PEFT: it matches a module's whole name, or the name after some dot.
 
-    An expression that could take for ever on some name is refused.
+    Expressions that could take exponential time are refused.
     """
     counts = [len(re.findall(kind, pattern)) for kind in (r"[*+?{]", r"\(")]
     if len(pattern) > _PATTERN_LENGTH or counts[0] > _PATTERN_REPEATS or counts[1] > _PATTERN_GROUPS:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.checkpoint import SINGLE_FILE
-from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count, bytes_of
+from svc_dist.checkpoint.dtype import ITEM_SIZE, bytes_of
 from svc_dist.checkpoint.header import TensorSpec, render_header
 from svc_dist.storage.writing.base import PART
 from svc_dist.tensor_names import natural_key
@@ -50,7 +51,7 @@ def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: in
     groups: list[list[tuple[str, str, tuple[int, ...]]]] = []
     filled = 0
     for tensor in sorted(tensors, key=lambda tensor: natural_key(tensor[0])):
-        size = _size(tensor)
+        size = bytes_of(tensor[1], math.prod(tensor[2]))
         if not groups or (filled + size > max_shard_size and filled > 0):
             groups.append([])
             filled = 0
@@ -63,7 +64,7 @@ def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: in
         position = header_size = len(render_header(group))
         specs = []
         for name, dtype, shape in group:
-            end = position + _size((name, dtype, shape))
+            end = position + bytes_of(dtype, math.prod(shape))
             specs.append(TensorSpec(name, dtype, shape, file, position, end))
             position = end
         shards.append(Shard(file, header_size, position, tuple(specs)))
@@ -103,9 +104,3 @@ def _cuts(spec: TensorSpec, grain: int, largest: int) -> Sequence[tuple[int, int
         return [(0, spec.numel)]
     step = max(1, largest // (grain * ITEM_SIZE[spec.dtype])) * grain
     return [(first, min(first + step, spec.numel)) for first in range(0, spec.numel, step)]
-
-
-def _size(tensor: tuple[str, str, tuple[int, ...]]) -> int:
-    size = byte_count(tensor[1], tensor[2])
-    assert size is not None  # parse_header admits no other
-    return size

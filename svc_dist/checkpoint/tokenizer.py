@@ -1,4 +1,4 @@
-"""Tokenizers as their files tell them: which file is one, each token's number, the chat template."""
+"""The files of tokenizers: their names, each token's number, the chat template."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from svc_dist.storage.base import Storage
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
-#: JSON files in which a model may keep its chat template.
+#: More chat templates, each in a file.
+TEMPLATES_FOLDER = "additional_chat_templates"
+#: JSON files that may contain a model's chat template.
 TEMPLATE_CONFIGS = ("chat_template.json", CONFIG_FILE)
 _NAMES = {
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
     TEMPLATE_FILE, "chat_template.json",
 }  # fmt: skip
-_BEGINNINGS = ("tokenizer", "tokenization_", "sentencepiece", "spiece")
+_BEGINNINGS = ("tokenizer", "tokenization_", "sentencepiece", "spiece", f"{TEMPLATES_FOLDER}/")
 _ENDINGS = (".tiktoken", ".spm", ".vocab", ".bpe", ".model")
 
 
@@ -29,10 +31,9 @@ def is_tokenizer_file(name: str) -> bool:
 
 
 def token_numbers(folder: Storage) -> tuple[str, dict[str, int]] | None:
-    """How a tokenizer's tokens were read, and each one's number; None where there is no tokenizer.
+    """The file of a tokenizer's vocabulary, and each token's number; None where there is no tokenizer.
 
-    Of a binary format all that is read is its digest: two such vocabularies are one or they are not. Raises
-    DamagedInputError.
+    A binary vocabulary is its digest, so that two of them are equal or not. Raises DamagedInputError.
     """
     names = folder.names()
     if "tokenizer.json" in names:
@@ -58,7 +59,7 @@ def token_numbers(folder: Storage) -> tuple[str, dict[str, int]] | None:
 
 
 def chat_template(folder: Storage) -> str | None:
-    """A model's chat template, in Jinja; of several the default one. None where it has none."""
+    """A model's (default) chat template, in Jinja; None where it has none."""
     names = folder.names()
     if TEMPLATE_FILE in names:
         return folder.read(TEMPLATE_FILE).decode("utf-8", "replace")
@@ -69,7 +70,7 @@ def chat_template(folder: Storage) -> str | None:
 
 
 def default_template(config: Mapping[str, Any], where: str) -> str | None:
-    """The chat template in a file's JSON, of several the default one. Raises DamagedInputError for another form."""
+    """The (default) chat template in a file's JSON. Raises DamagedInputError for another form."""
     given = config.get("chat_template")
     if isinstance(given, list) and all(
         isinstance(entry, dict) and {"name", "template"} <= set(entry) for entry in given

@@ -64,10 +64,7 @@ def decide(
     names = sorted({name for model in (base, *experts) for name in model.tensors}, key=natural_key)
     first = ((name, next((n for n, r in enumerate(recipe.rules) if matches(name, r.match)), None)) for name in names)
     rule_of = {name: number for name, number in first if number is not None}
-    _require_rules_used(recipe, names, rule_of)
-    for index, pattern in enumerate(recipe.embedding_patterns):  # a tensor that it missed would go to spectral steps
-        if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
-            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
+    _require_matches(recipe, names, rule_of)
     codes = quantised((base, *experts))
     depth = depths(names)
     shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
@@ -126,7 +123,8 @@ def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | Non
     return (1, spec.shape[0], spec.numel // spec.shape[0])
 
 
-def _require_rules_used(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:
+def _require_matches(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:
+    """Raise RecipeError for a rule that decides about no tensor, or an embedding pattern that matches none."""
     used = set(rule_of.values())
     for index, rule in enumerate(recipe.rules):
         if index in used or rule.optional:
@@ -139,6 +137,9 @@ def _require_rules_used(recipe: ResolvedRecipe, names: Sequence[str], rule_of: d
                 "put the narrower rule first",
             )
         raise _matches_nothing(where, names)
+    for index, pattern in enumerate(recipe.embedding_patterns):  # a tensor that it missed would go to spectral steps
+        if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
+            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
 
 
 def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:

@@ -101,7 +101,8 @@ def inputs_of(
             last_adapter += 1
             adapter = last_adapter
         saved = expert.saved(spec.name)
-        slots.append(_slot(number, expert.stored(spec.name), count) if saved is None else _slot(adapter, saved, count))
+        stored = None if expert.model is None else expert.model.tensors.get(spec.name)
+        slots.append(_slot(number, stored, count) if saved is None else _slot(adapter, saved, count))
         factors.append(_factors(adapter, expert.factors.get(spec.name)))
     if source is not None:
         slots, factors = [slots[source] or slots[0]], [None, factors[source]]

@@ -1,7 +1,7 @@
-"""Files beside the weights that loaders need: config, tokenizer, chat templates, processors, code, licences.
+"""Sidecars: files beside the weights that loaders need (config, tokenizer, chat templates, processors, code, licences).
 
-They are planned as the weights are: each has a source and an identity that the fingerprint covers, and JSON that a
-loader reads is parsed before any unit runs.
+The plan has the source and the identity of each, its fingerprint covers them, and planning parses JSON that a loader
+reads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from svc_dist.checkpoint.tokenizer import (
     CONFIG_FILE,
     TEMPLATE_CONFIGS,
     TEMPLATE_FILE,
+    TEMPLATES_FOLDER,
     default_template,
     is_tokenizer_file,
     with_template,
@@ -31,15 +32,14 @@ from svc_dist.sizes import format_size
 from svc_dist.storage.base import FileIdentity, Storage, changed
 from svc_dist.storage.open import open_storage
 
-#: A larger file is not copied: no file that a loader needs beside the weights is this large.
+#: A larger file is not copied: loaders need none of this size beside the weights.
 LARGEST = 200 * 2**20
-#: Larger JSON files (vocabularies) are not parsed, so that planning stays fast.
+#: Larger JSON files (vocabularies) are not parsed, for fast planning.
 _PARSED = 2**20
 _TOGETHER = 16
 _ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab", ".bpe")
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _MODULES = "modules.json"  # of sentence-transformers: its modules, with the sub-folders of their files
-_TEMPLATES = "additional_chat_templates"
 _REPLACED = ("README.md", "merge_recipe.yaml", "merge_report.json", "merge_outputs.json")
 _TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler.pt", "global_step")
 _WEIGHTS = (
@@ -52,9 +52,9 @@ _WEIGHTS = (
 class Sidecar:
     """A file beside the weights of each result.
 
-    ``name``: its path in the result, and in the folder of the model ``source`` (0: the base); ``identity``: of the file
-    there, None where the plan holds the text. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer
-    config's chat template; ``text`` writes the plan's chat template.
+    ``name``: its path in the result and in the folder of the model ``source`` (0: the base); ``identity``: of the file
+    there, None for text in the plan. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer config's
+    chat template; ``text`` writes the plan's chat template.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file beside a model's weights that the results do not get, and why. ``needed``: a loader may need it."""
+    """A file beside a model's weights that the merge does not copy, and why. ``needed``: a loader may need it."""
 
     location: str
     name: str
@@ -76,10 +76,10 @@ class LeftOut:
 def sidecars(
     recipe: ResolvedRecipe, models: Sequence[Model], tokenizer: int, template: str | None
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
-    """The files that the results get beside the weights, and those that they do not get.
+    """The files that the merge copies beside the weights, and those that it leaves out.
 
-    ``models``: the base first; ``tokenizer``: the number of the one whose tokenizer the results get; ``template``: the
-    chat template in place of that tokenizer's own. Raises RecipeError for a ``config_source`` without a config,
+    ``models``: the base first; ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat
+    template in place of that tokenizer's. Raises RecipeError for a ``config_source`` without a config,
     DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
@@ -97,7 +97,7 @@ def sidecars(
         names = [
             name
             for name in _with_sub_folders(storage, names)
-            if (tokenizer if _of_tokenizer(name) else config) == number
+            if (tokenizer if is_tokenizer_file(name) else config) == number
             and name not in merged
             and not name.startswith(".")
             and not (template is not None and name == TEMPLATE_FILE)
@@ -115,9 +115,9 @@ def sidecars(
 
 
 def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str | None) -> bytes:
-    """What a result gets under a sidecar's name. ``storage``: of its source.
+    """The content of a sidecar in a result. ``storage``: of its source; ``dtype``: None for the config's own.
 
-    ``dtype``: of the recipe, None for the config's own. Raises ChangedInputError when the file is not the planned one.
+    Raises ChangedInputError when the file is not the planned one.
     """
     if sidecar.identity is None:
         return (template or "").encode()
@@ -127,13 +127,9 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
     return _with_dtype(data, dtype) if sidecar.rewrite == "dtype" and dtype is not None else data
 
 
-def _of_tokenizer(name: str) -> bool:
-    return is_tokenizer_file(name) or name.startswith(f"{_TEMPLATES}/")
-
-
 def _with_sub_folders(storage: Storage, names: Sequence[str]) -> list[str]:
-    """The names in a model's folder, and in the sub-folders of it that loaders read."""
-    folders = [_TEMPLATES]
+    """The names in a model's folder and in those of its sub-folders that loaders read."""
+    folders = [TEMPLATES_FOLDER]
     if _MODULES in names:
         where = f"{storage.location}/{_MODULES}"
         try:
@@ -161,7 +157,7 @@ def _reason(name: str) -> str | None:
 def _planned(
     storage: Storage, name: str, source: int, dtype: str | None, template: str | None
 ) -> Sidecar | LeftOut | None:
-    """What becomes of a file; None where it has gone since it was listed."""
+    """The plan for a file; None if it was deleted after the listing."""
     if (reason := _reason(name)) is not None:
         return LeftOut(storage.location, name, reason, needed="/" in name)
     identity = storage.stat(name)
@@ -172,7 +168,7 @@ def _planned(
         return LeftOut(storage.location, name, reason, needed=True)
     last = name.rpartition("/")[2]
     if last.endswith(".json") and (identity.size <= _PARSED or last.endswith("config.json")):
-        required = last.endswith("config.json") or last == _MODULES or _of_tokenizer(name)
+        required = last.endswith("config.json") or last == _MODULES or is_tokenizer_file(name)
         try:
             _require_json(_read(storage, identity), f"{storage.location}/{name}", last)
         except DamagedInputError as error:
@@ -199,7 +195,7 @@ def _require_json(data: bytes, where: str, name: str) -> None:
 
 
 def _read(storage: Storage, identity: FileIdentity) -> bytes:
-    """A whole file of this identity. Raises ChangedInputError when it is another."""
+    """A whole file. Raises ChangedInputError when it has another identity."""
     data = storage.read(identity.name, 0, identity.size, identity)
     if not storage.pinned_reads and (current := storage.stat(identity.name)) != identity:
         raise changed(f"{storage.location}/{identity.name}", identity, current)
@@ -209,13 +205,10 @@ def _read(storage: Storage, identity: FileIdentity) -> bytes:
 def _with_dtype(data: bytes, dtype: str) -> bytes:
     """A config with another dtype, in its sections too."""
     config = json.loads(data)
-    sections = [
-        config,
-        *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)),
-    ]
+    nested = [value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)]
     named = [
         (section, key)
-        for section in sections
+        for section in (config, *nested)
         for key in ("dtype", "torch_dtype")
         if section.get(key) in FLOAT_DTYPES.values()
     ]

@@ -1,4 +1,4 @@
-"""Whose tokenizer and which chat template the results get."""
+"""The tokenizer and the chat template of the results."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TEMPLATES = {
 
 
 def tokenizer_source(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequence[Decision]) -> int:
-    """The model (0: the base) whose tokenizer the results get.
+    """The model (0: the base) whose tokenizer is copied. ``models``: locations, the base's first.
 
-    ``models``: locations, the base's first. Reads vocabularies only where the recipe names a tokenizer or cuts
-    vocabularies. Raises RecipeError, and PlanError where a token has different numbers in different models.
+    Reads vocabularies only where the recipe names a tokenizer or cuts vocabularies. Raises RecipeError, and PlanError
+    where a token has different numbers in different models.
     """
     tokenizer = (recipe.config_source or 0) if recipe.tokenizer_source is None else recipe.tokenizer_source
     merged = [d for d in decisions if d.disposition.kind == "merged" and matches(d.name, VOCABULARY_PATTERNS)]
@@ -49,10 +49,10 @@ def tokenizer_source(recipe: ResolvedRecipe, models: Sequence[str], decisions: S
 
 
 def _require_one_vocabulary(
-    models: Sequence[str], found: Sequence[tuple[str, dict[str, int]] | None], source: int, rows: int, where: str
+    models: Sequence[str], numbers: Sequence[tuple[str, dict[str, int]] | None], source: int, rows: int, where: str
 ) -> None:
-    """Every token of one model's tokenizer has the same number in the others', as far as there are tokenizers."""
-    mine = found[source]
+    """Require that every token of one model's tokenizer has the same number in every other tokenizer."""
+    mine = numbers[source]
     if mine is None:
         return
     if source and (beyond := [token for token, number in mine[1].items() if number >= rows]):
@@ -61,7 +61,7 @@ def _require_one_vocabulary(
             f"but the merged embeddings have {rows} rows",
             f"keep its embedding and head by a rule, unmerged: keep: {models[source]}",
         )
-    for model, theirs in zip(models, found, strict=True):
+    for model, theirs in zip(models, numbers, strict=True):
         if theirs is None or theirs is mine:
             continue
         if theirs[0] != mine[0]:
@@ -80,21 +80,19 @@ def _require_one_vocabulary(
 
 
 def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:
-    given = recipe.chat_template
-    if given is None:
-        return None
-    where = recipe.origin.at("chat_template")
-    if given == "auto":
-        found = [chat_template(open_storage(model, recipe.access)) for model in models]
-        templates = Counter(template.strip() for template in found if template is not None)
-        if not templates:
+    """The chat template that the recipe asks for, in Jinja; None for the tokenizer's own. Raises RecipeError."""
+    asked, where = recipe.chat_template, recipe.origin.at("chat_template")
+    if asked is None or "{" in asked:
+        return asked
+    if asked == "auto":
+        templates = [chat_template(open_storage(model, recipe.access)) for model in models]
+        counts = Counter(template.strip() for template in templates if template is not None)
+        if not counts:
             raise RecipeError(f"{where}: no model has a chat template", "take the key out, or name one")
-        return templates.most_common(1)[0][0]  # of equals the first: the base's, then the experts' in order
-    if "{" in given:
-        return given
-    if given not in TEMPLATES:
+        return counts.most_common(1)[0][0]  # of equals the first: the base's, then the experts' in order
+    if asked not in TEMPLATES:
         raise RecipeError(
-            f"{where}: there is no chat template '{printable(given)}'",
-            nearest(given, ["auto", *TEMPLATES]) + "; or write the template itself, in Jinja",
+            f"{where}: there is no chat template '{printable(asked)}'",
+            nearest(asked, ["auto", *TEMPLATES]) + "; or write the template itself, in Jinja",
         )
-    return TEMPLATES[given]
+    return TEMPLATES[asked]

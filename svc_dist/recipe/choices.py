@@ -17,7 +17,7 @@ from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.mergekit import WITHOUT_EFFECT, method_hint, parameter_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
-from svc_dist.recipe.varying import Varying, check_setting, varies
+from svc_dist.recipe.varying import Varying, check_setting
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
     for parameter in method.all_parameters:
         given = [layer[parameter.name] for layer in layers if parameter.name in layer]
         if given:
-            settings[parameter.name] = Varying(parameter, tuple(given)) if varies(given[0]) else given[0]
+            varies = isinstance(given[0], list | Mapping)
+            settings[parameter.name] = Varying(parameter, tuple(given)) if varies else given[0]
     return settings
 
 

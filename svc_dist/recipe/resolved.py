@@ -13,7 +13,7 @@ from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find
 from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
 from svc_dist.recipe.mergekit import WITHOUT_EFFECT, all_parameters, warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
-from svc_dist.recipe.schema import Recipe, Vocab
+from svc_dist.recipe.schema import Recipe, RuleEntry, Vocab
 from svc_dist.recipe.varying import filters
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
@@ -21,29 +21,21 @@ from svc_dist.storage.open import split_location
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The tensors that a rule decides about. Each result's choices hold what it chooses for them."""
-
-    match: tuple[str, ...]
-    vocab: Vocab | None = None
-    optional: bool = False
-
-
-@dataclass(frozen=True)
 class ResolvedRecipe:
     """What to merge and how, complete: nothing needs the recipe's text again.
 
     ``models``: the base, then the experts; other fields name a model by its number here. ``results``: the choices for
-    each result, at least one. ``vocab``: ``base`` leaves out rows beyond the base's. ``config_source``,
-    ``tokenizer_source``: None where the recipe names no model; ``tokenizer_where``: the line of the latter. ``dtype``:
-    as written in recipes, None for each tensor's dtype in the base. ``plain``: plain data with preset and locations
-    resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a parameter, and the text that a
-    tensor's name must contain. ``warnings``: about keys without effect.
+    each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``vocab``:
+    ``base`` leaves out rows beyond the base's. ``config_source``, ``tokenizer_source``: None where the recipe names no
+    model; ``tokenizer_where``: the line of the latter. ``dtype``: as in recipes, None for each tensor's dtype in the
+    base. ``plain``: plain data with preset and locations resolved, part of a plan's fingerprint. ``filters``: the line
+    of each filter of a parameter, and the text that a tensor's name must contain. ``warnings``: about keys without
+    effect.
     """
 
     models: tuple[RecipeModel, ...]
     results: tuple[ResultChoices, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[RuleEntry, ...]
     renames: tuple[Rename, ...]
     embedding_patterns: tuple[str, ...]
     vocab: Vocab
@@ -97,7 +89,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
     return ResolvedRecipe(
         models=models,
         results=results,
-        rules=tuple(Rule(tuple(rule.match), rule.vocab, rule.optional) for rule in recipe.rules),
+        rules=tuple(recipe.rules),
         renames=resolve_renames(recipe.rename, origin, "rename"),
         embedding_patterns=tuple(recipe.embedding_patterns),
         vocab="base" if tokenizer == "base" else recipe.vocab,  # mergekit's way to ask for the base's rows
@@ -107,7 +99,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         tokenizer_where=tokenizer_where,
         chat_template=recipe.chat_template,
         dtype=recipe.out_dtype or recipe.dtype,
-        max_shard_size=parse_size(recipe.max_shard_size),
+        max_shard_size=int(recipe.max_shard_size),  # validation has parsed it
         plain=_plain(recipe, models, results[0].rules, sources),
         access=access,
         filters=tuple(
@@ -148,5 +140,4 @@ def _plain(
     for key, (name, number) in sources.items():
         if number is not None:
             data[key] = "base" if name == "base" else models[number].location
-    data["max_shard_size"] = parse_size(recipe.max_shard_size)
     return data

@@ -49,19 +49,12 @@ def _method(value: Any) -> Any:
 class ModelEntry(Strict):
     """One expert, or the base where it takes part in ``linear``."""
 
-    model: str = Field(
-        min_length=1, description="folder or URL of a safetensors checkpoint or adapter, or model+adapter"
-    )
+    model: str = Field(min_length=1, description="folder or URL of a checkpoint or adapter, or model+adapter")
     name: str | None = Field(
-        None, min_length=1, description="name for `keep` and other keys; default: the name of its folder"
+        None, min_length=1, description="name for `keep` and other keys; default: its folder's name"
     )
-    rename: list[RenameEntry] = Field(
-        default_factory=list,
-        description="prefixes of tensor names to replace: {from: prefix, to: prefix}, or a list",
-    )
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="parameters of the merge method for this expert"
-    )
+    rename: list[RenameEntry] = Field([], description="prefixes of names to replace: {from: ..., to: ...}, or a list")
+    parameters: dict[str, Any] = Field({}, description="parameters of the merge method for this expert")
 
     _rename_list = field_validator("rename", mode="before")(_list)
     _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
@@ -83,7 +76,7 @@ class RuleEntry(Strict):
         description="copy from `base`, from the model of this name, or from the `owner`, the only model that has it",
     )
     merge_method: str | None = Field(None, description="merge method in place of the recipe's")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that override the recipe's")
+    parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
     vocab: Vocab | None = Field(None, description="`base`: merge the rows that the base has and leave out the others")
     optional: bool = Field(False, description="the rule may match no tensor")
@@ -103,9 +96,9 @@ class OutputEntry(Strict):
 
     path: str = Field(min_length=1, description="folder of this model, relative to OUTPUT")
     scale: float | None = Field(None, alias="lambda", description="parameter `lambda` of the merge method")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters that override the recipe's")
+    parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(
-        None, description="calibration, or some of its keys that override the recipe's, or none"
+        None, description="calibration, or keys that override the recipe's, or none"
     )
 
     _calibrate_method = field_validator("calibrate", mode="before")(_method)
@@ -125,41 +118,27 @@ class StorageOptions(Strict):
     profile: str | None = Field(None, description="profile in the AWS configuration")
     region: str | None = Field(None, description="region of the bucket")
     anonymous: bool | None = Field(None, description="read public data without credentials")
-    client: dict[str, Any] = Field(default_factory=dict, description="other options of the fsspec file system")
+    client: dict[str, Any] = Field({}, description="other options of the fsspec file system")
 
 
 class Recipe(Strict):
     """What to merge and how."""
 
-    base_model: str | None = Field(
-        None, description="model that the experts were fine-tuned from; only `linear` works without one"
-    )
+    base_model: str | None = Field(None, description="common ancestor of the experts; only `linear` works without one")
     models: list[ModelEntry] = Field(min_length=1, description="the experts")
     merge_method: str = Field(description="merge method of all tensors that no rule changes")
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="parameters of the merge method, for all experts"
-    )
-    calibrate: dict[str, Any] | None = Field(
-        None, description="calibration: svc, or {method: svc, alpha: ..., side: ...}"
-    )
+    parameters: dict[str, Any] = Field({}, description="parameters of the merge method, for all experts")
+    calibrate: dict[str, Any] | None = Field(None, description="svc, or {method: svc, alpha: ..., side: ...}")
     fallback: dict[str, Any] = Field(
-        default_factory=lambda: {"method": "linear"},
-        description="element-wise method for tensors that a spectral method cannot merge",
+        {"method": "linear"}, description="element-wise method for tensors that a spectral method cannot merge"
     )
     dtype: str | None = Field(None, description="dtype of the merged tensors; default: each tensor's dtype in the base")
-    out_dtype: str | None = Field(
-        None, description="dtype of the merged tensors where it differs from `dtype`, as in mergekit"
-    )
-    rules: list[RuleEntry] = Field(
-        default_factory=list, description="exceptions by tensor name; the first rule that matches a name decides"
-    )
+    out_dtype: str | None = Field(None, description="as in mergekit: dtype of the merged tensors in place of `dtype`")
+    rules: list[RuleEntry] = Field([], description="exceptions by tensor name; the first rule that matches decides")
     vocab: Vocab = Field(
-        "error",
-        description="for experts with more tokens: stop, or merge only the rows that the `base` has",
+        "error", description="for experts with more tokens: stop, or merge only the rows that the `base` has"
     )
-    rename: list[RenameEntry] = Field(
-        default_factory=list, description="the same as `rename` of a model, for every model that has the prefix"
-    )
+    rename: list[RenameEntry] = Field([], description="as `rename` of a model, for every model that has the prefix")
     config_source: str | None = Field(
         None, description="model whose config, tokenizer and other files are copied; default: the base"
     )
@@ -168,20 +147,16 @@ class Recipe(Strict):
     )
     tokenizer: TokenizerSource | None = Field(None, description="{source: ...}: the same as `tokenizer_source`")
     chat_template: str | None = Field(
-        None,
-        min_length=1,
-        description="auto (that of most models), the name of a template, or a template in Jinja",
+        None, min_length=1, description="auto (that of most models), the name of a template, or a template in Jinja"
     )
-    outputs: list[OutputEntry] = Field(
-        default_factory=list, description="several models made in one pass, each in its own folder inside OUTPUT"
+    outputs: list[OutputEntry] = Field([], description="several models made in one pass, in folders inside OUTPUT")
+    max_shard_size: str | int = Field(
+        "5GB", validate_default=True, description="largest shard, in bytes or with an SI or IEC unit"
     )
-    max_shard_size: str | int = Field("5GB", description="largest shard, in bytes or with an SI or IEC unit")
     preset: str | None = Field(None, description="name of a set of defaults; see `svc-dist methods`")
-    storage: dict[str, StorageOptions] = Field(
-        default_factory=dict, description="storage options by URL prefix; they do not change the merge"
-    )
+    storage: dict[str, StorageOptions] = Field({}, description="options by URL prefix, without effect on results")
     embedding_patterns: list[str] = Field(
-        default_factory=lambda: list(EMBEDDING_PATTERNS),
+        list(EMBEDDING_PATTERNS),
         description="name patterns of embeddings and output heads; each pattern of your own must match a tensor",
     )
 
@@ -201,10 +176,9 @@ class Recipe(Strict):
     @classmethod
     def _sized(cls, value: Any) -> Any:
         try:
-            parse_size(value)
+            return parse_size(value)
         except RecipeError as error:
             raise ValueError(str(error)) from None
-        return value
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Recipe:

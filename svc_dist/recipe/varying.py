@@ -32,11 +32,6 @@ def filters(setting: Any) -> Iterator[str]:
             yield condition["filter"]
 
 
-def varies(setting: Any) -> bool:
-    """Whether a setting is more than one value for all tensors."""
-    return isinstance(setting, list | Mapping)
-
-
 def _conditions(setting: Any, owner: str) -> list[Mapping[str, Any]]:
     """A setting as a list of ``{filter, value}``."""
     if isinstance(setting, Mapping):

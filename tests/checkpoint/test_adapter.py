@@ -101,7 +101,7 @@ def test_a_model_of_its_own_under_the_adapter(tmp_path: Path, base: Checkpoint) 
     expert = attach(open_expert(f"{model}+{folder}"), base)
     assert expert.model is not None
     assert expert.model.location == str(model)
-    assert expert.stored("lm_head.weight") == expert.model.tensors["lm_head.weight"]
+    assert expert.whole.tensors["lm_head.weight"] == expert.model.tensors["lm_head.weight"]
     assert list(expert.factors) == [MODULE + ".weight"]
 
 
