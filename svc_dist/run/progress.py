@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from svc_dist.plan.model import Plan
@@ -13,7 +12,6 @@ from svc_dist.sizes import counted, format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-    from rich.progress import TaskID
 
 _LINE_EVERY = 5.0
 _log = logging.getLogger("svc_dist")
@@ -28,28 +26,18 @@ class Progress:
         self._total_bytes = plan.bytes_in + plan.bytes_out
         self._work, self._bytes, self._units = 0.0, 0, 0
         self._began = self._last_line = time.monotonic()
-        self._show_bar = bar
         self._bar: Bar | None = None
-        self._task: TaskID | None = None
         self.count(done)
         self._work_before = self._work
+        self._bar = _bar(self._total_work) if bar else None
 
     def __enter__(self) -> Progress:
-        if self._show_bar:
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("", total=self._total_work)
+        if self._bar is not None:
             self._bar.start()
-            self._refresh()
+        self._refresh()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -97,8 +85,18 @@ class Progress:
         return (time.monotonic() - self._began) * (self._total_work - self._work) / since
 
     def _refresh(self) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._work, description=self._counts())
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._work, description=self._counts())
+
+
+def _bar(total: float) -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.add_task("", total=total)
+    return bar
 
 
 def _clock(seconds: float) -> str:

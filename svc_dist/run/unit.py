@@ -137,22 +137,25 @@ class _Piece:
         self.dispositions = plan.dispositions(tensor)
         self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
+        self.stored: list[tuple[Tensor, Slot, ByteRange, Factors | None]] = []  # each input's view, as it is stored
         self.views = [None if slot is None else self._view(slot, slot.part(first, last)) for slot in tensor.slots]
         assert self.views[0] is not None
         self.base = self.views[0]
         self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
         self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
 
-    def _view(self, slot: Slot, part: ByteRange) -> Tensor:
-        return tensor_view(self.mapped[slot.input].view(part), slot.dtype)
+    def _view(self, slot: Slot, part: ByteRange, factors: Factors | None = None) -> Tensor:
+        view = tensor_view(self.mapped[slot.input].view(part), slot.dtype)
+        self.stored.append((view, slot, part, factors))
+        return view
 
     def _factors(self, factors: Factors) -> LowRank | None:
         """The delta that an adapter adds to these elements, from the mapped rows of its factors."""
         if self.last == self.first:
             return None
         columns = self.tensor.row
-        parts = factors.parts(self.first, self.last, columns)
-        left, right = (self._view(slot, part) for slot, part in zip((factors.left, factors.right), parts, strict=True))
+        left_part, right_part = factors.parts(self.first, self.last, columns)
+        left, right = self._view(factors.left, left_part, factors), self._view(factors.right, right_part, factors)
         if factors.transposed:
             left, right = left.view(factors.rank, -1).T, right.view(-1, factors.rank).T
         else:
@@ -257,35 +260,24 @@ class _Piece:
             raise self._damaged()
         return cast
 
-    def _read(self) -> Iterator[tuple[Tensor, Slot, str, int, tuple[int, ...]]]:
-        """Each stored input: its view, its slot, its role, the index of the view's first element, and its shape."""
-        for view, slot in zip(self.views, self.tensor.slots, strict=True):
-            if view is not None and slot is not None:
-                yield view, slot, "tensor", self.first, self.tensor.shape
-        for factors, change in zip(self.tensor.factors, self.factors, strict=True):
-            if factors is None or change is None:
-                continue
-            rank, columns = factors.rank, self.tensor.row
-            rows = factors.rows(self.first, self.last, columns)[0]
-            if factors.transposed:
-                yield change.left.T, factors.left, "lora_A of tensor", 0, (rank, change.left.shape[0])
-                yield change.right.T, factors.right, "lora_B of tensor", 0, (columns, rank)
-            else:
-                yield change.left, factors.left, "lora_B of tensor", rows * rank, (self.tensor.shape[0], rank)
-                yield change.right, factors.right, "lora_A of tensor", 0, (rank, columns)
-
     def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
         """Why a result is not finite: an input is damaged (file, tensor, element), or the arithmetic overflowed."""
-        for view, slot, what, offset, shape in self._read():
+        for view, slot, part, factors in self.stored:
+            what, shape = "tensor", list(self.tensor.shape)
+            if factors is not None:
+                is_a = (slot is factors.right) != factors.transposed
+                rank, other = factors.rank, (slot.end - slot.start) // view.element_size() // factors.rank
+                what, shape = ("lora_A of tensor", [rank, other]) if is_a else ("lora_B of tensor", [other, rank])
             for start in range(0, view.numel(), CHUNK):
-                part = view.reshape(-1)[start : start + CHUNK]
-                bad = part.isnan() if self.disposition.kind == "copied" else ~part.isfinite()
+                values = view[start : start + CHUNK]
+                bad = values.isnan() if self.disposition.kind == "copied" else ~values.isfinite()
                 if not bool(bad.any()):
                     continue
-                element = start + int(bad.nonzero()[0])
+                index = int(bad.nonzero()[0])
+                element = (part.start - slot.start) // view.element_size() + start + index
                 return DamagedInputError(
                     f"{self.plan.inputs[slot.input].location}/{slot.file}: {what} {self.tensor.name!r} holds "
-                    f"{float(part[element - start])} at element {offset + element:,} of shape {list(shape)}",
+                    f"{float(values[index])} at element {element:,} of shape {shape}",
                     "this checkpoint is damaged or its training diverged; use another, or keep this tensor of the base "
                     "by a rule if the damage is an expert's",
                 )
