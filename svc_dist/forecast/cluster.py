@@ -69,61 +69,61 @@ def parse_cluster(text: str) -> Cluster:
 
     Raises RecipeError naming the key that is wrong.
     """
-    given: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for item in filter(None, (item.strip() for item in text.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
-        if key not in _KEYS or not equals or not value or key in given:
-            why = f"'{key}' is a duplicate key" if key in given else f"'{item}' is not KEY=VALUE with a known key"
+        if key not in _KEYS or not equals or not value or key in keys:
+            why = f"'{key}' is a duplicate key" if key in keys else f"'{item}' is not KEY=VALUE with a known key"
             known = "\n  ".join(f"{name}: {meaning}" for name, meaning in _KEYS.items())
             raise RecipeError(f"--cluster: {why}", f"known keys:\n  {known}")
-        given[key] = value
-    kinds = [key for key in ("gpus", "cpus") if key in given]
+        keys[key] = value
+    kinds = [key for key in ("gpus", "cpus") if key in keys]
     if len(kinds) == 2:
         raise RecipeError("--cluster: gpus and cpus exclude each other", "units run on the GPUs where there are any")
-    if "gpu" in given and kinds != ["gpus"]:
-        raise RecipeError("--cluster: gpu needs gpus", f"e.g. gpus=8,gpu={given['gpu']}")
-    host = read_host(Path(given["host"])) if "host" in given else None
+    if "gpu" in keys and kinds != ["gpus"]:
+        raise RecipeError("--cluster: gpu needs gpus", f"e.g. gpus=8,gpu={keys['gpu']}")
+    host = read_host(Path(keys["host"])) if "host" in keys else None
     if kinds == ["gpus"] and host is not None:
         raise RecipeError("--cluster: gpus and host exclude each other", "a host's rates are those of its cores")
-    if kinds and "cache" in given:
+    if kinds and "cache" in keys:
         raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
     if kinds:
-        return _gpus(given) if kinds == ["gpus"] else _cores(given, host)
+        return _gpus(keys) if kinds == ["gpus"] else _cores(keys, host)
     if host is not None:
-        return _host(given, host)
+        return _host(keys, host)
     raise RecipeError("--cluster: neither gpus nor cpus nor host is given", "e.g. nodes=4,gpus=8,gpu=h100,net=25Gbps")
 
 
-def _gpus(given: dict[str, str]) -> Cluster:
-    kind = given.get("gpu")
+def _gpus(keys: dict[str, str]) -> Cluster:
+    kind = keys.get("gpu")
     if kind not in GPUS:
         raise RecipeError(f"--cluster: gpu is {kind or 'not given'}, but must be one of {', '.join(GPUS)}")
-    gpu, count = GPUS[kind], _count(given, "gpus")
-    node = Node(_count(given, "slots", PER_DEVICE * count), _memory(given), gpu.memory)
-    notes = (f"{kind}: estimated from {gpu.source}", _storage_note(given))
+    gpu, count = GPUS[kind], _count(keys, "gpus")
+    node = Node(_count(keys, "slots", PER_DEVICE * count), _memory(keys), gpu.memory)
+    notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys))
     return Cluster(
-        _count(given, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(given),
+        _count(keys, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(keys),
         START, END, LATENCY, "cuda", 1, True, notes,
     )  # fmt: skip
 
 
-def _cores(given: dict[str, str], host: Host | None) -> Cluster:
-    cores = _count(given, "cpus")
+def _cores(keys: dict[str, str], host: Host | None) -> Cluster:
+    cores = _count(keys, "cpus")
     threads = 1 if host is None else host.threads_per_unit
     lanes = max(1, cores // threads)
     source = f"estimated: {CORE_SOURCE}" if host is None else f"{host.processor} as measured on {host.measured}"
     speed = CORE if host is None else host.crowded  # cores of a large machine are seldom idle
-    node = Node(_count(given, "slots", max(2, lanes)), _memory(given))
+    node = Node(_count(keys, "slots", max(2, lanes)), _memory(keys))
     return Cluster(
-        _count(given, "nodes", 1), node, 1, lanes, speed, speed, _network(given),
-        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(given)),
+        _count(keys, "nodes", 1), node, 1, lanes, speed, speed, _network(keys),
+        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(keys)),
     )  # fmt: skip
 
 
-def _host(given: dict[str, str], host: Host) -> Cluster:
-    if "nodes" in given:
-        raise RecipeError("--cluster: nodes needs cpus or gpus", f"e.g. nodes=2,cpus={host.cores},host={given['host']}")
-    cache = given.get("cache", "cold")
+def _host(keys: dict[str, str], host: Host) -> Cluster:
+    if "nodes" in keys:
+        raise RecipeError("--cluster: nodes needs cpus or gpus", f"e.g. nodes=2,cpus={host.cores},host={keys['host']}")
+    cache = keys.get("cache", "cold")
     if cache not in ("warm", "cold"):
         raise RecipeError(f"--cluster: cache is '{cache}', but must be warm or cold")
     storage, note = host.disk, f"inputs from the disk ({cache})"
@@ -131,25 +131,23 @@ def _host(given: dict[str, str], host: Host) -> Cluster:
         storage = StorageRates(math.inf, math.inf, storage.write_each, storage.write)
     elif host.storage is not None:
         storage, note = host.storage, f"from and to {host.storage_url}"
-    if "net" in given:
-        storage, note = _network(given), _storage_note(given)
-    node = Node(_count(given, "slots", max(2, host.lanes)), _memory(given, host.memory // 2))
+    if "net" in keys:
+        storage, note = _network(keys), _storage_note(keys)
+    node = Node(_count(keys, "slots", max(2, host.lanes)), _memory(keys, host.memory // 2))
     return Cluster(
         1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
         host.threads_per_unit, host.storage is not None, (f"{host.name}: measured on {host.measured}", note),
     )  # fmt: skip
 
 
-def _network(given: dict[str, str]) -> StorageRates:
+def _network(keys: dict[str, str]) -> StorageRates:
     """The rates of a node to object storage: as many connections as a unit opens, up to the node's bandwidth."""
-    whole = _bandwidth(given["net"]) if "net" in given else NETWORK
-    return StorageRates(
-        min(whole, DEFAULT_ACCESS.parallel * CONNECTION), whole, min(whole, PARTS_AHEAD * CONNECTION), whole
-    )
+    net = _bandwidth(keys["net"]) if "net" in keys else NETWORK
+    return StorageRates(min(net, DEFAULT_ACCESS.parallel * CONNECTION), net, min(net, PARTS_AHEAD * CONNECTION), net)
 
 
-def _storage_note(given: dict[str, str]) -> str:
-    net = given.get("net", "25Gbps a node (assumed: set net=)")
+def _storage_note(keys: dict[str, str]) -> str:
+    net = keys.get("net", "25Gbps a node (assumed: set net=)")
     return f"storage: {net}, {CONNECTION / 1e6:.0f} MB/s a connection (estimated)"
 
 
@@ -160,12 +158,12 @@ def _bandwidth(text: str) -> float:
     return float(match[1]) * _PORTIONS[match[2]] / (1 if match[3] == "B/s" else 8)
 
 
-def _memory(given: dict[str, str], default: int = sys.maxsize) -> int:
-    return parse_size(given["memory"]) if "memory" in given else default
+def _memory(keys: dict[str, str], default: int = sys.maxsize) -> int:
+    return parse_size(keys["memory"]) if "memory" in keys else default
 
 
-def _count(given: dict[str, str], key: str, default: int | None = None) -> int:
-    text = given.get(key)
+def _count(keys: dict[str, str], key: str, default: int | None = None) -> int:
+    text = keys.get(key)
     if text is None and default is not None:
         return default
     if text is None or not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -40,14 +40,14 @@ class Trace:
 
 @dataclass
 class _Running:
-    """A running unit, on ``slots`` of a device. ``left``: the remaining share of its current phase."""
+    """A running unit, on ``slots`` of a device. ``remaining``: the remaining share of its current phase."""
 
     unit: str
     device: int
     slots: int
     load: Load
     phase: int = 0
-    left: float = 1.0
+    remaining: float = 1.0
     rate: float = 0.0
 
 
@@ -70,17 +70,17 @@ class _Node:
         elapsed = now - self.at
         busy = [0] * self.cluster.devices
         for running in self.units:
-            running.left -= running.rate * elapsed
+            running.remaining -= running.rate * elapsed
             busy[running.device] += running.phase == _COMPUTE
         self.computing += elapsed * sum(min(count, self.cluster.lanes) for count in busy)
         self.at = now
         done = []
         for running in self.units:
             while running.phase < _END and (
-                self._amount(running) <= 0 or running.left <= _ROUNDING * max(1.0, running.rate)
+                self._amount(running) <= 0 or running.remaining <= _ROUNDING * max(1.0, running.rate)
             ):
                 running.phase += 1
-                running.left, running.rate = 1.0, 0.0
+                running.remaining, running.rate = 1.0, 0.0
             if running.phase == _END:
                 done.append(running.unit)
                 self.on_device[running.device] -= running.slots
@@ -96,7 +96,7 @@ class _Node:
 
     def next_event(self) -> float | None:
         """When the next phase ends, if nothing else happens before."""
-        return min((self.at + running.left / running.rate for running in self.units), default=None)
+        return min((self.at + running.remaining / running.rate for running in self.units), default=None)
 
     def _amount(self, running: _Running) -> float:
         load = running.load

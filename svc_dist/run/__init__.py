@@ -1,1 +1,1 @@
-"""Doing a plan: units, the run folder, the schedule, the executors, publishing and verifying."""
+"""Executing a plan: units, the run folder, the schedule, the executors, publishing and verifying."""

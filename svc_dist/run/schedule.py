@@ -59,7 +59,7 @@ Instruction = RunUnit | FinishShard | Publish
 
 @dataclass(frozen=True)
 class Done:
-    """An instruction was executed; a unit left a receipt."""
+    """An instruction was executed. ``receipt``: of a unit."""
 
     instruction: Instruction
     receipt: Receipt | None = None
@@ -147,10 +147,10 @@ class Schedule:
         self._kills: dict[str, int] = {}
         self._losses: dict[int, int] = {}
         self._rewrites: dict[str, None] = {}
-        left = [unit for unit in self.plan.units if unit.id not in self.done]
-        self.waiting = deque(unit.id for unit in sorted(left, key=lambda unit: (-unit.work, unit.id)))
+        unfinished = [unit for unit in self.plan.units if unit.id not in self.done]
+        self.waiting = deque(unit.id for unit in sorted(unfinished, key=lambda unit: (-unit.work, unit.id)))
         self._open = [0] * self.plan.count
-        for unit in left:
+        for unit in unfinished:
             self._open[unit.shard] += 1
         self._unfinished = {n: None for n in range(self.plan.count) if n not in self.finished or self._open[n]}
 
@@ -247,7 +247,7 @@ class Schedule:
         """Book the waiting units that a node has room for now."""
         running = sum(isinstance(item, RunUnit) for item in self.in_flight)
         booked: list[RunUnit] = []
-        left: list[str] = []
+        postponed: list[str] = []
         reserved: str | None = None  # the node that gets no smaller unit before the one that waits longest
         unplaceable: dict[tuple[Need, tuple[str, ...]], None] = {}
         while self.waiting and not self._placement.full and (self.slots is None or running + len(booked) < self.slots):
@@ -255,7 +255,7 @@ class Schedule:
             need, avoid = self._need(unit), tuple(self._lost_on.get(unit, ()))
             booking = None if (need, avoid) in unplaceable else self._placement.find(need, reserved, avoid)
             if booking is None:
-                left.append(unit)
+                postponed.append(unit)
                 unplaceable[need, avoid] = None
                 reserved = reserved or self._placement.to_reserve(need, avoid)
                 continue
@@ -263,5 +263,5 @@ class Schedule:
             started = RunUnit(unit, booking, low_memory, rewrite=unit in self._rewrites)
             self._placement.book(started, booking)
             booked.append(started)
-        self.waiting.extendleft(reversed(left))
+        self.waiting.extendleft(reversed(postponed))
         return booked

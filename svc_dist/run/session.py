@@ -194,10 +194,10 @@ def _already_complete(
 
 def _discard(output: Output) -> None:
     """Remove only the files of an earlier run: the index first, and last the run folder, which lists them."""
-    report, left = completed(output), remains(output)
-    if report is None and left.plan is None:  # a run may have been killed while it removed a finished merge
+    report, leftovers = completed(output), remains(output)
+    if report is None and leftovers.plan is None:  # a run may have been killed while it removed a finished merge
         report = recorded(output)
-    names = left.files if report is None else report.files
+    names = leftovers.files if report is None else report.files
     for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
         if not {"", ".", ".."} & set(name.split("/")):
             output.storage.delete(name)

@@ -49,7 +49,7 @@ class Worker:
     def _run(self, instruction: RunUnit) -> Done:
         from svc_dist.run.unit import run_unit
 
-        if instruction.rewrite:  # another worker may have begun the shard's upload anew
+        if instruction.rewrite:  # another worker may have begun the shard's upload again
             self.sink = self.output.sink(self.plan.fingerprint)
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
         receipt = run_unit(self.plan, unit, self.sources, self.sink, self.scratch, parallel, instruction.low_memory)
@@ -59,7 +59,7 @@ class Worker:
     def _finish(self, instruction: FinishShard) -> Done | RangesLost:
         """Finish a shard in every result, or prepare the storage for the ranges that it has lost."""
         plan, number = self.plan, instruction.shard
-        self.sink = self.output.sink(plan.fingerprint)  # without state from before an upload that began anew
+        self.sink = self.output.sink(plan.fingerprint)  # without state from before an upload that began again
         shards = [plan.shards[shard] for shard in plan.shards_of(number)]
         try:
             for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):

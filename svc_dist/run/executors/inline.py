@@ -20,7 +20,7 @@ from svc_dist.run_folder.output import Output
 
 
 class InlineExecutor:
-    """Executes each instruction in a thread of its own; the schedule bounds how many there are."""
+    """Executes each instruction in a new thread; the schedule limits their number."""
 
     name = "inline"
 

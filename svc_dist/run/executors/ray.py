@@ -1,6 +1,6 @@
 """Executor as a Ray task graph: merge_unit -> finish_shard -> publish, plain tasks that take ids and return events.
 
-Retries are counted by the schedule, for both executors alike, so Ray's own are off (it would retry units killed for
+The schedule counts retries, as for every executor, so Ray's are disabled (it would retry units killed for
 memory without end).
 """
 
@@ -88,7 +88,7 @@ class RayExecutor:
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        return self._nodes.found
+        return self._nodes.available
 
     def submit(self, instruction: Instruction) -> None:
         self._send(instruction)

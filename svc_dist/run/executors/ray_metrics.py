@@ -22,7 +22,7 @@ class Metrics:
         def counter(name: str, what: str, *tags: str) -> Any:
             return metrics.Counter(f"svc_dist_{name}", description=what, tag_keys=("run", *tags))
 
-        self._done = counter("units_done", "Units that left a receipt.")
+        self._done = counter("units_done", "Units with a receipt.")
         self._failed = counter("attempts_failed", "Attempts at a unit that failed or were lost.")
         self._repeated = counter("attempts_repeated", "Attempts at a unit after its first.")
         self._bytes = counter("bytes", "Bytes read and written by units.", "direction")

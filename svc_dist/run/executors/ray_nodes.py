@@ -33,18 +33,18 @@ _PROBES = 3  # attempts to probe a node
 class RayNodes:
     """The nodes that are alive and have answered a probe, as they come and go.
 
-    ``found``: by Ray's id; ``probes``: references of pending answers; ``most``: units in parallel on all nodes.
+    ``available``: by Ray's id; ``probes``: references of pending answers; ``most``: units in parallel on all nodes.
     """
 
-    def __init__(self, ray: Any, settings: Settings, most: int, own: bool = False) -> None:
+    def __init__(self, ray: Any, settings: Settings, most: int, started_here: bool = False) -> None:
         self._ray = ray
         self._settings = settings
         self._most = most
-        self._known = own and settings.device == "cpu"  # the cluster has this machine's code, and no device to query
+        self._known = started_here and settings.device == "cpu"  # the cluster has this machine's code and no GPU
         # On a GPU a probe leaves a CUDA context behind, perhaps on another device than the next task of its process.
         self._probe = ray.remote(max_retries=0, max_calls=int(settings.device != "cpu"), num_cpus=0)(probe)
         self._warm_up = ray.remote(max_retries=0, max_calls=0)(warm_up)
-        self.found: Mapping[str, Node] = {}
+        self.available: Mapping[str, Node] = {}
         self.probes: dict[Any, str] = {}
         self._asked: dict[str, int] = {}
         self._answers: dict[str, int | None] = {}  # bytes of each of its devices
@@ -69,8 +69,8 @@ class RayNodes:
                 else:
                     self._ask(node)
                 self._get_ready(node, min(slots, self._most))
-        before = self.found
-        self.found = {
+        before = self.available
+        self.available = {
             node: Node(
                 slots=self._slots(entry["Resources"]),
                 memory=int(entry["Resources"].get("memory", 0)),
@@ -80,7 +80,7 @@ class RayNodes:
             for node, entry in alive.items()
             if node in self._answers
         }
-        return self.found != before
+        return self.available != before
 
     def _ask(self, node: str) -> None:
         self._asked[node] = self._asked.get(node, 0) + 1

@@ -43,7 +43,7 @@ def asked(ray: Any) -> RayNodes:
 
 def test_units_meet_workers_that_have_imported_what_they_need(ray: Any) -> None:
     nodes = asked(ray)
-    assert [node.slots for node in nodes.found.values()] == [CPUS]
+    assert [node.slots for node in nodes.available.values()] == [CPUS]
 
     @ray.remote(num_cpus=1)
     def ready() -> bool:
@@ -54,9 +54,9 @@ def test_units_meet_workers_that_have_imported_what_they_need(ray: Any) -> None:
 
 
 def test_the_node_of_a_ray_that_this_command_started_need_not_be_asked(ray: Any) -> None:
-    nodes = RayNodes(ray, Settings(), 64, own=True)
+    nodes = RayNodes(ray, Settings(), 64, started_here=True)
     assert not nodes.probes
-    assert [node.slots for node in nodes.found.values()] == [CPUS]
+    assert [node.slots for node in nodes.available.values()] == [CPUS]
 
 
 def test_a_node_with_another_version_gets_no_units(
