@@ -60,11 +60,12 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     if options.executor != "ray" and options.address is None:  # importing torch takes seconds: do it in the background
         threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
     _refuse_nesting(target, recipe.locations)
-    restart = options.restart and target.exists()
-    complete = None if restart else completed(target)
+    exists = target.exists()
+    restart = exists and options.restart
+    complete = completed(target) if exists and not restart else None
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)
-    if not restart:
+    if exists and not restart:
         _refuse_foreign(target, recipe)
     made = [path for path in target.folders() if not path.exists()]
     try:
@@ -205,8 +206,8 @@ def _discard(output: Output) -> None:
 
 
 def _refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
-    """Raise OutputError when the output holds a model's files, but no unfinished run."""
-    if not output.exists() or output.journal.is_there():
+    """Raise OutputError when the output contains a model's files, but no unfinished run."""
+    if output.journal.is_there():
         return
     for folder in (output.storage.sub(result.path) for result in recipe.results):
         file = next((name for name in folder.names() if ".safetensors" in name), None)

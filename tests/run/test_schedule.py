@@ -334,6 +334,16 @@ def test_a_rewritten_unit_has_all_its_attempts() -> None:
     assert list(schedule.failures) == ["unit u0"]
 
 
+def test_lost_ranges_of_an_earlier_run_add_no_attempts() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"}, max_attempts=2)
+    assert schedule.start() == [FinishShard(0)]
+    assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == [RunUnit("u0")]
+    timeout = TransientStorageError("timeout")
+    assert schedule.handle(Failed(RunUnit("u0"), timeout)) == [RunUnit("u0")]
+    assert schedule.handle(Failed(RunUnit("u0"), timeout)) == []
+    assert list(schedule.failures) == ["unit u0"]
+
+
 def test_draining_leaves_lost_ranges_to_the_next_start() -> None:
     schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), done={"u0"})
     schedule.start()
