@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _SHOWN = 5
-_RULE = {"local_files_only": True, "trust_remote_code": False}
+#: How every loader of transformers is called.
+RULE = {"local_files_only": True, "trust_remote_code": False}
 
 
 def read_config(folder: str) -> Any:
@@ -14,21 +15,7 @@ def read_config(folder: str) -> Any:
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    return transformers.AutoConfig.from_pretrained(folder, **_RULE)
-
-
-def model_class(architecture: str) -> Any | None:
-    """The class in transformers with this name; None where transformers has none."""
-    import transformers
-
-    return getattr(transformers, architecture, None)
-
-
-def read_tokenizer(folder: str) -> Any:
-    """The tokenizer of a model."""
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(folder, **_RULE)
+    return transformers.AutoConfig.from_pretrained(folder, **RULE)
 
 
 def load(kind: Any, folder: str, device_map: str) -> tuple[Any, list[str], list[str]]:
@@ -37,7 +24,7 @@ def load(kind: Any, folder: str, device_map: str) -> tuple[Any, list[str], list[
     ``device_map``: ``auto`` spreads the model over the available devices, ``meta`` reads no weights.
     """
     model, info = kind.from_pretrained(
-        folder, **_RULE, use_safetensors=True, device_map=device_map, dtype="auto", ignore_mismatched_sizes=True,
+        folder, **RULE, use_safetensors=True, device_map=device_map, dtype="auto", ignore_mismatched_sizes=True,
         output_loading_info=True,
     )  # fmt: skip
     wrong = [f"{name} is missing" for name in sorted(info["missing_keys"])]

@@ -17,7 +17,7 @@ _TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "voc
 
 @dataclass(frozen=True)
 class Smoke:
-    """A model that was loaded, the shape of its output and, where it can generate, the ``generated`` text."""
+    """A loaded model, the shape of its output and, where it can generate, the ``generated`` text."""
 
     architecture: str
     dtype: str
@@ -75,6 +75,8 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
 
 def _load(folder: str) -> tuple[Any, str]:
     """The model and the name of its architecture."""
+    import transformers
+
     try:
         config = architecture.read_config(folder)
     except (OSError, ValueError) as error:
@@ -82,7 +84,7 @@ def _load(folder: str) -> tuple[Any, str]:
             f"{folder}: transformers cannot read its config.json: {architecture.reason_of(error)}"
         ) from None
     name = str((config.architectures or ["none named"])[0])
-    kind = architecture.model_class(name)
+    kind = getattr(transformers, name, None)
     if kind is None:
         raise RecipeError(f"{folder}: transformers does not know the architecture {name}", "upgrade transformers")
     model, wrong, unused = architecture.load(kind, folder, "auto")
@@ -94,6 +96,7 @@ def _load(folder: str) -> tuple[Any, str]:
 def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
     """Inputs for one forward pass, and the tokenizer that made them, if any."""
     import torch
+    import transformers
 
     config = model.config
     if model.main_input_name == "input_ids":
@@ -101,7 +104,7 @@ def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
             size = config.get_text_config().vocab_size
             ids = {"input_ids": torch.arange(_IDS)[None] % size}
             return (ids | {"decoder_input_ids": ids["input_ids"]} if config.is_encoder_decoder else ids), None
-        tokenizer = architecture.read_tokenizer(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **architecture.RULE)
         tokens = dict(tokenizer(prompt, return_tensors="pt"))
         if config.is_encoder_decoder:
             tokens["decoder_input_ids"] = tokens["input_ids"][:, :1]

@@ -36,10 +36,10 @@ class Verification:
     def ok(self) -> bool:
         return not self.problems
 
-    def add(self, problems: list[str], passed: str) -> None:
-        """Add what a check has found, or ``passed`` where it has found no problem."""
-        self.problems += problems
-        if not problems:
+    def add(self, passed: str, *problems: str | None) -> None:
+        """Add the problems of a check, or ``passed`` where it has found none."""
+        self.problems += filter(None, problems)
+        if not any(problems):
             self.checked.append(passed)
 
 
@@ -53,9 +53,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     folder = open_storage(output, access)
     names = folder.names()
     if INDEX_FILE not in names:
-        result.problems.append(
-            f"{output} has no {INDEX_FILE}: the merge is not complete, or svc_dist did not make this model"
-        )
+        result.problems.append(f"{output} has no {INDEX_FILE}: the merge is not complete, or not made by svc_dist")
         if not any(name.endswith(".safetensors") for name in names):
             return result
     try:
@@ -94,7 +92,7 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
     if folder is None:
         result.skipped.append("the safetensors library: it reads local files only")
         return
-    problems: list[str] = []
+    problem = None
     for file in model.files:
         expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}
         try:
@@ -102,9 +100,9 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
         except VerificationError as error:
             problem = str(error)
         if problem:
-            problems.append(f"{file.name}: {problem}")
+            problem = f"{file.name}: {problem}"
             break
-    result.add(problems, "the safetensors library reads every shard")
+    result.add("the safetensors library reads every shard", problem)
 
 
 def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: Verification) -> None:
@@ -126,10 +124,8 @@ def _check_report(report: MergeReport, model: Checkpoint, result: Verification) 
     for shard in report.shards:
         if sizes.get(shard.file) != shard.size:
             problem = f"{shard.file} has {sizes.get(shard.file)} bytes, {shard.size} were written"
-    result.add(
-        [f"not what was written: {problem}"] if problem else [],
-        "names, dtypes, shapes and sizes are those that were written",
-    )
+    problem = problem and f"not what was written: {problem}"
+    result.add("names, dtypes, shapes and sizes are those that were written", problem)
 
 
 def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) -> None:
@@ -149,7 +145,7 @@ def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) 
                 except (ValueError, RecursionError) as error:
                     problems.append(f"{sidecar.name} is not valid JSON: {error}")
     if report.sidecars:
-        result.add(problems, f"{counted(len(report.sidecars), 'sidecar')} with the recorded checksum")
+        result.add(f"{counted(len(report.sidecars), 'sidecar')} with the recorded checksum", *problems)
 
 
 def _check_base(report: MergeReport, model: Checkpoint, result: Verification, access: Access) -> None:
@@ -166,9 +162,8 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
         for checkpoint in (model, base)
     )
     problem = difference(stored, expected)
-    result.add(
-        [f"against the base {location}: {problem}"] if problem else [], f"names and shapes are the base's ({location})"
-    )
+    problem = problem and f"against the base {location}: {problem}"
+    result.add(f"names and shapes are the base's ({location})", problem)
 
 
 def _check_architecture(path: Path | None, model: Checkpoint, result: Verification) -> None:
@@ -180,11 +175,11 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
     name = str((model.config.get("architectures") or ["none named"])[0])
     try:
         import accelerate  # noqa: F401  (transformers needs it to build a model without weights)
-
-        kind = architecture.model_class(name)
+        import transformers
     except ImportError:
         result.skipped.append(f"{what}: accelerate and transformers are not installed (pip install 'svc-dist[check]')")
         return
+    kind = getattr(transformers, name, None)
     if kind is None:
         result.skipped.append(f"{what}: transformers does not know {name}")
         return
@@ -193,10 +188,8 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
     except Exception as error:  # whatever a library raises on a config that it does not understand
         result.skipped.append(f"{what}: transformers cannot build {name}: {architecture.reason_of(error)}")
         return
-    result.add(
-        [f"{name}: {architecture.summarised(wrong)}"] if wrong else [],
-        f"every parameter of {name} is there with its shape",
-    )
+    problem = f"{name}: {architecture.summarised(wrong)}" if wrong else None
+    result.add(f"every parameter of {name} is there with its shape", problem)
 
 
 def _architecture_problems(kind: Any, folder: str, model: Checkpoint) -> list[str]:
@@ -221,9 +214,9 @@ def _check_data(source: Source, model: Checkpoint, report: MergeReport | None, r
         whole = {number for number, shard in enumerate(shards) if sizes.get(shard.file) == shard.size}
         ranges = [written for written in report.ranges if written.shard in whole]
         wrong = _over(ranges, lambda written: _checksum_problem(source, shards[written.shard].file, written))
-        result.add(wrong, f"{counted(len(ranges), 'range')} with the recorded checksum")
+        result.add(f"{counted(len(ranges), 'range')} with the recorded checksum", *wrong)
     weights = [spec for spec in model.tensors.values() if spec.dtype in FLOAT_DTYPES]
-    result.add(_over(weights, lambda spec: _finite_problem(source, spec, spec.name in copied)), "no NaN and no Inf")
+    result.add("no NaN and no Inf", *_over(weights, lambda spec: _finite_problem(source, spec, spec.name in copied)))
 
 
 def _over(items: list[Any], check: Callable[[Any], str | None]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svc_dist.cli import merge_commands, model_commands, other_commands
+from svc_dist.cli import merge_commands, model_commands
 
 app = typer.Typer(
     name="svc-dist",
@@ -22,7 +22,7 @@ app = typer.Typer(
 for command in (
     merge_commands.merge,
     merge_commands.plan,
-    other_commands.measure_host,
+    merge_commands.measure_host,
     model_commands.verify,
     model_commands.inspect,
     model_commands.report,
@@ -31,8 +31,8 @@ for command in (
     merge_commands.status,
     merge_commands.clean,
     merge_commands.doctor,
-    other_commands.methods,
-    other_commands.demo,
+    model_commands.methods,
+    model_commands.demo,
 ):
     app.command()(command)
 

@@ -1,4 +1,4 @@
-"""Commands about one merge: merge, plan, doctor, status, clean."""
+"""Commands about one merge and its machines: merge, plan, measure-host, doctor, status, clean."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -135,6 +136,36 @@ def plan(
         typer.echo(f"{typer.style('warning:', fg='yellow')} {warning}")
     for line in plan_lines(made):
         typer.echo(line)
+
+
+def measure_host(
+    file: Annotated[
+        Path | None, typer.Argument(help="file for the rates; default: standard output", metavar="FILE")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="folder on the disk to measure; default: the system's temporary folder")
+    ] = None,
+    threads_per_unit: Annotated[int, typer.Option(min=1, metavar="N", help="threads that compute one unit")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="also measure the storage under this URL; needs permission to write", metavar="URL"),
+    ] = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+) -> None:
+    """Measure how fast this machine reads, computes and writes. Takes a minute; run nothing else meanwhile.
+
+    Example: svc-dist measure-host host.json && svc-dist plan recipe.yaml --cluster host=host.json
+    """
+    options.require_writable_file(file, "FILE")
+    options.require_writable_folder(folder, "--folder")
+    from svc_dist.forecast.measure_host import measure_host as measure
+
+    text = measure(folder, threads_per_unit, storage, options.access_of(endpoint_url, profile)).to_json()
+    if file is None:
+        typer.echo(text, nl=False)
+    else:
+        options.write_file(file, text, "FILE")
 
 
 def doctor(

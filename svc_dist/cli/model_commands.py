@@ -1,4 +1,4 @@
-"""Commands about models and experts: inspect, report, verify, smoke, diff."""
+"""Commands about models, experts and methods: inspect, report, verify, smoke, diff, methods, demo."""
 
 from __future__ import annotations
 
@@ -133,6 +133,36 @@ def diff(
     typer.echo(json.dumps(difference.data()) if as_json else difference.text(most))
     if exit_code and not difference.same:
         raise typer.Exit(1)
+
+
+def methods(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="print a page in Markdown, with the range of every parameter")
+    ] = False,
+) -> None:
+    """List merge methods, calibrations and presets. With their parameters and papers.
+
+    Example: svc-dist methods
+    """
+    from svc_dist.cli.methods_page import method_lines, render
+
+    typer.echo(render() if markdown else "\n".join(method_lines()), nl=not markdown)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="folder for the models and recipes", metavar="FOLDER")] = Path(
+        "svc-dist-demo"
+    ),
+) -> None:
+    """Train a small base and experts, merge and compare them. Four experts, merged in six ways, in about a minute.
+
+    Example: svc-dist demo
+    """
+    from rich.console import Console
+
+    from svc_dist.demo.demo import run_demo
+
+    run_demo(folder, Console())
 
 
 def _write_page(report: MergeReport, title: str, page: Path) -> None:

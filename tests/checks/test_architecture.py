@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svc_dist.checks.architecture import load, model_class, read_config, reason_of, summarised
+from svc_dist.checks.architecture import load, read_config, reason_of, summarised
 from tests.support.checkpoints import llama_config, llama_like, write_checkpoint
 
 pytest.importorskip("transformers")
@@ -25,18 +25,13 @@ def test_the_reason_is_the_first_line_or_the_kind_of_error() -> None:
     assert reason_of(KeyError()) == "KeyError"
 
 
-def test_a_class_is_found_by_its_name_and_an_unknown_one_is_none() -> None:
-    kind = model_class("LlamaForCausalLM")
-    assert kind is not None
-    assert kind.__name__ == "LlamaForCausalLM"
-    assert model_class("NoSuchArchitecture") is None
-
-
 def test_loading_lists_missing_misshapen_and_unused_tensors(tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
     tensors = llama_like(0) | {"model.norm.weight": torch.ones(5, dtype=torch.bfloat16), "extra": torch.ones(2)}
     del tensors["model.layers.1.mlp.up_proj.weight"]
     folder = write_checkpoint(tmp_path / "model", tensors, config=llama_config())
-    model, wrong, unused = load(model_class("LlamaForCausalLM"), str(folder), "cpu")
+    model, wrong, unused = load(LlamaForCausalLM, str(folder), "cpu")
     assert wrong == [
         "model.layers.1.mlp.up_proj.weight is missing",
         "model.norm.weight has shape [5], not [16]",
