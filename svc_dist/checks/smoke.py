@@ -30,7 +30,7 @@ class Smoke:
         """A few lines for a terminal."""
         lines = [
             f"{self.architecture} in {self.dtype} on {', '.join(self.devices)}: loads, with every weight in its place",
-            f"output {list(self.shape)}, finite; {self.seconds:.1f} s in all",
+            f"output {list(self.shape)}, finite; {self.seconds:.1f} s in total",
         ]
         return "\n".join([*lines, f"generates: {self.generated}"] if self.generated is not None else lines)
 
@@ -55,8 +55,9 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
     began = time.monotonic()
     model, name = _load(folder)
     inputs, tokenizer = _inputs(model, folder, prompt)
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with torch.inference_mode():
-        result = model(**{name: value.to(model.device) for name, value in inputs.items()})
+        result = model(**inputs)
         out = next(value for value in result.to_tuple() if isinstance(value, torch.Tensor))
         if not bool(out.isfinite().all()):
             raise VerificationError(
@@ -65,8 +66,7 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
             )
         text = None
         if tokenizer is not None and model.can_generate():
-            ids = model.generate(**{name: value.to(model.device) for name, value in inputs.items()}, do_sample=False,
-                                 max_new_tokens=tokens)  # fmt: skip
+            ids = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
             text = tokenizer.decode(ids[0], skip_special_tokens=True)
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     seconds = time.monotonic() - began

@@ -20,7 +20,7 @@ _SHARED, _FEW = 0.8, 0.95  # gamma below which a sum is much over-counted, and a
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix of a merge: where it stands, and its summary of ``merge_report.json``."""
+    """One matrix of a merge: its tensor, and its summary in ``merge_report.json``."""
 
     tensor: str
     name: TensorName
@@ -34,20 +34,19 @@ class Diagnosis:
         self.report = report
         self.experts = short_names([model.location for model in report.models[1:]])
         self.matrices = [Matrix(entry["tensor"], parse_name(entry["tensor"]), entry) for entry in report.matrices]
-        stacks = {matrix.name.stack for matrix in self.matrices}
-        self._several = len(stacks) > 1
+        self._several_stacks = len({matrix.name.stack for matrix in self.matrices}) > 1
 
     def kind(self, name: TensorName) -> str:
         """The kind of module, with its stack where there are several."""
-        return f"{name.stack}: {name.kind}" if self._several and name.stack else name.kind
+        return f"{name.stack}: {name.kind}" if self._several_stacks and name.stack else name.kind
 
     @property
     def calibrated(self) -> list[Matrix]:
-        """The matrices that SVC looked at."""
+        """The matrices that SVC has analysed."""
         return [matrix for matrix in self.matrices if "gamma_by_energy" in matrix.summary]
 
     def grid(self, key: str) -> tuple[list[int], list[str], Array]:
-        """Layers, kinds, and a summary value's mean for each pair: ``(kinds, layers)``, NaN where there is none."""
+        """Layers, kinds, and the means of a summary value ``(kinds, layers)``; NaN where no matrix has it."""
         cells: dict[tuple[str, int], list[float]] = {}
         for matrix in self.matrices:
             if matrix.name.layer is not None and key in matrix.summary:
@@ -55,28 +54,24 @@ class Diagnosis:
         layers = sorted({layer for _, layer in cells})
         kinds = list(dict.fromkeys(kind for kind, _ in cells))
         values = np.full((len(kinds), len(layers)), np.nan)
-        for (kind, layer), found in cells.items():
-            values[kinds.index(kind), layers.index(layer)] = np.mean(found)
+        for (kind, layer), cell in cells.items():
+            values[kinds.index(kind), layers.index(layer)] = np.mean(cell)
         return layers, kinds, values
 
     @cached_property
     def grams(self) -> dict[str, tuple[Array, float]]:
         """For each tensor the inner products of its deltas ``(K, K)`` and ``||W0||^2``."""
-        found: dict[str, tuple[Array, float]] = {}
-        for entry in self.report.deltas:
-            gram, base = _square(entry["gram"], len(self.experts)), float(entry["base"])
-            if entry["tensor"] in found:  # the parts of a tensor add up
-                before = found[entry["tensor"]]
-                gram, base = gram + before[0], base + before[1]
-            found[entry["tensor"]] = gram, base
-        return found
+        grams: dict[str, tuple[Array, float]] = {}
+        for entry in self.report.deltas:  # several for a tensor that several units merged
+            gram, base = grams.get(entry["tensor"], (0.0, 0.0))
+            grams[entry["tensor"]] = gram + _square(entry["gram"], len(self.experts)), base + float(entry["base"])
+        return grams
 
     def overlap(self, tensors: Iterable[str] | None = None) -> Array:
-        """Cosines ``(K, K)`` between the experts' deltas of these tensors (all, if None) taken together."""
-        grams = [self.grams[name][0] for name in (self.grams if tensors is None else tensors) if name in self.grams]
-        total = np.zeros((len(self.experts), len(self.experts)))
-        for gram in grams:
-            total += gram
+        """Cosines ``(K, K)`` between the experts' deltas of these tensors (None: all), joined to one vector each."""
+        names = self.grams if tensors is None else tensors
+        grams = (self.grams[name][0] for name in names if name in self.grams)
+        total: Array = sum(grams, start=np.zeros((len(self.experts), len(self.experts))))
         norms = np.sqrt(np.diag(total))
         scale = np.outer(norms, norms)
         cosines: Array = np.divide(total, scale, out=np.zeros_like(total), where=scale > 0)
@@ -102,12 +97,12 @@ class Diagnosis:
         return list(layers), np.array(rows).reshape(len(layers), len(self.experts))
 
     def weight(self, matrix: Matrix) -> float:
-        """The energy of the deltas' sum in a matrix's tensor: what it counts for in a mean over the model."""
+        """The weight of a matrix in means over the model: the energy of the deltas' sum in its tensor."""
         gram = self.grams.get(matrix.tensor)
         return max(float(gram[0].sum()), 0.0) if gram is not None else 1.0
 
     def gamma(self, matrices: Iterable[Matrix] | None = None) -> float:
-        """The mean gamma of these matrices (all, if None), by the energy in each direction and matrix; NaN for none."""
+        """The mean gamma of these matrices (None: all), weighted by energy; NaN for none."""
         chosen = self.calibrated if matrices is None else list(matrices)
         weights = np.array([self.weight(matrix) for matrix in chosen])
         if not chosen or not weights.sum():
@@ -134,15 +129,15 @@ class Diagnosis:
 
     def text(self, most: int = 8) -> str:
         """A table by kind of module, the most over-counted matrices, and the verdict."""
-        found = self.calibrated
-        kinds = list(dict.fromkeys(self.kind(matrix.name) for matrix in found))
+        calibrated = self.calibrated
+        kinds = list(dict.fromkeys(self.kind(matrix.name) for matrix in calibrated))
         width = max([len("kind"), *map(len, kinds)])
         lines = [f"{'kind':{width}}  matrices   gamma  cosine"]
         for kind in kinds:
-            own = [matrix for matrix in found if self.kind(matrix.name) == kind]
-            cosine = self.mean_cosine({matrix.tensor: None for matrix in own})
-            lines.append(f"{kind:{width}}  {len(own):8d}  {self.gamma(own):6.3f}  {cosine:6.3f}")
-        worst = sorted(found, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
+            chosen = [matrix for matrix in calibrated if self.kind(matrix.name) == kind]
+            cosine = self.mean_cosine({matrix.tensor: None for matrix in chosen})
+            lines.append(f"{kind:{width}}  {len(chosen):8d}  {self.gamma(chosen):6.3f}  {cosine:6.3f}")
+        worst = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
         lines += ["", "most over-counted:"]
         lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {label(matrix)}" for matrix in worst]
         return "\n".join([*lines, "", self.verdict()])
@@ -155,10 +150,10 @@ def label(matrix: Matrix) -> str:
 
 
 def short_names(locations: list[str]) -> list[str]:
-    """The last parts of locations, as few as tell them apart."""
-    parts = [location.rstrip("/").split("/") for location in locations]
-    for count in range(1, max(map(len, parts), default=1)):
-        names = ["/".join(part[-count:]) for part in parts]
+    """The shortest ends of locations, in whole path segments, that are distinct."""
+    segments = [location.rstrip("/").split("/") for location in locations]
+    for count in range(1, max(map(len, segments), default=1)):
+        names = ["/".join(path[-count:]) for path in segments]
         if len(set(names)) == len(names):
             return names
     return locations

@@ -1,4 +1,4 @@
-"""The plots of a report, each as SVG text. No global state of matplotlib's is touched."""
+"""The plots of a report as SVG text. They change no global state of matplotlib."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABELS = 40  # ticks of an axis that can be read
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG text that is the same every time."""
+    """A figure as reproducible SVG text."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "svc-dist", "svg.fonttype": "none"}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
@@ -31,7 +31,7 @@ def svg(figure: Figure) -> str:
 
 
 def gamma_map(diagnosis: Diagnosis) -> Figure | None:
-    """Over-counting: gamma by layer and kind of module. Blue is scaled down, red up."""
+    """Gamma by layer and kind of module: blue below 1, red above 1."""
     layers, kinds, values = diagnosis.grid("gamma_by_energy")
     if not values.size:
         return None
@@ -40,7 +40,7 @@ def gamma_map(diagnosis: Diagnosis) -> Figure | None:
 
 
 def rank_map(diagnosis: Diagnosis) -> Figure | None:
-    """Directions kept by layer and kind of module."""
+    """Rank after the merge method, by layer and kind of module."""
     layers, kinds, values = diagnosis.grid("kept_rank")
     return _map(layers, kinds, values, "directions kept", Normalize(), "viridis") if values.size else None
 
@@ -85,16 +85,16 @@ def overlap(diagnosis: Diagnosis) -> Figure | None:
     if len(diagnosis.experts) < 2 or not diagnosis.grams:
         return None
     cosines = diagnosis.overlap()
+    diagonal = np.eye(len(cosines), dtype=bool)
     figure = Figure(figsize=(_WIDE, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    largest = max(float(np.abs(cosines[~np.eye(len(cosines), dtype=bool)]).max()), 0.05)
-    shown = np.where(np.eye(len(cosines), dtype=bool), np.nan, cosines)
-    image = left.imshow(shown, norm=Normalize(-largest, largest), cmap="PuOr_r")
+    largest = max(float(np.abs(cosines[~diagonal]).max()), 0.05)
+    image = left.imshow(np.where(diagonal, np.nan, cosines), norm=Normalize(-largest, largest), cmap="PuOr_r")
     left.set_xticks(range(len(cosines)), diagnosis.experts, rotation=45, ha="right", fontsize=7)
     left.set_yticks(range(len(cosines)), diagnosis.experts, fontsize=7)
     left.set_title("cosine between experts, all tensors", fontsize=9)
-    for row, column in zip(*np.nonzero(~np.eye(len(cosines), dtype=bool)), strict=True):
-        if len(cosines) <= 8:
+    if len(cosines) <= 8:
+        for row, column in zip(*np.nonzero(~diagonal), strict=True):
             colour = "white" if abs(cosines[row, column]) > 0.6 * largest else _INK
             left.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=left, shrink=0.8)
@@ -111,7 +111,7 @@ def overlap(diagnosis: Diagnosis) -> Figure | None:
 
 
 def norms(diagnosis: Diagnosis) -> Figure | None:
-    """How far each expert went from the base, by layer."""
+    """The size of each expert's delta relative to the base, by layer."""
     layers, values = diagnosis.norms()
     if not values.size:
         return None
@@ -127,7 +127,7 @@ def norms(diagnosis: Diagnosis) -> Figure | None:
 
 
 def stages(seconds: dict[str, float]) -> Figure | None:
-    """What the units spent their time on."""
+    """The seconds of all units by stage."""
     if not seconds or not sum(seconds.values()):
         return None
     known = ("read", "compute", "write")
@@ -141,6 +141,6 @@ def stages(seconds: dict[str, float]) -> Figure | None:
         begin += seconds[name]
     axes.set_yticks([])
     axes.set_xlim(0, begin)
-    axes.set_xlabel("seconds, all units together")
+    axes.set_xlabel("seconds of all units")
     figure.legend(loc="outside upper left", ncols=len(order), frameon=False)
     return figure

@@ -26,7 +26,7 @@ th { font-weight: 600; white-space: nowrap; }
 
 
 def render(report: MergeReport, title: str) -> str:
-    """The page of a merge's report or of an inspection. A section without data is left out or says so."""
+    """The page of a merge's report or of an inspection. Sections without data are missing or say so."""
     diagnosis = Diagnosis(report)
     recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     sections = [
@@ -64,11 +64,11 @@ def _overcounting(diagnosis: Diagnosis) -> str:
         return _section(
             "Over-counting",
             "<p>This merge was not calibrated, so its matrices were not compared with the experts. "
-            "<code>svc-dist inspect RECIPE</code> does that without merging.</p>",
+            "<code>svc-dist inspect RECIPE</code> compares them without merging.</p>",
         )
     text = (
-        f'<p class="verdict">{html.escape(diagnosis.verdict())}</p>\n<p>Gamma is what SVC multiplies a singular value '
-        "with: below 1 where the merge holds a direction more than once, above 1 where experts cancel each other. "
+        f'<p class="verdict">{html.escape(diagnosis.verdict())}</p>\n<p>Gamma is the factor by which SVC scales a '
+        "singular value: below 1 where a direction is counted more than once, above 1 where experts cancel each other. "
         "Each cell is the mean over the directions of its matrices, by energy.</p>"
     )
     return _section("Over-counting", text, figures.gamma_map(diagnosis))
@@ -85,7 +85,7 @@ def _spectra(diagnosis: Diagnosis) -> str:
 
 
 def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]:
-    """Matrices worth a plot: half those with the smallest gamma, half those with the largest; else evenly spread."""
+    """Matrices for plots: half with the smallest gamma, half with the largest; without gammas, evenly spaced ones."""
     known = [matrix for matrix in diagnosis.matrices if matrix.summary.get("sigma")]
     if len(known) <= count:
         return known
