@@ -115,12 +115,11 @@ def inspect(
     ``layers``: such as ``"0,10,20-23"``; None for all. ``report.diagnosis.Diagnosis`` interprets the report. Raises
     RecipeError, PlanError, DamagedInputError, StorageError.
     """
-    from svc_dist.checks import over_counting
+    from svc_dist.checks.over_counting import inspect as analyse
 
-    spans = None if layers is None else over_counting.parse_layers(layers)
     settings = SettingsRequest(precision, threads_per_unit, device)
     resolved = load_recipe(recipe, access=access)
-    return over_counting.inspect(resolved, spans, slots=slots, settings=settings, scratch=scratch, progress=progress)
+    return analyse(resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress)
 
 
 def predict(

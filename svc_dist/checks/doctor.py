@@ -17,7 +17,7 @@ from svc_dist.checkpoint.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
-from svc_dist.plan.settings import Settings, SettingsRequest
+from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.load import load_recipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
@@ -34,7 +34,7 @@ _PACKAGES = ("torch", "ray", "fsspec", "botocore", "safetensors", "numpy", "scip
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. ``problem``: what is wrong, with its remedy and the exit code that a merge would exit with."""
+    """The result of a check. ``problem``: the error, with its remedy and the exit code, that a merge would meet."""
 
     subject: str
     seen: str
@@ -45,7 +45,7 @@ class Finding:
         return ExitCode.DONE if self.problem is None else self.problem.exit_code
 
     def text(self) -> str:
-        """One line: the subject, and what was seen or what is wrong."""
+        """One line: the subject, and what the check saw or the problem."""
         if self.problem is None:
             return f"{self.subject}: {self.seen}"
         remedy = f"; {self.problem.hint}" if self.problem.hint else ""
@@ -62,10 +62,7 @@ def examine(
     max_shard_size: str | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Iterator[Finding]:
-    """Check what a merge with these options needs, one finding after the other.
-
-    Raises RecipeError when the recipe itself is wrong.
-    """
+    """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong."""
     access = replace(access, timeout=20.0, deadline=10.0)
     checked = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
     sound = True
@@ -76,8 +73,11 @@ def examine(
     plan: Plan | None = None
     target = Output(output, checked.access)
     if sound:
+        recorded = None
+        with contextlib.suppress(SvcDistError):  # `_writes` reports an output that cannot be read
+            recorded = recorded_settings(target)
         try:
-            plan = make_plan(checked, settings_here(settings, _recorded(target)))
+            plan = make_plan(checked, settings_here(settings, recorded))
         except SvcDistError as error:
             yield Finding("plan", "", error)
     if plan is not None:
@@ -89,19 +89,11 @@ def examine(
         if any(open_storage(model.location, access).path is None for model in plan.inputs):
             yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
         if target.storage.path is not None:
-            hint = "free space there, or name another OUTPUT"
-            folder = target.storage.path
-            yield _finding("space for the output", lambda: _space(folder, plan.bytes_out, "the model needs", hint))
+            space = functools.partial(_space, target.storage.path, plan.bytes_out, "the model needs")
+            yield _finding("space for the output", lambda: space("free space there, or name another OUTPUT"))
         yield _finding("memory", lambda: _memory(plan))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
     yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
-
-
-def _recorded(output: Output) -> Settings | None:
-    """The settings of the run in an output. An output that cannot be read is a finding of its own."""
-    with contextlib.suppress(SvcDistError):
-        return recorded_settings(output)
-    return None
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
@@ -116,7 +108,8 @@ def _reads(location: str, access: Access) -> str:
     opened = open_expert(location, access)
     if opened.model is not None:
         files = opened.model.files
-        seen = f"{len(opened.model.tensors)} tensors, {format_size(opened.model.nbytes)} in {len(files)} files"
+        seen = f"{counted(len(opened.model.tensors), 'tensor')}, {format_size(opened.model.nbytes)}"
+        seen += f" in {counted(len(files), 'file')}"
     else:
         assert opened.adapter is not None
         files = opened.adapter.files
@@ -138,13 +131,13 @@ def _writes(output: Output) -> Iterator[Finding]:
         storage.put(name, data)
         rate = _rate(_SAMPLE, began)
         if storage.get(name) != data:
-            raise StorageError(f"{output.location}: what was written is not what is read back")
+            raise StorageError(f"{output.location}: the data read back differs from the data written")
         return f"whole files at {rate}"
 
     made = [folder for folder in output.folders() if not folder.exists()]
     reached = _finding(f"output {output.location}", lambda: "not empty" if output.exists() else "empty")
     yield reached
-    if reached.problem is not None:  # and nothing is written: some stores would make a bucket that is not there
+    if reached.problem is not None:  # no write is tried: some stores would create a missing bucket
         return
     yield _finding("writing", written)
     if isinstance(storage, MultipartStorage):
@@ -158,9 +151,9 @@ def _remove(output: Output, name: str, made: list[Path]) -> str:
     for suffix in ("", "-parts", "-new"):
         output.journal.storage.delete(name + suffix)
     for folder in made:
-        with contextlib.suppress(OSError):  # not there, because nothing could be written
+        with contextlib.suppress(OSError):  # missing, because nothing could be written
             folder.rmdir()
-    return "nothing is left behind"
+    return "nothing is left"
 
 
 def _multipart(storage: MultipartStorage, name: str) -> str:
@@ -208,7 +201,7 @@ def _space(folder: Path, needed: int, user: str, hint: str) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    """Hold the largest unit against the memory where it computes: a device, or the host, where too large ones go."""
+    """Compare the largest unit with the memory where it computes: of a device, or of the host if it is too large."""
     largest = max(unit.memory for unit in plan.units)
     need, host = format_size(largest), available_memory()
     device = device_memory(plan.settings.device)

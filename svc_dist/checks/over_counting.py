@@ -28,7 +28,7 @@ from svc_dist.tensor_names import parse_name
 
 def inspect(
     recipe: ResolvedRecipe,
-    layers: Collection[range] | None = None,
+    layers: str | None = None,
     *,
     settings: SettingsRequest,
     slots: int | None = None,
@@ -37,21 +37,22 @@ def inspect(
 ) -> MergeReport:
     """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
-    Every matrix that the recipe merges is looked at (of ``layers`` only, if given), whatever its method: the units of a
-    merge by ``task_arithmetic`` with weight 1 and SVC run, and their results are discarded. ``progress``: called with
-    the number of units done and of all units. Raises RecipeError when no matrix matches, and what a merge raises.
+    It analyses every matrix that the recipe merges, whatever the method: it runs the units of a merge by
+    ``task_arithmetic`` with weight 1 and SVC, and discards their results. ``layers``: only these, as ``0,10,20-23``.
+    ``progress``: called with the number of units done and of all units. Raises RecipeError when no matrix matches, and
+    the errors of a merge.
     """
-    import torch  # noqa: F401  (in this thread: two that import it at once wait for each other)
+    import torch  # noqa: F401  (in this thread: two threads that import it wait for each other)
 
     from svc_dist.run.unit import run_unit
 
     access = recipe.access
+    spans = None if layers is None else _spans(layers)
     plan = make_plan(_summed(recipe), settings_here(settings, None))
-    units = [unit for unit in plan.units if _wanted(plan, unit, layers)]
+    units = [unit for unit in plan.units if _is_inspected(plan, unit, spans)]
     if not units:
-        raise RecipeError(
-            f"{recipe.origin.at()}: no matrix to inspect" + ("" if layers is None else f" in layers {_listed(layers)}")
-        )
+        where = "" if layers is None else f" in layers {layers}"
+        raise RecipeError(f"{recipe.origin.at()}: no matrix to inspect{where}")
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
     slots = slots or default_slots(plan.settings)
     memory = device_memory(plan.settings.device) or available_memory() // 2
@@ -76,24 +77,23 @@ def inspect(
         report,
         shards=(), dispositions=(), tensors=(), not_written=(), ranges=(), bytes_out=0,
         # A unit can also hold tensors of other layers.
-        matrices=[entry for entry in report.matrices if _in(layers, entry["tensor"])],
-        deltas=[entry for entry in report.deltas if _in(layers, entry["tensor"])],
+        matrices=[entry for entry in report.matrices if _in(spans, entry["tensor"])],
+        deltas=[entry for entry in report.deltas if _in(spans, entry["tensor"])],
     )  # fmt: skip
 
 
-def parse_layers(text: str) -> list[range]:
-    """Spans of layers from ``0,10,20-23``. Raises RecipeError."""
-    layers: list[range] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+def _spans(text: str) -> list[range]:
+    spans: list[range] = []
+    for span in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", span)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise RecipeError(f"--layers is {text!r}, but must be numbers and spans like 0,10,20-23")
-        layers.append(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return layers
+        spans.append(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return spans
 
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """The recipe as a plain sum with SVC; its rules only say what is kept unmerged."""
+    """The recipe as a plain sum with SVC; of its rules, only those that keep a tensor unmerged apply."""
     experts = len(recipe.models) - 1
     parameters = METHODS["task_arithmetic"].complete(experts, {})
     calibration = CALIBRATIONS["svc"].complete({}, experts)
@@ -105,18 +105,14 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     )
 
 
-def _wanted(plan: Plan, unit: Unit, layers: Collection[range] | None) -> bool:
+def _is_inspected(plan: Plan, unit: Unit, spans: Collection[range] | None) -> bool:
     tensors = [plan.tensors[number] for number, _, _ in unit.pieces]
-    return any(takes_matrices(tensor, plan.dispositions(tensor)) and _in(layers, tensor.name) for tensor in tensors)
+    return any(takes_matrices(tensor, plan.dispositions(tensor)) and _in(spans, tensor.name) for tensor in tensors)
 
 
-def _in(layers: Collection[range] | None, name: str) -> bool:
+def _in(spans: Collection[range] | None, name: str) -> bool:
     layer = parse_name(name).layer
-    return layers is None or (layer is not None and any(layer in span for span in layers))
-
-
-def _listed(layers: Collection[range]) -> str:
-    return ", ".join(f"{span.start}-{span[-1]}" if len(span) > 1 else str(span.start) for span in layers)
+    return spans is None or (layer is not None and any(layer in span for span in spans))
 
 
 class _Nowhere:
