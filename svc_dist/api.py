@@ -230,17 +230,17 @@ def calibrate(
     return calibrated
 
 
-def _parameters(method: Method, given: Mapping[str, Any], experts: int) -> dict[str, Any]:
-    """Complete parameters from keywords, of which a list holds one value for each expert."""
-    given = {name.rstrip("_"): value for name, value in given.items()}  # lambda_ for Python's keyword
-    method.refuse_unknown(given)
+def _parameters(method: Method, keywords: Mapping[str, Any], experts: int) -> dict[str, Any]:
+    """Complete parameters from keywords; a list has one value for each expert."""
+    shared = {name.rstrip("_"): value for name, value in keywords.items()}  # lambda_, as lambda is Python's keyword
+    method.refuse_unknown(shared)
     by_expert: list[dict[str, Any]] = [{} for _ in range(experts)]
     for parameter in method.all_parameters:
-        values = given.get(parameter.name)
+        values = shared.get(parameter.name)
         if not parameter.per_model or not isinstance(values, list | tuple):
             continue
         if len(values) != experts:
             raise RecipeError(f"{method.name}: {len(values)} values of {parameter.name} for {experts} deltas")
-        for settings, value in zip(by_expert, given.pop(parameter.name), strict=True):
+        for settings, value in zip(by_expert, shared.pop(parameter.name), strict=True):
             settings[parameter.name] = value
-    return method.complete(experts, given, by_expert)
+    return method.complete(experts, shared, by_expert)

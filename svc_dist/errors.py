@@ -1,7 +1,7 @@
-"""Every error that a user can meet, each with the exit code of the command.
+"""Every error that a user can meet, with the exit code of the command.
 
-All but :class:`Interrupted` derive from :class:`SvcDistError`, can be pickled (they cross process boundaries under Ray)
-and say what happened, where, and what to do about it.
+All but :class:`Interrupted` derive from :class:`SvcDistError`, can be pickled (Ray sends them between processes) and
+state the problem, its location and the remedy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class ExitCode:
-    """Exit codes of the command line, on which batch schedulers decide."""
+    """Exit codes of the command line, for batch schedulers."""
 
     DONE = 0
     USAGE = 2
@@ -44,25 +44,25 @@ class RecipeError(SvcDistError):
 
 
 class PlanError(SvcDistError):
-    """The inputs do not fit together until the recipe says what to do with some tensors."""
+    """Some tensors of the inputs do not match, and no rule of the recipe decides about them."""
 
     exit_code = ExitCode.USAGE
 
 
 class OutputError(SvcDistError):
-    """The output location holds something that this run did not write."""
+    """The output has files that this run did not write, or cannot be an output."""
 
     exit_code = ExitCode.USAGE
 
 
 class DamagedInputError(SvcDistError):
-    """An input file is truncated, malformed, contradictory, or holds NaN or Inf."""
+    """An input file is truncated, malformed or contradictory, or contains NaN or Inf."""
 
     exit_code = ExitCode.INPUT
 
 
 class ChangedInputError(SvcDistError):
-    """An input, or the recipe, is not what the plan of this run was made from."""
+    """An input or the recipe has changed since the run was planned."""
 
     exit_code = ExitCode.INPUT
 

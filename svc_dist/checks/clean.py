@@ -12,11 +12,11 @@ def clean(output: Output) -> Remains:
     """Remove what an abandoned run left. Raises OutputError where there is no run, LockedError while it is alive."""
     _require_run(output)
     with output.lock():
-        found = remains(output)
-        for name in found.files:
+        left = remains(output)
+        for name in left.files:
             output.storage.delete(name)
         remove_run(output)
-    return found
+    return left
 
 
 def look(output: Output) -> Remains:

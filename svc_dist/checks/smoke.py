@@ -94,7 +94,7 @@ def _load(folder: str) -> tuple[Any, str]:
 
 
 def _inputs(model: Any, folder: str, prompt: str) -> tuple[dict[str, Any], Any]:
-    """Inputs for one forward pass, and the tokenizer that made them, if any."""
+    """Inputs for one forward pass, and the tokenizer behind them, if any."""
     import torch
     import transformers
 

@@ -115,26 +115,25 @@ def plan(
 
     access = options.access_of(endpoint_url, profile, anonymous)
     if cluster is not None:
-        given = {"OUTPUT": output, "--threads-per-unit": threads_per_unit, "--device": device.replace("auto", "")}
-        for name in (name for name, value in given.items() if value):
-            raise typer.BadParameter(
-                f"a prediction is for new runs on these machines: leave out {name}", param_hint="--cluster"
-            )
+        fixed = {"OUTPUT": output, "--threads-per-unit": threads_per_unit, "--device": device != Device.AUTO}
+        if excess := [name for name, value in fixed.items() if value]:
+            problem = f"a prediction is for new runs on these machines: leave out {', '.join(excess)}"
+            raise typer.BadParameter(problem, param_hint="--cluster")
         prediction = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
         typer.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
         return
-    made = make_plan(
+    planned = make_plan(
         recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
         max_shard_size=max_shard_size, access=access,
     )  # fmt: skip
     if as_json:
-        typer.echo(made.to_json())
+        typer.echo(planned.to_json())
         return
     from svc_dist.cli.texts import plan_lines
 
-    for warning in made.warnings:
+    for warning in planned.warnings:
         typer.echo(f"{typer.style('warning:', fg='yellow')} {warning}")
-    for line in plan_lines(made):
+    for line in plan_lines(planned):
         typer.echo(line)
 
 

@@ -33,7 +33,7 @@ def main() -> None:
         _end(ExitCode.TRY_AGAIN, hard=True)
     except BrokenPipeError:
         _end(ExitCode.DONE, hard=True)
-    except Exception:  # a bug, not a user's error: show it whole, and end with the code that says so
+    except Exception:  # a bug: show the whole trace
         from svc_dist.storage.secrets import redact
 
         text, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())

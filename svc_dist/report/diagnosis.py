@@ -28,7 +28,7 @@ class Matrix:
 
 
 class Diagnosis:
-    """What a merge's report, or an inspection of the same form, says about the directions of its matrices."""
+    """Figures about the directions of a merge's matrices, from its report or from an inspection."""
 
     def __init__(self, report: MergeReport) -> None:
         self.report = report
