@@ -63,7 +63,7 @@ def test_a_node_with_another_version_gets_no_units(
     ray: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ray_nodes, "__version__", "0.0.1")  # this process's; the node answers with what it has
-    assert not asked(ray).found
+    assert not asked(ray).available
     (record,) = caplog.records
     assert "gets no units: it has" in record.message
     assert "0.0.1" in record.message.split("and this command")[1]
