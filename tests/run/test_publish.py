@@ -10,7 +10,7 @@ import yaml
 
 import svc_dist
 from svc_dist.errors import VerificationError
-from svc_dist.run.publish import index_of, publish
+from svc_dist.run.publish import publish
 from svc_dist.run_folder.output import Output
 from tests.support.checkpoints import INDEX, specs_of, tree_state, write_llamas, write_recipe
 from tests.support.stopped import stop_merge
@@ -26,7 +26,6 @@ def test_the_index_names_the_shard_of_each_tensor_and_their_bytes(recipe: Path, 
     out = tmp_path / "out"
     svc_dist.merge(recipe, out, executor="inline", device="cpu")
     index = json.loads((out / INDEX).read_text())
-    assert (out / INDEX).read_text() == index_of(svc_dist.make_plan(recipe, device="cpu"))
     stored = {name: file.name for file in out.glob("*.safetensors") for name in specs_of(file)}
     assert index["weight_map"] == stored
     total = sum(spec.end - spec.start for file in out.glob("*.safetensors") for spec in specs_of(file).values())
