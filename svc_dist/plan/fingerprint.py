@@ -75,21 +75,14 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{where}: was {old}, is {new}"]
 
 
-def fingerprint(
-    recipe: Mapping[str, Any],
-    settings: Settings,
-    models: Sequence[Model],
-    versions: Mapping[str, int],
-    sidecars: Sequence[Sidecar],
-    chat_template: str | None,
-) -> str:
+def fingerprint(planned: PlannedFrom) -> str:
     identity = {
         "version": PLAN_VERSION,
-        "recipe": recipe,
-        "settings": dataclasses.asdict(settings),
-        "models": [dataclasses.asdict(model) for model in models],
-        "methods": versions,
-        "sidecars": [dataclasses.asdict(sidecar) for sidecar in sidecars],
-        "chat_template": chat_template,
+        "recipe": planned.recipe,
+        "settings": dataclasses.asdict(planned.settings),
+        "models": [dataclasses.asdict(model) for model in planned.models],
+        "methods": planned.methods,
+        "sidecars": [dataclasses.asdict(sidecar) for sidecar in planned.sidecars],
+        "chat_template": planned.chat_template,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

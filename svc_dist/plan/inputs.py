@@ -56,7 +56,7 @@ class Slot:
     end: int
     dtype: str
 
-    def part(self, first: int, last: int) -> ByteRange:
+    def range(self, first: int, last: int) -> ByteRange:
         """The bytes of elements ``[first, last)``."""
         return ByteRange(self.file, self.start + bytes_of(self.dtype, first), self.start + bytes_of(self.dtype, last))
 
@@ -80,10 +80,10 @@ class Factors:
             return 0, (self.left.end - self.left.start) // bytes_of(self.left.dtype, self.rank)
         return first // columns, -(-last // columns)
 
-    def parts(self, first: int, last: int, columns: int) -> tuple[ByteRange, ByteRange]:
+    def ranges(self, first: int, last: int, columns: int) -> tuple[ByteRange, ByteRange]:
         """The bytes of both factors that elements ``[first, last)`` need."""
         top, bottom = self.rows(first, last, columns)
-        left = self.left.part(top * self.rank, bottom * self.rank)
+        left = self.left.range(top * self.rank, bottom * self.rank)
         return left, ByteRange(self.right.file, self.right.start, self.right.end)
 
 
@@ -92,7 +92,7 @@ def inputs_of(
 ) -> tuple[tuple[Slot | None, ...], tuple[Factors | None, ...]]:
     """The ``slots`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
     count = math.prod(spec.shape)  # an expert may have more rows: they come last
-    slots = [_slot(0, base.tensors.get(spec.name), count)]
+    slots = [_slot(0, base.tensors[spec.name], count) if spec.name in base.tensors else None]
     factors: list[Factors | None] = [None]
     last_adapter = len(experts)
     for number, expert in enumerate(experts, 1):
@@ -100,18 +100,17 @@ def inputs_of(
         if expert.model is not None and expert.adapter is not None:
             last_adapter += 1
             adapter = last_adapter
-        saved = expert.saved(spec.name)
         stored = None if expert.model is None else expert.model.tensors.get(spec.name)
-        slots.append(_slot(number, stored, count) if saved is None else _slot(adapter, saved, count))
+        saved = expert.saved(spec.name)
+        own, input_number = (stored, number) if saved is None else (saved, adapter)
+        slots.append(None if own is None else _slot(input_number, own, count))
         factors.append(_factors(adapter, expert.factors.get(spec.name)))
     if source is not None:
         slots, factors = [slots[source] or slots[0]], [None, factors[source]]
     return tuple(slots), tuple(factors[1:]) if any(factors) else ()
 
 
-def _slot(number: int, spec: TensorSpec | None, count: int) -> Slot | None:
-    if spec is None:
-        return None
+def _slot(number: int, spec: TensorSpec, count: int) -> Slot:
     return Slot(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype)
 
 
@@ -120,6 +119,4 @@ def _factors(number: int, stored: StoredFactors | None) -> Factors | None:
         return None
     rank = stored.left.shape[0 if stored.transposed else 1]
     left, right = (_slot(number, spec, spec.numel) for spec in (stored.left, stored.right))
-    assert left is not None
-    assert right is not None
     return Factors(left, right, rank, stored.scale, stored.transposed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
@@ -55,8 +56,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     template = planned_template(recipe, planned_locations)
     tokenizer = tokenizer_source(recipe, planned_locations, decisions)
     copied, left_out = sidecars(recipe, planned, tokenizer, template)
-    return Plan(
-        fingerprint=fingerprint(recipe.plain, settings, planned, versions, copied, template),
+    plan = Plan(
+        fingerprint="",
         recipe=dict(recipe.plain),
         settings=settings,
         models=planned,
@@ -77,6 +78,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         left_out=left_out,
         chat_template=template,
     )
+    return replace(plan, fingerprint=fingerprint(plan))
 
 
 def _open_models(recipe: ResolvedRecipe) -> tuple[list[Opened], list[Prefixes]]:

@@ -51,10 +51,10 @@ class PlannedTensor:
         """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
         for slot in self.slots:
             if slot is not None:
-                yield slot.input, slot.part(first, last)
+                yield slot.input, slot.range(first, last)
         for factors in self.factors if last > first else ():
             if factors is not None:
-                left, right = factors.parts(first, last, self.row)
+                left, right = factors.ranges(first, last, self.row)
                 yield factors.left.input, left
                 yield factors.right.input, right
 

@@ -138,7 +138,7 @@ class _Piece:
         self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
         self.stored: list[tuple[Tensor, Slot, ByteRange, Factors | None]] = []  # each input's view, as it is stored
-        self.views = [None if slot is None else self._view(slot, slot.part(first, last)) for slot in tensor.slots]
+        self.views = [None if slot is None else self._view(slot, slot.range(first, last)) for slot in tensor.slots]
         assert self.views[0] is not None
         self.base = self.views[0]
         self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
@@ -154,7 +154,7 @@ class _Piece:
         if self.last == self.first:
             return None
         columns = self.tensor.row
-        left_part, right_part = factors.parts(self.first, self.last, columns)
+        left_part, right_part = factors.ranges(self.first, self.last, columns)
         left, right = self._view(factors.left, left_part, factors), self._view(factors.right, right_part, factors)
         if factors.transposed:
             left, right = left.view(factors.rank, -1).T, right.view(-1, factors.rank).T

@@ -40,22 +40,22 @@ def test_inputs_are_read_where_their_headers_say(models: list[Path], tmp_path: P
 
 
 def test_elements_of_a_slot_are_bytes_by_its_dtype() -> None:
-    assert Slot(0, "a", 100, 140, "BF16").part(3, 7) == ByteRange("a", 106, 114)
-    assert Slot(0, "a", 100, 180, "F32").part(0, 20) == ByteRange("a", 100, 180)
+    assert Slot(0, "a", 100, 140, "BF16").range(3, 7) == ByteRange("a", 106, 114)
+    assert Slot(0, "a", 100, 180, "F32").range(0, 20) == ByteRange("a", 100, 180)
 
 
 def test_of_an_adapters_left_factor_only_the_rows_that_are_needed_are_read() -> None:
     left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
     factors = Factors(left, right, rank=3, scale=2.0, transposed=False)  # of a matrix (5, 4)
     assert factors.rows(5, 9, columns=4) == (1, 3)
-    assert factors.parts(5, 9, columns=4) == (ByteRange("a", 6, 18), ByteRange("a", 100, 124))
+    assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 6, 18), ByteRange("a", 100, 124))
 
 
 def test_of_a_transposed_factor_all_rows_are_read() -> None:
     left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
     factors = Factors(left, right, rank=3, scale=2.0, transposed=True)
     assert factors.rows(5, 9, columns=4) == (0, 5)
-    assert factors.parts(5, 9, columns=4) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
+    assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
 
 
 def test_adapters_of_models_come_after_all_models() -> None:
