@@ -140,7 +140,7 @@ def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
     identity = folder.stat(ADAPTER_CONFIG)
     if identity is None:
         raise DamagedInputError(f"{folder.location}/{ADAPTER_CONFIG}: gone while it was being opened")
-    text = folder.read(ADAPTER_CONFIG, 0, identity.size, identity)
+    text = folder.read_pinned(identity, 0, identity.size)
     config = parse_adapter_config(text, f"{folder.location}/{ADAPTER_CONFIG}")
     file, tensors = open_file(folder, ADAPTER_FILE)
     halves: dict[str, dict[str, TensorSpec]] = {}

@@ -172,9 +172,9 @@ def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, T
     identity = folder.stat(file)
     if identity is None:
         raise DamagedInputError(f"{where}: the index names this file, but it is missing", "download the model again")
-    first = folder.read(file, 0, min(identity.size, _FIRST_READ), identity)
+    first = folder.read_pinned(identity, 0, min(identity.size, _FIRST_READ))
     end = 8 + header_length(first, where, identity.size)
-    header = first[8:end] if end <= len(first) else first[8:] + folder.read(file, len(first), end, identity)
+    header = first[8:end] if end <= len(first) else first[8:] + folder.read_pinned(identity, len(first), end)
     try:
         return identity, parse_header(header, file, identity.size)
     except DamagedInputError as error:

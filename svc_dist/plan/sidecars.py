@@ -29,7 +29,7 @@ from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.inputs import Model
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
-from svc_dist.storage.base import FileIdentity, Storage, changed
+from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.open import open_storage
 
 #: A larger file is not copied: loaders need none of this size beside the weights.
@@ -195,10 +195,9 @@ def _require_json(data: bytes, where: str, name: str) -> None:
 
 
 def _read(storage: Storage, identity: FileIdentity) -> bytes:
-    """A whole file. Raises ChangedInputError when it has another identity."""
-    data = storage.read(identity.name, 0, identity.size, identity)
-    if not storage.pinned_reads and (current := storage.stat(identity.name)) != identity:
-        raise changed(f"{storage.location}/{identity.name}", identity, current)
+    """A whole file. Raises ChangedInputError when it no longer has this identity."""
+    data = storage.read_pinned(identity, 0, identity.size)
+    storage.require_unchanged(identity)
     return data
 
 

@@ -66,7 +66,7 @@ class Storage(ABC):
     read_only: str | None = None
     #: Whether the storage itself refuses ``put_new`` and ``put_over`` whose condition does not hold.
     conditional_writes = False
-    #: Whether ``fetch`` itself notices that a file is no longer the planned one.
+    #: Whether ``fetch`` and ``read_pinned`` themselves notice a file that has changed.
     pinned_reads = False
 
     def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
@@ -83,18 +83,8 @@ class Storage(ABC):
         """The identity of a file; None when it does not exist."""
 
     @abstractmethod
-    def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        of: FileIdentity | None = None,
-        retries: Retries | None = None,
-    ) -> bytes:
-        """Bytes ``[start, end)`` of a file. Raises DamagedInputError when the file is shorter.
-
-        ``of``: the expected identity; a storage with ``pinned_reads`` raises ChangedInputError when it is another.
-        """
+    def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
+        """Bytes ``[start, end)`` of a file. Raises DamagedInputError when the file is shorter."""
 
     @abstractmethod
     def get(self, name: str) -> bytes | None:
@@ -107,6 +97,15 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file; no error when it does not exist."""
+
+    def read_pinned(self, file: FileIdentity, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of a file. With ``pinned_reads``, raises ChangedInputError when it has changed."""
+        return self.read(file.name, start, end)
+
+    def require_unchanged(self, file: FileIdentity) -> None:
+        """Raise ChangedInputError when a file no longer has this identity, unless every read checks that."""
+        if not self.pinned_reads and (current := self.stat(file.name)) != file:
+            raise changed(self.url(file.name), file, current)
 
     def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
         """Copy bytes ``[start, end)`` of a planned file to ``offset`` of an open local file."""

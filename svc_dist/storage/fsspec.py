@@ -65,14 +65,7 @@ class FsspecStorage(Storage):
 
         return self._if_exists(attempt, f"cannot look at {self.url(name)}")
 
-    def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        of: FileIdentity | None = None,
-        retries: Retries | None = None,
-    ) -> bytes:
+    def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
         def attempt() -> bytes:
             data: bytes = self.filesystem.cat_file(self.full(name), start=start, end=end, **self._RANGED)
             return complete(data, self.url(name), start, end)

@@ -44,14 +44,7 @@ class LocalStorage(Storage):
             raise DamagedInputError(f"{self.path / name} is not a regular file")
         return local_identity(name, status)
 
-    def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        of: FileIdentity | None = None,
-        retries: Retries | None = None,
-    ) -> bytes:
+    def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
         with os_errors(f"cannot read {self.path / name}"), (self.path / name).open("rb") as file:
             file.seek(start)
             data = file.read() if end is None else file.read(end - start)

@@ -178,8 +178,7 @@ def _plan_requests(
     offset_of: dict[ByteRange, int] = {}
     for name, items in _by_file(ranges).items():
         planned = source.files[name]
-        if not source.storage.pinned_reads and (current := source.storage.stat(name)) != planned:
-            raise changed(source.storage.url(name), planned, current)
+        source.storage.require_unchanged(planned)
         for start, end in _spans(items):
             for first in range(start, end, _FETCH):
                 last = min(first + _FETCH, end)

@@ -64,31 +64,25 @@ class S3Storage(MultipartStorage):
         answer: dict[str, Any] | None = self.call("head_object", f"look at {name}", parameters, absent=NOT_FOUND)
         return answer
 
-    def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        of: FileIdentity | None = None,
-        retries: Retries | None = None,
-    ) -> bytes:
+    def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
+        if end is not None and end <= start:
+            return b""
         parameters = {"Key": self.key(name)}
-        if of is not None:
-            parameters["IfMatch"] = of.version.removeprefix("etag:")
-        if end is not None:
-            if end <= start:
-                return b""
-            parameters["Range"] = f"bytes={start}-{end - 1}"
-        elif start:
-            parameters["Range"] = f"bytes={start}-"
-        absent = () if of is None else CONDITION_FAILED
-        data: bytes | None = self.call(
-            "get_object", f"read {name}", parameters, consume=read_body, absent=absent, retries=retries
-        )
-        if data is None:
-            assert of is not None
-            raise changed(self.url(name), of, self.stat(name))
+        if start or end is not None:
+            parameters["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        data: bytes = self.call("get_object", f"read {name}", parameters, consume=read_body, retries=retries)
         return complete(data, self.url(name), start, end)
+
+    def read_pinned(self, file: FileIdentity, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
+        what, url = f"read {file.name}", self.url(file.name)
+        parameters = {"Key": self.key(file.name), "IfMatch": file.version.removeprefix("etag:")}
+        parameters["Range"] = f"bytes={start}-{end - 1}"
+        data: bytes | None = self.call("get_object", what, parameters, consume=read_body, absent=CONDITION_FAILED)
+        if data is None:
+            raise changed(url, file, self.stat(file.name))
+        return complete(data, url, start, end)
 
     def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
         what, size = f"read bytes {start:,} to {end:,} of {file.name}", end - start
