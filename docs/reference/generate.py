@@ -192,7 +192,7 @@ def files() -> str:
     lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the plan in the same format.", ""]
     parts = (
         Settings,
-        inputs.Model,
+        inputs.PlannedModel,
         storage.FileIdentity,
         Disposition,
         writing.ShardFile,

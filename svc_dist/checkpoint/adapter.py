@@ -35,7 +35,7 @@ _OTHER_LAYERS = re.compile(r"\.lora_|\.token_adapter\.|\.hada_|\.lokr_|\.oft_|\.
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class AdapterFactors:
     """What an adapter adds to a tensor ``(m, n)``: ``scale * left @ right`` with ``left (m, r)``, ``right (r, n)``.
 
     ``transposed``: each of them is stored as its transpose.
@@ -63,7 +63,7 @@ class Adapter:
 
     location: str
     files: tuple[FileIdentity, ...]
-    factors: Mapping[str, Factors]
+    factors: Mapping[str, AdapterFactors]
     saved: Mapping[str, TensorSpec]
     flipped: bool
 
@@ -74,7 +74,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """An expert's location: a model, an adapter to the base, or a model and an adapter to it."""
 
     location: str
@@ -89,10 +89,10 @@ class Opened:
             tensors |= {name: one.left for name, one in self.adapter.factors.items()} | dict(self.adapter.saved)
         return tensors
 
-    def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Opened:
+    def renamed(self, prefixes: Sequence[tuple[str, str]]) -> OpenedModel:
         """The same under other names; see ``rename_keys``."""
         model = None if self.model is None else self.model.renamed(prefixes)
-        return Opened(self.location, model, None if self.adapter is None else self.adapter.renamed(prefixes))
+        return OpenedModel(self.location, model, None if self.adapter is None else self.adapter.renamed(prefixes))
 
 
 @dataclass(frozen=True)
@@ -105,25 +105,25 @@ class Expert:
     model: Checkpoint | None
     adapter: Adapter | None
     whole: Checkpoint
-    factors: Mapping[str, Factors]
+    factors: Mapping[str, AdapterFactors]
 
     def saved(self, name: str) -> TensorSpec | None:
         """The whole tensor of that name in the adapter, if any."""
         return None if self.adapter is None else self.adapter.saved.get(name)
 
 
-def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> Opened:
+def open_expert(location: str, access: Access = DEFAULT_ACCESS) -> OpenedModel:
     """Read the headers of a model, of an adapter, or of ``model+adapter``.
 
     Raises DamagedInputError naming file and tensor, StorageError, RecipeError.
     """
     model, adapter = split_location(location, access)
     if adapter is not None:
-        return Opened(location, open_checkpoint(model, access), open_adapter(adapter, access))
+        return OpenedModel(location, open_checkpoint(model, access), open_adapter(adapter, access))
     folder, names = open_model(location, access)
     if ADAPTER_CONFIG in names:
-        return Opened(location, None, _read_adapter(location, folder, names))
-    return Opened(location, read_checkpoint(location, folder, names), None)
+        return OpenedModel(location, None, _read_adapter(location, folder, names))
+    return OpenedModel(location, read_checkpoint(location, folder, names), None)
 
 
 def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
@@ -168,7 +168,7 @@ def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
     return Adapter(location, (identity, file), factors, saved, config.fan_in_fan_out)
 
 
-def attach(opened: Opened, base: Checkpoint) -> Expert:
+def attach(opened: OpenedModel, base: Checkpoint) -> Expert:
     """An expert over ``base``. Raises PlanError naming the adapter's file and tensor for factors without a tensor of
     their name and shape."""
     if opened.adapter is None:
@@ -205,7 +205,7 @@ def _require_files(folder: Storage, names: list[str]) -> None:
     )
 
 
-def _factors(name: str, half: Mapping[str, TensorSpec], config: AdapterConfig, where: str) -> Factors:
+def _factors(name: str, half: Mapping[str, TensorSpec], config: AdapterConfig, where: str) -> AdapterFactors:
     if len(half) < 2:
         only = next(iter(half.values())).name
         raise DamagedInputError(
@@ -228,10 +228,12 @@ def _factors(name: str, half: Mapping[str, TensorSpec], config: AdapterConfig, w
                 "the two files do not belong together; save the adapter again",
             )
     embedding = "lora_embedding_" in a.name
-    return Factors(a, b, scale, True) if embedding else Factors(b, a, scale, False)
+    return AdapterFactors(a, b, scale, True) if embedding else AdapterFactors(b, a, scale, False)
 
 
-def _attached(name: str, factors: Factors, spec: TensorSpec | None, adapter: Adapter, below: Checkpoint) -> Factors:
+def _attached(
+    name: str, factors: AdapterFactors, spec: TensorSpec | None, adapter: Adapter, below: Checkpoint
+) -> AdapterFactors:
     """The factors of the tensor ``spec``, transposed where it is ``(in_features, out_features)``."""
     where = f"{adapter.location}/{ADAPTER_FILE}: tensor {factors.left.name!r}"
     if spec is None:
@@ -250,7 +252,7 @@ def _attached(name: str, factors: Factors, spec: TensorSpec | None, adapter: Ada
         and (adapter.flipped or spec.shape != factors.shape)
     ):
         # As in PEFT: the shape decides where it allows one way only, whatever the flag says.
-        return Factors(factors.right, factors.left, factors.scale, True)
+        return AdapterFactors(factors.right, factors.left, factors.scale, True)
     if spec.shape != factors.shape:
         raise PlanError(
             f"{where} and {factors.right.name!r} make {list(factors.shape)}, but {name!r} has shape "

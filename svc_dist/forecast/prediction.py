@@ -119,7 +119,7 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
     pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
     precision = plan.settings.precision
     works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
-    copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.slots) == 1)  # checked and cast
+    copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.sources) == 1)  # checked and cast
     moved = 2.0 * unit.bytes_in + unit.bytes_out  # to a device once for merging, once for calibration
 
     def seconds(speed: Speed) -> float:

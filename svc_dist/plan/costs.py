@@ -39,7 +39,7 @@ def work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: i
 def _work(tensor: PlannedTensor, disposition: Disposition, elements: int, precision: str) -> Work:
     if disposition.method is None:
         return Work()
-    experts = len(tensor.slots) - 1
+    experts = len(tensor.sources) - 1
     if tensor.batch is None:
         return _matrix_work(disposition.method, None, 1, elements, experts, precision)
     _, rows, columns = tensor.batch
@@ -91,7 +91,7 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     _, rows, columns = tensor.batch
     if (rank := _factored_rank(tensor, disposition)) is not None:
         return int(factored_memory(rows, columns, rank, precision)) + chunked
-    experts = len(tensor.slots) - 1
+    experts = len(tensor.sources) - 1
     peak = METHODS[disposition.method].memory(rows, columns, experts, precision)
     if disposition.calibration is not None:
         peak = max(peak, CALIBRATIONS[disposition.calibration["method"]].memory(rows, columns, experts, precision))

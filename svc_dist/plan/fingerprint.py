@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from svc_dist.plan.inputs import Model, every_location
+from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import Sidecar
 from svc_dist.storage.base import FileIdentity
@@ -27,7 +27,7 @@ class PlannedFrom(Protocol):
     @property
     def methods(self) -> dict[str, int]: ...
     @property
-    def models(self) -> tuple[Model, ...]: ...
+    def models(self) -> tuple[PlannedModel, ...]: ...
     @property
     def sidecars(self) -> Sequence[Sidecar]: ...
     @property

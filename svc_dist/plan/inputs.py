@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.adapter import Expert, Opened
-from svc_dist.checkpoint.adapter import Factors as StoredFactors
+from svc_dist.checkpoint.adapter import AdapterFactors, Expert, OpenedModel
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.header import TensorSpec
@@ -17,7 +16,7 @@ from svc_dist.storage.reading import ByteRange
 
 
 @dataclass(frozen=True)
-class Model:
+class PlannedModel:
     """The base or an expert, and the identity of its files at planning.
 
     An expert is a model, an adapter to the base, or a model with an ``adapter`` to it. ``renames``: prefixes
@@ -27,7 +26,7 @@ class Model:
     location: str
     files: tuple[FileIdentity, ...]
     renames: tuple[tuple[str, str], ...] = ()
-    adapter: Model | None = None
+    adapter: PlannedModel | None = None
 
     @property
     def name(self) -> str:
@@ -35,19 +34,19 @@ class Model:
         return self.location if self.adapter is None else f"{self.location}+{self.adapter.location}"
 
 
-def every_location(models: Sequence[Model]) -> tuple[Model, ...]:
-    """The models, then the adapters that models have: every location that is read, in the order of ``Slot.input``."""
+def every_location(models: Sequence[PlannedModel]) -> tuple[PlannedModel, ...]:
+    """Every location that is read, in the order of ``InputRange.input``: the models, then their adapters."""
     return (*models, *(model.adapter for model in models if model.adapter is not None))
 
 
-def model_of(opened: Opened, renames: tuple[tuple[str, str], ...]) -> Model:
+def model_of(opened: OpenedModel, renames: tuple[tuple[str, str], ...]) -> PlannedModel:
     """The identity of a model, an adapter, or both."""
-    both = [Model(one.location, one.files, renames) for one in (opened.model, opened.adapter) if one is not None]
+    both = [PlannedModel(one.location, one.files, renames) for one in (opened.model, opened.adapter) if one is not None]
     return both[0] if len(both) == 1 else dataclasses.replace(both[0], adapter=both[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class InputRange:
     """The bytes of a tensor in one of the inputs."""
 
     input: int
@@ -62,14 +61,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class FactorRanges:
     """What an adapter adds to a tensor ``(m, n)``: ``scale * left (m, r) @ right (r, n)``.
 
     ``transposed``: each of them is stored as its transpose.
     """
 
-    left: Slot
-    right: Slot
+    left: InputRange
+    right: InputRange
     rank: int
     scale: float
     transposed: bool
@@ -89,11 +88,11 @@ class Factors:
 
 def inputs_of(
     spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None
-) -> tuple[tuple[Slot | None, ...], tuple[Factors | None, ...]]:
-    """The ``slots`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
+) -> tuple[tuple[InputRange | None, ...], tuple[FactorRanges | None, ...]]:
+    """The ``sources`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
     count = math.prod(spec.shape)  # an expert may have more rows: they come last
     slots = [_slot(0, base.tensors[spec.name], count) if spec.name in base.tensors else None]
-    factors: list[Factors | None] = [None]
+    factors: list[FactorRanges | None] = [None]
     last_adapter = len(experts)
     for number, expert in enumerate(experts, 1):
         adapter = number
@@ -110,13 +109,13 @@ def inputs_of(
     return tuple(slots), tuple(factors[1:]) if any(factors) else ()
 
 
-def _slot(number: int, spec: TensorSpec, count: int) -> Slot:
-    return Slot(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype)
+def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
+    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype)
 
 
-def _factors(number: int, stored: StoredFactors | None) -> Factors | None:
+def _factors(number: int, stored: AdapterFactors | None) -> FactorRanges | None:
     if stored is None:
         return None
     rank = stored.left.shape[0 if stored.transposed else 1]
     left, right = (_slot(number, spec, spec.numel) for spec in (stored.left, stored.right))
-    return Factors(left, right, rank, stored.scale, stored.transposed)
+    return FactorRanges(left, right, rank, stored.scale, stored.transposed)

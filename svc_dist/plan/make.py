@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from svc_dist.checkpoint.adapter import Expert, Opened, attach, open_expert
+from svc_dist.checkpoint.adapter import Expert, OpenedModel, attach, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
@@ -81,13 +81,13 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     return replace(plan, fingerprint=fingerprint(plan))
 
 
-def _open_models(recipe: ResolvedRecipe) -> tuple[list[Opened], list[Prefixes]]:
+def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes]]:
     """The base and the experts with tensors renamed for the merge, and the renamed prefixes of each."""
     locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
         opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
         base = open_checkpoint(locations[0], recipe.access)
-        opened = [Opened(base.location, base, None), *(expert.result() for expert in opening)]
+        opened = [OpenedModel(base.location, base, None), *(expert.result() for expert in opening)]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
     return renamed(recipe, opened)

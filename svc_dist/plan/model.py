@@ -12,7 +12,7 @@ import msgspec
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
 from svc_dist.plan.dispositions import Batch, Disposition
-from svc_dist.plan.inputs import Factors, Model, Slot, every_location
+from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import LeftOut, Sidecar
 from svc_dist.storage.reading import ByteRange
@@ -26,9 +26,9 @@ _WORK_PER_BYTE = 12.0
 class PlannedTensor:
     """One output tensor: its bytes ``[start, end)`` of a shard, its disposition, and its inputs (base first).
 
-    ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``slots``: for a copied
-    tensor its source, for a merged one all models, None for an expert that has the base's. ``factors``: what an adapter
-    adds to each expert (or to the copied tensor), empty where no adapter adds anything.
+    ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``sources``: of a copied
+    tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
+    ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
     """
 
     name: str
@@ -39,8 +39,8 @@ class PlannedTensor:
     end: int
     disposition: int
     batch: Batch | None
-    slots: tuple[Slot | None, ...]
-    factors: tuple[Factors | None, ...] = ()
+    sources: tuple[InputRange | None, ...]
+    factors: tuple[FactorRanges | None, ...] = ()
 
     @property
     def row(self) -> int:
@@ -49,9 +49,9 @@ class PlannedTensor:
 
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
         """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
-        for slot in self.slots:
-            if slot is not None:
-                yield slot.input, slot.range(first, last)
+        for source in self.sources:
+            if source is not None:
+                yield source.input, source.range(first, last)
         for factors in self.factors if last > first else ():
             if factors is not None:
                 left, right = factors.ranges(first, last, self.row)
@@ -60,7 +60,7 @@ class PlannedTensor:
 
     def ranks(self) -> list[int] | None:
         """The rank of each expert's delta; None where some delta is not the product of an adapter's factors."""
-        if any(slot is not None for slot in self.slots[1:]):
+        if any(source is not None for source in self.sources[1:]):
             return None
         return [0 if factors is None else factors.rank for factors in self.factors]
 
@@ -108,7 +108,7 @@ class Plan:
     fingerprint: str
     recipe: dict[str, Any]
     settings: Settings
-    models: tuple[Model, ...]
+    models: tuple[PlannedModel, ...]
     results: tuple[Result, ...]
     shards: tuple[ShardFile, ...]
     tensors: tuple[PlannedTensor, ...]
@@ -174,7 +174,7 @@ class Plan:
         return {unit.id: unit for unit in self.units}
 
     @functools.cached_property
-    def inputs(self) -> tuple[Model, ...]:
+    def inputs(self) -> tuple[PlannedModel, ...]:
         """Every location that is read: the models, then their adapters."""
         return every_location(self.models)
 

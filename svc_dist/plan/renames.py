@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from svc_dist.checkpoint.adapter import Opened
+from svc_dist.checkpoint.adapter import OpenedModel
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.resolved import ResolvedRecipe
 
 Prefixes = tuple[tuple[str, str], ...]
 
 
-def renamed(recipe: ResolvedRecipe, models: Sequence[Opened]) -> tuple[list[Opened], list[Prefixes]]:
+def renamed(recipe: ResolvedRecipe, models: Sequence[OpenedModel]) -> tuple[list[OpenedModel], list[Prefixes]]:
     """The opened models with their tensors renamed, and each model's prefixes ``(from, to)``.
 
     A model's prefixes come before the recipe's; the first that matches a name counts. Raises RecipeError for a prefix

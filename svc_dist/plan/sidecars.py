@@ -26,7 +26,7 @@ from svc_dist.checkpoint.tokenizer import (
     with_template,
 )
 from svc_dist.errors import DamagedInputError, RecipeError
-from svc_dist.plan.inputs import Model
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
 from svc_dist.storage.base import FileIdentity, Storage
@@ -74,7 +74,7 @@ class LeftOut:
 
 
 def sidecars(
-    recipe: ResolvedRecipe, models: Sequence[Model], tokenizer: int, template: str | None
+    recipe: ResolvedRecipe, models: Sequence[PlannedModel], tokenizer: int, template: str | None
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
     """The files that the merge copies beside the weights, and those that it leaves out.
 

@@ -24,7 +24,7 @@ from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import takes_matrices
-from svc_dist.plan.inputs import Factors, Slot
+from svc_dist.plan.inputs import FactorRanges, InputRange
 from svc_dist.plan.model import Plan, PlannedTensor, Unit
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
@@ -102,7 +102,7 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
             for result in range(len(shards)):
                 emit(result, header)
         for number, first, last in unit.pieces:
-            piece = _Piece(plan, plan.tensors[number], first, last, mapped, attempt)
+            piece = _UnitTensor(plan, plan.tensors[number], first, last, mapped, attempt)
             for result, values in piece.results(matrices, overlaps):
                 emit(result, values.view(torch.uint8).numpy().data)
         start = time.perf_counter()
@@ -127,7 +127,7 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
     )
 
 
-class _Piece:
+class _UnitTensor:
     """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first; None: the base's)."""
 
     def __init__(
@@ -137,19 +137,20 @@ class _Piece:
         self.dispositions = plan.dispositions(tensor)
         self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
-        self.stored: list[tuple[Tensor, Slot, ByteRange, Factors | None]] = []  # each input's view, as it is stored
-        self.views = [None if slot is None else self._view(slot, slot.range(first, last)) for slot in tensor.slots]
+        #: Each input's view as it is stored, for the message about a damaged one.
+        self.stored: list[tuple[Tensor, InputRange, ByteRange, FactorRanges | None]] = []
+        self.views = [None if slot is None else self._view(slot, slot.range(first, last)) for slot in tensor.sources]
         assert self.views[0] is not None
         self.base = self.views[0]
         self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
         self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
 
-    def _view(self, slot: Slot, part: ByteRange, factors: Factors | None = None) -> Tensor:
+    def _view(self, slot: InputRange, part: ByteRange, factors: FactorRanges | None = None) -> Tensor:
         view = tensor_view(self.mapped[slot.input].view(part), slot.dtype)
         self.stored.append((view, slot, part, factors))
         return view
 
-    def _factors(self, factors: Factors) -> LowRank | None:
+    def _factors(self, factors: FactorRanges) -> LowRank | None:
         """The delta that an adapter adds to these elements, from the mapped rows of its factors."""
         if self.last == self.first:
             return None

@@ -13,7 +13,7 @@ import msgspec
 from svc_dist import __version__
 from svc_dist.errors import DamagedInputError, OutputError, RecipeError
 from svc_dist.plan.dispositions import Disposition
-from svc_dist.plan.inputs import Model
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.sidecars import Sidecar
@@ -169,7 +169,7 @@ class MergeReport(PublishedMerge):
     finished: str
     recipe: dict[str, Any]
     methods: dict[str, int]
-    models: tuple[Model, ...]
+    models: tuple[PlannedModel, ...]
     bytes_in: int
     unit_seconds: dict[str, float]
     hosts: tuple[str, ...]

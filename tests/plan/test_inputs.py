@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from svc_dist.plan.inputs import Factors, Model, Slot, every_location
+from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
@@ -30,8 +30,8 @@ def test_inputs_are_read_where_their_headers_say(models: list[Path], tmp_path: P
     made = plan(write_recipe(tmp_path / "r.yaml", models, rules=[{"match": "lm_head*", "keep": "base"}]))
     for tensor in made.tensors:
         kept = tensor.name == "lm_head.weight"
-        assert len(tensor.slots) == (1 if kept else 3)
-        for number, slot in enumerate(tensor.slots):
+        assert len(tensor.sources) == (1 if kept else 3)
+        for number, slot in enumerate(tensor.sources):
             with (models[number] / slot.file).open("rb") as file:
                 file.seek(slot.start)
                 data = file.read(slot.end - slot.start)
@@ -40,26 +40,26 @@ def test_inputs_are_read_where_their_headers_say(models: list[Path], tmp_path: P
 
 
 def test_elements_of_a_slot_are_bytes_by_its_dtype() -> None:
-    assert Slot(0, "a", 100, 140, "BF16").range(3, 7) == ByteRange("a", 106, 114)
-    assert Slot(0, "a", 100, 180, "F32").range(0, 20) == ByteRange("a", 100, 180)
+    assert InputRange(0, "a", 100, 140, "BF16").range(3, 7) == ByteRange("a", 106, 114)
+    assert InputRange(0, "a", 100, 180, "F32").range(0, 20) == ByteRange("a", 100, 180)
 
 
 def test_of_an_adapters_left_factor_only_the_rows_that_are_needed_are_read() -> None:
-    left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
-    factors = Factors(left, right, rank=3, scale=2.0, transposed=False)  # of a matrix (5, 4)
+    left, right = InputRange(1, "a", 0, 2 * 5 * 3, "BF16"), InputRange(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
+    factors = FactorRanges(left, right, rank=3, scale=2.0, transposed=False)  # of a matrix (5, 4)
     assert factors.rows(5, 9, columns=4) == (1, 3)
     assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 6, 18), ByteRange("a", 100, 124))
 
 
 def test_of_a_transposed_factor_all_rows_are_read() -> None:
-    left, right = Slot(1, "a", 0, 2 * 5 * 3, "BF16"), Slot(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
-    factors = Factors(left, right, rank=3, scale=2.0, transposed=True)
+    left, right = InputRange(1, "a", 0, 2 * 5 * 3, "BF16"), InputRange(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
+    factors = FactorRanges(left, right, rank=3, scale=2.0, transposed=True)
     assert factors.rows(5, 9, columns=4) == (0, 5)
     assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
 
 
 def test_adapters_of_models_come_after_all_models() -> None:
-    adapter = Model("lora", ())
-    both, alone = Model("expert", (), adapter=adapter), Model("other", ())
-    assert every_location([Model("base", ()), both, alone])[1:] == (both, alone, adapter)
+    adapter = PlannedModel("lora", ())
+    both, alone = PlannedModel("expert", (), adapter=adapter), PlannedModel("other", ())
+    assert every_location([PlannedModel("base", ()), both, alone])[1:] == (both, alone, adapter)
     assert (both.name, alone.name) == ("expert+lora", "other")

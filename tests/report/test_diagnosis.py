@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svc_dist.plan.inputs import Model
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis, short_names
 from svc_dist.run_folder.report import MergeReport
@@ -21,7 +21,7 @@ def upper(rows: list[list[float]]) -> list[float]:
 
 
 def report(**fields: Any) -> MergeReport:
-    models = tuple(Model(f"/models/{name}", ()) for name in ("base", "a", "b"))
+    models = tuple(PlannedModel(f"/models/{name}", ()) for name in ("base", "a", "b"))
     return MergeReport(
         fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={}, models=models,
         bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], **fields},

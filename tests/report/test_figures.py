@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from svc_dist.plan.inputs import Model
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis
 from svc_dist.report.figures import gamma_map, norms, overlap, rank_map, spectra, stages, svg
@@ -17,7 +17,7 @@ from svc_dist.run_folder.report import MergeReport
 
 
 def diagnosis(**fields: Any) -> Diagnosis:
-    models = tuple(Model(f"/models/{name}", ()) for name in ("base", "a", "b"))
+    models = tuple(PlannedModel(f"/models/{name}", ()) for name in ("base", "a", "b"))
     report = MergeReport(
         fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={}, models=models,
         bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], **fields},
