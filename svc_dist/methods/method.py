@@ -217,8 +217,12 @@ def results(
             continue
         values = grouped([sets[index][several] for index in indices])
         computed = iter(compute(*data, **common, **{several: [value for value, _ in values]}))
-        for _, positions in values:
-            yield [indices[position] for position in positions], next(computed)
+        for number, (_, positions) in enumerate(values, 1):
+            result = next(computed)
+            if number == len(values):
+                del computed  # with what it kept for further results
+            yield [indices[position] for position in positions], result
+            del result
 
 
 def grouped(values: Sequence[_Value]) -> list[tuple[_Value, list[int]]]:

@@ -49,24 +49,24 @@ class Worker:
     def _run(self, instruction: RunUnit) -> Done:
         from svc_dist.run.unit import run_unit
 
-        if instruction.rewrite:  # another worker may have begun the shard's upload again
-            self.sink = self.output.sink(self.plan.fingerprint)
+        # Another worker may have begun the upload of a unit that is written again.
+        sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
-        receipt = run_unit(self.plan, unit, self.sources, self.sink, self.scratch, parallel, instruction.low_memory)
+        receipt = run_unit(self.plan, unit, self.sources, sink, self.scratch, parallel, instruction.low_memory)
         self.journal.record(receipt)
         return Done(instruction, receipt)
 
     def _finish(self, instruction: FinishShard) -> Done | RangesLost:
         """Finish a shard in every result, or prepare the storage for the ranges that it has lost."""
         plan, number = self.plan, instruction.shard
-        self.sink = self.output.sink(plan.fingerprint)  # without state from before an upload that began again
+        sink = self.output.sink(plan.fingerprint)  # of its own: others finish shards beside it
         shards = [plan.shards[shard] for shard in plan.shards_of(number)]
         try:
             for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
-                self.sink.finish(shard, tokens)
+                sink.finish(shard, tokens)
         except LostRangesError as error:
             units = [unit.id for unit in plan.units if unit.shard == number]
-            surviving = self.journal.surviving(plan, self.sink, self.output.storage.delete, number)
-            self.sink.prepare(shards)
+            surviving = self.journal.surviving(plan, sink, self.output.storage.delete, number)
+            sink.prepare(shards)
             return RangesLost(instruction, tuple(unit for unit in units if unit not in surviving), error)
         return Done(instruction)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -85,12 +86,15 @@ class StoppedError(Exception):
 @contextmanager
 def stopping_after(receipts: int) -> Iterator[None]:
     """A merge in this process that starts within ends before it can record one receipt more."""
-    put_object, recorded = S3Storage.put, count()
+    put_object, recorded, one_at_a_time = S3Storage.put, count(), Lock()
 
     def stopped(self: S3Storage, name: str, data: bytes) -> None:
-        if "receipts/" in name and next(recorded) >= receipts:
-            raise StoppedError
-        put_object(self, name, data)
+        if "receipts/" not in name:
+            return put_object(self, name, data)
+        with one_at_a_time:  # the receipts before the last one are there when the merge ends
+            if next(recorded) >= receipts:
+                raise StoppedError
+            put_object(self, name, data)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(S3Storage, "put", stopped)

@@ -715,6 +715,7 @@ def test_code_that_comes_with_a_model_is_never_run(run: Run, done: World, monkey
     config = llama_config(model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     (done.out / "config.json").write_text(json.dumps(config))
     (done.out / "evil.py").write_text(f"open({str(done.folder / 'pwned')!r}, 'w')")
+    report(done, sidecars=[])  # or verify says that the config is not the one that was written
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # even a user who agrees to everything is not asked
     ended = run("verify", done.out)
     assert ended.code == ExitCode.DONE

@@ -180,7 +180,7 @@ def test_a_token_that_cannot_be_sent_is_not_said(
     moto_s3: Bucket, models: list[Path], run: Run, world: Path, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", token)
-    monkeypatch.setattr("svc_dist.cli.merge_commands.access_of", with_deadline(0))
+    monkeypatch.setattr("svc_dist.cli.options.access_of", with_deadline(0))
     forget_clients()
     recipe = write_recipe(world / "recipe.yaml", models)
     ended = run("merge", recipe, f"{moto_s3.url}/out")
