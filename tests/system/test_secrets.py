@@ -191,7 +191,7 @@ def test_a_token_that_cannot_be_sent_is_not_said(
 def with_deadline(seconds: float) -> Callable[..., object]:
     from svc_dist.storage.access import Access
 
-    return lambda *rest: Access(deadline=seconds)
+    return lambda *rest, **limits: Access(deadline=seconds)
 
 
 @pytest.mark.parametrize(
