@@ -6,6 +6,7 @@ tools that write it. A new format is one line here.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
@@ -64,6 +65,16 @@ def known_formats() -> Iterator[Format]:
     yield from FORMATS
 
 
+@functools.cache
+def _formats_by_dtype() -> dict[str, list[Format]]:
+    """The formats by the dtype of their codes. Installed packages are searched once, not for every model and result."""
+    by_dtype: dict[str, list[Format]] = {}
+    for candidate in known_formats():
+        for dtype in candidate.dtypes:
+            by_dtype.setdefault(dtype, []).append(candidate)
+    return by_dtype
+
+
 def quantised_tensors(
     tensors: Mapping[str, TensorSpec], config: Mapping[str, Any] | None
 ) -> tuple[dict[str, Format], dict[str, str]]:
@@ -72,10 +83,7 @@ def quantised_tensors(
     Codes that no format explains count as quantised too where their dtype stores no weights: floats of eight bits and
     fewer, or whatever is no float in a model whose ``config`` says that it is quantised.
     """
-    by_dtype: dict[str, list[Format]] = {}
-    for candidate in known_formats():
-        for dtype in candidate.dtypes:
-            by_dtype.setdefault(dtype, []).append(candidate)
+    by_dtype = _formats_by_dtype()
     configured = (config or {}).get("quantization_config") is not None
     codes: dict[str, Format] = {}
     companions: dict[str, str] = {}
