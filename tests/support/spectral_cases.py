@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from svc_dist.methods.apply import ResultParameters, merged_matrices
@@ -90,3 +91,14 @@ def taken(models: Sequence[Tensor], precision: str) -> TaskDeltas:
 def stack(deltas: TaskDeltas) -> Tensor:
     """All deltas ``(K, m, n)`` in float64, exactly."""
     return torch.stack(list(deltas.at("float64")))
+
+
+@st.composite
+def experts(draw: st.DrawFn, least: int = 2) -> list[Tensor]:
+    rows, columns = draw(st.integers(3, 24)), draw(st.integers(3, 24))
+    models = fine_tunes(rows, columns, draw(st.integers(least, 5)), draw(st.integers(0, 1000)))
+    return [model.double() for model in stack(taken(models, "float64"))]
+
+
+def exactly(deltas: list[Tensor]) -> TaskDeltas:
+    return TaskDeltas(deltas, precision="float64")

@@ -11,29 +11,28 @@ from torch import Tensor
 from svc_dist.linalg.precision import Precision
 from svc_dist.methods.calibration import policy
 from svc_dist.methods.calibration import svc as calibration
-from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import METHODS
 from tests.support import spectral_references as plain
 from tests.support.elementwise_references import parameters
-from tests.support.spectral_cases import calibrated, error, fine_tunes, merge_matrix, run, stack, svc, taken
+from tests.support.spectral_cases import (
+    calibrated,
+    error,
+    exactly,
+    experts,
+    fine_tunes,
+    merge_matrix,
+    run,
+    stack,
+    svc,
+    taken,
+)
 
 SHAPES = [(256, 256), (512, 192), (192, 512), (40, 400)]
 LARGEST = (512, 1376)  # SWUDI sums it in float32
 ROUNDING = 2e-7  # of a result in float32
 
 quick = settings(max_examples=15, deadline=None, derandomize=True)
-
-
-@st.composite
-def experts(draw: st.DrawFn, least: int = 2) -> list[Tensor]:
-    rows, columns = draw(st.integers(3, 24)), draw(st.integers(3, 24))
-    models = fine_tunes(rows, columns, draw(st.integers(least, 5)), draw(st.integers(0, 1000)))
-    return [model.double() for model in stack(taken(models, "float64"))]
-
-
-def exactly(deltas: list[Tensor]) -> TaskDeltas:
-    return TaskDeltas(deltas, precision="float64")
 
 
 def plain_svc(name: str, deltas: Tensor, side: str) -> Tensor:

@@ -22,6 +22,7 @@ from tests.support.spectral_cases import (
     adapters,
     calibrated,
     error,
+    experts,
     fine_tunes,
     run,
     stack,
@@ -167,17 +168,6 @@ def test_a_result_does_not_depend_on_the_global_random_state() -> None:
 
 
 # --- What holds of every input -------------------------------------------------------------------------------------
-
-
-@st.composite
-def experts(draw: st.DrawFn, least: int = 2) -> list[Tensor]:
-    rows, columns = draw(st.integers(3, 24)), draw(st.integers(3, 24))
-    models = fine_tunes(rows, columns, draw(st.integers(least, 5)), draw(st.integers(0, 1000)))
-    return [model.double() for model in stack(taken(models, "float64"))]
-
-
-def exactly(deltas: list[Tensor]) -> TaskDeltas:
-    return TaskDeltas(deltas, precision="float64")
 
 
 @quick
