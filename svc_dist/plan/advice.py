@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from svc_dist.methods.registry import METHODS
-from svc_dist.plan.dispositions import Decision
-from svc_dist.plan.sidecars import LeftOut
+from svc_dist.plan.files.sidecars import LeftOut
+from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import matches

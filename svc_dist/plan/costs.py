@@ -11,8 +11,8 @@ from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selec
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
-from svc_dist.plan.dispositions import Disposition
 from svc_dist.plan.model import PlannedTensor
+from svc_dist.plan.tensors.dispositions import Disposition
 
 
 def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:

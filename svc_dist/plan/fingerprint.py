@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import Sidecar
 from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently.

@@ -16,14 +16,14 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, takes_matrices, work
-from svc_dist.plan.dispositions import Decision, Disposition, decide
+from svc_dist.plan.files.sidecars import sidecars
+from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.inputs import inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
-from svc_dist.plan.renames import Prefixes, renamed
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import sidecars
-from svc_dist.plan.tokenizer import planned_template, tokenizer_source
+from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
+from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 

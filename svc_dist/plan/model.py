@@ -11,10 +11,10 @@ import msgspec
 
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
-from svc_dist.plan.dispositions import Batch, Disposition
+from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import LeftOut, Sidecar
+from svc_dist.plan.tensors.dispositions import Batch, Disposition
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 

@@ -7,7 +7,7 @@ import html
 import yaml
 from matplotlib.figure import Figure
 
-from svc_dist.plan.dispositions import Disposition
+from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
 from svc_dist.run_folder.report import MergeReport

@@ -10,8 +10,8 @@ import xxhash
 from svc_dist import __version__
 from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import VerificationError
+from svc_dist.plan.files.sidecars import Sidecar, content
 from svc_dist.plan.model import Plan
-from svc_dist.plan.sidecars import Sidecar, content
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports

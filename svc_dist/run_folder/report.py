@@ -12,11 +12,11 @@ import msgspec
 
 from svc_dist import __version__
 from svc_dist.errors import DamagedInputError, OutputError, RecipeError
-from svc_dist.plan.dispositions import Disposition
+from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.sidecars import Sidecar
+from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import DEFAULT_ACCESS, Access

@@ -9,7 +9,7 @@ import pytest
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import RecipeError
-from svc_dist.plan.renames import renamed
+from svc_dist.plan.tensors.renames import renamed
 from svc_dist.recipe.load import recipe_from
 
 

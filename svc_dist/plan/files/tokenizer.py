@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from svc_dist.checkpoint.tokenizer import chat_template, token_numbers
 from svc_dist.errors import PlanError, RecipeError
-from svc_dist.plan.dispositions import Decision
+from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage

@@ -15,7 +15,7 @@ from torch import Tensor
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import ExitCode, PlanError, RecipeError
-from svc_dist.plan.dispositions import Decision, decide, matrices
+from svc_dist.plan.tensors.dispositions import Decision, decide, matrices
 from svc_dist.recipe.load import recipe_from
 from svc_dist.tensor_names import EMBEDDING_PATTERNS, natural_key
 from tests.support.checkpoints import llama_config, llama_like

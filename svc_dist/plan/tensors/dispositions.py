@@ -12,7 +12,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
-from svc_dist.plan.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import (

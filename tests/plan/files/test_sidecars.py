@@ -14,8 +14,8 @@ import svc_dist
 from svc_dist.checks.verify import verify
 from svc_dist.cli.texts import plan_lines
 from svc_dist.errors import ChangedInputError, DamagedInputError, PlanError, RecipeError
-from svc_dist.plan import sidecars
-from svc_dist.plan.tokenizer import TEMPLATES
+from svc_dist.plan.files import sidecars
+from svc_dist.plan.files.tokenizer import TEMPLATES
 from tests.support.checkpoints import recipe_data, write_llamas
 
 TOKENS = {f"t{number}": number for number in range(38)} | {"<s>": 38, "</s>": 39}

@@ -10,7 +10,7 @@ import yaml
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.plan.refusals import has_more_rows, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.plan.tensors.refusals import has_more_rows, quantised, refusal, refusal_message, remedy, ties
 from svc_dist.tensor_names import matches
 
 W, E, HEAD = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
