@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pytest
@@ -86,7 +86,7 @@ class StoppedError(Exception):
 @contextmanager
 def stopping_after(receipts: int) -> Iterator[None]:
     """A merge in this process that starts within ends before it can record one receipt more."""
-    put_object, recorded, one_at_a_time = S3Storage.put, count(), Lock()
+    put_object, recorded, one_at_a_time = S3Storage.put, count(), threading.Lock()
 
     def stopped(self: S3Storage, name: str, data: bytes) -> None:
         if "receipts/" not in name:
@@ -101,5 +101,8 @@ def stopping_after(receipts: int) -> Iterator[None]:
         try:
             yield
         except StoppedError:
+            for thread in threading.enumerate():  # what was in flight still writes: a shard may be finished meanwhile
+                if thread.name.startswith(("RunUnit", "FinishShard")):
+                    thread.join()
             return
     pytest.fail("the merge was not stopped")
