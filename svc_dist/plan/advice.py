@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.recipe.choices import MergeChoice
+from svc_dist.recipe.presets import UNKNOWN_MODULES
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.tensor_names import matches
+from svc_dist.sizes import counted
+from svc_dist.tensor_names import matches, pattern_of, printable
 
+_SHOWN = 8  # modules in a message
+_MODULE = re.compile(r"(?:(?:model|thinker)\.)*[^.]*")
 _HARMLESS = 0.25  # alpha: 1/K of four experts did no harm in measurements
 
 
@@ -34,6 +41,25 @@ def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -
             yield f"{where}: svc without alpha on {method}: {advice}"
 
 
+def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[str]:
+    """The modules that a preset takes for no part of the language model, because it does not know their names."""
+    for index, rule in enumerate(recipe.rules):
+        if {"match": tuple(rule.match), "keep": rule.keep, "optional": rule.optional} != UNKNOWN_MODULES:
+            continue
+        names = [one.name for one in decisions if one.disposition.reason.endswith(f" by rules[{index}]")]
+        modules = Counter(_MODULE.match(name).group() for name in names)  # type: ignore[union-attr]
+        if modules:
+            listed = [f"{printable(module)} ({counted(number, 'tensor')})" for module, number in modules.items()]
+            more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+            first = next(iter(modules))
+            example = pattern_of(first) + ("" if first in names else ".*")
+            yield (
+                f"preset llm-backbone-only does not know these modules and keeps them unmerged: "
+                f"{', '.join(listed[:_SHOWN])}{more}; to merge what belongs to the language model, add a rule like "
+                f"{{match: {json.dumps(example)}, merge_method: {recipe.results[0].default.method}}}"
+            )
+
+
 def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[str]:
     names = [decision.name for decision in decisions]
     for index, rule in enumerate(recipe.rules):
@@ -44,6 +70,7 @@ def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Se
     if recipe.results[0].default.calibration is not None and not calibrated:
         yield f"{recipe.origin.at('calibrate')}: calibration applies to no tensor"
     yield from _calibration_advice(recipe, decisions)
+    yield from _unknown_modules(recipe, decisions)
     yield from recipe.warnings
     for where, text in recipe.filters:
         if not any(text in name for name in names):

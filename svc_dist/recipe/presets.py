@@ -24,18 +24,49 @@ class Preset:
 #: The authors of SWUDI keep embeddings and the output head as they are in the base.
 _KEEP = ({"match": ["*embed_tokens.weight", "*lm_head.weight"], "keep": "base", "optional": True},)
 
-#: The modules of vision- and audio-language models outside their language model, as many architectures name them.
+#: Modules outside the language model, wherever they stand in a name: towers, projectors, and parts that speak or draw.
 _MODALITIES = (
-    "*visual*", "*vision*", "*vit.*", "*image*", "*audio*", "*speech*", "*whisper*", "*video*", "*projector*",
-    "*multi_modal*", "*multimodal*", "*resampler*", "*perceiver*", "*qformer*", "*connector*", "*query_tokens*",
-    "mlp1.*", "*.aligner.*", "aligner.*",
+    "*visual*", "*vision*", "*vit.*", "vit_*", "*image*", "*audio*", "*speech*", "*whisper*", "*video*", "*acoustic*",
+    "*projector*", "*multi_modal*", "*multimodal*", "*resampler*", "*perceiver*", "*qformer*", "*Qformer*",
+    "*connector*", "*query_tokens*", "*abstractor*", "*patch_merger*", "*patch_embed*", "mlp1.*", "*.aligner.*",
+    "aligner.*", "vpm.*", "*.vpm.*", "apm.*", "*.apm.*", "tts.*", "*.tts.*", "talker.*", "*.talker.*", "*token2wav*",
+    "*code2wav*", "*vocoder*", "*vqmodel*", "vae.*", "*.vae.*", "*language_projection*", "gen_*", "*_moe_gen*", "vte.*",
+    "*sam_model*", "*view_sep*", "*depth_decoder*", "*.Plora_*",
 )  # fmt: skip
+
+#: The language model: under a name of its own beside the towers, or as a model without towers names its modules.
+_LANGUAGE = (
+    "language_model.*", "*.language_model.*", "llm.*", "*.llm.*", "language.*", "text_model.*", "*.text_model.*",
+    "llama_model.*", "backbone_model.*", "transformer.*", "model.transformer.*", "gpt_neox.*", "backbone.*", "rwkv.*",
+    "mtp.*", "model.mtp.*", "encoder.block.*", "decoder.block.*", "shared.*", "model.decoder.layers.*",
+    *(
+        f"{wrapper}{module}"
+        for wrapper in ("", "model.", "model.model.", "thinker.", "thinker.model.")
+        for module in (
+            "layers.*", "h.*", "blocks.*", "embed_tokens.*", "embed_tokens_per_layer.*", "tok_embeddings.*", "wte.*",
+            "wpe.*", "word_embeddings*", "embeddings.weight", "embed_in.*", "per_layer_*", "rotary_emb.*", "norm.*",
+            "norm_f.*", "ln_f.*", "final_layernorm.*", "lm_head.*", "output.*", "embed_out.*",
+        )
+    ),
+)  # fmt: skip
+
+#: In place of a merge method: the recipe's.
+_RECIPES = "the recipe's"
+
+#: The last rule of a preset that merges the language model alone: it takes what the rules before it do not know.
+UNKNOWN_MODULES = {"match": ("*",), "keep": "owner", "optional": True}
 
 PRESETS = {
     "llm-backbone-only": Preset(
-        {"rules": ({"match": list(_MODALITIES), "keep": "owner", "optional": True},)},
-        "merges the language model alone: towers, projectors and the like as in the one model that has them "
-        "(in the base, if it has them)",
+        {
+            "rules": (
+                {"match": _MODALITIES, "keep": "owner", "optional": True},
+                {"match": _LANGUAGE, "merge_method": _RECIPES, "optional": True},
+                UNKNOWN_MODULES,
+            )
+        },
+        "merges the language model alone: every other module as in the one model that has it (in the base, if it has "
+        "it); a warning lists modules of unknown names",
         "",
     ),
     "svc-paper": Preset(
@@ -109,7 +140,7 @@ def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if key == "rules":
             own = expanded.get("rules") or []
-            expanded["rules"] = [*own, *({**rule, "match": list(rule["match"])} for rule in value)]
+            expanded["rules"] = [*own, *(_rule(rule, method) for rule in value)]
         elif key == "parameters":
             expanded["parameters"] = {**value, **(expanded.get("parameters") or {})}
         elif key == "calibrate":
@@ -120,3 +151,9 @@ def expand(recipe: Mapping[str, Any]) -> dict[str, Any]:
         else:
             expanded.setdefault(key, [*value] if isinstance(value, tuple) else value)
     return expanded
+
+
+def _rule(rule: Mapping[str, Any], method: Any) -> dict[str, Any]:
+    """A preset's rule as a recipe has it. ``method``: the recipe's."""
+    own = {"merge_method": method} if rule.get("merge_method") == _RECIPES else {}
+    return {**rule, "match": list(rule["match"]), **own}
