@@ -15,7 +15,8 @@ from typer.models import ArgumentInfo
 
 from svc_dist import errors
 from svc_dist.cli.app import app
-from svc_dist.plan import inputs, model, sidecars
+from svc_dist.plan import inputs, model
+from svc_dist.plan.files import sidecars
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.recipe import schema
