@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -29,12 +30,16 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in a folder or prefix: its files, its tensors by name, and its ``config.json`` if there is one."""
+    """A model in a folder or prefix: its files, its tensors by name, and its ``config.json`` if there is one.
+
+    ``quantisation_files``: the names of other files that say that it is quantised.
+    """
 
     location: str
     files: tuple[FileIdentity, ...]
     tensors: Mapping[str, TensorSpec]
     config: Mapping[str, Any] | None
+    quantisation_files: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +102,8 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
                 f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
             )
     config = json_object(folder.read(CONFIG), f"{folder.location}/{CONFIG}") if CONFIG in names else None
-    return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config)
+    quantisation_files = tuple(name for name in QUANTISATION_FILES if name in names)
+    return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config, quantisation_files)
 
 
 def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:

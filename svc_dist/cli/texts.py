@@ -65,7 +65,8 @@ def _sidecar_lines(plan: Plan) -> Iterator[str]:
     groups: dict[str, list[str]] = {}
     for sidecar in plan.sidecars:
         title = f"sidecars from {plan.models[sidecar.source].location}"
-        groups.setdefault(title, []).append(printable(sidecar.name) + changes.get(sidecar.rewrite, ""))
+        change = changes.get(sidecar.rewrite, "") + (" (without quantization_config)" if sidecar.dequantised else "")
+        groups.setdefault(title, []).append(printable(sidecar.name) + change)
     for file in plan.left_out:
         groups.setdefault(f"not copied from {file.location} ({file.reason})", []).append(printable(file.name))
     yield from (f"{title}: {', '.join(names)}" for title, names in groups.items())

@@ -16,6 +16,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, takes_matrices, work
+from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source
 from svc_dist.plan.fingerprint import fingerprint
@@ -55,7 +56,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
     tokenizer = tokenizer_source(recipe, planned_locations, decisions)
-    copied, left_out = sidecars(recipe, planned, tokenizer, template)
+    described = models[recipe.config_source or 0].model or base
+    stale = quantisation.is_stale(described, decisions)
+    copied, left_out = sidecars(recipe, planned, tokenizer, template, stale)
     plan = Plan(
         fingerprint="",
         recipe=dict(recipe.plain),
@@ -72,7 +75,10 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
-        warnings=tuple(warnings(recipe, decisions, left_out)),
+        warnings=(
+            *warnings(recipe, decisions, left_out),
+            *quantisation.warnings(described, decisions, stale),
+        ),
         methods=versions,
         sidecars=copied,
         left_out=left_out,

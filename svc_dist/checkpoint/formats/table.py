@@ -14,6 +14,7 @@ from typing import Any
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, QUANTISED_DTYPES
 from svc_dist.checkpoint.formats.base import SCALES, Format
+from svc_dist.checkpoint.formats.declarations import declarations
 from svc_dist.checkpoint.header import TensorSpec
 
 _E4M3, _U8, _I32 = ("F8_E4M3",), ("U8",), ("I32",)
@@ -42,13 +43,20 @@ FORMATS = (
     Format("GPTQ or AWQ", ".qweight", _I32, {".scales": SCALES}, (".qzeros", ".g_idx"), _BY_HAND),
     Format("EETQ", ".qweight", ("I8",), {".weight_scales": SCALES}, (), _BY_HAND),
     Format("EETQ", ".weight", ("I8",), {".weight_scales": SCALES}, (), _BY_HAND),
+    Format("Marlin", ".B", _I32, {".s": SCALES}, (".workspace",), _BY_HAND),
+    Format("AQLM", ".codes", ("I8", "I16", "I32"), {".codebooks": SCALES, ".scales": SCALES}, (), _BY_HAND),
+    Format("EXL2", ".q_weight", _I32, {".q_scale": _I32},
+           (".q_scale_max", ".q_groups", ".q_group_map", ".q_invperm", ".q_perm"), _BY_HAND),
+    Format("EXL3", ".trellis", ("I16",), {".svh": SCALES}, (".suh", ".su", ".sv", ".mcg", ".mul1"), _BY_HAND),
+    Format("BitNet", ".weight", _U8, {".weight_scale": ("F32", "BF16", "F16")}, (), _BY_HAND),
     Format("bitsandbytes, 4 bits", "", ("U8", "BF16", "F32", "F16"), {".absmax": ("F32", "U8")},
            (".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4",
             ".quant_state.bitsandbytes__fp4"), _BY_HAND),
     Format("bitsandbytes, 8 bits", ".weight", ("I8",), {".SCB": ("F32",)}, (".weight_format",), _BY_HAND),
-    Format("MLX", ".weight", ("U32",), {".scales": SCALES}, (".biases",), _BY_HAND),
+    Format("MLX", ".weight", ("U32",), {".scales": (*SCALES, "U8")}, (".biases",), _BY_HAND),
     Format("HQQ", ".W_q", ("U8", "I32", "I16", "I8", "F16", "BF16", "F32"), {".scale": SCALES, ".zero": SCALES},
            (".meta", ".nbits", ".group_size", ".shape", ".axis", ".packing"), _BY_HAND),
+    Format("quanto", "._data._data", ("I8", "U8"), {"._scale": SCALES}, ("._shift",), _BY_HAND),
     Format("quanto", "._data", ("I8", "U8", "F8_E4M3", "F8_E5M2"), {"._scale": SCALES}, ("._shift",), _BY_HAND),
 )  # fmt: skip
 
@@ -56,6 +64,9 @@ FORMATS = (
 UNKNOWN = Format("an unknown format", "", ())
 #: Beside codes, a tensor of the same module whose last part says one of these has no meaning alone either.
 _COMPANION = re.compile(r"scale|zero|absmax|quant|scb|g_idx|amax|packed", re.IGNORECASE)
+#: Whole numbers in two dimensions are codes where their module has a scale: buffers of indices are I64.
+_CODES = frozenset(("I8", "U8", "I16", "U16", "I32", "U32"))
+_SCALE = re.compile(r"scales?(?:$|_|\d)|absmax|scb$|zeros?$", re.IGNORECASE)
 
 
 def known_formats() -> Iterator[Format]:
@@ -76,15 +87,21 @@ def _formats_by_dtype() -> dict[str, list[Format]]:
 
 
 def quantised_tensors(
-    tensors: Mapping[str, TensorSpec], config: Mapping[str, Any] | None
+    tensors: Mapping[str, TensorSpec], config: Mapping[str, Any] | None, declared: bool = False
 ) -> tuple[dict[str, Format], dict[str, str]]:
     """The format of each tensor that holds codes, and for each companion the tensor of codes that it belongs to.
 
     Codes that no format explains count as quantised too where their dtype stores no weights: floats of eight bits and
-    fewer, or whatever is no float in a model whose ``config`` says that it is quantised.
+    fewer, whole numbers in two dimensions beside a scale, or whatever is no float in a model whose ``config`` says that
+    it is quantised. ``declared``: a file beside the config says so.
     """
     by_dtype = _formats_by_dtype()
-    configured = (config or {}).get("quantization_config") is not None
+    configured = declared or bool(declarations(config))
+    scaled = {
+        spec.name.rpartition(".")[0]
+        for spec in tensors.values()
+        if spec.dtype in SCALES and _SCALE.search(spec.name.rpartition(".")[2]) is not None
+    }
     codes: dict[str, Format] = {}
     companions: dict[str, str] = {}
     for name, spec in tensors.items():
@@ -96,7 +113,8 @@ def quantised_tensors(
                 break
         else:
             narrow = spec.dtype.startswith("F") and spec.dtype in QUANTISED_DTYPES
-            if narrow or (configured and spec.dtype not in FLOAT_DTYPES and spec.dtype != "BOOL"):
+            packed = spec.dtype in _CODES and len(spec.shape) > 1 and name.rpartition(".")[0] in scaled
+            if narrow or packed or (configured and spec.dtype not in FLOAT_DTYPES and spec.dtype != "BOOL"):
                 codes[name] = UNKNOWN
     modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
     for name in tensors:

@@ -10,11 +10,13 @@ import functools
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
+from svc_dist.checkpoint.formats.declarations import without_declarations
 from svc_dist.checkpoint.header import json_object
 from svc_dist.checkpoint.tokenizer import (
     CONFIG_FILE,
@@ -54,13 +56,15 @@ class Sidecar:
 
     ``name``: its path in the result and in the folder of the model ``source`` (0: the base); ``identity``: of the file
     there, None for text in the plan. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer config's
-    chat template; ``text`` writes the plan's chat template.
+    chat template; ``text`` writes the plan's chat template. ``dequantised``: a config without the keys that say that
+    the model is quantised.
     """
 
     name: str
     source: int
     identity: FileIdentity | None
     rewrite: Literal["none", "dtype", "template", "text"]
+    dequantised: bool
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,17 @@ class LeftOut:
 
 
 def sidecars(
-    recipe: ResolvedRecipe, models: Sequence[PlannedModel], tokenizer: int, template: str | None
+    recipe: ResolvedRecipe,
+    models: Sequence[PlannedModel],
+    tokenizer: int,
+    template: str | None,
+    dequantised: bool = False,
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
     """The files that the merge copies beside the weights, and those that it leaves out.
 
     ``models``: the base first; ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat
-    template in place of that tokenizer's. Raises RecipeError for a ``config_source`` without a config,
+    template in place of that tokenizer's; ``dequantised``: the config says that the model is quantised, and what is
+    written is not. Raises RecipeError for a ``config_source`` without a config,
     DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
@@ -105,12 +114,14 @@ def sidecars(
         planning = functools.partial(_planned, storage, source=number, dtype=recipe.dtype, template=template)
         with ThreadPoolExecutor(_TOGETHER) as pool:
             for one in pool.map(planning, names):
+                if dequantised and isinstance(one, Sidecar) and one.name in QUANTISATION_FILES:
+                    one = LeftOut(storage.location, one.name, "the merged model is not quantised")
                 if isinstance(one, Sidecar):
-                    copied.append(one)
+                    copied.append(replace(one, dequantised=dequantised and one.name == "config.json"))
                 elif one is not None:
                     left_out.append(one)
     if template is not None:
-        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text"))
+        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False))
     return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
 
 
@@ -122,6 +133,8 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
     if sidecar.identity is None:
         return (template or "").encode()
     data = _read(storage, sidecar.identity)
+    if sidecar.dequantised:
+        data = (json.dumps(without_declarations(json.loads(data)), indent=2, ensure_ascii=False) + "\n").encode()
     if sidecar.rewrite == "template" and template is not None:
         return with_template(data, template)
     return _with_dtype(data, dtype) if sidecar.rewrite == "dtype" and dtype is not None else data
@@ -176,10 +189,10 @@ def _planned(
                 raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None
             return LeftOut(storage.location, name, "not valid JSON")
     if name == "config.json" and dtype is not None:
-        return Sidecar(name, source, identity, "dtype")
+        return Sidecar(name, source, identity, "dtype", False)
     if name == CONFIG_FILE and template is not None:
-        return Sidecar(name, source, identity, "template")
-    return Sidecar(name, source, identity, "none")
+        return Sidecar(name, source, identity, "template", False)
+    return Sidecar(name, source, identity, "none", False)
 
 
 def _require_json(data: bytes, where: str, name: str) -> None:

@@ -47,7 +47,7 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
     """For each tensor that is quantised in some model, or belongs to such a tensor, why it is not merged."""
     reasons: dict[str, str] = {}
     for model in models:
-        codes, companions = quantised_tensors(model.tensors, model.config)
+        codes, companions = quantised_tensors(model.tensors, model.config, bool(model.quantisation_files))
         for name, format in codes.items():
             what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
             reasons.setdefault(name, f"{what}, which svc_dist does not merge: {format.instead}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from svc_dist.checkpoint.formats.base import Format
+from svc_dist.checkpoint.formats.declarations import declarations
 from svc_dist.checkpoint.formats.table import FORMATS, UNKNOWN, quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 
@@ -38,6 +39,11 @@ EXAMPLES = {
     "MLX": specs(m__weight="U32", m__scales="BF16", m__biases="BF16"),
     "HQQ": specs(m__W_q="U8", m__scale="F16", m__zero="F16", m__nbits="I32"),
     "quanto": specs(m___data="I8", m___scale="BF16"),
+    "Marlin": specs(m__B="I32", m__s="F16", m__workspace="I32"),
+    "AQLM": specs(m__codes="I16", m__codebooks="F16", m__scales="F16"),
+    "EXL2": specs(m__q_weight="I32", m__q_scale="I32", m__q_scale_max="F16", m__q_groups="I16", m__q_invperm="I32"),
+    "EXL3": specs(m__trellis="I16", m__suh="F16", m__svh="F16"),
+    "BitNet": specs(m__weight="U8", m__weight_scale="BF16"),
 }
 
 
@@ -63,6 +69,65 @@ ORDINARY = specs(
 
 def test_ordinary_tensors_are_not_quantised() -> None:
     assert quantised_tensors(ORDINARY, None) == ({}, {})
+
+
+#: Buffers of whole numbers, and scales, in modules that are not quantised: Swin v2, GPT-2, BatchNorm, Mamba.
+MODULES = specs(
+    a__logit_scale="F32", a__relative_position_index="I64", b__bias="U8", b__masked_bias="F32", b__c_attn__weight="F32",
+    c__weight="F32", c__running_var="F32", c__num_batches_tracked="I64", d__scale="F32", d__mask="BOOL", d__D="F32",
+)  # fmt: skip
+
+
+def test_buffers_beside_scales_are_not_quantised() -> None:
+    assert quantised_tensors(MODULES, None) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        specs(m___weight_qdata="I8", m___weight_scale="F32", m__bias="F32"),  # torchao
+        specs(m__int_weight="I32", m__absmax="F16"),
+        specs(m__weight="U8", m__qscale_weight="F32", m__weight_zero_point="U8", m__scales="F32"),
+    ],
+)
+def test_whole_numbers_beside_a_scale_are_codes_of_an_unknown_format(tensors: dict[str, TensorSpec]) -> None:
+    codes, companions = quantised_tensors(tensors, None)
+    assert all(found is UNKNOWN for found in codes.values())
+    assert {*codes, *companions} >= {name for name in tensors if not name.endswith("bias")}
+
+
+def test_packed_quanto_is_recognised_through_its_nested_names() -> None:
+    tensors = specs(m__weight___data___data="U8", m__weight___scale="F16", m__weight___shift="F16")
+    codes, companions = quantised_tensors(tensors, None)
+    assert [found.name for found in codes.values()] == ["quanto"]
+    assert len(companions) == 2
+
+
+def test_mlx_s_mxfp4_has_scales_of_bytes() -> None:
+    codes, _ = quantised_tensors(specs(m__weight="U32", m__scales="U8"), None)
+    assert [found.name for found in codes.values()] == ["MLX"]
+
+
+PLACES: dict[str, dict[str, object]] = {
+    "quantization_config": {"quantization_config": {"quant_method": "gptq"}},
+    "text_config.quantization_config": {"text_config": {"quantization_config": {"quant_method": "fp8"}}},
+    "thinker_config.text_config.quantization_config": {
+        "thinker_config": {"text_config": {"quantization_config": {"quant_method": "fp8"}}}
+    },
+    "compression_config": {"compression_config": {"format": "pack-quantized"}},
+    "quantization": {"quantization": {"group_size": 64, "bits": 4}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_config_says_quantised_in_any_of_its_places(place: str) -> None:
+    assert declarations(PLACES[place]) == (place,)
+    assert quantised_tensors(specs(a__weight="I16"), PLACES[place])[0] == {"a.weight": UNKNOWN}
+
+
+def test_a_file_beside_the_config_says_quantised() -> None:
+    assert quantised_tensors(specs(a__weight="I16"), None, declared=True)[0] == {"a.weight": UNKNOWN}
+    assert quantised_tensors(specs(a__weight="I16"), None)[0] == {}
 
 
 def test_narrow_floats_without_scales_are_of_an_unknown_format() -> None:
