@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from svc_dist.errors import SvcDistError
+from svc_dist.errors import PrintableRecords, SvcDistError
 
 if TYPE_CHECKING:
     from svc_dist.api import calibrate, inspect, make_plan, merge, merge_deltas, predict
 
 __version__ = version("svc-dist")
 __all__ = ["SvcDistError", "calibrate", "inspect", "make_plan", "merge", "merge_deltas", "predict"]
+
+logging.getLogger("svc_dist").addFilter(PrintableRecords())
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,15 @@
-"""Every error that a user can meet, with the exit code of the command.
+"""Every error that a user can meet, with the exit code of the command; and text made harmless before it leaves.
 
-All but :class:`Interrupted` derive from :class:`SvcDistError`, can be pickled (Ray sends them between processes) and
-state the problem, its location and the remedy.
+Names from files must not move a terminal's cursor, colour a log or forge a line of it. All errors but
+:class:`Interrupted` derive from :class:`SvcDistError`, can be pickled (Ray sends them between processes) and state the
+problem, its location and the remedy.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -24,14 +27,14 @@ class ExitCode:
 
 
 class SvcDistError(Exception):
-    """Base of all errors of this package: a message, and optionally what to do (``hint``)."""
+    """Base of all errors of this package: a message, and optionally what to do (``hint``), both harmless to print."""
 
     exit_code = ExitCode.INTERNAL
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
+        self.message = printable_lines(message)
+        self.hint = None if hint is None else printable_lines(hint)
+        super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  {self.hint}"
@@ -142,3 +145,51 @@ def require_count(option: str, value: object) -> None:
     """Raise RecipeError when an option's value is not a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise RecipeError(f"{option} is {value!r}, but must be a whole number, at least 1")
+
+
+_LONGEST = 500  # characters of a name in a message
+
+
+def printable(name: str) -> str:
+    """A name for a message, in one line: control, format and unpaired characters as escapes, the middle cut out."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}...{name[-_LONGEST // 2 :]}"
+    return _escaped(name)
+
+
+def printable_lines(text: str) -> str:
+    """A whole message, which may have lines and tabs of its own: all else is escaped as in a name."""
+    if text.isprintable():
+        return text
+    return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
+
+
+def printable_json(text: str) -> str:
+    """JSON with everything but ASCII escaped: the same values, harmless on a terminal."""
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
+    utf16 = text.encode("utf-16-be", "surrogatepass")
+    units = (int.from_bytes(utf16[at : at + 2], "big") for at in range(0, len(utf16), 2))
+    return "".join(chr(unit) if unit < 0x7F else f"\\u{unit:04x}" for unit in units)
+
+
+def has_control(text: str) -> bool:
+    """Whether a text holds control or unpaired characters, which no path or URL of a person has."""
+    return not text.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
+
+
+class PrintableRecords(logging.Filter):
+    """Makes the messages of a logger printable, whatever handler writes them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable_lines(record.getMessage()), ()
+        return True
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
+        for letter in text
+    )

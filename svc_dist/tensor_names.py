@@ -106,8 +106,3 @@ def pattern_of(name: str, *, any_number: bool = False) -> str:
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all patterns: large mixtures of experts have 50,000 names."""
     return re.compile("|".join(map(translate, patterns)) if patterns else r"(?!)")
-
-
-def printable(name: str) -> str:
-    """A name for a terminal, with control characters escaped."""
-    return name if name.isprintable() else repr(name)

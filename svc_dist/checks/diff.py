@@ -14,9 +14,10 @@ from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.tensor_view import tensor_view
+from svc_dist.errors import printable
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import ByteRange, Source, map_ranges
-from svc_dist.tensor_names import natural_key, printable
+from svc_dist.tensor_names import natural_key
 
 _BLOCK = 1 << 25  # elements of a tensor in one mapping, or one fetch
 _CHUNK = 1 << 20  # elements in one comparison

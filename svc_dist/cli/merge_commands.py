@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from svc_dist.cli import logs, options
+from svc_dist.cli.terminal import say, say_json
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.plan.settings import Device
 from svc_dist.run.options import ExecutorKind
@@ -82,7 +83,7 @@ def merge(
     if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
     else:
-        typer.echo(merge_line(summary))
+        say(merge_line(summary))
 
 
 def plan(
@@ -120,21 +121,21 @@ def plan(
             problem = f"a prediction is for new runs on these machines: leave out {', '.join(excess)}"
             raise typer.BadParameter(problem, param_hint="--cluster")
         prediction = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
-        typer.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
+        say_json(json.dumps(dataclasses.asdict(prediction))) if as_json else say(prediction.text())
         return
     planned = make_plan(
         recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
         max_shard_size=max_shard_size, access=access,
     )  # fmt: skip
     if as_json:
-        typer.echo(planned.to_json())
+        say_json(planned.to_json())
         return
     from svc_dist.cli.texts import plan_lines
 
     for warning in planned.warnings:
-        typer.echo(f"{typer.style('warning:', fg='yellow')} {warning}")
+        say(warning, label="warning:", colour="yellow")
     for line in plan_lines(planned):
-        typer.echo(line)
+        say(line)
 
 
 def measure_host(
@@ -162,7 +163,7 @@ def measure_host(
 
     text = measure(folder, threads_per_unit, storage, options.access_of(endpoint_url, profile)).to_json()
     if file is None:
-        typer.echo(text, nl=False)
+        say(text, end=False)
     else:
         options.write_file(file, text, "FILE")
 
@@ -192,8 +193,8 @@ def doctor(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
         max_shard_size=max_shard_size, access=options.access_of(endpoint_url, profile, anonymous),
     ):  # fmt: skip
-        label = typer.style("ok   ", fg="green") if finding.problem is None else typer.style("WRONG", fg="red")
-        typer.echo(f"{label}  {finding.text()}")
+        label, colour = ("ok    ", "green") if finding.problem is None else ("WRONG ", "red")
+        say(finding.text(), label=label, colour=colour)
         code = code or finding.exit_code
     if code:
         raise typer.Exit(code)
@@ -212,7 +213,7 @@ def status(
     from svc_dist.checks.status import read_status
 
     state = read_status(output, options.access_of(endpoint_url, profile))
-    typer.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text())
+    say_json(json.dumps(dataclasses.asdict(state))) if as_json else say(state.text())
 
 
 def clean(
@@ -230,14 +231,14 @@ def clean(
     from svc_dist.run_folder.output import Output
 
     target = Output(output, options.access_of(endpoint_url, profile))
-    typer.echo(look(target).text())
+    say(look(target).text())
     if not yes:
         try:
             sure = typer.confirm("remove?")
         except typer.Abort:
             raise RecipeError("nothing was removed: nobody confirmed", "add --yes to run without a terminal") from None
         if not sure:
-            typer.echo("nothing was removed")
+            say("nothing was removed")
             return
     remove(target)
-    typer.echo("removed")
+    say("removed")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.terminal import say, say_json
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 
@@ -50,7 +51,7 @@ def inspect(
     )  # fmt: skip
     if page is not None:
         _write_page(report, f"Inspection of {recipe.name}", page)
-    typer.echo(json.dumps(dataclasses.asdict(report)) if as_json else Diagnosis(report).text())
+    say_json(json.dumps(dataclasses.asdict(report))) if as_json else say(Diagnosis(report).text())
 
 
 def report(
@@ -86,12 +87,12 @@ def verify(
 
     result = check(output, deep, options.access_of(endpoint_url, profile, anonymous))
     for label, colour, lines in (
-        ("ok     ", "green", result.checked),
-        ("skipped", "yellow", result.skipped),
-        ("WRONG  ", "red", result.problems),
+        ("ok      ", "green", result.checked),
+        ("skipped ", "yellow", result.skipped),
+        ("WRONG   ", "red", result.problems),
     ):
         for line in lines:
-            typer.echo(f"{typer.style(label, fg=colour)}  {line}")
+            say(line, label=label, colour=colour)
     if not result.ok:
         raise VerificationError(f"{output} has {counted(len(result.problems), 'problem')}")
 
@@ -107,7 +108,7 @@ def smoke(
     """
     from svc_dist.checks.smoke import smoke as run
 
-    typer.echo(run(output, prompt, tokens).text())
+    say(run(output, prompt, tokens).text())
 
 
 def diff(
@@ -130,7 +131,7 @@ def diff(
     from svc_dist.checks.diff import diff as compare
 
     difference = compare(a, b, options.access_of(endpoint_url, profile, anonymous), scratch)
-    typer.echo(json.dumps(difference.data()) if as_json else difference.text(most))
+    say_json(json.dumps(difference.data())) if as_json else say(difference.text(most))
     if exit_code and not difference.same:
         raise typer.Exit(1)
 
@@ -146,7 +147,7 @@ def methods(
     """
     from svc_dist.cli.methods_page import method_lines, render
 
-    typer.echo(render() if markdown else "\n".join(method_lines()), nl=not markdown)
+    say(render() if markdown else "\n".join(method_lines()), end=not markdown)
 
 
 def demo(
@@ -169,10 +170,10 @@ def _write_page(report: MergeReport, title: str, page: Path) -> None:
     from svc_dist.report.page import render
 
     options.write_file(page, render(report, title), "--html")
-    typer.echo(f"wrote {page}", err=True)
+    say(f"wrote {page}", err=True)
 
 
 def _count(done: int, of: int) -> None:
     """Print the number of units done on one line of a terminal."""
     if sys.stderr.isatty():
-        typer.echo(f"\r{done} of {of} units" + ("\n" if done == of else ""), err=True, nl=False)
+        typer.echo(f"\r{done:d} of {of:d} units" + ("\n" if done == of else ""), err=True, nl=False)

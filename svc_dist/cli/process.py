@@ -10,10 +10,9 @@ import threading
 import traceback
 from typing import Any
 
-import typer
-
 from svc_dist.cli import logs
 from svc_dist.cli.app import app
+from svc_dist.cli.terminal import say, write_any_character
 from svc_dist.errors import ExitCode, Interrupted, SvcDistError
 
 
@@ -21,11 +20,11 @@ def main() -> None:
     """Entry point: runs the command and ends the process with the documented exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    write_any_character()
     try:
         app()
     except SvcDistError as error:
-        text = f"{typer.style('error:', fg='red')} {error}"
-        _say(error.message, text, hint=error.hint, exit_code=error.exit_code)
+        _say(error.message, str(error), label="error:", hint=error.hint, exit_code=error.exit_code)
         _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
     except Interrupted:
         text = "interrupted; run the same command again to resume"
@@ -45,12 +44,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
 
 
-def _say(message: str, text: str, **fields: Any) -> None:
+def _say(message: str, text: str, label: str = "", **fields: Any) -> None:
     """Say why a command failed: in a log line with fields where the log is JSON, else in a text."""
     if logs.is_json():
         logging.getLogger("svc_dist").error(message, extra={"fields": fields})
     else:
-        typer.echo(text, err=True)
+        say(text, label=label, colour="red", err=True)
 
 
 def _end(code: int, hard: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from svc_dist.errors import printable
 from svc_dist.sizes import counted, format_size
-from svc_dist.tensor_names import printable
 
 if TYPE_CHECKING:
     from svc_dist.plan.model import Plan

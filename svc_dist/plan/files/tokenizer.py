@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from svc_dist.checkpoint.tokenizer import chat_template, token_numbers
-from svc_dist.errors import PlanError, RecipeError
+from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
-from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, printable
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches
 
 _TURN = "{%- for message in messages %}"
 

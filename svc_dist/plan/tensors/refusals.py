@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.table import quantised_tensors
+from svc_dist.errors import printable
 from svc_dist.sizes import counted
-from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of, printable
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of
 
 _SHOWN = 8  # refused tensors in a message
 _PATTERNS = 40  # patterns in a remedy
