@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from svc_dist.errors import printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
@@ -14,7 +15,7 @@ from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.presets import UNKNOWN_MODULES
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
-from svc_dist.tensor_names import matches, pattern_of, printable
+from svc_dist.tensor_names import matches, pattern_of
 
 _SHOWN = 8  # modules in a message
 _MODULE = re.compile(r"(?:(?:model|thinker)\.)*[^.]*")

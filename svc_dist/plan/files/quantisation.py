@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from svc_dist.checkpoint.formats.declarations import declarations
 from svc_dist.checkpoint.formats.table import quantised_tensors
+from svc_dist.errors import printable
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.sizes import counted
-from svc_dist.tensor_names import printable
 
 
 def is_stale(model: Checkpoint, decisions: Sequence[Decision]) -> bool:
