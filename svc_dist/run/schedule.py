@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from svc_dist.errors import SvcDistError, TransientStorageError
@@ -99,6 +99,9 @@ class Capacity:
 
 Event = Done | RangesLost | Failed | Capacity
 
+#: Shards that are finished in parallel. They book nothing, so Ray would start a process for each of a resumed run's.
+FINISHING = 4
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -116,7 +119,8 @@ class Schedule:
 
     The unit with most work comes first, on a node with enough free slots and memory (``sink_memory`` for its output
     included). While no node has room for it, the one with most room is reserved for it, and smaller units go to the
-    others. At most ``slots`` units are in flight on all nodes. Setting ``draining`` stops gracefully: nothing starts.
+    others. At most ``slots`` units are in flight on all nodes, and ``FINISHING`` shards. Setting ``draining`` stops
+    gracefully: nothing starts.
 
     An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one; any
     other failure stops new work, lets the units in flight finish, and is recorded in ``failures``. Units whose ranges
@@ -147,6 +151,7 @@ class Schedule:
         self._kills: dict[str, int] = {}
         self._losses: dict[int, int] = {}
         self._rewrites: dict[str, None] = {}
+        self._ready: deque[Instruction] = deque()  # shards to finish, and publishing
         unfinished = [unit for unit in self.plan.units if unit.id not in self.done]
         self.waiting = deque(unit.id for unit in sorted(unfinished, key=lambda unit: (-unit.work, unit.id)))
         self._open = [0] * self.plan.count
@@ -234,14 +239,17 @@ class Schedule:
     def _publish_if_ready(self) -> list[Instruction]:
         return [Publish()] if not self._unfinished and not self.published else []
 
-    def _issue(self, ready: list[Instruction]) -> list[Instruction]:
+    def _issue(self, ready: Sequence[Instruction]) -> list[Instruction]:
         if self.draining or self.failures:
             return []
-        ready = [*ready, *self._book_waiting()]
-        for instruction in ready:
+        self._ready.extend(ready)
+        free = FINISHING - sum(not isinstance(item, RunUnit) for item in self.in_flight)
+        issued = [self._ready.popleft() for _ in range(min(free, len(self._ready)))]
+        issued += self._book_waiting()
+        for instruction in issued:
             self.in_flight[instruction] = None
             self.attempts[instruction] = self.attempts.get(instruction, 0) + 1
-        return ready
+        return issued
 
     def _book_waiting(self) -> list[RunUnit]:
         """Book the waiting units that a node has room for now."""

@@ -12,6 +12,7 @@ from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.run.placement import Node
 from svc_dist.run.schedule import (
+    FINISHING,
     Capacity,
     Done,
     Failed,
@@ -108,6 +109,15 @@ def test_whatever_the_order_every_unit_runs_once_then_its_shard_then_the_publish
 def test_a_resume_runs_only_what_has_no_receipt() -> None:
     schedule = Schedule(plan_of((0, 1, 1), (0, 2, 1), (1, 3, 1)), one(9, 9), done={"u0", "u2"})
     assert schedule.start() == [FinishShard(1), RunUnit("u1")]
+
+
+def test_a_resume_finishes_a_few_shards_at_a_time() -> None:
+    units = [(shard, 1, 1) for shard in range(20)]
+    schedule = Schedule(plan_of(*units), one(9, 9), done={f"u{number}" for number in range(20)})
+    first = schedule.start()
+    assert first == [FinishShard(shard) for shard in range(FINISHING)]
+    assert schedule.handle(Done(first[1])) == [FinishShard(FINISHING)]
+    assert sum(isinstance(item, FinishShard) for item in schedule.in_flight) == FINISHING
 
 
 def test_a_resume_after_the_last_shard_only_publishes() -> None:
