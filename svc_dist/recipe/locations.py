@@ -12,7 +12,7 @@ from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RenameEntry
 from svc_dist.storage.access import Access
 from svc_dist.storage.base import trimmed
-from svc_dist.storage.open import split_location
+from svc_dist.storage.open import require_known, split_location
 from svc_dist.storage.secrets import redact, refuse_credentials
 
 
@@ -42,9 +42,12 @@ class RecipeModel:
 def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> tuple[RecipeModel, ...]:
     """The base, then the experts in order. Paths are relative to ``folder``. Raises RecipeError."""
     refuse_credentials(recipe.base_model or "", origin.at("base_model"))
+    require_known(recipe.base_model or "", origin.at("base_model"))
     for index, entry in enumerate(recipe.models):
         for location in (entry.model, *entry.model.split("+")):
             refuse_credentials(location, origin.at("models", index, "model"))
+        for location in (entry.model,) if "+" not in entry.model else entry.model.split("+"):
+            require_known(location, origin.at("models", index, "model"))
     written = recipe.base_model or recipe.models[0].model
     base = _absolute(written, folder)
     if split_location(base, access)[1] is not None:
@@ -106,7 +109,7 @@ def _location(text: str, base: str, folder: Path, access: Access) -> str:
 
 def _absolute(text: str, folder: Path) -> str:
     """A URL without trailing slashes, or an absolute path."""
-    return trimmed(text) if "://" in text else os.path.normpath(folder / Path(text).expanduser())
+    return trimmed(text) if "://" in text else os.path.normpath(folder / os.path.expanduser(text))  # noqa: PTH111  (pathlib's raises for an unknown user)
 
 
 def _last_part(text: str) -> str:

@@ -10,6 +10,12 @@ from svc_dist.errors import RecipeError
 from svc_dist.storage.secrets import refuse_credentials
 
 S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
+#: The storages that fsspec reaches, and the package of each one's driver.
+DRIVERS = {
+    "memory": "fsspec", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs",
+    "abfs": "adlfs", "abfss": "adlfs", "oss": "ossfs", "oci": "ocifs", "hdfs": "pyarrow", "webhdfs": "requests",
+    "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol",
+}  # fmt: skip
 #: Options of the client for S3, and of its ``client_kwargs``: those of botocore's ``create_client``.
 _S3_CLIENT = ("client_kwargs", "config_kwargs", "requester_pays", "use_ssl", "anon")
 _S3_CLIENT_KWARGS = ("region_name", "endpoint_url", "use_ssl", "verify", "api_version")

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from svc_dist.errors import StorageError
-from svc_dist.storage.access import DEFAULT_ACCESS, GOOGLE, HUB, Access, check_options
+from svc_dist.errors import MissingExtraError, StorageError
+from svc_dist.storage.access import DEFAULT_ACCESS, DRIVERS, GOOGLE, HUB, Access, check_options
 from svc_dist.storage.base import FileIdentity, Result, Storage, complete
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.secrets import refuse_credentials
 
 
 class FsspecStorage(Storage):
-    """A prefix of an fsspec file system. Raises StorageError for a file system that is unknown or not installed."""
+    """A prefix of an fsspec file system. Raises MissingExtraError where its driver is not installed."""
 
     #: Arguments of ranged reads, for the file system.
     _RANGED: Mapping[str, Any] = {}
@@ -33,8 +33,12 @@ class FsspecStorage(Storage):
             arguments["token"] = "anon" if protocol in GOOGLE else False
         try:
             self.filesystem, root = fsspec.core.url_to_fs(self.location, **arguments)  # one client a set of options
-        except (ImportError, ValueError, TypeError) as error:
-            raise StorageError(f"cannot open {self.location}: {error}") from None
+        except ImportError:
+            driver = DRIVERS.get(protocol, protocol)
+            raise MissingExtraError(f"{self.location}: {protocol}:// needs {driver}", f"pip install {driver}") from None
+        except Exception as error:  # whatever a driver raises on an option or a URL
+            failed = self.translate(error, f"cannot open {self.location}")
+            raise failed from None
         self.root = root.rstrip("/")
 
     def full(self, name: str) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from svc_dist.errors import RecipeError, StorageError
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.errors import RecipeError, StorageError, has_control, printable
+from svc_dist.storage.access import DEFAULT_ACCESS, DRIVERS, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.local import LocalStorage
+from svc_dist.storage.secrets import redact
 
 _LOOKING = 20.0  # seconds in which a location with a plus must answer
 
-#: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points, and
-#: fsspec handles all others.
+#: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points.
 SCHEMES = {
     "file": "svc_dist.storage.local:LocalStorage",
     "local": "svc_dist.storage.local:LocalStorage",
     "s3": "svc_dist.storage.s3:S3Storage",
     "s3a": "svc_dist.storage.s3:S3Storage",
     "hf": "svc_dist.storage.hub:HubStorage",
+    **dict.fromkeys(DRIVERS, "svc_dist.storage.fsspec:FsspecStorage"),
 }
 GROUP = "svc_dist.storages"
 
@@ -27,17 +28,36 @@ GROUP = "svc_dist.storages"
 def open_storage(location: str, access: Access = DEFAULT_ACCESS) -> Storage:
     """The storage of a path or URL.
 
-    Raises RecipeError for a credential or a wrong option in it, StorageError for an unknown kind of storage.
+    Raises RecipeError for a credential, a wrong option or a control character in it, and for an unknown scheme.
     """
     scheme, mark, _ = location.partition("://")
+    require_known(location)
     if not mark:
         return LocalStorage(location, access)
-    if scheme in SCHEMES:
-        kind = EntryPoint(scheme, SCHEMES[scheme], GROUP)
-    else:
-        fallback = EntryPoint(scheme, "svc_dist.storage.fsspec:FsspecStorage", GROUP)
-        kind = next(iter(entry_points(group=GROUP, name=scheme)), fallback)
+    kind = EntryPoint(scheme, SCHEMES[scheme], GROUP) if scheme in SCHEMES else _added(scheme)[0]
     return cast(Storage, kind.load()(location, access))
+
+
+def require_known(location: str, where: str = "") -> None:
+    """Raise RecipeError for a URL of an unknown scheme, or a path that nobody writes. ``where`` says where it stands.
+
+    fsspec knows schemes that run commands or read what a file tells them to: only storages of data are taken.
+    """
+    where = f"{where}: " if where else ""
+    if has_control(location):
+        raise RecipeError(f"{where}{printable(location)} is no path or URL: it holds a control character")
+    scheme, mark, _ = location.partition("://")
+    if mark and scheme not in SCHEMES and not _added(scheme):
+        known = sorted({*SCHEMES, *(point.name for point in entry_points(group=GROUP))})
+        raise RecipeError(
+            f"{where}{redact(location)}: svc_dist knows no storage {scheme}://",
+            f"known: paths, {', '.join(f'{name}://' for name in known)}",
+        )
+
+
+def _added(scheme: str) -> list[EntryPoint]:
+    """The storages of this scheme that installed packages add."""
+    return list(entry_points(group=GROUP, name=scheme))
 
 
 def overlap(one: Storage, other: Storage) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from svc_dist.errors import OutputError, RecipeError
+from svc_dist.errors import MissingExtraError, OutputError, RecipeError
 from svc_dist.recipe.load import recipe_from
+from svc_dist.recipe.origin import Origin
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.open import SCHEMES, open_storage, overlap, split_location
@@ -41,6 +42,36 @@ def test_more_than_one_plus_is_refused_unless_the_whole_exists(prefix: str) -> N
     assert split_location(f"{prefix}/a+b+c") == (f"{prefix}/a+b+c", None)
     with pytest.raises(RecipeError, match=r"has one \+"):
         split_location(f"{prefix}/x+y+z")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "shell://ls", "reference://x", "github://owner:repo@main/x", "ftp://host/x", "data://x", "zip://x::s3://b/y",
+        "simplecache::s3://bucket/x", "S3://bucket/x", "://x",
+    ],
+)  # fmt: skip
+def test_a_scheme_that_is_no_known_storage_is_a_usage_error_with_the_list(url: str) -> None:
+    with pytest.raises(RecipeError, match=r"known: paths, abfs://.* s3://"):
+        open_storage(url)
+    with pytest.raises(RecipeError, match=r"r\.yaml \(models\[0\]\.model\): .*knows no storage"):
+        recipe_from(recipe_data(["base", url]), Origin("r.yaml"))
+
+
+@pytest.mark.parametrize("location", ["a\0b", "s3://b/x\x1b[31m", "two\nlines", "\udcff"])
+def test_a_location_with_control_characters_is_a_usage_error(location: str) -> None:
+    with pytest.raises(RecipeError, match="holds a control character") as raised:
+        open_storage(location)
+    assert str(raised.value).isprintable()
+
+
+def test_a_driver_that_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object, **__: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", without)
+    with pytest.raises(MissingExtraError, match=r"gs:// needs gcsfs\n  pip install gcsfs"):
+        open_storage("gs://bucket/x")
 
 
 def test_a_new_storage_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_fewer_bytes_than_asked_for_are_damage(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol_is_named() -> None:
-    with pytest.raises(StorageError, match="nosuch://bucket"):
+    with pytest.raises(RecipeError, match="nosuch://bucket"):
         open_storage("nosuch://bucket/model")
 
 

@@ -284,7 +284,7 @@ BAD_RECIPES: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
         {"parameters": {"lambda": 1e12}, "dtype": "float16"}, 6, ("does not fit into float16", "wider `dtype`")
     ),
     "unknown protocol": (
-        {"models": [{"model": "nosuch://host/model"}]}, 4, ("nosuch://host/model", "Protocol not known")
+        {"models": [{"model": "nosuch://host/model"}]}, 2, ("models[0].model", "nosuch://host/model", "known: paths, ")
     ),
     "credentials": (
         {"models": [{"model": "https://user:s3cr3t@host/model"}]}, 2, ("models[0].model", "carries a credential")
@@ -426,7 +426,7 @@ def test_notes_in_the_output_are_no_hindrance_and_stay(run: Run, world: World) -
 def test_an_output_on_an_unknown_storage_is_refused_clearly(run: Run, world: World) -> None:
     before = sorted(world.folder.rglob("*"))
     url = "nosuch://bucket/out"
-    refuse(run, world, ExitCode.STORAGE, "cannot open nosuch://bucket/out", "nosuch", output=url)
+    refuse(run, world, ExitCode.USAGE, "svc_dist knows no storage nosuch://", "s3://", output=url)
     assert [path for path in sorted(world.folder.rglob("*")) if path.name != "r.yaml"] == before
 
 
