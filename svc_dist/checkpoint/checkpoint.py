@@ -10,22 +10,32 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from svc_dist.checkpoint.foreign import empty_folder, missing_folder, refuse_foreign
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
-from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError
+from svc_dist.checkpoint.placeholder import refuse_placeholder
+from svc_dist.checkpoint.weight_files import (
+    DIFFUSERS,
+    INDEX_FILE,
+    SINGLE_FILE,
+    WeightNames,
+    is_index,
+    missing_shards,
+    names_like,
+)
+from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError
+from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.open import open_storage
 
 Value = TypeVar("Value")
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _FIRST_READ = 1 << 18  # most headers fit: one request instead of two on remote storage
 _OPEN_TRIES = 4
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_DOWNLOAD = "the download stopped: download the model again (hf download OWNER/NAME resumes)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,11 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         return sum(spec.nbytes for spec in self.tensors.values())
+
+    @property
+    def weight_names(self) -> WeightNames:
+        """The names under which loaders look for a model like this one."""
+        return names_like([file.name for file in self.files], self.config)
 
     def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Checkpoint:
         """The same tensors under other names; see ``rename_keys``."""
@@ -87,6 +102,7 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
         )
     weight_map = _weight_map(folder, names)
     files = [_single_file(folder, names)] if weight_map is None else sorted(set(weight_map.values()))
+    _require_there(folder, files, names)
     with ThreadPoolExecutor(min(16, len(files))) as pool:
         opened = list(pool.map(lambda file: open_file(folder, file), files))
     tensors: dict[str, TensorSpec] = {}
@@ -107,27 +123,35 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
 
 
 def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:
-    """The folder of a model or adapter, and the names in it. Raises StorageError for an empty folder."""
+    """The folder of a model or adapter, and the names in it.
+
+    Raises RecipeError for a path that does not exist, StorageError for a folder or prefix without files.
+    """
     folder = open_storage(location, access)
+    if (error := missing_folder(folder)) is not None:
+        raise error
     names = folder.names()
     if not names:
-        raise StorageError(
-            f"{location}: no such model: nothing is there",
-            "check the path or URL in the recipe; a model on a hub is written hf://owner/name",
-        )
+        raise empty_folder(folder)
     return folder, names
 
 
 def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
-    indexes = [name for name in names if name.endswith(".safetensors.index.json")]
+    indexes = [name for name in names if is_index(name)]
     if not indexes:
         return None
-    if len(indexes) > 1 and INDEX_FILE not in indexes:
+    plain = [name for name in indexes if name.endswith(".safetensors.index.json")]
+    if not plain and {SINGLE_FILE, f"{DIFFUSERS}.safetensors"} & set(names):
+        return None  # the shards are a variant (in another dtype) of the single file
+    plain = plain or indexes
+    if len(plain) > 1 and INDEX_FILE not in plain:
         raise DamagedInputError(f"{folder.location}: more than one index: {', '.join(indexes)}")
-    index = INDEX_FILE if INDEX_FILE in indexes else indexes[0]
+    index = INDEX_FILE if INDEX_FILE in plain else plain[0]
     where = f"{folder.location}/{index}"
+    text = folder.read(index)
+    refuse_placeholder(text, where)
     try:
-        weight_map = json.loads(folder.read(index), object_pairs_hook=unique_names)["weight_map"]
+        weight_map = json.loads(text, object_pairs_hook=unique_names)["weight_map"]
         if not weight_map or not all(isinstance(part, str) for pair in weight_map.items() for part in pair):
             raise TypeError("weight_map does not map names to files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -145,10 +169,31 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
     return dict(weight_map)
 
 
+def _require_there(folder: Storage, files: list[str], names: list[str]) -> None:
+    """Raise DamagedInputError when an index names files that are not there."""
+    there = set(names)
+    missing = [file for file in files if "/" not in file and file not in there and folder.stat(file) is None]
+    if missing:
+        raise DamagedInputError(
+            f"{folder.location}: the index names {counted(len(files), 'file')}, {len(missing)} of them missing: "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}",
+            _DOWNLOAD,
+        )
+
+
 def _single_file(folder: Storage, names: list[str]) -> str:
     files = [name for name in names if name.endswith(".safetensors")]
     if SINGLE_FILE in files:
         return SINGLE_FILE
+    if (incomplete := missing_shards(files)) is not None:
+        shard, count, missing = incomplete
+        raise DamagedInputError(
+            f"{folder.location}: {count - len(missing)} of {count} shards ({shard}), without an index: "
+            f"{missing[0]} is missing",
+            _DOWNLOAD,
+        )
+    if len(files) > 1:  # a component of diffusers may have files in several dtypes: the plain one counts
+        files = [name for name in files if name == f"{DIFFUSERS}.safetensors"] or files
     if len(files) == 1:
         return files[0]
     if files:
@@ -156,13 +201,7 @@ def _single_file(folder: Storage, names: list[str]) -> str:
             f"{folder.location}: {len(files)} safetensors files but no index says which belong together",
             f"add {INDEX_FILE}, or name the folder of one model",
         )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
-        raise DamagedInputError(
-            f"{folder.location}: only pickled weights ({pickles[0]}); reading a pickle can run any code: refused",
-            "convert it where you trust it: AutoModel.from_pretrained(path).save_pretrained(new_path)",
-        )
-    raise DamagedInputError(f"{folder.location}: no safetensors file", "check the path or URL in the recipe")
+    raise refuse_foreign(folder, names)
 
 
 def open_file(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
@@ -179,6 +218,7 @@ def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, T
     if identity is None:
         raise DamagedInputError(f"{where}: the index names this file, but it is missing", "download the model again")
     first = folder.read_pinned(identity, 0, min(identity.size, _FIRST_READ))
+    refuse_placeholder(first, where)
     end = 8 + header_length(first, where, identity.size)
     header = first[8:end] if end <= len(first) else first[8:] + folder.read_pinned(identity, len(first), end)
     try:

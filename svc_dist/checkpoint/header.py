@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.checkpoint.dtype import byte_count
+from svc_dist.checkpoint.placeholder import refuse_placeholder
 from svc_dist.errors import DamagedInputError
 
 MAX_HEADER = 100_000_000
@@ -73,6 +74,7 @@ def json_object(text: bytes, where: str, hook: Callable[[list[tuple[str, Any]]],
     try:
         data = json.loads(text, object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:
+        refuse_placeholder(text, where)
         raise DamagedInputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise DamagedInputError(f"{where}: not a JSON object")

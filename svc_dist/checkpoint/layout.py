@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.checkpoint import SINGLE_FILE
 from svc_dist.checkpoint.dtype import ITEM_SIZE, bytes_of
 from svc_dist.checkpoint.header import TensorSpec, render_header
+from svc_dist.checkpoint.weight_files import TRANSFORMERS, WeightNames
 from svc_dist.storage.writing.base import PART
 from svc_dist.tensor_names import natural_key
 
@@ -43,7 +43,9 @@ class Range:
     pieces: tuple[tuple[str, int, int], ...]
 
 
-def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: int) -> list[Shard]:
+def pack(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: int, names: WeightNames = TRANSFORMERS
+) -> list[Shard]:
     """Shards of at most ``max_shard_size`` bytes of data for these (name, dtype, shape), in natural order of the names.
 
     A larger tensor is alone in its shard. Within a shard wider dtypes come first, so that every tensor is aligned.
@@ -59,7 +61,7 @@ def pack(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: in
         filled += size
     shards = []
     for number, group in enumerate(groups, 1):
-        file = SINGLE_FILE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        file = names.file(number, len(groups))
         group.sort(key=lambda tensor: -ITEM_SIZE.get(tensor[1], 1))  # stable: natural order within a width
         position = header_size = len(render_header(group))
         specs = []

@@ -19,7 +19,8 @@ TEMPLATES_FOLDER = "additional_chat_templates"
 TEMPLATE_CONFIGS = ("chat_template.json", CONFIG_FILE)
 _NAMES = {
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
-    TEMPLATE_FILE, "chat_template.json",
+    TEMPLATE_FILE, "chat_template.json", "tekken.json", "encoder.json", "bpe.codes", "dict.txt", "emoji.json",
+    "entity_vocab.json", "target_vocab.json", "vocab-src.json", "vocab-tgt.json",
 }  # fmt: skip
 _BEGINNINGS = ("tokenizer", "tokenization_", "sentencepiece", "spiece", f"{TEMPLATES_FOLDER}/")
 _ENDINGS = (".tiktoken", ".spm", ".vocab", ".bpe", ".model")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svc_dist.checkpoint.checkpoint import INDEX_FILE, Checkpoint, open_checkpoint
+from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index
 from svc_dist.checks import architecture
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
@@ -52,7 +53,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     result = Verification()
     folder = open_storage(output, access)
     names = folder.names()
-    if INDEX_FILE not in names:
+    if not any(map(is_index, names)):
         result.problems.append(f"{output} has no {INDEX_FILE}: the merge is not complete, or not made by svc_dist")
         if not any(name.endswith(".safetensors") for name in names):
             return result
@@ -106,15 +107,16 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
 
 
 def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: Verification) -> None:
-    if INDEX_FILE not in names:
+    index = next(filter(is_index, sorted(names, key=lambda name: name != INDEX_FILE)), None)
+    if index is None:
         return
     try:
-        total = json.loads(folder.read(INDEX_FILE))["metadata"]["total_size"]
+        total = json.loads(folder.read(index))["metadata"]["total_size"]
     except (ValueError, KeyError, TypeError) as error:
-        result.problems.append(f"{INDEX_FILE} has no total_size: {error!r}")
+        result.problems.append(f"{index} has no total_size: {error!r}")
         return
     if total != model.nbytes:
-        result.problems.append(f"{INDEX_FILE} says {total:,} bytes, the tensors have {model.nbytes:,}")
+        result.problems.append(f"{index} says {total:,} bytes, the tensors have {model.nbytes:,}")
 
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:

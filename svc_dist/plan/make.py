@@ -20,6 +20,7 @@ from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source
 from svc_dist.plan.fingerprint import fingerprint
+from svc_dist.plan.folders import require_folders
 from svc_dist.plan.inputs import inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.settings import Settings
@@ -45,7 +46,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
     if not specs:
         raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
-    layout = pack(specs, recipe.max_shard_size)
+    layout = pack(specs, recipe.max_shard_size, base.weight_names)
     by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, base, experts)
     paths = [choices.path for choices in recipe.results]
@@ -89,6 +90,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
 
 def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes]]:
     """The base and the experts with tensors renamed for the merge, and the renamed prefixes of each."""
+    require_folders(recipe)
     locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
         opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]

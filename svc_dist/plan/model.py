@@ -11,6 +11,7 @@ import msgspec
 
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
+from svc_dist.checkpoint.weight_files import names_like
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
@@ -136,6 +137,11 @@ class Plan:
     def shard_file(self, shard: int) -> str:
         """A shard's name in the folder of its result."""
         return self.shards[shard].file.rpartition("/")[2]
+
+    @property
+    def index_file(self) -> str:
+        """The name of the index in the folder of each result."""
+        return names_like([self.shard_file(0)], None).index
 
     @property
     def bytes_in(self) -> int:

@@ -8,7 +8,6 @@ import json
 import xxhash
 
 from svc_dist import __version__
-from svc_dist.checkpoint.checkpoint import INDEX_FILE
 from svc_dist.errors import VerificationError
 from svc_dist.plan.files.sidecars import Sidecar, content
 from svc_dist.plan.model import Plan
@@ -51,7 +50,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
         for name, data in files.items():
             storage.put(name, data)
         storage.put(REPORT_FILE, json.dumps(report, indent=1).encode())
-        storage.put(INDEX_FILE, index.encode())
+        storage.put(plan.index_file, index.encode())
     if plan.results[0].path:
         outputs = {
             "fingerprint": plan.fingerprint,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.checkpoint import INDEX_FILE
+from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import ChangedInputError, LockedError, OutputError
 from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.make import make_plan
@@ -199,7 +199,7 @@ def _discard(output: Output) -> None:
     if report is None and leftovers.plan is None:  # a run may have been killed while it removed a finished merge
         report = recorded(output)
     names = leftovers.files if report is None else report.files
-    for name in sorted(names, key=lambda name: not name.endswith(INDEX_FILE)):
+    for name in sorted(names, key=lambda name: not is_index(name)):
         if not {"", ".", ".."} & set(name.split("/")):
             output.storage.delete(name)
     remove_run(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.checkpoint import INDEX_FILE
+from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import RUN_FOLDER
@@ -46,12 +46,11 @@ def remains(output: Output) -> Remains:
         plan = output.journal.plan()
     if plan is None:
         return Remains(output.location, output.storage.path is not None, [], 0, 0, 0, None)
-    names = dict.fromkeys([INDEX_FILE, *own_files(plan)])
     done = output.journal.receipts(plan)
     return Remains(
         output=output.location,
         on_disk=output.storage.path is not None,
-        files=output.existing(sorted(names, key=lambda name: not name.endswith(INDEX_FILE))),
+        files=output.existing(sorted(own_files(plan), key=lambda name: not is_index(name))),
         units=len(plan.units),
         units_done=len(done),
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),

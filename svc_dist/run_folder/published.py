@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from svc_dist.checkpoint.checkpoint import INDEX_FILE
+from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
@@ -25,7 +25,7 @@ def own_files(plan: Plan) -> list[str]:
 def result_files(plan: Plan) -> list[str]:
     """Every name that this plan puts into the folder of each result."""
     names = [plan.shard_file(number) for number in range(plan.count)]
-    return [*names, *(sidecar.name for sidecar in plan.sidecars), CARD_FILE, RECIPE_FILE, REPORT_FILE, INDEX_FILE]
+    return [*names, *(sidecar.name for sidecar in plan.sidecars), CARD_FILE, RECIPE_FILE, REPORT_FILE, plan.index_file]
 
 
 def recorded_settings(output: Output) -> Settings | None:
@@ -42,7 +42,7 @@ def completed(output: Output) -> PublishedMerge | None:
     published = recorded(output)
     if published is None:
         return None
-    indexes = [name for name in published.files if name.rpartition("/")[2] == INDEX_FILE]
+    indexes = [name for name in published.files if is_index(name)]
     return published if indexes and len(output.existing(indexes)) == len(indexes) else None
 
 

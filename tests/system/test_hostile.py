@@ -237,10 +237,10 @@ BAD_CHECKPOINTS: dict[str, Case] = {
     "another number of layers": (lambda w: save(w, w.expert, layers=1), 2, ("9 tensors", "... and 1 more", "expert1")),
     "pickles only": (pickled, 3, ("expert1", "pytorch_model.bin", "pickle", "save_pretrained")),
     "empty folder": (empty, 4, ("expert1", "nothing is there", "check the path")),
-    "missing folder": (lambda w: shutil.rmtree(w.expert), 4, ("expert1", "nothing is there", "check the path")),
-    "missing base": (lambda w: shutil.rmtree(w.base), 4, ("base", "nothing is there", "check the path")),
+    "missing folder": (lambda w: shutil.rmtree(w.expert), 2, ("models[1].model", "expert1: no such folder")),
+    "missing base": (lambda w: shutil.rmtree(w.base), 2, ("base_model", "base: no such folder")),
     "a file for a folder": (
-        a_file, 4, ("expert1", "Not a directory")
+        a_file, 2, ("expert1: a file, but a model is a folder",)
     ),
     "nan in an expert": (
         lambda w: poke(w.expert / SECOND, HEAD, 77, float("nan")),

@@ -18,6 +18,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.formats.declarations import without_declarations
 from svc_dist.checkpoint.header import json_object
+from svc_dist.checkpoint.placeholder import HEAD, refuse_placeholder
 from svc_dist.checkpoint.tokenizer import (
     CONFIG_FILE,
     TEMPLATE_CONFIGS,
@@ -27,6 +28,7 @@ from svc_dist.checkpoint.tokenizer import (
     is_tokenizer_file,
     with_template,
 )
+from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -41,6 +43,7 @@ _PARSED = 2**20
 _TOGETHER = 16
 _ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab", ".bpe")
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+_GENERATION = "custom_generate"  # code of a model's own way to generate
 _MODULES = "modules.json"  # of sentence-transformers: its modules, with the sub-folders of their files
 _REPLACED = ("README.md", "merge_recipe.yaml", "merge_report.json", "merge_outputs.json")
 _TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler.pt", "global_step")
@@ -142,23 +145,26 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
 
 def _with_sub_folders(storage: Storage, names: Sequence[str]) -> list[str]:
     """The names in a model's folder and in those of its sub-folders that loaders read."""
-    folders = [TEMPLATES_FOLDER]
+    folders = [TEMPLATES_FOLDER, _GENERATION]
     if _MODULES in names:
         where = f"{storage.location}/{_MODULES}"
         try:
-            paths = [str(module["path"]) for module in json.loads(storage.read(_MODULES))]
+            text = storage.read(_MODULES)
+            refuse_placeholder(text, where)
+            paths = [str(module["path"]) for module in json.loads(text)]
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedInputError(f"{where}: not a list of modules: {error!r}", "download the model again") from None
         if any(".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path for path in paths):
             raise DamagedInputError(f"{where}: a module lies outside the model's folder")
         folders += [path.strip("/") for path in paths if path.strip("/")]
-    return [*names, *(f"{folder}/{name}" for folder in folders for name in storage.names(folder))]
+    inner = (f"{folder}/{name}" for folder in folders for name in storage.names(folder, recursive=True))
+    return list(dict.fromkeys([*names, *inner]))
 
 
 def _reason(name: str) -> str | None:
     """Why a file is not copied; None where it is."""
     last = name.rpartition("/")[2]
-    if name in _REPLACED or name.endswith(".safetensors.index.json"):
+    if name in _REPLACED or is_index(name):
         return "the merge writes its own"
     if last.startswith(_TRAINING):
         return "training state"
@@ -180,10 +186,17 @@ def _planned(
         reason = f"{format_size(identity.size)}, larger than {format_size(LARGEST)}"
         return LeftOut(storage.location, name, reason, needed=True)
     last = name.rpartition("/")[2]
+    where = f"{storage.location}/{name}"
+    try:
+        refuse_placeholder(storage.read_pinned(identity, 0, min(identity.size, HEAD)), where)
+    except DamagedInputError as error:
+        if last.split(".")[0] not in _NAMES:
+            raise
+        return LeftOut(storage.location, name, error.message.removeprefix(f"{where}: "), needed=True)
     if last.endswith(".json") and (identity.size <= _PARSED or last.endswith("config.json")):
         required = last.endswith("config.json") or last == _MODULES or is_tokenizer_file(name)
         try:
-            _require_json(_read(storage, identity), f"{storage.location}/{name}", last)
+            _require_json(_read(storage, identity), where, last)
         except DamagedInputError as error:
             if required:
                 raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None

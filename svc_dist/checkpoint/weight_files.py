@@ -1,0 +1,69 @@
+"""Names of the files that hold a model's weights: single files, shards, and the index over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+#: What the weights of a component of diffusers (unet/, transformer/, vae/) are called.
+DIFFUSERS = "diffusion_pytorch_model"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
+_INDEX = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
+_OF_DIFFUSERS = re.compile(rf"{DIFFUSERS}(?P<variant>\.[\w-]+?)?(-\d+-of-\d+)?\.safetensors")
+
+
+@dataclass(frozen=True)
+class WeightNames:
+    """How the files of one model are called. ``stem``: before numbers and ending; ``index``: the index's name."""
+
+    stem: str = "model"
+    index: str = INDEX_FILE
+
+    def file(self, number: int, count: int) -> str:
+        """The name of shard ``number`` (from 1) of ``count``."""
+        return f"{self.stem}{'' if count == 1 else f'-{number:05d}-of-{count:05d}'}.safetensors"
+
+
+TRANSFORMERS = WeightNames()
+
+
+def names_like(files: Sequence[str], config: Mapping[str, Any] | None) -> WeightNames:
+    """The names under which loaders look for a model like one with these files: diffusers has names of its own."""
+    first = _OF_DIFFUSERS.fullmatch(files[0].rpartition("/")[2]) if files else None
+    if first is not None:
+        variant = first["variant"] or ""
+        return WeightNames(f"{DIFFUSERS}{variant}", f"{DIFFUSERS}.safetensors.index{variant}.json")
+    if config is not None and "_diffusers_version" in config and "architectures" not in config:
+        return WeightNames(DIFFUSERS, f"{DIFFUSERS}.safetensors.index.json")
+    return TRANSFORMERS
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is an index of safetensors shards; ``model.safetensors.index.fp16.json`` is one too."""
+    return _INDEX.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def missing_shards(names: Iterable[str]) -> tuple[str, int, list[str]] | None:
+    """Of files called like shards: one of them, how many there must be, and the names of those that are missing.
+
+    None where no name is that of a shard of several, or a set is complete.
+    """
+    sets: dict[tuple[str, int], list[str]] = {}
+    widths: dict[tuple[str, int], int] = {}
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        if match is not None and len(match["count"]) <= 6 and int(match["count"]) > 1:
+            key = match["stem"], int(match["count"])
+            sets.setdefault(key, []).append(name)
+            widths[key] = len(match["count"])
+    for (stem, count), present in sets.items():
+        width = widths[stem, count]
+        every = [f"{stem}-{number:0{width}d}-of-{count:0{width}d}.safetensors" for number in range(1, count + 1)]
+        missing = [name for name in every if name not in present]
+        if missing:
+            return present[0], count, missing
+    return None
