@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from svc_dist.checkpoint.header import json_object
@@ -29,6 +29,12 @@ _ENDINGS = (".tiktoken", ".spm", ".vocab", ".bpe", ".model")
 def is_tokenizer_file(name: str) -> bool:
     """Whether a file beside a model's weights belongs to its tokenizer."""
     return name in _NAMES or name.startswith(_BEGINNINGS) or name.endswith(_ENDINGS)
+
+
+def has_tokenizer(names: Collection[str]) -> bool:
+    """Whether a vocabulary is among the files of a model."""
+    whole = {"tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"}
+    return any(name in whole or ("/" not in name and name.endswith((".model", ".tiktoken", ".spm"))) for name in names)
 
 
 def token_numbers(folder: Storage) -> tuple[str, dict[str, int]] | None:

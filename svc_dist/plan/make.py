@@ -17,6 +17,8 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, takes_matrices, work
 from svc_dist.plan.files import quantisation
+from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
+from svc_dist.plan.files.conversation import conversation_warnings
 from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source
 from svc_dist.plan.fingerprint import fingerprint
@@ -40,7 +42,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     assert base is not None
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
-    by_result = [decide(recipe, choices, base, whole) for choices in recipe.results]
+    differing = compared(base, whole)
+    with no_fine_tunes(base.location, differing):
+        by_result = [decide(recipe, choices, base, whole) for choices in recipe.results]
     decisions = by_result[0]
     dtypes = {} if recipe.dtype is None else dict.fromkeys(FLOAT_DTYPES, RECIPE_DTYPES[recipe.dtype])
     specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
@@ -77,6 +81,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(
+            *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
+            *conversation_warnings(recipe, planned_locations, tokenizer, template),
             *warnings(recipe, decisions, left_out),
             *quantisation.warnings(described, decisions, stale),
         ),
