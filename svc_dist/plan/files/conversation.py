@@ -10,10 +10,9 @@ from typing import Any
 
 from svc_dist.checkpoint.checkpoint import CONFIG
 from svc_dist.checkpoint.tokenizer import CONFIG_FILE, TEMPLATE_FILE, chat_template, has_tokenizer
-from svc_dist.errors import DamagedInputError
+from svc_dist.errors import DamagedInputError, printable
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
-from svc_dist.tensor_names import printable
 
 _TOGETHER = 8
 _GENERATION = "generation_config.json"
