@@ -63,35 +63,59 @@ def merged_chunks(
     results: Sequence[ResultParameters],
     batch: tuple[int, int, int] | None = None,
     summaries: Sequence[list[dict[str, Any]]] = (),
+    turned: bool = False,
 ) -> Iterator[tuple[int, MergedChunk]]:
     """The merged deltas of a tensor, chunk after chunk: of each result in order, each with the result's index.
 
     ``batch``: ``(count, m, n)`` where the tensor is a batch of matrices: spectral methods and calibrations work on
-    those, one by one. Each is one chunk then, and a summary of it is appended to its result's ``summaries``. Raises
-    NumericsError.
+    those, one by one. Each is one chunk then, and a summary of it is appended to its result's ``summaries``.
+    ``turned``: the matrices are stored as their transposes ``(n, m)``; what tells the sides apart gets them turned, and
+    the result is turned back. Raises NumericsError.
     """
     chosen = METHODS[method]
     statistics = Statistics(deltas, chosen)
-    spectral = [batch is not None and (chosen.family == "spectral" or one.calibration is not None) for one in results]
-    by_matrix = [index for index, whole in enumerate(spectral) if whole]
-    if batch is not None and by_matrix:
-        size = batch[1] * batch[2]
-        chosen_results = [results[index] for index in by_matrix]
-        chosen_summaries = [summaries[index] for index in by_matrix] if summaries else ()
-        for number in range(batch[0]):
-            matrix, start, end = deltas.matrix(number, batch), number * size, (number + 1) * size
-            if matrix.all_zero():
-                yield from ((index, MergedChunk(start, end, None, matrix)) for index in by_matrix)
+    by_chunk: list[int] = []
+    by_matrix: dict[bool, list[int]] = {}  # whether they are turned
+    for index, one in enumerate(results):
+        if batch is not None and (chosen.family == "spectral" or one.calibration is not None or turned):
+            tells_sides = chosen.tells_sides or _tells_sides(one)
+            if chosen.family == "spectral" or one.calibration is not None or tells_sides:
+                by_matrix.setdefault(turned and tells_sides, []).append(index)
                 continue
-            for position, merged in merged_matrices(matrix, chosen, chosen_results, chosen_summaries, statistics):
-                flat = merged if isinstance(merged, LowRank) else merged.reshape(-1)
-                yield by_matrix[position], MergedChunk(start, end, flat, matrix)
-                del merged, flat  # before the next one is made
-    by_chunk = [index for index, whole in enumerate(spectral) if not whole]
+        by_chunk.append(index)
+    for turn, indices in by_matrix.items():
+        assert batch is not None
+        count, rows, columns = batch
+        stored = (count, columns, rows) if turned else batch
+        size = rows * columns
+        chosen_results = [results[index] for index in indices]
+        summarised = bool(summaries) and (
+            chosen.family == "spectral" or any(one.calibration is not None for one in chosen_results)
+        )
+        chosen_summaries = [summaries[index] for index in indices] if summarised else ()
+        for number in range(count):
+            matrix, start, end = deltas.matrix(number, stored), number * size, (number + 1) * size
+            if matrix.all_zero():
+                yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices)
+                continue
+            seen = matrix.transposed() if turn else matrix
+            for position, merged in merged_matrices(seen, chosen, chosen_results, chosen_summaries, statistics, turn):
+                if isinstance(merged, LowRank):
+                    flat: Tensor | LowRank = merged.transposed() if turn else merged
+                else:
+                    flat = (merged.T if turn else merged).reshape(-1)
+                del merged
+                yield indices[position], MergedChunk(start, end, flat, matrix)
+                del flat  # before the next one is made
     if by_chunk:
         sets = grouped([results[index].parameters for index in by_chunk])
         for position, merged_chunk in _elementwise_chunks(deltas, chosen, sets, statistics):
             yield by_chunk[position], merged_chunk
+
+
+def _tells_sides(result: ResultParameters) -> bool:
+    calibration = result.calibration
+    return calibration is not None and CALIBRATIONS[calibration["method"]].tells_sides
 
 
 def _elementwise_chunks(
@@ -114,13 +138,15 @@ def merged_matrices(
     results: Sequence[ResultParameters],
     summaries: Sequence[list[dict[str, Any]]] = (),
     statistics: Statistics | None = None,
+    turned: bool = False,
 ) -> Iterator[tuple[int, Tensor | LowRank]]:
     """The merged and calibrated deltas ``(m, n)`` of one matrix, each with the index of its result.
 
     What results have in common is computed once, as far as the method and the calibration declare it (``several``).
     Where all deltas are of low rank, and the method has a form for that, a result stays in its factors. One summary is
     appended to each result's ``summaries``: ``matrix`` is the matrix's number in its tensor, the rest is what the
-    method and the calibration report. ``statistics``: of the tensor that the matrix belongs to. Raises NumericsError.
+    method and the calibration report. ``statistics``: of the tensor that the matrix belongs to; ``turned``: this one
+    stores the transpose. Raises NumericsError.
     """
     calibrations = [None if one.calibration is None else CALIBRATIONS[one.calibration["method"]] for one in results]
     factored = all(
@@ -129,7 +155,7 @@ def merged_matrices(
     )
     cores = cores_of(deltas) if factored else None
     sets = [one.parameters for one in results]
-    for indices, merged in _uncalibrated(deltas, cores, method, sets, statistics or Statistics(deltas, method)):
+    for indices, merged in _uncalibrated(deltas, cores, method, sets, statistics or Statistics(deltas, method), turned):
         calibrated = _calibrated(merged, deltas if cores is None else cores, results, indices)
         del merged
         for index, delta, summary in calibrated:
@@ -147,6 +173,7 @@ def _uncalibrated(
     method: Method,
     sets: Sequence[Mapping[str, Any]],
     statistics: Statistics,
+    turned: bool,
 ) -> Iterator[tuple[list[int], Merged]]:
     """Each distinct merged delta once, with the indices of the parameter sets that ask for it."""
     if cores is not None:
@@ -155,7 +182,11 @@ def _uncalibrated(
         yield from method.results(sets, deltas)
     else:
         for parameters, indices in grouped(sets):
-            yield indices, Merged(elementwise_matrix(deltas, method, parameters, statistics))
+            if turned and not method.tells_sides:  # what it makes of an entry depends on the place of its bytes
+                delta = elementwise_matrix(deltas.transposed(), method, parameters, statistics).T.contiguous()
+            else:
+                delta = elementwise_matrix(deltas, method, parameters, statistics)
+            yield indices, Merged(delta)
 
 
 def _calibrated(

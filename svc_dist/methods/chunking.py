@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Elements that element-wise arithmetic handles at once: small enough for the cache, large enough to hide call costs.
 #: Part of the results' definition (vector loops treat the end of a chunk differently): it never depends on the machine.
@@ -20,3 +24,17 @@ def chunks(numel: int, row: int, whole_rows: bool = False) -> Iterator[tuple[int
     step = max(1, CHUNK // unit) * unit
     for start in range(0, numel, step):
         yield start, min(start + step, numel)
+
+
+def entries(view: Tensor, start: int, end: int) -> Tensor:
+    """Entries ``[start, end)`` of a flattened view. Of a transposed matrix only the rows of these are copied."""
+    if view.is_contiguous():
+        return view.reshape(-1)[start:end]
+    length = view[0].numel()
+    first = start // length
+    return view[first : -(-end // length)].reshape(-1)[start - first * length : end - first * length]
+
+
+def in_any_order(view: Tensor) -> Tensor:
+    """All entries of a view, in the order of its bytes where it is a transposed matrix: without a copy."""
+    return (view.T if view.dim() == 2 and view.T.is_contiguous() else view).reshape(-1)

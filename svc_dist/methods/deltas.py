@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.precision import compute_dtype
-from svc_dist.methods.chunking import CHUNK, chunks
+from svc_dist.methods.chunking import CHUNK, chunks, entries, in_any_order
 from svc_dist.methods.low_rank import Change, LowRank
 
 STAGED = 8 << 20  # elements on their way to a device at once
@@ -57,6 +57,8 @@ def moved(view: Tensor, dtype: torch.dtype, device: str) -> Tensor:
     """
     if device == "cpu":
         return _fresh(view.shape, dtype).copy_(view)
+    if view.dim() == 2 and view.T.is_contiguous() and not view.is_contiguous():
+        return moved(view.T, dtype, device).T.contiguous()
     return staged(view, torch.empty(view.shape, dtype=dtype, device=device), pin=device.startswith("cuda"))
 
 
@@ -129,9 +131,10 @@ class TaskDeltas:
             if self.numel <= CHUNK:
                 delta.sub_(self.base)
             else:
-                flat, base = delta.view(-1), self.base_view.reshape(-1)
+                flat = delta.view(-1)
                 for start in range(0, self.numel, CHUNK):
-                    flat[start : start + CHUNK].sub_(self._cast(base[start : start + CHUNK]))
+                    end = min(start + CHUNK, self.numel)
+                    flat[start:end].sub_(self._cast(entries(self.base_view, start, end)))
         return delta if change is None else self._changed(delta, change)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -163,16 +166,16 @@ class TaskDeltas:
         """Whether every delta is exactly zero. Costs next to nothing when they differ from the start."""
         if any(change is not None and not change.is_zero() for change in self.changes):
             return False
-        experts = [expert for expert in self.experts if expert is not None]
+        experts = [in_any_order(expert) for expert in self.experts if expert is not None]
         if self.base_view is None:
             return not any(bool(expert.any()) for expert in experts)
-        base = self.base_view
+        base = in_any_order(self.base_view)
 
         def same(part: slice) -> bool:
             return all(
-                torch.equal(expert.reshape(-1)[part], base.reshape(-1)[part])
+                torch.equal(expert[part], base[part])
                 if expert.dtype == base.dtype
-                else torch.equal(self._cast(expert.reshape(-1)[part]), self._cast(base.reshape(-1)[part]))
+                else torch.equal(self._cast(expert[part]), self._cast(base[part]))
                 for expert in experts
             )
 
@@ -195,7 +198,7 @@ class TaskDeltas:
     def chunk(self, start: int, end: int) -> TaskDeltas:
         """The deltas of elements ``[start, end)`` of the flattened tensor."""
         return self._part(
-            lambda view: view.reshape(-1)[start:end],
+            lambda view: entries(view, start, end),
             lambda change: change.chunk(start, end), (end - start,), self.offset + start, self.row,
         )  # fmt: skip
 
@@ -227,6 +230,13 @@ class TaskDeltas:
             lambda view: view.reshape(count, rows, columns)[index],
             lambda change: change.chunk(index * size, (index + 1) * size), (rows, columns),
             self.offset + index * size, columns,
+        )  # fmt: skip
+
+    def transposed(self) -> TaskDeltas:
+        """The deltas of a matrix as those of its transpose."""
+        rows, columns = self.shape
+        return self._part(
+            lambda view: view.T, lambda change: change.transposed(), (columns, rows), self.offset, rows,
         )  # fmt: skip
 
     def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> TaskDeltas:

@@ -24,6 +24,9 @@ class Change(Protocol):
     def part(self, rows: slice, columns: slice) -> Change:
         """Some rows and columns of a matrix."""
 
+    def transposed(self) -> Change:
+        """The transpose of a matrix."""
+
     def pick(self, positions: Tensor) -> Change:
         """The entries at ``positions`` of these."""
 
@@ -60,11 +63,12 @@ class LowRank:
         return replace(self, first=self.first + start, last=self.first + end)
 
     def part(self, rows: slice, columns: slice) -> LowRank:
-        if self.first or self.end != self.shape[0] * self.shape[1]:
-            top = self.first // self.shape[1]  # a matrix of a batch is whole rows of it
-            whole = LowRank(self.left[top : self.end // self.shape[1]], self.right, self.scale)
-            return whole.part(rows, columns)
-        return LowRank(self.left[rows], self.right[:, columns], self.scale)
+        whole = self._whole_rows()
+        return LowRank(whole.left[rows], whole.right[:, columns], self.scale)
+
+    def transposed(self) -> LowRank:
+        whole = self._whole_rows()
+        return LowRank(whole.right.T, whole.left.T, self.scale)
 
     def pick(self, positions: Tensor) -> Sampled:
         return Sampled(self, positions)
@@ -87,6 +91,12 @@ class LowRank:
         """``scale * left`` and ``right`` of the whole matrix."""
         return self.left.to(device).to(dtype, copy=True).mul_(self.scale), self.right.to(device).to(dtype)
 
+    def _whole_rows(self) -> LowRank:
+        """These entries as all those of their rows: a matrix of a batch is whole rows of it."""
+        if not self.first and self.end == self.shape[0] * self.shape[1]:
+            return self
+        return LowRank(self.left[self.first // self.shape[1] : self.end // self.shape[1]], self.right, self.scale)
+
     def _place(self) -> tuple[slice, slice]:
         """The rows that the entries lie in, and the columns, where it is one row."""
         length = self.shape[1]
@@ -107,6 +117,9 @@ class Sampled:
         return replace(self, positions=self.positions[start:end])
 
     def part(self, rows: slice, columns: slice) -> Change:
+        raise TypeError("a sample has no rows")
+
+    def transposed(self) -> Change:
         raise TypeError("a sample has no rows")
 
     def pick(self, positions: Tensor) -> Sampled:

@@ -25,6 +25,7 @@ class Declaration:
     ``function``: ``module:name``; a module with a leading dot lies in this package. ``work(m, n, K, precision)``:
     estimated operations by kind for one ``(m, n)`` matrix and K experts; ``memory(m, n, K, precision)``: the peak of
     anonymous bytes for it. ``version`` is raised whenever results change; it is part of a plan's fingerprint.
+    ``symmetric``: of transposed matrices it makes the transpose of what it makes of the matrices.
 
     ``several``: the parameter of which one call takes several values, because they share a decomposition: it is passed
     as a list, and the function yields one result for each value, in order. Without it the function takes one set of
@@ -40,10 +41,16 @@ class Declaration:
     parameters: tuple[Parameter, ...] = ()
     several: str | None = None
     version: int = 1
+    symmetric: bool = False
 
     @property
     def all_parameters(self) -> tuple[Parameter, ...]:
         return self.parameters
+
+    @property
+    def tells_sides(self) -> bool:
+        """Whether its result depends on which side of a matrix is that of the outputs."""
+        return not self.symmetric
 
     def parameter(self, name: str) -> Parameter | None:
         return next((parameter for parameter in self.all_parameters if parameter.name == name), None)
@@ -99,6 +106,10 @@ class Method(Declaration):
     @property
     def all_parameters(self) -> tuple[Parameter, ...]:
         return (*self.parameters, LAMBDA) if self.scaled else self.parameters
+
+    @property
+    def tells_sides(self) -> bool:
+        return self.whole_rows if self.family == "elementwise" else not self.symmetric
 
     def complete(
         self,

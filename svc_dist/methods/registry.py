@@ -132,7 +132,7 @@ _METHODS = (
         work=elementwise.per_entry(1), memory=elementwise.of_result,
     ),
     Method(
-        name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral",
+        name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral", symmetric=True,
         doc="the experts' leading singular directions, decorrelated", source="Gargiulo et al. 2025, arXiv 2412.00081",
         factored=".spectral.factored:tsv_m",
         work=spectral.tsv_m_work, memory=with_heap_slack(spectral.polar_memory),
@@ -140,7 +140,7 @@ _METHODS = (
         "and lambda 0.5 with alpha 1/K gained 2.3 (docs/choosing.md)",
     ),
     Method(
-        name="iso_c", function=".spectral.subspaces:iso_c", family="spectral",
+        name="iso_c", function=".spectral.subspaces:iso_c", family="spectral", symmetric=True,
         doc="the sum of the task deltas with a flat spectrum", source="Marczak et al. 2025, arXiv 2502.04959",
         factored=".spectral.factored:iso_c",
         work=spectral.iso_c_work, memory=with_heap_slack(spectral.iso_c_memory),
@@ -158,7 +158,7 @@ _METHODS = (
         work=spectral.iso_cts_work, memory=with_heap_slack(spectral.polar_memory),
     ),
     Method(
-        name="star", function=".spectral.subspaces:star", family="spectral",
+        name="star", function=".spectral.subspaces:star", family="spectral", symmetric=True,
         doc="the experts' leading directions, rescaled; averaged", source="Lee et al. 2025, NAACL (STAR)",
         parameters=(
             Parameter(

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 
-from svc_dist.methods.costs import Work, product_work
+from svc_dist.methods.costs import Work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
@@ -16,9 +16,14 @@ from svc_dist.plan.tensors.dispositions import Disposition
 
 
 def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:
-    """Whether some result merges a tensor matrix by matrix, not in chunks."""
+    """Whether some result merges a tensor matrix by matrix, not in chunks: also where rows lie across its bytes."""
     return tensor.batch is not None and any(
-        one.method is not None and (one.calibration is not None or METHODS[one.method].family == "spectral")
+        one.method is not None
+        and (
+            one.calibration is not None
+            or METHODS[one.method].family == "spectral"
+            or (tensor.turned and METHODS[one.method].tells_sides)
+        )
         for one in dispositions
     )
 
@@ -95,4 +100,6 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     peak = METHODS[disposition.method].memory(rows, columns, experts, precision)
     if disposition.calibration is not None:
         peak = max(peak, CALIBRATIONS[disposition.calibration["method"]].memory(rows, columns, experts, precision))
+    if tensor.turned:
+        peak += matrix_memory(rows, columns, precision)  # the result, turned back
     return int(peak) + chunked

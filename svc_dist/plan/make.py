@@ -27,6 +27,7 @@ from svc_dist.plan.inputs import inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
+from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
@@ -85,6 +86,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *conversation_warnings(recipe, planned_locations, tokenizer, template),
             *warnings(recipe, decisions, left_out),
             *quantisation.warnings(described, decisions, stale),
+            *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
         methods=versions,
         sidecars=copied,
@@ -127,9 +129,9 @@ def _plan_tensors(
                 dispositions.append(decided)
             inputs = inputs_of(spec, base, experts, None if first.kind == "merged" else first.source)
             position = (shard_number, spec.start, spec.end)
-            tensors.append(
-                PlannedTensor(spec.name, spec.dtype, spec.shape, *position, numbers[key], decision.batch, *inputs)
-            )
+            merged = (numbers[key], decision.batch)
+            turned = bool(decision.turned)
+            tensors.append(PlannedTensor(spec.name, spec.dtype, spec.shape, *position, *merged, *inputs, turned))
     return dispositions, tuple(tensors)
 
 

@@ -15,7 +15,8 @@ from svc_dist.checkpoint.weight_files import names_like
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
-from svc_dist.plan.tensors.dispositions import Batch, Disposition
+from svc_dist.plan.tensors.dispositions import Disposition
+from svc_dist.plan.tensors.matrices import Batch
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
@@ -27,7 +28,8 @@ _WORK_PER_BYTE = 12.0
 class PlannedTensor:
     """One output tensor: its bytes ``[start, end)`` of a shard, its disposition, and its inputs (base first).
 
-    ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``sources``: of a copied
+    ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``turned``: these are
+    stored as their transposes, which some step does not merge to the transposes of results. ``sources``: of a copied
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
     """
@@ -42,6 +44,7 @@ class PlannedTensor:
     batch: Batch | None
     sources: tuple[InputRange | None, ...]
     factors: tuple[FactorRanges | None, ...] = ()
+    turned: bool = False
 
     @property
     def row(self) -> int:

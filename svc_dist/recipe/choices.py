@@ -144,7 +144,7 @@ class _Request:
     def _rule(self, index: int, rule: RuleEntry, method: Method) -> MergeChoice | KeepChoice:
         """What a rule chooses. ``method``: the recipe's, for a rule that names none."""
         where = self.origin.at("rules", index)
-        merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab)
+        merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored)
         if rule.keep is not None:
             if merges:
                 raise RecipeError(f"{where}: a rule with keep takes no other key than match")
@@ -153,7 +153,7 @@ class _Request:
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
         if not merges:
             raise RecipeError(
-                f"{where}: the rule changes nothing", "add keep, merge_method, parameters, calibrate or vocab"
+                f"{where}: the rule changes nothing", "add keep, merge_method, parameters, calibrate, vocab or stored"
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))

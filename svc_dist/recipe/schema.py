@@ -20,6 +20,7 @@ from svc_dist.tensor_names import EMBEDDING_PATTERNS
 _RESERVED = ("base", "owner", "union")
 
 Vocab = Literal["base", "error"]
+Stored = Literal["out_in", "in_out"]
 
 
 class Strict(BaseModel):
@@ -79,6 +80,10 @@ class RuleEntry(Strict):
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
     vocab: Vocab | None = Field(None, description="`base`: merge the rows that the base has and leave out the others")
+    stored: Stored | None = Field(
+        None,
+        description="layout of matrices: `out_in` (as nn.Linear) or `in_out`; default: as recognised",
+    )
     optional: bool = Field(False, description="the rule may match no tensor")
 
     _match_list = field_validator("match", mode="before")(_list)

@@ -217,7 +217,9 @@ class _UnitTensor:
         )
         summaries: list[_Records] = [[] for _ in results]
         try:
-            for number, chunk in merged_chunks(deltas, self.disposition.method, results, batch, summaries):
+            for number, chunk in merged_chunks(
+                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned
+            ):
                 for start in range(0, chunk.end - chunk.start, CHUNK):
                     end = min(start + CHUNK, chunk.end - chunk.start)
                     yield number, self._output(chunk, start, end, scales[number])

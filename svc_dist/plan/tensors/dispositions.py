@@ -12,6 +12,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
+from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -19,13 +20,11 @@ from svc_dist.tensor_names import (
     EMBEDDING_PATTERNS,
     VOCABULARY_PATTERNS,
     depths,
-    is_convolution,
     matches,
     natural_key,
 )
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
-Batch = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,15 @@ class Disposition:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
-    ``(count, m, n)`` for matrices; ``cut``: whether the merge leaves out rows that only experts have."""
+    ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
+    tells and a step depends on it; ``cut``: whether the merge leaves out rows that only experts have."""
 
     name: str
     disposition: Disposition
     batch: Batch | None = None
     spec: TensorSpec | None = None
     cut: bool = False
+    turned: bool | None = False
 
 
 def decide(
@@ -67,6 +68,7 @@ def decide(
     _require_matches(recipe, names, rule_of)
     codes = quantised((base, *experts))
     depth = depths(names)
+    layouts = Layouts(base, recipe)
     shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
     decisions: list[Decision] = []
     refused: list[tuple[str, str]] = []
@@ -101,26 +103,14 @@ def decide(
         if chosen.varies:
             parameters = shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
         calibration = chosen.calibration if batch is not None else None
+        turned = batch is not None and layouts.turned(spec, chosen.method, number)
+        if batch is not None and turned:
+            batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration)
-        decisions.append(Decision(name, disposition, batch, spec, cut))
+        decisions.append(Decision(name, disposition, batch, spec, cut, turned))
     if refused:
         raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
     return decisions
-
-
-def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | None:
-    """``(count, m, n)`` when spectral steps see the tensor as matrices, else None.
-
-    A 2-D weight is one matrix; a convolution kernel is one matrix ``(out, -1)``; another 3-D weight is a batch (fused
-    experts). Embeddings and heads, by name, and other ranks are none.
-    """
-    if len(spec.shape) < 2 or spec.numel == 0 or matches(spec.name, embedding_patterns):
-        return None
-    if len(spec.shape) == 2:
-        return (1, *spec.shape)
-    if len(spec.shape) == 3 and not is_convolution(spec.name):
-        return spec.shape
-    return (1, spec.shape[0], spec.numel // spec.shape[0])
 
 
 def _require_matches(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from torch import Tensor
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import ExitCode, PlanError, RecipeError
-from svc_dist.plan.tensors.dispositions import Decision, decide, matrices
+from svc_dist.plan.tensors.dispositions import Decision, decide
 from svc_dist.recipe.load import recipe_from
-from svc_dist.tensor_names import EMBEDDING_PATTERNS, natural_key
+from svc_dist.tensor_names import natural_key
 from tests.support.checkpoints import llama_config, llama_like
 
 Shape = tuple[str, tuple[int, ...]]
@@ -372,28 +370,6 @@ def test_the_first_rule_that_matches_wins() -> None:
     found = decided(*pair(PLAIN, PLAIN), rules=rules)
     assert kinds(found) == {"a.weight": "copied", "b.weight": "merged"}
     assert found["b.weight"].disposition.method == "linear"
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "batch"),
-    [
-        ("model.layers.0.mlp.up_proj.weight", torch.empty(4, 6), (1, 4, 6)),
-        ("model.layers.0.mlp.experts.up_proj", torch.empty(8, 4, 6), (8, 4, 6)),
-        ("model.layers.0.unconventional.experts", torch.empty(8, 4, 6), (8, 4, 6)),
-        ("vision.patch_conv.weight", torch.empty(8, 3, 2, 2), (1, 8, 12)),
-        ("conv1d.weight", torch.empty(8, 3, 5), (1, 8, 15)),
-        ("model.norm.weight", torch.empty(4), None),
-        ("logit_scale", torch.empty(()), None),
-        ("model.layers.0.mlp.empty", torch.empty(0, 6), None),
-        ("model.embed_tokens.weight", torch.empty(4, 6), None),
-        ("transformer.wte.weight", torch.empty(4, 6), None),
-        ("lm_head.weight", torch.empty(4, 6), None),
-        ("classifier.weight", torch.empty(4, 6), None),
-    ],
-)
-def test_what_spectral_steps_see_as_matrices(name: str, tensor: Tensor, batch: tuple[int, int, int] | None) -> None:
-    spec = TensorSpec(name, "F32", tuple(tensor.shape), "f", 0, tensor.nbytes)
-    assert matrices(spec, EMBEDDING_PATTERNS) == batch
 
 
 def test_a_recipe_says_itself_what_is_an_embedding() -> None:
