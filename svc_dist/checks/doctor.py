@@ -15,6 +15,7 @@ from pathlib import Path
 
 from svc_dist.checkpoint.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
@@ -26,7 +27,9 @@ from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import MultipartStorage, Storage
 from svc_dist.storage.open import open_storage
+from svc_dist.storage.reading import can_map
 from svc_dist.storage.retry import Retries
+from svc_dist.storage.writing.probe import has_kernel_locks, require_writes_anywhere
 
 _SAMPLE = 8 << 20  # bytes that are read and written to check that it works, and how fast
 _PACKAGES = ("torch", "ray", "fsspec", "botocore", "safetensors", "numpy", "scipy")
@@ -86,7 +89,7 @@ def examine(
         yield Finding("plan", f"{work} on {device}, {size}")
     yield from _writes(target)
     if plan is not None:
-        if any(open_storage(model.location, access).path is None for model in plan.inputs):
+        if any(_fetched(model, access) for model in plan.inputs):
             yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
         if target.storage.path is not None:
             space = functools.partial(_space, target.storage.path, plan.bytes_out, "the model needs")
@@ -94,6 +97,12 @@ def examine(
         yield _finding("memory", lambda: _memory(plan))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
     yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+
+
+def _fetched(model: PlannedModel, access: Access) -> bool:
+    """Whether units read a model into scratch space."""
+    folder = open_storage(model.location, access).path
+    return folder is None or not all(can_map(folder / file.name) for file in model.files[:1])
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
@@ -117,8 +126,12 @@ def _reads(location: str, access: Access) -> str:
     largest = max(files, key=lambda file: file.size)
     length = min(_SAMPLE, largest.size)
     began = time.perf_counter()
-    open_storage(location, access).read(largest.name, largest.size - length, largest.size)
-    return f"{seen}; ranged read at {_rate(length, began)} over one connection"
+    storage = open_storage(location, access)
+    storage.read(largest.name, largest.size - length, largest.size)
+    seen += f"; ranged read at {_rate(length, began)} over one connection"
+    if storage.path is not None and not can_map(storage.path / largest.name):
+        seen += "; its file system cannot map files: units read them into scratch space"
+    return seen
 
 
 def _writes(output: Output) -> Iterator[Finding]:
@@ -140,6 +153,10 @@ def _writes(output: Output) -> Iterator[Finding]:
     if reached.problem is not None:  # no write is tried: some stores would create a missing bucket
         return
     yield _finding("writing", written)
+    if storage.path is not None:
+        folder = storage.path
+        yield _finding("files", functools.partial(_files, folder))
+        yield _finding("lock", functools.partial(_lock, folder))
     if isinstance(storage, MultipartStorage):
         yield _finding("multipart upload", functools.partial(_multipart, storage, f"{name}-parts"))
     if storage.conditional_writes:
@@ -154,6 +171,17 @@ def _remove(output: Output, name: str, made: list[Path]) -> str:
         with contextlib.suppress(OSError):  # missing, because nothing could be written
             folder.rmdir()
     return "nothing is left"
+
+
+def _files(folder: Path) -> str:
+    require_writes_anywhere(folder)
+    return "files can be written at any position, renamed and made durable"
+
+
+def _lock(folder: Path) -> str:
+    if has_kernel_locks(folder):
+        return "the kernel's: exact on this machine"
+    return "the file system has no file locks (flock): the lock rests on its heartbeat"
 
 
 def _multipart(storage: MultipartStorage, name: str) -> str:

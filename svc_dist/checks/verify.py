@@ -20,7 +20,7 @@ from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.open import open_storage
-from svc_dist.storage.reading import ByteRange, Source
+from svc_dist.storage.reading import ByteRange, Source, can_map
 
 _CHUNK = 1 << 22
 
@@ -92,6 +92,9 @@ def _report(output: str, names: list[str], result: Verification, access: Access)
 def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) -> None:
     if folder is None:
         result.skipped.append("the safetensors library: it reads local files only")
+        return
+    if not all(can_map(folder / file.name) for file in model.files):
+        result.skipped.append("the safetensors library: this file system cannot map files")
         return
     problem = None
     for file in model.files:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svc_dist.errors import OutputError
+from svc_dist.run_folder.disk_lock import DiskLock
 from svc_dist.run_folder.journal import RUN_FOLDER, Journal
-from svc_dist.run_folder.lock import LocalLock, Lock, RemoteLock
+from svc_dist.run_folder.lock import Lock, RemoteLock
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import MultipartStorage
 from svc_dist.storage.open import open_storage
@@ -51,7 +52,7 @@ class Output:
     def lock(self) -> Lock:
         """The lock of the output, to be held by ``with``."""
         path = self.storage.path
-        return RemoteLock(self.storage, f"{RUN_FOLDER}/lock") if path is None else LocalLock(path / RUN_FOLDER / "lock")
+        return RemoteLock(self.storage, f"{RUN_FOLDER}/lock") if path is None else DiskLock(path / RUN_FOLDER / "lock")
 
     def folders(self) -> list[Path]:
         """On a disk the run folder and its parents: a start that fails removes those that it made."""

@@ -11,7 +11,7 @@ import copy
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -225,12 +225,15 @@ def storage_error(error: Exception, what: str) -> SvcDistError:
 
 
 @contextmanager
-def os_errors(what: str) -> Iterator[None]:
-    """Raise an OSError inside the ``with`` as our error."""
+def os_errors(what: str, hints: Mapping[int, str] = {}) -> Iterator[None]:
+    """Raise an OSError inside the ``with`` as our error; ``hints``: what to do, by the error's number."""
     try:
         yield
     except OSError as error:
-        raise storage_error(error, what) from None
+        raised = storage_error(error, what)
+        if error.errno in hints:
+            raised.hint = hints[error.errno]
+        raise raised from None
 
 
 def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> ChangedInputError:

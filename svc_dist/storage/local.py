@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -14,6 +15,9 @@ from svc_dist.errors import DamagedInputError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage, complete, os_errors, storage_error
 from svc_dist.storage.retry import Retries
+
+#: What system calls fail with on file systems that cannot do them.
+NOT_SUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EPERM)
 
 
 class LocalStorage(Storage):
@@ -71,6 +75,21 @@ class LocalStorage(Storage):
                 staged.unlink(missing_ok=True)
             raise storage_error(error, f"cannot write {target}") from None
 
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Exact where the file system has hard links."""
+        target = self.path / name
+        staged = f"{target.parent.relative_to(self.path)}/.{target.name}.{uuid.uuid4().hex}"
+        self.put(staged, data)
+        try:
+            target.hardlink_to(self.path / staged)
+            return True
+        except FileExistsError:
+            return False
+        except OSError:  # without hard links
+            return super().put_new(name, data)
+        finally:
+            self.delete(staged)
+
     def delete(self, name: str) -> None:
         with os_errors(f"cannot remove {self.path / name}"):
             (self.path / name).unlink(missing_ok=True)
@@ -92,9 +111,13 @@ def local_identity(name: str, status: os.stat_result) -> FileIdentity:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make renames and new names in a folder durable, where the file system can: some cannot open or sync folders."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (*NOT_SUPPORTED, errno.EISDIR, errno.EBADF):
+            raise

@@ -1,11 +1,13 @@
 """Ranges in: byte ranges of input files as read-only memory.
 
-Local files are mapped, never read into a buffer. Remote ranges are fetched in parallel into one unlinked scratch file
-per unit, which is mapped in the same way. The unit releases the pages that it no longer needs.
+Local files are mapped, never read into a buffer. Remote ranges, and those of files that cannot be mapped, are fetched
+in parallel into one unlinked scratch file per unit, which is mapped in the same way. The unit releases the pages that
+it no longer needs.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -17,13 +19,14 @@ from pathlib import Path
 
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage, changed, os_errors
-from svc_dist.storage.local import local_identity
+from svc_dist.storage.local import NOT_SUPPORTED, local_identity
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
 
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
 _REMOTE_GAP = 1 << 18  # remote ranges closer than this are one request: a round trip costs more than these bytes
 _FETCH = 16 << 20  # bytes of one remote request
+_SCRATCH = {errno.ENODEV: "its file system cannot map files: name a folder on a local disk with --scratch"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class MappedRanges:
         for group in groups:
             first = offset_of[group[0]] // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             last = max(offset_of[item] + item.end - item.start for item in group)
-            mapped = mmap.mmap(descriptor, last - first, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=first)
+            mapped = _mapped(descriptor, last - first, first)
             if hasattr(mmap, "MADV_WILLNEED"):
                 mapped.madvise(mmap.MADV_WILLNEED)
             self._maps.append(mapped)
@@ -122,13 +125,11 @@ def map_ranges(
         remote: list[tuple[MappedRanges, dict[ByteRange, int]]] = []
         size = 0
         for source, items, mapped in zip(sources, ranges, reading.mapped, strict=True):
-            if source.storage.path is not None:
-                _map_local(source, source.storage.path, items, mapped)
-            else:
+            if source.storage.path is None or not _map_local(source, source.storage.path, items, mapped):
                 size, offset_of = _plan_requests(source, items, size, requests)
                 remote.append((mapped, offset_of))
         if requests:
-            with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}"):
+            with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}", _SCRATCH):
                 descriptor = _fetch(requests, size, scratch, parallel, reading.retries)
                 try:
                     for mapped, offset_of in remote:
@@ -141,8 +142,33 @@ def map_ranges(
             mapped.clear()
 
 
-def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped: MappedRanges) -> None:
-    """Map ranges of files in a folder of a mounted file system."""
+def can_map(path: Path) -> bool:
+    """Whether the file system maps a file: some network and FUSE mounts cannot, and their files are read instead."""
+    with os_errors(f"cannot open {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _mapped(descriptor, 1, 0)
+    except OSError as error:
+        return error.errno not in NOT_SUPPORTED
+    except ValueError:  # an empty file
+        return True
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _mapped(descriptor: int, length: int, offset: int) -> mmap.mmap:
+    """A read-only mapping, shared with the page cache; private where the file system has only that."""
+    try:
+        return mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+    return mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ, offset=offset)
+
+
+def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped: MappedRanges) -> bool:
+    """Map ranges of files in a folder of a mounted file system; False where it cannot map files."""
     for name, items in _by_file(ranges).items():
         path = folder / name
         with os_errors(f"cannot open {path}"):
@@ -152,9 +178,15 @@ def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped
                 current = local_identity(name, os.fstat(descriptor))
                 if current != source.files[name]:
                     raise changed(str(path), source.files[name], current)
-                mapped.add(descriptor, {item: item.start for item in items})
+                try:
+                    mapped.add(descriptor, {item: item.start for item in items})
+                except OSError as error:
+                    if error.errno not in NOT_SUPPORTED:
+                        raise
+                    return False
         finally:
             os.close(descriptor)
+    return True
 
 
 @dataclass(frozen=True)
@@ -216,10 +248,7 @@ def _fetch(requests: Sequence[_Request], size: int, scratch: str | None, paralle
     pool = ThreadPoolExecutor(min(parallel, len(requests)), thread_name_prefix="fetch")
     try:
         Path(path).unlink()  # the bytes go when the last mapping does, even after kill -9
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)  # a full disk shows here, not as a bus error later
-        else:
-            os.ftruncate(descriptor, size)
+        _reserve(descriptor, size)
 
         def fetch(request: _Request) -> None:
             request.storage.fetch(request.file, request.start, request.end, descriptor, request.offset, retries)
@@ -232,6 +261,18 @@ def _fetch(requests: Sequence[_Request], size: int, scratch: str | None, paralle
         raise
     pool.shutdown()
     return descriptor
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its size and, where the file system can, its blocks: a full disk shows here, not as a bus error."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+    os.ftruncate(descriptor, size)
 
 
 def _by_file(ranges: Iterable[ByteRange]) -> dict[str, list[ByteRange]]:

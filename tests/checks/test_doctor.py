@@ -44,7 +44,7 @@ def test_a_sound_merge_passes_and_nothing_is_left_behind(recipe: Path, tmp_path:
 def test_an_input_that_is_gone_is_a_finding_and_no_plan_is_tried(recipe: Path, tmp_path: Path) -> None:
     broken = write_recipe(tmp_path / "r.yaml", [recipe.parent / "base", tmp_path / "nowhere"])
     found = findings(broken, tmp_path / "out")
-    assert found["input"].exit_code == ExitCode.STORAGE
+    assert found["input"].exit_code == ExitCode.USAGE
     assert "nowhere" in found["input"].text()
     assert "plan" not in found
     assert found["writing"].problem is None

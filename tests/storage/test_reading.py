@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -17,7 +20,7 @@ from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, StorageError, TransientStorageError
 from svc_dist.storage.base import storage_error
 from svc_dist.storage.open import open_storage
-from svc_dist.storage.reading import ByteRange, Source, map_ranges
+from svc_dist.storage.reading import ByteRange, Source, can_map, map_ranges
 from svc_dist.storage.secrets import redact, refuse_credentials
 from tests.support.checkpoints import llama_like, raw_file, write_checkpoint
 
@@ -67,6 +70,56 @@ def test_remote_ranges_are_the_same_bytes_as_local_ones(remote: str, local: Sour
         fetched = reading.mapped[0]
         assert [bytes(fetched.view(item)) for item in wanted] == [bytes(mapped.view(item)) for item in wanted]
         assert list(scratch.iterdir()) == []  # unlinked at once: nothing stays behind, however the process ends
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private", "none"])
+def test_files_that_cannot_be_mapped_shared_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    """As on mergerfs and some FUSE and network mounts: a private mapping, or else the scratch file."""
+    (tmp_path / "file").write_bytes(CONTENT)
+    source, real = source_of(tmp_path), mmap.mmap
+    inode = (tmp_path / "file").stat().st_ino
+
+    def refuse(descriptor: int, *args: Any, **keys: Any) -> mmap.mmap:
+        if os.fstat(descriptor).st_ino == inode and not (private and keys["flags"] == mmap.MAP_PRIVATE):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return real(descriptor, *args, **keys)
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    wanted = [ByteRange("file", 5, 5000), ByteRange("file", 300_000, 300_001)]
+    assert can_map(tmp_path / "file") is private
+    with map_ranges([source], [wanted], str(tmp_path / "scratch")) as reading:
+        for item in wanted:
+            assert bytes(reading.mapped[0].view(item)) == CONTENT[item.start : item.end]
+    assert (tmp_path / "scratch").exists() is not private
+
+
+def test_scratch_space_that_cannot_be_mapped_says_what_to_do(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> mmap.mmap:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with (
+        pytest.raises(StorageError, match="cannot use scratch space") as caught,
+        map_ranges([source_of(remote)], [[ByteRange("file", 0, 9)]], str(tmp_path)),
+    ):
+        pass
+    assert "--scratch" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_scratch_space_that_cannot_be_reserved_is_used(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with map_ranges([source_of(remote)], [[ByteRange("file", 0, 9)]], str(tmp_path)) as reading:
+        assert bytes(reading.mapped[0].view(ByteRange("file", 0, 9))) == CONTENT[:9]
 
 
 def test_views_are_read_only(local: Source) -> None:

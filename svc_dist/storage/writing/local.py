@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svc_dist.storage.base import os_errors, write_all
-from svc_dist.storage.local import sync_folder
+from svc_dist.storage.local import NOT_SUPPORTED, sync_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState
 
@@ -96,7 +96,8 @@ class _LocalRange:
             raise ValueError(f"{self._path}: the range ends at {self._end}, only {self._position} is written")
         with os_errors(f"cannot make {self._path} durable"):
             os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
-            if hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # advice: not every file system takes it
                 length = self._end - self._start
                 os.posix_fadvise(self._descriptor, self._start, length, os.POSIX_FADV_DONTNEED)
         return ()
@@ -144,6 +145,6 @@ def _allocate(descriptor: int, size: int) -> None:
             os.ftruncate(descriptor, size)
             return
         number = ctypes.get_errno()
-        if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        if number not in NOT_SUPPORTED:
             raise OSError(number, os.strerror(number))
     os.ftruncate(descriptor, size)
