@@ -231,7 +231,7 @@ def os_errors(what: str, hints: Mapping[int, str] = {}) -> Iterator[None]:
         yield
     except OSError as error:
         raised = storage_error(error, what)
-        if error.errno in hints:
+        if error.errno is not None and error.errno in hints:
             raised.hint = hints[error.errno]
         raise raised from None
 
