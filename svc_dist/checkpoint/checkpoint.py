@@ -33,6 +33,7 @@ Value = TypeVar("Value")
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 _FIRST_READ = 1 << 18  # most headers fit: one request instead of two on remote storage
 _OPEN_TRIES = 4
 _DOWNLOAD = "the download stopped: download the model again (hf download OWNER/NAME resumes)"
@@ -94,12 +95,17 @@ def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoin
 
 
 def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpoint:
-    """``open_checkpoint`` for an open folder and the names in it."""
-    if ADAPTER_CONFIG in names:
+    """``open_checkpoint`` for an open folder and the names in it.
+
+    Of a folder that holds a model and an adapter, the model.
+    """
+    if ADAPTER_CONFIG in names and not model_files(names):
         raise DamagedInputError(
             f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
-            "merge it into its base with peft first; if the file is a leftover beside a whole model, remove it",
+            "merge it into its base with peft first, and name the result",
         )
+    if ADAPTER_CONFIG in names:
+        names = [name for name in names if name != ADAPTER_FILE]
     weight_map = _weight_map(folder, names)
     files = [_single_file(folder, names)] if weight_map is None else sorted(set(weight_map.values()))
     _require_there(folder, files, names)
@@ -120,6 +126,11 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
     config = json_object(folder.read(CONFIG), f"{folder.location}/{CONFIG}") if CONFIG in names else None
     quantisation_files = tuple(name for name in QUANTISATION_FILES if name in names)
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config, quantisation_files)
+
+
+def model_files(names: Sequence[str]) -> list[str]:
+    """The files of a model's weights in a folder, which may hold an adapter as well."""
+    return [name for name in names if (name.endswith(".safetensors") and name != ADAPTER_FILE) or is_index(name)]
 
 
 def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:

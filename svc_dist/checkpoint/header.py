@@ -24,7 +24,11 @@ DATA_ALIGNMENT = 4096
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """The bytes ``[start, end)`` of one tensor in ``file``."""
+    """The bytes ``[start, end)`` of one tensor in ``file``.
+
+    ``parts``: the tensors that make up this one, in the order of its bytes, where it is not stored whole; ``start`` and
+    ``end`` are then relative to it.
+    """
 
     name: str
     dtype: str
@@ -32,6 +36,7 @@ class TensorSpec:
     file: str
     start: int
     end: int
+    parts: tuple[TensorSpec, ...] = ()
 
     @property
     def nbytes(self) -> int:

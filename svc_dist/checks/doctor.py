@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svc_dist.checkpoint.adapter import open_expert
+from svc_dist.checkpoint.adapters.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.recipe.load import load_recipe
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import recorded_settings
@@ -70,7 +71,7 @@ def examine(
     checked = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
     sound = True
     for location in checked.locations:
-        finding = _finding(f"input {location}", functools.partial(_reads, location, checked.access))
+        finding = _finding(f"input {location}", functools.partial(_reads, location, checked))
         sound = sound and finding.problem is None
         yield finding
     plan: Plan | None = None
@@ -112,9 +113,10 @@ def _finding(subject: str, check: Callable[[], str]) -> Finding:
         return Finding(subject, "", error)
 
 
-def _reads(location: str, access: Access) -> str:
+def _reads(location: str, recipe: ResolvedRecipe) -> str:
     """Headers, then one ranged read."""
-    opened = open_expert(location, access)
+    access = recipe.access
+    opened = open_expert(location, access, recipe.use_of(location))
     if opened.model is not None:
         files = opened.model.files
         seen = f"{counted(len(opened.model.tensors), 'tensor')}, {format_size(opened.model.nbytes)}"
@@ -122,7 +124,7 @@ def _reads(location: str, access: Access) -> str:
     else:
         assert opened.adapter is not None
         files = opened.adapter.files
-        seen = f"an adapter of {len(opened.adapter.factors)} matrices"
+        seen = f"an adapter of {sum(map(len, opened.adapter.pairs.values()))} matrices"
     largest = max(files, key=lambda file: file.size)
     length = min(_SAMPLE, largest.size)
     began = time.perf_counter()

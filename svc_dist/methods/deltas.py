@@ -188,7 +188,7 @@ class TaskDeltas:
         rows, columns = self.shape
         factors = []
         for change in self.changes:
-            if change is None:
+            if change is None or (isinstance(change, LowRank) and not change.rank):
                 change = LowRank(torch.empty(rows, 0), torch.empty(0, columns))
             if not isinstance(change, LowRank) or change.shape != self.shape:
                 return None

@@ -70,7 +70,7 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
     calibration = CALIBRATIONS[disposition.calibration["method"]] if disposition.calibration is not None else None
     if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}, calibration):
         return None
-    ranks = tensor.ranks() if tensor.batch[0] == 1 else None
+    ranks = tensor.ranks()
     return None if ranks is None else factored_rank(*tensor.batch[1:], ranks)
 
 
@@ -86,9 +86,11 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     chunked = memory_of_chunks(precision)
     if disposition.method is not None and METHODS[disposition.method].statistics is not None:
         chunked += memory_of_selection(math.prod(tensor.shape), precision)
-    ranks = [factors.rank for factors in tensor.factors if factors is not None]
-    if ranks:
-        chunked += int(formed_memory(math.prod(tensor.shape[:-1]), tensor.row, max(ranks), precision))
+    added = [one for each in tensor.factors for one in each or ()]
+    if added:
+        chunked += int(max(formed_memory(one.rows, one.columns, one.rank, precision) for one in added))
+    if any(one.magnitude is not None for one in added):
+        chunked += memory_of_chunks("float64")  # of the merged weight, to measure its rows
     if not takes_matrices(tensor, [disposition]):
         return chunked
     assert tensor.batch is not None

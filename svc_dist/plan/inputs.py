@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.adapter import AdapterFactors, Expert, OpenedModel
+from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
+from svc_dist.checkpoint.adapters.factors import AdapterFactors
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.header import TensorSpec
@@ -47,52 +48,107 @@ def model_of(opened: OpenedModel, renames: tuple[tuple[str, str], ...]) -> Plann
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """The bytes of a tensor in one of the inputs."""
+    """The bytes of a tensor in one of the inputs.
+
+    ``parts``: the ranges that make up the tensor, in the order of its bytes, where the input does not store it whole.
+    """
 
     input: int
     file: str
     start: int
     end: int
     dtype: str
+    parts: tuple[InputRange, ...] = ()
 
     def range(self, first: int, last: int) -> ByteRange:
-        """The bytes of elements ``[first, last)``."""
+        """The bytes of elements ``[first, last)`` of a tensor that is stored whole."""
         return ByteRange(self.file, self.start + bytes_of(self.dtype, first), self.start + bytes_of(self.dtype, last))
+
+    def pieces(self, first: int, last: int) -> Iterator[tuple[InputRange, int, int]]:
+        """The stored ranges that elements ``[first, last)`` lie in, each with the elements of it that are meant."""
+        position = 0
+        for part in self.parts or (self,):
+            count = (part.end - part.start) // bytes_of(part.dtype, 1) if self.parts else last
+            if max(first, position) < min(last, position + count) or not self.parts:
+                yield part, max(first - position, 0), min(last - position, count)
+            position += count
 
 
 @dataclass(frozen=True, slots=True)
 class FactorRanges:
-    """What an adapter adds to a tensor ``(m, n)``: ``scale * left (m, r) @ right (r, n)``.
+    """What an adapter adds to a tensor from element ``first`` on: to one matrix ``(rows, columns)``, or to ``experts``.
 
-    ``transposed``: each of them is stored as its transpose.
+    That is ``scale * b @ a`` with ``a (r, columns)`` and ``b (rows, r)``, or where ``transposed`` its transpose with
+    ``a (r, rows)`` and ``b (columns, r)``. Of several matrices, one after the other, number ``e`` has rows
+    ``[e r, e r + r)`` of ``a``. ``lane = (e, E)``: the first matrix has columns ``e, e + E, ...`` of ``b`` as stored,
+    the next one ``e + 1, ...``. ``magnitude``: of DoRA, the lengths of the merged weight's rows, of its columns where
+    ``transposed``.
     """
 
-    left: InputRange
-    right: InputRange
+    a: InputRange
+    b: InputRange
     rank: int
     scale: float
     transposed: bool
+    first: int
+    rows: int
+    columns: int
+    experts: int = 1
+    lane: tuple[int, int] = (0, 1)
+    magnitude: InputRange | None = None
 
-    def rows(self, first: int, last: int, columns: int) -> tuple[int, int]:
-        """The rows of ``left`` that elements ``[first, last)`` need, as they are read: all where it is transposed."""
+    @property
+    def last(self) -> int:
+        return self.first + self.experts * self.rows * self.columns
+
+    def within(self, first: int, last: int) -> tuple[int, int]:
+        """Those of elements ``[first, last)`` that this adds to: from, to; not in this order where there are none."""
+        return max(first, self.first), min(last, self.last)
+
+    def matrices(self, first: int, last: int) -> tuple[int, int]:
+        """The matrices that some elements of this lie in: the first, and the one after the last."""
+        size = self.rows * self.columns
+        return (first - self.first) // size, -(-(last - self.first) // size)
+
+    def rows_of_b(self, first: int, last: int) -> tuple[int, int]:
+        """The rows of ``b`` that these elements need: all where it is transposed, or for several matrices."""
+        number, end = self.matrices(first, last)
         if self.transposed:
-            return 0, (self.left.end - self.left.start) // bytes_of(self.left.dtype, self.rank)
-        return first // columns, -(-last // columns)
+            return 0, self.columns
+        if end - number > 1:
+            return 0, self.rows
+        first, last = (element - self.first - number * self.rows * self.columns for element in (first, last))
+        return first // self.columns, -(-last // self.columns)
 
-    def ranges(self, first: int, last: int, columns: int) -> tuple[ByteRange, ByteRange]:
-        """The bytes of both factors that elements ``[first, last)`` need."""
-        top, bottom = self.rows(first, last, columns)
-        left = self.left.range(top * self.rank, bottom * self.rank)
-        return left, ByteRange(self.right.file, self.right.start, self.right.end)
+    def ranges(self, first: int, last: int) -> tuple[ByteRange, ...]:
+        """The bytes of ``a``, of ``b``, and of the magnitude if any, that these elements of the tensor need."""
+        number, end = self.matrices(first, last)
+        inner = self.rows if self.transposed else self.columns
+        top, bottom = self.rows_of_b(first, last)
+        width = self.rank * self.lane[1]
+        needed = (
+            self.a.range(number * self.rank * inner, end * self.rank * inner),
+            self.b.range(top * width, bottom * width),
+        )
+        return needed if self.magnitude is None else (*needed, self.magnitude.range(top, bottom))
+
+    @property
+    def grain(self) -> int:
+        """How many elements must stay together to know the lengths of DoRA: rows, or 0 for all; 1 without DoRA."""
+        return 1 if self.magnitude is None else 0 if self.transposed else self.columns
+
+
+#: What an adapter adds to a tensor, by rising elements; several where it adds to the matrices of a mixture's experts.
+Added = tuple[FactorRanges, ...]
 
 
 def inputs_of(
     spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None
-) -> tuple[tuple[InputRange | None, ...], tuple[FactorRanges | None, ...]]:
+) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...]]:
     """The ``sources`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
     count = math.prod(spec.shape)  # an expert may have more rows: they come last
     slots = [_slot(0, base.tensors[spec.name], count) if spec.name in base.tensors else None]
-    factors: list[FactorRanges | None] = [None]
+    factors: list[Added | None] = [None]
     last_adapter = len(experts)
     for number, expert in enumerate(experts, 1):
         adapter = number
@@ -103,19 +159,22 @@ def inputs_of(
         saved = expert.saved(spec.name)
         own, input_number = (stored, number) if saved is None else (saved, adapter)
         slots.append(None if own is None else _slot(input_number, own, count))
-        factors.append(_factors(adapter, expert.factors.get(spec.name)))
+        added = expert.factors.get(spec.name)
+        factors.append(None if added is None else tuple(_factors(adapter, one) for one in added))
     if source is not None:
         slots, factors = [slots[source] or slots[0]], [None, factors[source]]
     return tuple(slots), tuple(factors[1:]) if any(factors) else ()
 
 
 def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
-    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype)
+    parts = tuple(_slot(number, part, part.numel) for part in spec.parts)
+    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype, parts)
 
 
-def _factors(number: int, stored: AdapterFactors | None) -> FactorRanges | None:
-    if stored is None:
-        return None
-    rank = stored.left.shape[0 if stored.transposed else 1]
-    left, right = (_slot(number, spec, spec.numel) for spec in (stored.left, stored.right))
-    return FactorRanges(left, right, rank, stored.scale, stored.transposed)
+def _factors(number: int, stored: AdapterFactors) -> FactorRanges:
+    a, b = (_slot(number, spec, spec.numel) for spec in (stored.a, stored.b))
+    return FactorRanges(
+        a, b, stored.rank, stored.scale, stored.transposed, stored.first, stored.rows, stored.columns,
+        stored.experts, stored.lane,
+        None if stored.magnitude is None else _slot(number, stored.magnitude, stored.magnitude.numel),
+    )  # fmt: skip

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from svc_dist.checkpoint.adapter import Expert, OpenedModel, attach, open_expert
+from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.plan.adapter_bases import other_bases
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, takes_matrices, work
 from svc_dist.plan.files import quantisation
@@ -85,6 +87,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
             *conversation_warnings(recipe, planned_locations, tokenizer, template),
             *warnings(recipe, decisions, left_out),
+            *other_bases(models),
             *quantisation.warnings(described, decisions, stale),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
@@ -101,12 +104,15 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     require_folders(recipe)
     locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
-        opening = [pool.submit(open_expert, location, recipe.access) for location in locations[1:]]
+        opening = [pool.submit(open_expert, model.location, recipe.access, model.use) for model in recipe.models[1:]]
         base = open_checkpoint(locations[0], recipe.access)
         opened = [OpenedModel(base.location, base, None), *(expert.result() for expert in opening)]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
-    return renamed(recipe, opened)
+    models, prefixes = renamed(recipe, opened)
+    whole = models[0].model
+    assert whole is not None
+    return [models[0], *(model.in_layout_of(whole) for model in models[1:])], prefixes
 
 
 def _plan_tensors(
@@ -173,4 +179,6 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     if takes_matrices(tensor, dispositions):
         assert tensor.batch is not None
         return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
-    return 0 if method is not None and method.access != "one pass" else tensor.row
+    if method is not None and method.access != "one pass":
+        return 0
+    return math.lcm(tensor.row, *(one.grain for added in tensor.factors for one in added or ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
 from svc_dist.checkpoint.weight_files import names_like
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
-from svc_dist.plan.inputs import FactorRanges, InputRange, PlannedModel, every_location
+from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.plan.tensors.matrices import Batch
@@ -43,7 +44,7 @@ class PlannedTensor:
     disposition: int
     batch: Batch | None
     sources: tuple[InputRange | None, ...]
-    factors: tuple[FactorRanges | None, ...] = ()
+    factors: tuple[Added | None, ...] = ()
     turned: bool = False
 
     @property
@@ -54,19 +55,23 @@ class PlannedTensor:
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
         """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
         for source in self.sources:
-            if source is not None:
-                yield source.input, source.range(first, last)
-        for factors in self.factors if last > first else ():
-            if factors is not None:
-                left, right = factors.ranges(first, last, self.row)
-                yield factors.left.input, left
-                yield factors.right.input, right
+            for piece, start, end in source.pieces(first, last) if source is not None else ():
+                yield piece.input, piece.range(start, end)
+        for added in self.factors:
+            for one in added or ():
+                start, end = one.within(first, last)
+                for needed in one.ranges(start, end) if start < end else ():
+                    yield one.a.input, needed
 
     def ranks(self) -> list[int] | None:
-        """The rank of each expert's delta; None where some delta is not the product of an adapter's factors."""
+        """The rank of each expert's deltas of the matrices; None where some delta is not the product of two factors."""
         if any(source is not None for source in self.sources[1:]):
             return None
-        return [0 if factors is None else factors.rank for factors in self.factors]
+        size = math.prod((self.batch or (1, *self.shape))[1:])
+        added = [one for each in self.factors for one in each or ()]
+        if any(one.magnitude is not None or one.rows * one.columns != size for one in added):
+            return None
+        return [max((one.rank for one in each or ()), default=0) for each in self.factors]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RenameEntry
@@ -30,13 +31,15 @@ class RecipeModel:
     """The base or an expert: an absolute path, a URL, or two of them as ``model+adapter``.
 
     ``position``: its number under ``models``; None for a base that is not listed there. ``names``: those by which the
-    recipe may refer to it. ``renames``: prefixes that the recipe replaces in this model alone.
+    recipe may refer to it. ``renames``: prefixes that the recipe replaces in this model alone. ``use``: which is meant
+    of a model and an adapter in one folder.
     """
 
     location: str
     position: int | None
     names: tuple[str, ...] = field(default=(), compare=False)
     renames: tuple[Rename, ...] = ()
+    use: Use | None = None
 
 
 def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> tuple[RecipeModel, ...]:
@@ -57,16 +60,22 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
         )
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
-        location = _location(entry.model, base, folder, access)
+        whole, location = _absolute(entry.model, folder), _location(entry.model, base, folder, access)
         known = next((model for model in models if model.location == location), None)
         if known is not None and known.position is not None:
             raise RecipeError(f"{origin.at('models', index, 'model')}: {location} is listed twice")
         names = (entry.model, _last_part(entry.model), *([entry.name] if entry.name else []))
         renames = resolve_renames(entry.rename, origin, "models", index, "rename")
         if known is not None:
+            if entry.use == "adapter":
+                raise RecipeError(f"{origin.at('models', index, 'use')}: the base must be a whole model")
             models[0] = RecipeModel(base, index, (*known.names, *names), renames)
         else:
-            models.append(RecipeModel(location, index, names, renames))
+            if entry.use is not None and location != whole:
+                raise RecipeError(
+                    f"{origin.at('models', index, 'use')}: model+adapter already says which is meant", "remove `use`"
+                )
+            models.append(RecipeModel(location, index, names, renames, entry.use))
     if len(models) == 1:
         raise RecipeError(f"{origin.at('models')}: no expert besides the base")
     return tuple(models)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
@@ -56,6 +57,15 @@ class ResolvedRecipe:
     def locations(self) -> list[str]:
         """Every location that is read: of each model, and of its adapter."""
         return [each for model in self.models for each in split_location(model.location, self.access) if each]
+
+    def use_of(self, location: str) -> Use | None:
+        """Which is meant of a model and an adapter in one folder, for one of ``locations``."""
+        for model in self.models:
+            parts = split_location(model.location, self.access)
+            if location in parts:
+                either: Use = "model" if location == parts[0] else "adapter"
+                return either if parts[1] is not None or model is self.models[0] else model.use
+        return None
 
     def with_access(self, access: Access) -> ResolvedRecipe:
         """The same recipe with ``access`` for storages without options in the recipe."""

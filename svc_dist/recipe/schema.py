@@ -54,6 +54,9 @@ class ModelEntry(Strict):
     name: str | None = Field(
         None, min_length=1, description="name for `keep` and other keys; default: its folder's name"
     )
+    use: Literal["model", "adapter"] | None = Field(
+        None, description="which is meant, where a folder holds a `model` and an `adapter`"
+    )
     rename: list[RenameEntry] = Field([], description="prefixes of names to replace: {from: ..., to: ...}, or a list")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method for this expert")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 
 import xxhash
 
@@ -14,8 +15,11 @@ from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
+from svc_dist.run_folder.unchanged import unchanged_experts
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_storage
+
+_log = logging.getLogger("svc_dist")
 
 
 def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None:
@@ -36,6 +40,11 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     from svc_dist.run_folder.shard_check import check_shards
 
     check_shards(plan, output)
+    for expert in unchanged_experts(plan, receipts.values()):
+        _log.warning(
+            f"{expert} equals the base in every sampled entry, so it added nothing: an adapter that was never trained "
+            "(all lora_B are zero), or the base's own weights?"
+        )
     sidecars = _sidecars(plan, output.access)
     written = [
         WrittenSidecar(**vars(sidecar), size=len(data), checksum=f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}")

@@ -15,7 +15,6 @@ import xxhash
 from torch import Tensor
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
-from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
 from svc_dist.linalg.finite import all_finite
 from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
@@ -24,13 +23,14 @@ from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import takes_matrices
-from svc_dist.plan.inputs import FactorRanges, InputRange
 from svc_dist.plan.model import Plan, PlannedTensor, Unit
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
+from svc_dist.run.inputs.joined import JoinedViews
+from svc_dist.run.inputs.views import TensorInputs
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
-from svc_dist.storage.reading import ByteRange, MappedRanges, Source, map_ranges
+from svc_dist.storage.reading import MappedRanges, Source, map_ranges
 from svc_dist.storage.writing.base import Sink
 
 _log = logging.getLogger("svc_dist")
@@ -59,7 +59,7 @@ def run_unit(
         reading = time.perf_counter() - began
         for attempt in attempts(plan.settings.device, low_memory):
             try:
-                receipt = _run(plan, unit, inputs.mapped, sink, attempt)
+                receipt = _run(plan, unit, inputs.mapped, sink, attempt, scratch)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -75,7 +75,9 @@ def run_unit(
     )
 
 
-def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt: Attempt) -> Receipt:
+def _run(
+    plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt: Attempt, scratch: str | None
+) -> Receipt:
     """Merge and write a unit whose inputs are mapped."""
     began = time.perf_counter()
     shards = plan.shards_of(unit.shard)
@@ -102,9 +104,10 @@ def _run(plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt
             for result in range(len(shards)):
                 emit(result, header)
         for number, first, last in unit.pieces:
-            piece = _UnitTensor(plan, plan.tensors[number], first, last, mapped, attempt)
-            for result, values in piece.results(matrices, overlaps):
-                emit(result, values.view(torch.uint8).numpy().data)
+            with JoinedViews(scratch) as joined:
+                piece = _UnitTensor(plan, plan.tensors[number], first, last, mapped, attempt, joined)
+                for result, values in piece.results(matrices, overlaps):
+                    emit(result, values.view(torch.uint8).numpy().data)
         start = time.perf_counter()
         tokens = [writer.commit() for writer in writers]
         writing += time.perf_counter() - start
@@ -131,38 +134,22 @@ class _UnitTensor:
     """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first; None: the base's)."""
 
     def __init__(
-        self, plan: Plan, tensor: PlannedTensor, first: int, last: int, mapped: list[MappedRanges], attempt: Attempt
+        self,
+        plan: Plan,
+        tensor: PlannedTensor,
+        first: int,
+        last: int,
+        mapped: list[MappedRanges],
+        attempt: Attempt,
+        joined: JoinedViews,
     ) -> None:
         self.plan, self.tensor, self.first, self.last, self.attempt = plan, tensor, first, last, attempt
         self.dispositions = plan.dispositions(tensor)
         self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
-        #: Each input's view as it is stored, for the message about a damaged one.
-        self.stored: list[tuple[Tensor, InputRange, ByteRange, FactorRanges | None]] = []
-        self.views = [None if slot is None else self._view(slot, slot.range(first, last)) for slot in tensor.sources]
-        assert self.views[0] is not None
-        self.base = self.views[0]
-        self.factors = [None if factors is None else self._factors(factors) for factors in tensor.factors]
+        self.inputs = TensorInputs(plan, tensor, first, last, mapped, joined)
+        self.views, self.base, self.changes = self.inputs.views, self.inputs.base, self.inputs.changes
         self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
-
-    def _view(self, slot: InputRange, part: ByteRange, factors: FactorRanges | None = None) -> Tensor:
-        view = tensor_view(self.mapped[slot.input].view(part), slot.dtype)
-        self.stored.append((view, slot, part, factors))
-        return view
-
-    def _factors(self, factors: FactorRanges) -> LowRank | None:
-        """The delta that an adapter adds to these elements, from the mapped rows of its factors."""
-        if self.last == self.first:
-            return None
-        columns = self.tensor.row
-        left_part, right_part = factors.ranges(self.first, self.last, columns)
-        left, right = self._view(factors.left, left_part, factors), self._view(factors.right, right_part, factors)
-        if factors.transposed:
-            left, right = left.view(factors.rank, -1).T, right.view(-1, factors.rank).T
-        else:
-            left, right = left.view(-1, factors.rank), right.view(factors.rank, -1)
-        skipped = factors.rows(self.first, self.last, columns)[0] * columns
-        return LowRank(left, right, factors.scale, self.first - skipped, self.last - skipped)
 
     def results(self, matrices: list[_Records], overlaps: _Records) -> Iterator[tuple[int, Tensor]]:
         """The elements of each result in order, with its number, as flat tensors in the output dtype.
@@ -181,9 +168,9 @@ class _UnitTensor:
                     ranges.release()
 
     def _copied(self) -> Iterator[Tensor]:
-        if self.factors:  # the base's tensor, or one that the adapter stores, plus the adapter's delta
+        if self.changes:  # the base's tensor, or one that the adapter stores, plus the adapter's delta
             deltas = TaskDeltas(
-                [None], self.base, changes=self.factors, precision=self.plan.settings.precision, row=self.tensor.row
+                [None], self.base, changes=self.changes, precision=self.plan.settings.precision, row=self.tensor.row
             )
             for chunk in deltas.chunks():
                 yield self._fitting(chunk.model(0))
@@ -207,7 +194,7 @@ class _UnitTensor:
         deltas = TaskDeltas(
             self.views[1:],
             self.base,
-            changes=self.factors or None,
+            changes=self.changes or None,
             precision=self.plan.settings.precision,
             device=self.attempt.device,
             low_memory=self.attempt.low_memory,
@@ -242,7 +229,7 @@ class _UnitTensor:
             else:
                 delta = merged.chunk(start, end).dense(deltas.dtype, deltas.device)
             total = torch.add(deltas.base.view(-1), delta, alpha=scale)
-        elif isinstance(merged, Copy) and self.factors and self.factors[merged.expert] is not None:
+        elif isinstance(merged, Copy) and self.changes and self.changes[merged.expert] is not None:
             total = chunk.deltas.chunk(start, end).model(merged.expert)
         else:
             view = None if merged is None else self.views[1 + merged.expert]
@@ -265,25 +252,9 @@ class _UnitTensor:
 
     def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
         """Why a result is not finite: an input is damaged (file, tensor, element), or the arithmetic overflowed."""
-        for view, slot, part, factors in self.stored:
-            what, shape = "tensor", list(self.tensor.shape)
-            if factors is not None:
-                is_a = (slot is factors.right) != factors.transposed
-                rank, other = factors.rank, (slot.end - slot.start) // view.element_size() // factors.rank
-                what, shape = ("lora_A of tensor", [rank, other]) if is_a else ("lora_B of tensor", [other, rank])
-            for start in range(0, view.numel(), CHUNK):
-                values = view[start : start + CHUNK]
-                bad = values.isnan() if self.disposition.kind == "copied" else ~values.isfinite()
-                if not bool(bad.any()):
-                    continue
-                index = int(bad.nonzero()[0])
-                element = (part.start - slot.start) // view.element_size() + start + index
-                return DamagedInputError(
-                    f"{self.plan.inputs[slot.input].location}/{slot.file}: {what} {self.tensor.name!r} holds "
-                    f"{float(values[index])} at element {element:,} of shape {shape}",
-                    "this checkpoint is damaged or its training diverged; use another, or keep this tensor of the base "
-                    "by a rule if the damage is an expert's",
-                )
+        damaged = self.inputs.damaged(nan_only=self.disposition.kind == "copied")
+        if damaged is not None:
+            return damaged
         what = f"by {self.disposition.method}" if self.disposition.method else "copied"
         if error is not None:
             return NumericsError(f"tensor {self.tensor.name!r} ({what}): {error.message}", error.hint)

@@ -44,18 +44,26 @@ def test_elements_of_a_slot_are_bytes_by_its_dtype() -> None:
     assert InputRange(0, "a", 100, 180, "F32").range(0, 20) == ByteRange("a", 100, 180)
 
 
-def test_of_an_adapters_left_factor_only_the_rows_that_are_needed_are_read() -> None:
-    left, right = InputRange(1, "a", 0, 2 * 5 * 3, "BF16"), InputRange(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
-    factors = FactorRanges(left, right, rank=3, scale=2.0, transposed=False)  # of a matrix (5, 4)
-    assert factors.rows(5, 9, columns=4) == (1, 3)
-    assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 6, 18), ByteRange("a", 100, 124))
+def test_of_an_adapters_b_only_the_rows_that_are_needed_are_read() -> None:
+    b, a = InputRange(1, "a", 0, 2 * 5 * 3, "BF16"), InputRange(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
+    factors = FactorRanges(a, b, rank=3, scale=2.0, transposed=False, first=0, rows=5, columns=4)
+    assert factors.rows_of_b(5, 9) == (1, 3)
+    assert factors.ranges(5, 9) == (ByteRange("a", 100, 124), ByteRange("a", 6, 18))
 
 
-def test_of_a_transposed_factor_all_rows_are_read() -> None:
-    left, right = InputRange(1, "a", 0, 2 * 5 * 3, "BF16"), InputRange(1, "a", 100, 100 + 2 * 3 * 4, "BF16")
-    factors = FactorRanges(left, right, rank=3, scale=2.0, transposed=True)
-    assert factors.rows(5, 9, columns=4) == (0, 5)
-    assert factors.ranges(5, 9, columns=4) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
+def test_of_a_transposed_matrix_all_rows_are_read() -> None:
+    a, b = InputRange(1, "a", 0, 2 * 3 * 5, "BF16"), InputRange(1, "a", 100, 100 + 2 * 4 * 3, "BF16")
+    factors = FactorRanges(a, b, rank=3, scale=2.0, transposed=True, first=0, rows=5, columns=4)
+    assert factors.rows_of_b(5, 9) == (0, 4)
+    assert factors.ranges(5, 9) == (ByteRange("a", 0, 30), ByteRange("a", 100, 124))
+
+
+def test_elements_of_an_input_in_parts_are_read_from_each_of_them() -> None:
+    parts = (InputRange(1, "a", 8, 28, "BF16"), InputRange(1, "b", 0, 12, "BF16"), InputRange(1, "a", 40, 48, "BF16"))
+    joined = InputRange(1, "a", 0, 40, "BF16", parts)  # 10, 6 and 4 elements
+    assert list(joined.pieces(3, 10)) == [(parts[0], 3, 10)]
+    assert list(joined.pieces(9, 17)) == [(parts[0], 9, 10), (parts[1], 0, 6), (parts[2], 0, 1)]
+    assert list(joined.pieces(16, 20)) == [(parts[2], 0, 4)]
 
 
 def test_adapters_of_models_come_after_all_models() -> None:

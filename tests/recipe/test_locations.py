@@ -75,3 +75,22 @@ def test_relative_paths_count_from_the_recipe(tmp_path: Path, monkeypatch: pytes
         "/abs/three",
         "s3://bucket/four",
     ]
+
+
+def test_use_says_which_of_a_model_and_an_adapter_is_meant() -> None:
+    models = "[{model: m, use: model}, {model: a, use: adapter}]"
+    recipe = resolved(f"base_model: b\nmodels: {models}\nmerge_method: linear\n")
+    assert [model.use for model in recipe.models] == [None, "model", "adapter"]
+    assert [recipe.use_of(model.location) for model in recipe.models] == ["model", "model", "adapter"]
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("[{model: m, use: both}]", "use"),
+        ("[{model: m+a, use: adapter}]", "already says which is meant"),
+        ("[{model: b, use: adapter}, {model: m}]", "the base must be a whole model"),
+    ],
+)
+def test_a_use_that_cannot_be(models: str, said: str) -> None:
+    assert said in refused(f"base_model: b\nmodels: {models}\nmerge_method: linear\n")

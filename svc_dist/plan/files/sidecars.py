@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
+from svc_dist.checkpoint.checkpoint import ADAPTER_CONFIG
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.formats.declarations import without_declarations
@@ -166,6 +167,8 @@ def _reason(name: str) -> str | None:
     last = name.rpartition("/")[2]
     if name in _REPLACED or is_index(name):
         return "the merge writes its own"
+    if last == ADAPTER_CONFIG:
+        return "of an adapter beside the model"
     if last.startswith(_TRAINING):
         return "training state"
     if last.endswith(_WEIGHTS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from svc_dist.checkpoint.adapter import OpenedModel
+from svc_dist.checkpoint.adapters.adapter import OpenedModel
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.resolved import ResolvedRecipe
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svc_dist.checkpoint.adapter_config import AdapterConfig, parse_adapter_config
+from svc_dist.checkpoint.adapters.config import AdapterConfig, parse_adapter_config
 from svc_dist.errors import DamagedInputError
 
 
@@ -41,7 +41,7 @@ def test_the_first_pattern_that_matches_decides() -> None:
     ("keys", "said"),
     [
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA'"),
-        ({"use_dora": True}, "use_dora is set"),
+        ({"lora_bias": True}, "lora_bias is set"),
         ({"layer_replication": [[0, 4], [2, 6]]}, "layer_replication is set"),
         ({"new_key_of_peft": 3}, "new_key_of_peft is set"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),

@@ -1,4 +1,4 @@
-"""``adapter_config.json``: the scale of each pair of factors, or why the adapter is no plain LoRA.
+"""``adapter_config.json``: the scale of each pair of factors, or why svc_dist does not read the adapter.
 
 Unknown keys are refused, and so are keys that change what the adapter adds.
 """
@@ -26,15 +26,14 @@ _KNOWN = frozenset({
     "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "peft_type", "peft_version",
     "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "init_lora_weights",
+    "use_dora", "target_parameters",
 })  # fmt: skip
 #: Keys with which an adapter is more, or something else, than ``W + scale * B A``.
 _REFUSED = {
-    "use_dora": "DoRA rescales the columns of the merged weight",
     "use_qalora": "QA-LoRA pools the inputs",
     "use_bdlora": "block-diagonal LoRA is laid out otherwise",
     "lora_bias": "biases inside of LoRA layers are not read",
     "layer_replication": "replicated layers make another model",
-    "target_parameters": "LoRA of bare parameters (fused experts) is not read",
     "trainable_token_indices": "trained tokens are not read",
     "alora_invocation_tokens": "activated LoRA acts on some tokens only",
     "arrow_config": "Arrow routes between several adapters",
@@ -49,7 +48,11 @@ Patterns = tuple[tuple[re.Pattern[str], Any], ...]
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The keys of an adapter's configuration that svc_dist reads."""
+    """The keys of an adapter's configuration that svc_dist reads.
+
+    ``base_model``: the name or path of the model that it was trained on, empty where the configuration names none;
+    ``peft_version``: (0,) before 0.18, which first recorded it.
+    """
 
     rank: int
     alpha: float
@@ -57,6 +60,14 @@ class AdapterConfig:
     alpha_pattern: Patterns
     use_rslora: bool
     fan_in_fan_out: bool
+    use_dora: bool
+    target_parameters: tuple[str, ...]
+    base_model: str
+    peft_version: tuple[int, ...]
+
+    def targets(self, parameter: str) -> bool:
+        """Whether a parameter is one of ``target_parameters``, by PEFT's rule for names."""
+        return any(parameter == one or parameter.endswith(f".{one}") for one in self.target_parameters)
 
     def scale(self, module: str) -> tuple[int, float]:
         """The rank of a module's pair and the factor of ``B A``: ``alpha / r``, or ``alpha / sqrt(r)`` (rsLoRA)."""
@@ -89,6 +100,10 @@ def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
         alpha_pattern=_patterns(data, "alpha_pattern", _number, where),
         use_rslora=_flag(data, "use_rslora", where),
         fan_in_fan_out=_flag(data, "fan_in_fan_out", where),
+        use_dora=_flag(data, "use_dora", where),
+        target_parameters=_names(data, "target_parameters", where),
+        base_model=str(data.get("base_model_name_or_path") or ""),
+        peft_version=tuple(map(int, re.findall(r"\d+", str(data.get("peft_version") or "0").partition("@")[0])[:2])),
     )
 
 
@@ -133,6 +148,13 @@ def _number(value: Any, where: str) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e30:
         raise DamagedInputError(f"{where} is {value!r}, but must be a number")
     return float(value)
+
+
+def _names(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = data.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise DamagedInputError(f"{where}: {key} is {value!r}, but must be a list of names")
+    return tuple(value)
 
 
 def _flag(data: Mapping[str, Any], key: str, where: str) -> bool:

@@ -1,0 +1,88 @@
+"""What an adapter adds to a tensor of several matrices: a change of its own for each, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from svc_dist.methods.low_rank import Change
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Changes of consecutive entries: pairs of how many entries, and their change. Rows have ``width`` entries."""
+
+    changes: tuple[tuple[int, Change], ...]
+    width: int
+
+    def dense(self, dtype: torch.dtype, device: str) -> Tensor:
+        return torch.cat([change.dense(dtype, device) for _, change in self.changes])
+
+    def chunk(self, start: int, end: int) -> Change:
+        return self._of(
+            (last - first, change if (first, last) == (0, count) else change.chunk(first, last))
+            for count, change, first, last in self._within(start, end)
+        )
+
+    def part(self, rows: slice, columns: slice) -> Change:
+        """Some rows and columns of the matrix that the blocks are, each of whole rows."""
+        height = sum(count for count, _ in self.changes) // self.width
+        top, bottom, _ = rows.indices(height)
+        wide = len(range(*columns.indices(self.width)))
+        parts: list[tuple[int, Change]] = []
+        for _, change, first, last in self._within(top * self.width, bottom * self.width):
+            cut = slice(first // self.width, last // self.width)
+            parts.append(((cut.stop - cut.start) * wide, change.part(cut, columns)))
+        return Blocks(tuple(parts), wide)
+
+    def pick(self, positions: Tensor) -> Picked:
+        return Picked(self, positions)
+
+    def is_zero(self) -> bool:
+        return all(change.is_zero() for _, change in self.changes)
+
+    def _within(self, start: int, end: int) -> Iterator[tuple[int, Change, int, int]]:
+        """The changes of entries ``[start, end)``: entries of the change, the change, and which of them are meant."""
+        position = 0
+        for count, change in self.changes:
+            first, last = max(start - position, 0), min(end - position, count)
+            if first < last:
+                yield count, change, first, last
+            position += count
+
+    def _of(self, changes: Iterator[tuple[int, Change]]) -> Change:
+        several = tuple(changes)
+        return several[0][1] if len(several) == 1 else Blocks(several, self.width)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The entries of ``blocks`` at ``positions``."""
+
+    blocks: Blocks
+    positions: Tensor
+
+    def chunk(self, start: int, end: int) -> Picked:
+        return replace(self, positions=self.positions[start:end])
+
+    def part(self, rows: slice, columns: slice) -> Change:
+        raise TypeError("a sample has no rows")
+
+    def pick(self, positions: Tensor) -> Picked:
+        return replace(self, positions=self.positions[positions])
+
+    def is_zero(self) -> bool:
+        return self.blocks.is_zero()
+
+    def dense(self, dtype: torch.dtype, device: str) -> Tensor:
+        result = torch.zeros(len(self.positions), dtype=dtype, device=device)
+        position = 0
+        for count, change in self.blocks.changes:
+            mine = ((self.positions >= position) & (self.positions < position + count)).nonzero().flatten()
+            if len(mine):
+                result[mine.to(device)] = change.pick(self.positions[mine] - position).dense(dtype, device)
+            position += count
+        return result

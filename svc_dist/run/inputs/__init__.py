@@ -1,0 +1,1 @@
+"""The mapped inputs of a unit, as tensors."""

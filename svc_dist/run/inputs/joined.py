@@ -1,0 +1,67 @@
+"""Views of parts laid one after the other: an input that stores in several tensors what the merge has as one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from svc_dist.checkpoint.tensor_view import tensor_view
+from svc_dist.storage.base import os_errors
+
+_PIECE = 8 << 20  # bytes copied at a time
+
+
+class JoinedViews:
+    """Copies in one file in the folder ``scratch``, which disappears with the last view.
+
+    A file and not memory: its pages can leave it, so that memory does not grow with the number of experts.
+    """
+
+    def __init__(self, scratch: str | None) -> None:
+        self._scratch = scratch
+        self._descriptor: int | None = None
+        self._size = 0
+
+    def __enter__(self) -> JoinedViews:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def view(self, views: Sequence[Tensor], dtype: str) -> Tensor:
+        """One flat view of these, in order, of the safetensors dtype ``dtype``."""
+        size = sum(view.numel() * view.element_size() for view in views)
+        if not size:
+            return tensor_view(memoryview(b""), dtype)
+        with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}"):
+            descriptor = self._opened()
+            start = -(-self._size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+            self._size = start + size
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, start, size)  # a full disk shows here, not as a bus error later
+            else:
+                os.ftruncate(descriptor, self._size)
+            position = start
+            for view in views:
+                data = view.view(torch.uint8).numpy().data
+                for first in range(0, len(data), _PIECE):
+                    position += os.pwrite(descriptor, data[first : first + _PIECE], position)
+            mapped = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
+        return tensor_view(memoryview(mapped), dtype)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            if self._scratch is not None:
+                Path(self._scratch).mkdir(parents=True, exist_ok=True)
+            self._descriptor, path = tempfile.mkstemp(prefix="svc-dist-joined-", dir=self._scratch)
+            Path(path).unlink()
+        return self._descriptor

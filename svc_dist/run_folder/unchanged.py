@@ -1,0 +1,26 @@
+"""Experts that a finished merge found equal to the base: an untrained adapter, or a model listed by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.receipt import Receipt
+
+
+def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
+    """The experts whose task deltas are zero in every entry that the receipts sample, as the recipe names them."""
+    experts = [model.name for model in plan.models[1:]]
+    still = dict.fromkeys(range(len(experts)))
+    sampled = False
+    for receipt in receipts:
+        for delta in receipt.deltas:
+            sampled = True
+            gram, position = delta["gram"], 0
+            for index in range(len(experts)):  # the diagonal of an upper triangle, row by row
+                if gram[position] != 0:
+                    still.pop(index, None)
+                position += len(experts) - index
+        if not still:
+            return []
+    return [experts[index] for index in still] if sampled else []
