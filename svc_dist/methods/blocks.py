@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from svc_dist.methods.low_rank import Change
+from svc_dist.methods.low_rank import Change, LowRank
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ class Blocks:
             cut = slice(first // self.width, last // self.width)
             parts.append(((cut.stop - cut.start) * wide, change.part(cut, columns)))
         return Blocks(tuple(parts), wide)
+
+    def transposed(self) -> LowRank:
+        """The transpose of the matrix that the blocks are, as one pair of factors with a block for each of theirs."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for _, change in self.changes:
+            whole = change.part(slice(None), slice(None))
+            if not isinstance(whole, LowRank):
+                raise TypeError("only a matrix of factors is transposed")
+            pairs.append(whole.factors(torch.float64, "cpu"))
+        rows, rank = (sum(pair[0].shape[side] for pair in pairs) for side in (0, 1))
+        left = torch.zeros(rows, rank, dtype=torch.float64)
+        row = column = 0
+        for one, _ in pairs:
+            left[row : row + one.shape[0], column : column + one.shape[1]] = one
+            row, column = row + one.shape[0], column + one.shape[1]
+        return LowRank(left, torch.cat([pair[1] for pair in pairs])).transposed()
 
     def pick(self, positions: Tensor) -> Picked:
         return Picked(self, positions)
@@ -69,6 +85,9 @@ class Picked:
         return replace(self, positions=self.positions[start:end])
 
     def part(self, rows: slice, columns: slice) -> Change:
+        raise TypeError("a sample has no rows")
+
+    def transposed(self) -> Change:
         raise TypeError("a sample has no rows")
 
     def pick(self, positions: Tensor) -> Picked:

@@ -5,80 +5,133 @@ The lengths are measured in float64, some rows at a time; https://arxiv.org/abs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from svc_dist.methods.chunking import CHUNK
+from svc_dist.methods.chunking import CHUNK, chunks, entries
 from svc_dist.methods.low_rank import Change, LowRank
 
 
 class Gains:
-    """``m / ||W + s B A||`` for each row of whole rows of a matrix, or for each column of a whole matrix.
+    """``m / ||W + s B A||`` for each row of a matrix, or for each column: measured when they are first asked for."""
 
-    ``weight``: flat, as it is stored. Measured when they are first asked for.
-    """
-
-    def __init__(self, weight: Tensor, added: LowRank, magnitude: Tensor, by_column: bool) -> None:
-        self._weight, self._added, self._magnitude, self.by_column = weight, added, magnitude, by_column
-        self.width = added.shape[1]
+    def __init__(self, measure: Callable[[], Tensor], by_column: bool) -> None:
+        self._measure, self.by_column = measure, by_column
 
     @cached_property
     def values(self) -> Tensor:
-        step = max(1, CHUNK // self.width) * self.width
-        squares: list[Tensor] = []
-        for start in range(0, self._weight.numel(), step):
-            end = min(start + step, self._weight.numel())
-            merged = self._weight[start:end].double() + self._added.chunk(start, end).dense(torch.float64, "cpu")
-            of_chunk = merged.view(-1, self.width).square().sum(0 if self.by_column else 1)
-            squares = [squares[0] + of_chunk] if self.by_column and squares else [*squares, of_chunk]
-        return self._magnitude.double().reshape(-1) / torch.cat(squares).sqrt()
+        return self._measure()
 
-    def at(self, positions: Tensor) -> Tensor:
-        """Those of entries of the flattened matrix."""
-        return self.values[positions % self.width if self.by_column else positions // self.width]
+    def part(self, rows: slice, columns: slice) -> Gains:
+        return Gains(lambda: self.values[columns if self.by_column else rows], self.by_column)
+
+    def transposed(self) -> Gains:
+        return Gains(lambda: self.values, not self.by_column)
+
+
+def gains_of(weight: Tensor, added: LowRank, magnitude: Tensor, by_column: bool) -> Gains:
+    """Of whole rows of a matrix ``weight``, or of a whole one ``by_column``."""
+
+    def measure() -> Tensor:
+        rows, columns = weight.shape
+        step = max(1, CHUNK // columns)
+        squares: list[Tensor] = []
+        for top in range(0, rows, step):
+            bottom = min(top + step, rows)
+            merged = added.chunk(top * columns, bottom * columns).dense(torch.float64, "cpu").view(-1, columns)
+            of_rows = merged.add_(weight[top:bottom]).square_().sum(0 if by_column else 1)
+            squares = [squares[0] + of_rows] if by_column and squares else [*squares, of_rows]
+        return magnitude.double().reshape(-1) / torch.cat(squares).sqrt()
+
+    return Gains(measure, by_column)
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """What DoRA adds to ``weight``, entries ``[first, ...)`` of a matrix, to which ``added`` is added before.
-
-    ``positions``: of the entries in the flattened matrix, where they are not consecutive.
-    """
+    """What DoRA adds to a matrix ``weight (m, n)``, to which ``added`` is added before: entries ``[first, last)``."""
 
     weight: Tensor
-    added: Change
+    added: LowRank
     gains: Gains
     first: int = 0
-    positions: Tensor | None = None
+    last: int | None = None
+
+    @property
+    def end(self) -> int:
+        return self.weight.numel() if self.last is None else self.last
 
     def dense(self, dtype: torch.dtype, device: str) -> Tensor:
-        weight = self.weight.to(device).to(dtype)
-        gains = self.gains.at(self._positions()).to(device).to(dtype)
-        return self.added.dense(dtype, device).add_(weight).mul_(gains).sub_(weight)
+        columns = self.weight.shape[1]
+        result = torch.empty(self.end - self.first, dtype=dtype, device=device)
+        gains = self.gains.values.to(device).to(dtype)
+        for start, end in chunks(len(result), 1):
+            first, last = self.first + start, self.first + end
+            weight = entries(self.weight, first, last).to(device).to(dtype)
+            top, bottom = first // columns, -(-last // columns)
+            of_rows = (
+                gains.repeat(bottom - top) if self.gains.by_column else gains[top:bottom].repeat_interleave(columns)
+            )
+            merged = self.added.chunk(first, last).dense(dtype, device).add_(weight)
+            result[start:end] = merged.mul_(of_rows[first - top * columns : last - top * columns]).sub_(weight)
+        return result
 
     def chunk(self, start: int, end: int) -> Rescaled:
-        positions = None if self.positions is None else self.positions[start:end]
-        added = self.added.chunk(start, end)
-        return Rescaled(self.weight[start:end], added, self.gains, self.first + start, positions)
+        return replace(self, first=self.first + start, last=self.first + end)
 
     def part(self, rows: slice, columns: slice) -> Rescaled:
-        """Some rows and columns of a whole matrix."""
-        width = self.gains.width
-        positions = self._positions().view(-1, width)[rows, columns].reshape(-1)
-        weight = self.weight.view(-1, width)[rows, columns].reshape(-1)
-        return Rescaled(weight, self.added.part(rows, columns), self.gains, 0, positions)
+        whole = self._whole_rows()
+        added, gains = whole.added.part(rows, columns), whole.gains.part(rows, columns)
+        return Rescaled(whole.weight[rows, columns], added, gains)
 
-    def pick(self, positions: Tensor) -> Rescaled:
-        chosen = self._positions()[positions]
-        return Rescaled(self.weight[positions], self.added.pick(positions), self.gains, 0, chosen)
+    def transposed(self) -> Rescaled:
+        whole = self._whole_rows()
+        return Rescaled(whole.weight.T, whole.added.transposed(), whole.gains.transposed())
+
+    def pick(self, positions: Tensor) -> RescaledSample:
+        return RescaledSample(self, positions)
 
     def is_zero(self) -> bool:
         return False  # not without measuring every row
 
-    def _positions(self) -> Tensor:
-        if self.positions is not None:
-            return self.positions
-        return torch.arange(self.first, self.first + self.weight.numel())
+    def _whole_rows(self) -> Rescaled:
+        """These entries as all those of their rows."""
+        if not self.first and self.end == self.weight.numel():
+            return self
+        columns = self.weight.shape[1]
+        rows = slice(self.first // columns, self.end // columns)
+        every = slice(None)
+        return Rescaled(self.weight[rows], self.added.part(rows, every), self.gains.part(rows, every))
+
+
+@dataclass(frozen=True)
+class RescaledSample:
+    """The entries of ``change`` at ``positions``."""
+
+    change: Rescaled
+    positions: Tensor
+
+    def chunk(self, start: int, end: int) -> RescaledSample:
+        return replace(self, positions=self.positions[start:end])
+
+    def part(self, rows: slice, columns: slice) -> Change:
+        raise TypeError("a sample has no rows")
+
+    def transposed(self) -> Change:
+        raise TypeError("a sample has no rows")
+
+    def pick(self, positions: Tensor) -> RescaledSample:
+        return replace(self, positions=self.positions[positions])
+
+    def is_zero(self) -> bool:
+        return self.change.is_zero()
+
+    def dense(self, dtype: torch.dtype, device: str) -> Tensor:
+        of, places = self.change, self.positions + self.change.first
+        rows, columns = places // of.weight.shape[1], places % of.weight.shape[1]
+        weight = of.weight[rows, columns].to(device).to(dtype)
+        gains = of.gains.values[columns if of.gains.by_column else rows].to(device).to(dtype)
+        return of.added.pick(places).dense(dtype, device).add_(weight).mul_(gains).sub_(weight)

@@ -14,7 +14,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently.
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 
 class PlannedFrom(Protocol):

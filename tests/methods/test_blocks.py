@@ -30,6 +30,8 @@ def test_every_way_to_ask_gives_the_same_entries(blocks: Blocks) -> None:
         assert torch.allclose(again.dense(torch.float64, "cpu"), whole[start + 1 : end])
     part = blocks.part(slice(4, 15), slice(1, 4)).dense(torch.float64, "cpu")
     assert torch.allclose(part, whole.view(18, 5)[4:15, 1:4].reshape(-1))
+    turned = blocks.transposed().dense(torch.float64, "cpu")
+    assert torch.allclose(turned.view(5, 18), whole.view(18, 5).T)
     positions = torch.tensor([88, 0, 31, 55, 29, 2])
     picked = blocks.pick(positions)
     assert torch.allclose(picked.dense(torch.float64, "cpu"), whole[positions])

@@ -14,7 +14,7 @@ from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import DamagedInputError
 from svc_dist.methods.blocks import Blocks
 from svc_dist.methods.chunking import CHUNK
-from svc_dist.methods.dora import Gains, Rescaled
+from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
 from svc_dist.plan.model import Plan, PlannedTensor
@@ -135,5 +135,6 @@ class TensorInputs:
         shape = [one.columns if one.transposed else one.rows]
         magnitude = self._stored(one.magnitude, lengths, "lora_magnitude_vector of tensor", shape)
         below = self.views[number] if number < len(self.views) else None
-        weight = (self.base if below is None else below)[first - self.first : last - self.first]
-        return Rescaled(weight, change, Gains(weight, change, magnitude, one.transposed))
+        weight = (self.base if below is None else below)[first - self.first : last - self.first].view(-1, one.columns)
+        added = LowRank(change.left, change.right, change.scale)  # units end between whole rows
+        return Rescaled(weight, added, gains_of(weight, added, magnitude, one.transposed))
