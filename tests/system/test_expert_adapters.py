@@ -107,3 +107,40 @@ def test_one_adapter_is_what_peft_merges(case: str, fused: bool, tmp_path: Path)
     assert any(not torch.equal(merged[name], base[name]) for name in merged)
     for name, tensor in merged.items():
         assert torch.allclose(tensor, expected[name], rtol=1e-6, atol=1e-6), name
+
+
+@pytest.mark.parametrize("method", ["svc", "swudi", "dare_ties", "della"])
+@pytest.mark.parametrize("case", ["gpt-oss", "Mixtral", "DoRA of GPT-2's Conv1D", "DoRA of convolutions"])
+def test_adapters_under_any_method_are_what_their_whole_models_are(case: str, method: str, tmp_path: Path) -> None:
+    """Matrices stored (in, out), batches of matrices, samples and chunks of rows: whatever a method asks for."""
+    from peft import LoraConfig, get_peft_model
+
+    make, keys = CASES[case]
+    torch.manual_seed(0)
+    state = make().state_dict()
+    keys = {"target_modules": ["q_proj"], **keys} if "target_parameters" in keys else keys
+    for number in range(3):
+        model = make()
+        model.load_state_dict(state)
+        if not number:
+            model.double().save_pretrained(tmp_path / "base", save_original_format=False)
+            continue
+        adapted = get_peft_model(model.double(), LoraConfig(r=2, lora_alpha=3, **keys))
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        adapted.save_pretrained(tmp_path / f"adapter{number}")
+        adapted.merge_and_unload().save_pretrained(tmp_path / f"whole{number}", save_original_format=False)
+    keep = [{"match": ["*norm*", "*running*", "*num_batches*"], "keep": "base", "optional": True}]
+    recipe: dict[str, Any] = {"merge_method": "task_arithmetic", "calibrate": "svc"} if method == "svc" else {}
+    recipe = recipe or {"merge_method": method, **({"parameters": {"density": 0.5}} if method[0] == "d" else {})}
+    results = []
+    for name, kinds in (("a", ["adapter1", "adapter2"]), ("m", ["whole1", "adapter2"]), ("w", ["whole1", "whole2"])):
+        models = [tmp_path / kind for kind in ("base", *kinds)]
+        path = write_recipe(tmp_path / f"{name}.yaml", models, **recipe, rules=keep)
+        svc_dist.merge(path, tmp_path / name, precision="float64")
+        results.append(load_file(tmp_path / name / "model.safetensors"))
+    for name, tensor in results[2].items():
+        for other in results[:2]:
+            assert torch.allclose(tensor.double(), other[name].double(), rtol=1e-5, atol=1e-6), name
