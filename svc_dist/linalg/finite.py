@@ -20,3 +20,9 @@ def all_finite(tensor: Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+
+
+def same_bytes(one: Tensor, *others: Tensor) -> bool:
+    """Whether flat tensors hold the same bits: a NaN is itself, and 0 is not -0."""
+    data = one.view(torch.uint8)
+    return all(other.dtype == one.dtype and torch.equal(data, other.view(torch.uint8)) for other in others)

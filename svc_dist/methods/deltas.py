@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.finite import same_bytes
 from svc_dist.linalg.precision import compute_dtype
 from svc_dist.methods.chunking import CHUNK, chunks, entries, in_any_order
 from svc_dist.methods.low_rank import Change, LowRank
@@ -173,7 +174,9 @@ class TaskDeltas:
 
         def same(part: slice) -> bool:
             return all(
-                torch.equal(expert[part], base[part])
+                (
+                    torch.equal(expert[part], base[part]) or same_bytes(expert[part], base[part])
+                )  # a NaN is no difference
                 if expert.dtype == base.dtype
                 else torch.equal(self._cast(expert[part]), self._cast(base[part]))
                 for expert in experts

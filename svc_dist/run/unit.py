@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
 from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
-from svc_dist.linalg.finite import all_finite
+from svc_dist.linalg.finite import all_finite, same_bytes
 from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
 from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import Copy, TaskDeltas
@@ -234,13 +234,17 @@ class _UnitTensor:
         else:
             view = None if merged is None else self.views[1 + merged.expert]
             total = (self.base if view is None else view)[chunk.start + start : chunk.start + end]
-        return self._fitting(total)
+        return self._fitting(
+            total, [view[chunk.start + start : chunk.start + end] for view in self.views if view is not None]
+        )
 
-    def _fitting(self, total: Tensor) -> Tensor:
-        """Entries of the result, checked and cast."""
+    def _fitting(self, total: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
+        """Entries of the result, checked and cast. Where all ``inputs`` agree, as in a mask of -inf, they stay."""
         low, high = (float(value) for value in torch.aminmax(total))
         if not max(-low, high) <= torch.finfo(self.dtype).max:
-            raise self._damaged()
+            if any(self.factors) or not inputs or all_finite(inputs[0]) or not same_bytes(*inputs):
+                raise self._damaged()
+            return self._cast(inputs[0])
         return self._cast(total)
 
     def _cast(self, values: Tensor) -> Tensor:
