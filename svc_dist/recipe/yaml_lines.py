@@ -1,4 +1,7 @@
-"""YAML read strictly, with the line of every key: no duplicate keys, no tags, numbers as in YAML 1.2."""
+"""YAML read strictly, with the line of every key: no duplicate keys, no tags, numbers as in YAML 1.2.
+
+Merge keys (``<<: *anchor``) are read as PyYAML does.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import KeyPath
 
 _INT, _FLOAT, _TIME = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+_MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _DEEPEST, _MOST = 50, 100_000  # levels and nodes of a document, far beyond any recipe
 
@@ -18,6 +22,7 @@ _DEEPEST, _MOST = 50, 100_000  # levels and nodes of a document, far beyond any 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's numbers: ``1e-5`` is one, ``1:30`` and ``2024-01-01`` are text, ``012`` is twelve."""
 
+    nodes = 0  # how many have been read, an alias's as often as it stands for its anchor
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT, _TIME)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -54,15 +59,22 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
 
 def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], origin: str) -> Any:
     line = node.start_mark.line + 1
-    if len(path) > _DEEPEST or len(lines) > _MOST:  # aliases can make a small document endless
+    loader.nodes += 1
+    if len(path) > _DEEPEST or loader.nodes > _MOST:  # aliases can make a small document endless
         raise RecipeError(f"{origin}:{line}: not a recipe: nested too deeply, or too large")
     lines.setdefault(path, line)
     if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
         raise RecipeError(f"{origin}:{line}: the tag {node.tag!r} is not allowed here")
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
+        shared: yaml.Node | None = None
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
+            if key_node.tag == _MERGE:
+                if shared is not None:
+                    raise RecipeError(f"{origin}:{line}: duplicate key '<<'; write a list of mappings")
+                shared = value_node
+                continue
             key = _scalar(loader, key_node, origin)
             if not isinstance(key, str):
                 raise RecipeError(f"{origin}:{line}: the key {key!r} is not text; put it in quotes")
@@ -70,10 +82,25 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath,
                 raise RecipeError(f"{origin}:{line}: duplicate key '{key}'")
             lines[(*path, key)] = line
             mapping[key] = _plain(loader, value_node, (*path, key), lines, origin)
-        return mapping
+        return mapping if shared is None else _shared(loader, shared, path, lines, origin) | mapping
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), lines, origin) for index, item in enumerate(node.value)]
     return _scalar(loader, node, origin)
+
+
+def _shared(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], origin: str) -> dict[Any, Any]:
+    """The keys of a merge key ``<<``: of a mapping, or of several, of which the first with a key counts."""
+    mappings = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    merged: dict[Any, Any] = {}
+    for one in mappings:
+        if not isinstance(one, yaml.MappingNode):
+            line = one.start_mark.line + 1
+            raise RecipeError(f"{origin}:{line}: << takes a mapping, or a list of mappings")
+        its_lines: dict[KeyPath, int] = {}
+        merged = _plain(loader, one, path, its_lines, origin) | merged
+        for key, line in its_lines.items():
+            lines.setdefault(key, line)
+    return merged
 
 
 def _scalar(loader: _Loader, node: yaml.Node, origin: str) -> Any:

@@ -41,6 +41,10 @@ _HINTS = {
     errno.EACCES: "check the permissions of the user that runs this",
     errno.EROFS: "the file system is mounted read-only",
     errno.ENOENT: "check the path",
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        "raise the limit of open files (ulimit -n 65536), or lower --slots; then run the same command again to resume",
+    ),
 }
 
 

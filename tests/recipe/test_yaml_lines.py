@@ -6,6 +6,7 @@ import contextlib
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +67,41 @@ def test_what_is_not_a_recipe_s_yaml_is_refused_with_its_line(text: str, words: 
 
 def test_an_alias_stands_for_its_anchor() -> None:
     assert read_yaml("a: &w {weight: 0.3}\nb: *w", "r")[0] == {"a": {"weight": 0.3}, "b": {"weight": 0.3}}
+
+
+def test_a_merge_key_takes_the_keys_that_are_not_written() -> None:
+    text = "a: &a {weight: 0.5, density: 0.5}\nb:\n  <<: *a\n  weight: 0.2\nc: {<<: *a}\n"
+    value, lines = read_yaml(text, "r")
+    assert value["b"] == {"weight": 0.2, "density": 0.5}
+    assert value["c"] == value["a"]
+    assert (lines["b", "weight"], lines["b", "density"], lines["c", "density"]) == (4, 1, 1)
+
+
+def test_of_several_merged_mappings_the_first_with_a_key_counts() -> None:
+    text = "a: &a {x: 1, deep: {y: 1}}\nb: &b {x: 2, z: 3, deep: {w: 2}}\n"
+    text += "c: {z: 4, <<: [*a, *b]}\nd: {<<: {<<: *b, x: 5}}\n"
+    value = read_yaml(text, "r")[0]
+    assert value == yaml.safe_load(text)
+    assert value["c"] == {"x": 1, "deep": {"y": 1}, "z": 4}
+    assert value["d"] == {"x": 5, "z": 3, "deep": {"w": 2}}
+    assert read_yaml("'<<': 1", "r")[0] == {"<<": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a:\n  <<: 3", "r:2: << takes a mapping"),
+        ("b: &b {x: 1}\na:\n  <<: [*b, 3]", "r:3: << takes a mapping"),
+        ("b: &b {x: 1}\na:\n  <<: *b\n  <<: *b", "r:4: duplicate key '<<'"),
+        ("b: &b {x: 1}\na:\n  <<: *b\n  y: 1\n  y: 2", "r:5: duplicate key 'y'"),
+        ("a: &a\n  <<: *a", "nested too deeply"),
+        ("a0: &a0 {x: 1}\n" + "\n".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 10}]}}" for n in range(1, 12)),
+         "too large"),
+    ],
+)  # fmt: skip
+def test_wrong_merge_keys_are_refused_with_their_line(text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        read_yaml(text, "r")
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60) | st.text("ab:-[]{}&*!#|>\"' \n0.e", max_size=40))

@@ -19,6 +19,7 @@ from typing import Any
 from svc_dist import __version__
 from svc_dist.errors import StorageError
 from svc_dist.plan.settings import Settings
+from svc_dist.run.executors.ray_folder import temporary_folder
 from svc_dist.run.host import device_memory
 from svc_dist.run.placement import PER_DEVICE, Node
 
@@ -167,6 +168,7 @@ def join(ray: Any, options: dict[str, Any], address: str) -> None:
 
 def start_here(ray: Any, options: dict[str, Any]) -> None:
     """Start a one-node cluster, with retries: on a busy machine Ray's processes may miss its deadlines."""
+    options = options | temporary_folder()
     for start in range(1, _STARTS + 1):
         try:
             with environment(_START_WAIT):  # not for a cluster that is joined later
