@@ -37,14 +37,14 @@ def test_a_long_one_is_replaced_with_a_warning(
 def test_without_a_short_one_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", LONG)
     monkeypatch.setattr(ray_folder, "_SHORT", "/nowhere/ray")
-    with pytest.raises(RecipeError, match="TMPDIR=.* is too long") as caught:
+    with pytest.raises(RecipeError, match=r"TMPDIR=.* is too long") as caught:
         temporary_folder()
     assert "set RAY_TMPDIR to a folder" in str(caught.value.hint)
 
 
 def test_a_long_one_that_is_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", LONG)
-    with pytest.raises(RecipeError, match="RAY_TMPDIR=.* is too long"):
+    with pytest.raises(RecipeError, match=r"RAY_TMPDIR=.* is too long"):
         temporary_folder()
 
 
