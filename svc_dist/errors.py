@@ -178,6 +178,11 @@ def has_control(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
 
 
+def has_unpaired(text: str) -> bool:
+    """Whether a text holds unpaired surrogates, which stand for bytes that are no Unicode."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 class PrintableRecords(logging.Filter):
     """Makes the messages of a logger printable, whatever handler writes them."""
 

@@ -115,11 +115,12 @@ def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: V
         return
     try:
         total = json.loads(folder.read(index))["metadata"]["total_size"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         result.problems.append(f"{index} has no total_size: {error!r}")
         return
     if total != model.nbytes:
-        result.problems.append(f"{index} says {total:,} bytes, the tensors have {model.nbytes:,}")
+        says = f"{total:,}" if type(total) is int else repr(total)
+        result.problems.append(f"{index} says {says} bytes, the tensors have {model.nbytes:,}")
 
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:
@@ -177,7 +178,8 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
     if model.config is None or path is None:
         result.skipped.append(f"{what}: no config.json" if model.config is None else f"{what}: not a local folder")
         return
-    name = str((model.config.get("architectures") or ["none named"])[0])
+    named = model.config.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else "none named"
     try:
         import accelerate  # noqa: F401  (transformers needs it to build a model without weights)
         import transformers

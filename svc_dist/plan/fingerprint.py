@@ -1,15 +1,17 @@
-"""The inputs of a plan as one digest, and the differences between the inputs of two plans."""
+"""A plan as one digest of its inputs and of all that it writes, and the differences between two plans."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
+from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.storage.base import FileIdentity
 
@@ -50,7 +52,7 @@ def differences(old: PlannedFrom, new: PlannedFrom) -> list[str]:
                 was_and_is = (f"{file.size:,} bytes, {file.version}" for file in (one, other))
                 lines.append(f"{location}/{name}: was {'; is '.join(was_and_is)}")
     lines += _differences("chat template", old.chat_template, new.chat_template)
-    return lines or ["the version of the plan format (another release of svc_dist made it)"]
+    return lines or ["what is made of the same inputs (another release of svc_dist planned it)"]
 
 
 def _files(planned: PlannedFrom) -> dict[str, dict[str, FileIdentity]]:
@@ -75,14 +77,25 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{where}: was {old}, is {new}"]
 
 
-def fingerprint(planned: PlannedFrom) -> str:
-    identity = {
-        "version": PLAN_VERSION,
-        "recipe": planned.recipe,
-        "settings": dataclasses.asdict(planned.settings),
-        "models": [dataclasses.asdict(model) for model in planned.models],
-        "methods": planned.methods,
-        "sidecars": [dataclasses.asdict(sidecar) for sidecar in planned.sidecars],
-        "chat_template": planned.chat_template,
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def fingerprint(plan: Plan) -> str:
+    """The digest of what a plan is made from, and of every name, range and disposition that it writes.
+
+    Left out is what changes no byte: costs, warnings and reasons.
+    """
+    written = dataclasses.replace(
+        plan,
+        fingerprint="",
+        results=tuple(
+            dataclasses.replace(
+                result, dispositions=tuple(dataclasses.replace(one, reason="") for one in result.dispositions)
+            )
+            for result in plan.results
+        ),
+        units=tuple(dataclasses.replace(unit, flops=0.0, memory=0) for unit in plan.units),
+        not_written=tuple((name, "") for name, _ in plan.not_written),
+        left_out=(),
+        warnings=(),
+    )
+    digest = hashlib.sha256(f"{PLAN_VERSION} ".encode())
+    digest.update(msgspec.json.encode(written, order="deterministic"))
+    return digest.hexdigest()

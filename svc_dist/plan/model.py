@@ -18,6 +18,7 @@ from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.plan.tensors.matrices import Batch
+from svc_dist.storage.base import is_inside
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
@@ -211,3 +212,24 @@ class Plan:
     def from_json(cls, text: str | bytes) -> Plan:
         """Raises ValueError naming the field that is damaged."""
         return msgspec.json.decode(text, type=cls)
+
+
+def require_sound(plan: Plan) -> None:
+    """Raise ValueError where a plan refers to what it does not have, or would write outside the output."""
+    if not plan.results or not plan.shards or len(plan.shards) % len(plan.results):
+        raise ValueError("its results have no shards")
+    names = [*(shard.file for shard in plan.shards), *(one.name for one in plan.sidecars)]
+    names += [result.path for result in plan.results if result.path]
+    if outside := next((name for name in names if not is_inside(name)), None):
+        raise ValueError(f"the name {outside!r} lies outside the output")
+    models, inputs, kinds = len(plan.models), len(plan.inputs), min(len(one.dispositions) for one in plan.results)
+    for tensor in plan.tensors:
+        if not (0 <= tensor.shard < plan.count and 0 <= tensor.disposition < kinds):
+            raise ValueError(f"the tensor {tensor.name!r} has no shard or disposition")
+        if any(source is not None and not 0 <= source.input < inputs for source in tensor.sources):
+            raise ValueError(f"the tensor {tensor.name!r} has no input")
+    for unit in plan.units:
+        if not 0 <= unit.shard < plan.count or any(not 0 <= piece[0] < len(plan.tensors) for piece in unit.pieces):
+            raise ValueError(f"the unit {unit.id!r} has no shard or tensor")
+    if any(not 0 <= sidecar.source < models for sidecar in plan.sidecars):
+        raise ValueError("a sidecar has no model")

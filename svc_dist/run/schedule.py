@@ -34,9 +34,13 @@ class RunUnit:
 
 @dataclass(frozen=True)
 class FinishShard:
-    """All units of a shard are done: make it visible, in every result."""
+    """All units of a shard are done: make it visible, in every result.
+
+    ``earlier``: those of its units that an earlier start wrote, so that their ranges are compared with their receipts.
+    """
 
     shard: int
+    earlier: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -157,6 +161,10 @@ class Schedule:
         self._open = [0] * self.plan.count
         for unit in unfinished:
             self._open[unit.shard] += 1
+        self._earlier: list[list[str]] = [[] for _ in self._open]
+        for unit in self.plan.units:
+            if unit.id in self.done:
+                self._earlier[unit.shard].append(unit.id)
         self._unfinished = {n: None for n in range(self.plan.count) if n not in self.finished or self._open[n]}
 
     @property
@@ -166,7 +174,7 @@ class Schedule:
 
     def start(self) -> list[Instruction]:
         """The first instructions."""
-        ready: list[Instruction] = [FinishShard(shard) for shard in self._unfinished if not self._open[shard]]
+        ready: list[Instruction] = [self._finish(shard) for shard in self._unfinished if not self._open[shard]]
         return self._issue([*ready, *self._publish_if_ready()])
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -188,7 +196,7 @@ class Schedule:
             case RunUnit(unit):
                 shard = self.plan.unit[unit].shard
                 self._open[shard] -= 1
-                return self._issue([] if self._open[shard] else [FinishShard(shard)])
+                return self._issue([] if self._open[shard] else [self._finish(shard)])
             case FinishShard(shard):
                 self._unfinished.pop(shard, None)
                 return self._issue(self._publish_if_ready())
@@ -229,6 +237,9 @@ class Schedule:
         attempts, name = self.attempts[event.instruction], node.name if node is not None else ""
         self.failures[event.instruction.title] = Failure(event.instruction, event.error, attempts, name)
         return []
+
+    def _finish(self, shard: int) -> FinishShard:
+        return FinishShard(shard, tuple(unit for unit in self._earlier[shard] if unit not in self._rewrites))
 
     def _need(self, unit: str) -> Need:
         memory = self.plan.unit[unit].memory

@@ -9,7 +9,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import ChangedInputError, LockedError, OutputError
 from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.make import make_plan
@@ -25,7 +24,7 @@ from svc_dist.run.schedule import Schedule
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import completed, own_files, recorded
+from svc_dist.run_folder.published import completed, own_files, own_names, recorded
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.open import open_storage, overlap
@@ -100,7 +99,9 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
                 + _changes(old, plan),
                 "undo the change to resume, start over with --restart, or name another OUTPUT",
             )
-        return old
+        if old != plan:  # in what changes no byte: costs, warnings and reasons
+            output.journal.record_plan(plan)
+        return plan
     if restart:
         _discard(output)
         _refuse_foreign(output, recipe)
@@ -132,9 +133,8 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
         f"({format_size(plan.bytes_out)}): {counted(len(plan.units) - len(done), 'unit')}, executor {kind}, "
         f"{f'{slots} in parallel, ' if slots else ''}device {plan.settings.device}, precision {plan.settings.precision}"
     )
-    schedule = Schedule(
-        plan, executor.nodes, options.slots, done, _finished_shards(plan, sink, done), sink_memory=sink.memory
-    )
+    finished = _finished_shards(plan, output, sink, done)
+    schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory)
     try:
         with Progress(plan, done, options.progress) as progress:
             drive(schedule, executor, progress, output.journal, options.limits, lock)
@@ -144,13 +144,23 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     return _summary(plan, output.location, len(done), schedule.retries, seconds, kind)
 
 
-def _finished_shards(plan: Plan, sink: Sink, done: Collection[str]) -> set[int]:
-    """The shards that exist under their names in every result. Queries only those whose units are all done."""
+def _finished_shards(plan: Plan, output: Output, sink: Sink, done: Collection[str]) -> set[int]:
+    """The shards that exist under their names in every result, as the run that finished them left them.
+
+    Queries only those whose units are all done.
+    """
     undone = {unit.shard for unit in plan.units if unit.id not in done}
 
+    def unchanged(file: str) -> bool:
+        identity = None if sink.self_proving else output.storage.stat(file)
+        return sink.self_proving or (identity is not None and output.journal.is_recorded(identity))
+
     def finished(number: int) -> bool:
-        states = (sink.state(plan.shards[shard]) for shard in plan.shards_of(number))
-        return all(state is not None and state.finished for state in states)
+        shards = [plan.shards[shard] for shard in plan.shards_of(number)]
+        states = (sink.state(shard) for shard in shards)
+        return all(state is not None and state.finished for state in states) and all(
+            unchanged(shard.file) for shard in shards
+        )
 
     return {number for number in range(plan.count) if number not in undone and finished(number)}
 
@@ -198,10 +208,8 @@ def _discard(output: Output) -> None:
     report, leftovers = completed(output), remains(output)
     if report is None and leftovers.plan is None:  # a run may have been killed while it removed a finished merge
         report = recorded(output)
-    names = leftovers.files if report is None else report.files
-    for name in sorted(names, key=lambda name: not is_index(name)):
-        if not {"", ".", ".."} & set(name.split("/")):
-            output.storage.delete(name)
+    for name in leftovers.files if report is None else own_names(output, report):
+        output.storage.delete(name)
     remove_run(output)
 
 

@@ -7,6 +7,7 @@ from svc_dist.plan.model import Plan
 from svc_dist.run.publish import publish
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RangesLost, RunUnit
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.shard_check import require_unaltered
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.reading import Source
 from svc_dist.storage.writing.base import LostRangesError
@@ -62,8 +63,13 @@ class Worker:
         sink = self.output.sink(plan.fingerprint)  # of its own: others finish shards beside it
         shards = [plan.shards[shard] for shard in plan.shards_of(number)]
         try:
+            if instruction.earlier and not sink.self_proving:
+                require_unaltered(plan, self.output, sink, number, instruction.earlier)
             for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
                 sink.finish(shard, tokens)
+                identity = None if sink.self_proving else self.output.storage.stat(shard.file)
+                if identity is not None:
+                    self.journal.record_shard(identity)
         except LostRangesError as error:
             units = [unit.id for unit in plan.units if unit.shard == number]
             surviving = self.journal.surviving(plan, sink, self.output.storage.delete, number)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
+from urllib.parse import quote
+
+import msgspec
 
 from svc_dist.errors import DamagedInputError, RecipeError
-from svc_dist.plan.model import Plan
+from svc_dist.plan.fingerprint import fingerprint
+from svc_dist.plan.model import Plan, require_sound
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
-from svc_dist.storage.base import IN_PARALLEL, Storage
+from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage
+from svc_dist.storage.local import remove_tree
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
+_LARGEST, _LARGEST_RECORD = 4 << 30, 64 << 20  # bytes of a plan, and of a smaller file, that are read
 
 
 class FailureRecord(TypedDict):
@@ -46,24 +53,33 @@ class Journal:
 
     def plan(self) -> Plan | None:
         """The plan of the run; None when there is no run. Raises DamagedInputError when it cannot be read."""
-        data = self.storage.get(_PLAN)
-        if data is None:
-            return None
         try:
-            return Plan.from_json(data)
-        except (ValueError, RecipeError) as error:
+            data = self.storage.get_within(_PLAN, _LARGEST)
+            if data is None:
+                return None
+            plan = Plan.from_json(data)
+            if fingerprint(plan) != plan.fingerprint:
+                raise ValueError("its fingerprint is not that of its content")
+            require_sound(plan)
+        except (ValueError, RecursionError, RecipeError, DamagedInputError) as error:
+            reason = error.message if isinstance(error, DamagedInputError) else str(error)
             raise DamagedInputError(
-                f"the run folder's plan.json cannot be read ({error})",
+                f"the run folder's plan.json cannot be read ({reason})",
                 "it was made by another release or damaged; start over with --restart",
             ) from None
+        return plan
 
     def is_there(self) -> bool:
-        """Whether the run folder has a plan."""
-        return self.storage.get(_PLAN) is not None
+        """Whether the run folder has a plan, readable or not."""
+        try:
+            return self.storage.stat(_PLAN) is not None
+        except DamagedInputError:
+            return True
 
     def is_empty(self) -> bool:
-        """Whether the run folder holds no file."""
-        return not self.storage.names(recursive=True)
+        """Whether the run folder holds nothing."""
+        path = self.storage.path
+        return not (self.storage.names(recursive=True) if path is None else path.is_dir() and any(path.iterdir()))
 
     def record_plan(self, plan: Plan) -> None:
         self.storage.put(_PLAN, plan.to_json().encode())
@@ -75,22 +91,35 @@ class Journal:
     def receipts(self, plan: Plan, number: int | None = None) -> dict[str, Receipt]:
         """The receipts of this plan's units, by unit; ``number``: only of this shard's.
 
-        Others, and unreadable ones, count as missing.
+        Unreadable ones, and those of another unit or plan than their names say, count as missing.
         """
-        names = [f"{unit.id}.json" for unit in plan.units if unit.shard == number]
+        units = [unit.id for unit in plan.units if number is None or unit.shard == number]
         if number is None:
-            names = self.storage.names("receipts")
+            existing = set(self.storage.names("receipts"))
+            units = [unit for unit in units if f"{unit}.json" in existing]
         with ThreadPoolExecutor(IN_PARALLEL) as pool:
-            contents = list(pool.map(lambda name: self.storage.get(f"receipts/{name}"), names))
-        receipts: dict[str, Receipt] = {}
-        for data in contents:
-            try:
-                receipt = Receipt.from_json(data or b"")
-            except ValueError:
-                continue
-            if receipt.fingerprint == plan.fingerprint and receipt.unit in plan.unit:
-                receipts[receipt.unit] = receipt
-        return receipts
+            receipts = dict(zip(units, pool.map(self._receipt, units), strict=True))
+        return {unit: one for unit, one in receipts.items() if one is not None and one.proves(plan, unit)}
+
+    def _receipt(self, unit: str) -> Receipt | None:
+        with contextlib.suppress(ValueError, RecursionError, DamagedInputError):
+            return Receipt.from_json(self.storage.get_within(f"receipts/{unit}.json", _LARGEST_RECORD) or b"")
+        return None
+
+    def drop(self, units: Iterable[str]) -> None:
+        """Remove the receipts of units, so that these run again."""
+        for unit in units:
+            self.storage.delete(f"receipts/{unit}.json")
+
+    def record_shard(self, shard: FileIdentity) -> None:
+        """Record the identity of a finished shard, by which a later start knows that nothing has changed it."""
+        self.storage.put(_record_of(shard), msgspec.json.encode(shard))
+
+    def is_recorded(self, shard: FileIdentity) -> bool:
+        """Whether a finished shard is still the one that was recorded."""
+        with contextlib.suppress(DamagedInputError):
+            return self.storage.get_within(_record_of(shard), _LARGEST_RECORD) == msgspec.json.encode(shard)
+        return False
 
     def tokens(self, plan: Plan, number: int) -> list[list[str]]:
         """The sink's tokens for the parts of a shard, in order, for each result.
@@ -114,6 +143,7 @@ class Journal:
 
         ``remove`` deletes a finished shard that lacks a receipt: no range can be written into it.
         """
+        self._make_way()
         receipts = self.receipts(plan, number)
         units = [unit for unit in plan.units if number is None or unit.shard == number]
         shards = range(len(plan.shards)) if number is None else plan.shards_of(number)
@@ -123,9 +153,11 @@ class Journal:
             for unit in units:
                 if unit.id in receipts:
                     written = zip(plan.shards_of(unit.shard), receipts[unit.id].ranges, strict=True)
-                    first_part = plan.parts[unit.id][0]
-                    if not all(_has_parts(states[shard], first_part, each.tokens) for shard, each in written):
-                        self.storage.delete(f"receipts/{unit.id}.json")
+                    first_part, sizes = plan.parts[unit.id]
+                    if not all(
+                        _has_parts(states[shard], first_part, len(sizes), each.tokens) for shard, each in written
+                    ):
+                        self.drop([unit.id])
                         del receipts[unit.id]
             undone = {shard for unit in units if unit.id not in receipts for shard in plan.shards_of(unit.shard)}
             closed = [shard for shard in sorted(undone) if (state := states[shard]) is not None and state.finished]
@@ -140,15 +172,29 @@ class Journal:
 
     def failures(self) -> dict[str, FailureRecord]:
         """The permanent failures when the run last ended."""
-        data = self.storage.get(_FAILURES)
-        return dict(json.loads(data)) if data else {}
+        with contextlib.suppress(ValueError, RecursionError, DamagedInputError):
+            data = self.storage.get_within(_FAILURES, _LARGEST_RECORD)
+            return {} if data is None else msgspec.json.decode(data, type=dict[str, FailureRecord])
+        return {}
+
+    def _make_way(self) -> None:
+        """Remove folders from where receipts go: a file replaces anything else."""
+        if self.storage.path is not None:
+            for entry in self.storage.path.glob("receipts/*"):
+                if entry.is_dir():
+                    remove_tree(entry)
 
     def clear(self) -> None:
         self.storage.clear(keep=("lock",))
 
 
-def _has_parts(state: ShardState | None, first_part: int, tokens: Sequence[str]) -> bool:
-    """Whether a shard has the parts with these tokens, numbered from ``first_part`` on."""
+def _has_parts(state: ShardState | None, first_part: int, count: int, tokens: Sequence[str]) -> bool:
+    """Whether a shard has ``count`` parts with these tokens, numbered from ``first_part`` on."""
     if state is None or state.finished or state.tokens is None:
         return state is not None
-    return all(token in state.tokens.get(number, ()) for number, token in enumerate(tokens, first_part))
+    held = (token in state.tokens.get(number, ()) for number, token in enumerate(tokens, first_part))
+    return len(tokens) == count and all(held)
+
+
+def _record_of(shard: FileIdentity) -> str:
+    return f"shards/{quote(shard.name, safe='')}.json"  # without sub-folders, also for a shard in a folder

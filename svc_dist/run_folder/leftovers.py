@@ -6,11 +6,12 @@ import contextlib
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.weight_files import is_index
-from svc_dist.errors import DamagedInputError
+from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import own_files
+from svc_dist.run_folder.receipt import Receipt
 from svc_dist.sizes import format_size
 
 
@@ -46,7 +47,9 @@ def remains(output: Output) -> Remains:
         plan = output.journal.plan()
     if plan is None:
         return Remains(output.location, output.storage.path is not None, [], 0, 0, 0, None)
-    done = output.journal.receipts(plan)
+    done: dict[str, Receipt] = {}
+    with contextlib.suppress(DamagedInputError, StorageError):  # receipts that cannot be listed: no unit is done
+        done = output.journal.receipts(plan)
     return Remains(
         output=output.location,
         on_disk=output.storage.path is not None,

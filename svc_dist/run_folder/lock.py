@@ -14,14 +14,18 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
-from svc_dist.errors import LockedError, StorageError
+from svc_dist.errors import DamagedInputError, LockedError, OutputError, StorageError
 from svc_dist.storage.base import Storage, os_errors
+from svc_dist.storage.local import open_regular, remove_tree
 
 HEARTBEAT = 5.0
 EXPIRY = 60.0
 #: Seconds after which a heartbeat, and what a run still writes when it ends, is abandoned.
 SHORT_DEADLINE = 5.0
 _SETTLE = 0.5  # seconds after which, without conditional writes, it shows which of two concurrent writers was the last
+_SKEW = 86400.0  # seconds that a living holder's clock may be ahead
+_LONGEST = 1 << 16  # bytes of a lock that are read
+_LATEST = 1e12  # heartbeats from then on are no times
 _active_ids: set[str] = set()  # of the remote locks that this process holds
 
 
@@ -83,11 +87,16 @@ class LocalLock(Lock):
     def _acquire(self) -> None:
         with os_errors(f"cannot make the folder {self.path.parent}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.parent.is_symlink():
+                raise OutputError(f"{self.path.parent} is a symbolic link", "remove the link: a run makes this folder")
+            if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+                remove_tree(self.path)  # no run made it: a lock is a file, and a link would be written through
         while (descriptor := self._open_locked()) is None:
             pass
         self._descriptor = descriptor
         try:
             with os_errors(f"cannot write {self.path}"):
+                os.ftruncate(descriptor, 0)
                 self._beat()
         except StorageError:
             self._unlock()
@@ -97,7 +106,7 @@ class LocalLock(Lock):
         """The locked file's descriptor, or None when the file was replaced meanwhile. Raises LockedError."""
         output = str(self.path.parent.parent)
         with os_errors(f"cannot lock {self.path}"), contextlib.ExitStack() as stack:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +149,9 @@ class RemoteLock(Lock):
         self._lost = threading.Event()
 
     def holder(self) -> dict[str, Any] | None:
-        holder = _parse_holder(self._storage.get(self._name))
+        holder = None
+        with contextlib.suppress(DamagedInputError):  # no lock that a run wrote
+            holder = _parse_holder(self._storage.get_within(self._name, _LONGEST))
         return holder if holder is not None and self._is_alive(holder) else None
 
     def require_held(self) -> None:
@@ -211,8 +222,9 @@ def _is_file(path: Path, descriptor: int) -> bool:
 def read_holder(path: Path) -> dict[str, Any] | None:
     """The holder that the lock file names: id, host, pid, heartbeat (seconds since the epoch); None when nobody."""
     try:
-        return _parse_holder(path.read_bytes())
-    except OSError:
+        with open_regular(path) as file:
+            return _parse_holder(file.read(_LONGEST))
+    except (OSError, DamagedInputError):
         return None
 
 
@@ -237,10 +249,14 @@ def _content(identity: str) -> bytes:
 
 def _parse_holder(data: bytes | None) -> dict[str, Any] | None:
     try:
-        holder = json.loads(data or b"")
-    except ValueError:
+        holder = json.loads((data or b"")[:_LONGEST])
+    except (ValueError, RecursionError):
         return None
-    return holder if isinstance(holder, dict) and {"id", "host", "pid", "heartbeat"} <= set(holder) else None
+    if not isinstance(holder, dict) or not all(isinstance(holder.get(key), str) for key in ("id", "host")):
+        return None
+    pid, heartbeat = holder.get("pid"), holder.get("heartbeat")
+    sound = type(pid) is int and pid > 0 and isinstance(heartbeat, int | float) and 0 <= heartbeat < _LATEST
+    return holder if sound else None
 
 
 def _machine() -> str | None:
@@ -268,7 +284,7 @@ def _started(pid: int) -> int | None:
 
 
 def _is_recent(holder: dict[str, Any]) -> bool:
-    return time.time() - float(holder["heartbeat"]) < EXPIRY
+    return -_SKEW < time.time() - float(holder["heartbeat"]) < EXPIRY
 
 
 def _locked(output: str, holder: dict[str, Any] | None) -> LockedError:

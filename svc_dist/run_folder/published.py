@@ -9,7 +9,8 @@ from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
+from svc_dist.run_folder.report import LARGEST, REPORT_FILE, MergeReport, PublishedMerge
+from svc_dist.storage.base import is_inside
 
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 RECIPE_FILE = "merge_recipe.yaml"
@@ -46,6 +47,24 @@ def completed(output: Output) -> PublishedMerge | None:
     return published if indexes and len(output.existing(indexes)) == len(indexes) else None
 
 
+def own_names(output: Output, published: PublishedMerge) -> list[str]:
+    """The files of a published merge that its reports account for, the index first.
+
+    A name that a report lists as a file, but neither as a shard nor as a sidecar, is not ours to remove.
+    """
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in published.files if is_inside(name))
+    ours = {OUTPUTS_FILE}
+    for folder in folders:
+        names = [CARD_FILE, RECIPE_FILE, REPORT_FILE]
+        with contextlib.suppress(StorageError, DamagedInputError):
+            where = f"{folder}/{REPORT_FILE}" if folder else REPORT_FILE
+            report = MergeReport.parse(output.storage.get_within(where, LARGEST) or b"", where)
+            names += [*(shard.file for shard in report.shards), *(one.name for one in report.sidecars)]
+        ours |= {f"{folder}/{name}" if folder else name for name in names}
+    names = [name for name in published.files if is_inside(name) and (name in ours or is_index(name))]
+    return sorted(names, key=lambda name: not is_index(name))
+
+
 def recorded(output: Output) -> PublishedMerge | None:
     """The merge that was published in an output, even where some of its files have gone since."""
     names = output.storage.names()
@@ -53,5 +72,5 @@ def recorded(output: Output) -> PublishedMerge | None:
     if file not in names:
         return None
     with contextlib.suppress(StorageError, DamagedInputError):
-        return PublishedMerge.parse(output.storage.read(file), f"{output.location}/{file}")
+        return PublishedMerge.parse(output.storage.get_within(file, LARGEST) or b"", f"{output.location}/{file}")
     return None

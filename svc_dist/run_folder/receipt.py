@@ -1,4 +1,7 @@
-"""The receipt of a unit: proof that its range is durable, and what was seen on the way."""
+"""The receipt of a unit: proof that its range is durable, and what was seen on the way.
+
+The file ends with a seal, the checksum of what stands before it: a receipt that was cut, edited or damaged is none.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import xxhash
+
+from svc_dist.plan.model import Plan
+
+_SEAL = b',"seal":"%s"}'
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,24 @@ class Receipt:
     low_memory: bool = False
 
     def to_json(self) -> bytes:
-        return msgspec.json.encode(self)
+        return sealed(msgspec.json.encode(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
         """Raises ValueError for a damaged receipt."""
-        return msgspec.json.decode(data, type=cls)
+        body = data[: -len(_SEAL % bytes(32))] + b"}"
+        if sealed(body) != data:
+            raise ValueError("the seal is not that of the receipt")
+        return msgspec.json.decode(body, type=cls)
+
+    def proves(self, plan: Plan, unit: str) -> bool:
+        """Whether it is the receipt of this unit of this plan, which fixes the range, and has all that one has."""
+        if self.unit != unit or self.fingerprint != plan.fingerprint or unit not in plan.unit:
+            return False
+        parts = len(plan.parts[unit][1])
+        return len(self.ranges) == len(plan.results) and all(len(one.tokens) in (0, parts) for one in self.ranges)
+
+
+def sealed(body: bytes) -> bytes:
+    """A JSON object with its seal as the last key."""
+    return body[:-1] + _SEAL % xxhash.xxh3_128_hexdigest(body).encode()

@@ -20,9 +20,11 @@ from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import is_inside
 from svc_dist.storage.writing.base import ShardFile
 
 REPORT_FILE = "merge_report.json"
+LARGEST = 4 << 30  # bytes of a report that are read
 
 #: What the keys mean, in their order.
 REPORT_KEYS = {
@@ -151,7 +153,7 @@ class PublishedMerge:
         """From JSON, or from what it parses to. Raises DamagedInputError naming ``origin``."""
         try:
             return msgspec.json.decode(data, type=cls) if isinstance(data, bytes) else msgspec.convert(data, cls)
-        except (ValueError, RecipeError) as error:
+        except (ValueError, RecursionError, RecipeError) as error:
             raise DamagedInputError(
                 f"{origin} cannot be read: {error}", "it was damaged, or another release of svc-dist wrote it"
             ) from None
@@ -196,9 +198,12 @@ class MergeReport(PublishedMerge):
         for tensor in self.tensors:
             if not (0 <= tensor.disposition < len(self.dispositions) and 0 <= tensor.shard < len(self.shards)):
                 raise ValueError(f"the tensor {tensor.name!r} refers to a disposition or shard that is not listed")
+        names = [*(shard.file for shard in self.shards), *(sidecar.name for sidecar in self.sidecars)]
+        if outside := next((name for name in names if not is_inside(name)), None):
+            raise ValueError(f"the name {outside!r} lies outside the model's folder")
         ends = [0] * len(self.shards)
         for written in sorted(self.ranges, key=lambda written: (written.shard, written.start)):
-            if not 0 <= written.shard < len(ends):
+            if not 0 <= written.shard < len(ends) or written.end < written.start:
                 raise ValueError(f"the range of unit {written.unit} lies in a shard that is not listed")
             if written.start != ends[written.shard]:
                 raise ValueError(f"the ranges of shard {written.shard} leave a hole at byte {ends[written.shard]}")
@@ -216,7 +221,7 @@ def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
             f"{location} has no {REPORT_FILE}: it holds no finished merge of svc-dist",
             "check the path; svc-dist status shows an unfinished merge",
         )
-    return MergeReport.parse(output.storage.read(REPORT_FILE), f"{location}/{REPORT_FILE}")
+    return MergeReport.parse(output.storage.get_within(REPORT_FILE, LARGEST) or b"", f"{location}/{REPORT_FILE}")
 
 
 def _start_of(record: RunRecord) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from svc_dist.errors import VerificationError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.receipt import WrittenRange
 from svc_dist.sizes import counted
 from svc_dist.storage.reading import can_map
+from svc_dist.storage.writing.base import LostRangesError, ShardFile, Sink
+
+_TOGETHER = 4  # ranges that are read in parallel
 
 
 def check_shards(plan: Plan, output: Output) -> None:
@@ -32,6 +37,42 @@ def check_shards(plan: Plan, output: Output) -> None:
         problem = difference(read_by_safetensors(path), expected)
         if problem is not None:
             raise VerificationError(f"{path}: {problem}", "start over with --restart")
+
+
+def require_unaltered(plan: Plan, output: Output, sink: Sink, number: int, units: Sequence[str]) -> None:
+    """Compare what the ranges of units in a shard hold with the checksums in their receipts.
+
+    Drops the receipts of ranges that differ and raises LostRangesError; raises VerificationError where the shard is
+    finished, because then another program has changed a file of the output.
+    """
+    receipts = output.journal.receipts(plan, number)
+    written = [
+        (unit, plan.shards[shard], one)
+        for unit in units
+        if unit in receipts
+        for shard, one in zip(plan.shards_of(number), receipts[unit].ranges, strict=True)
+    ]
+
+    def altered(unit: str, shard: ShardFile, one: WrittenRange) -> bool:
+        start, end = plan.unit[unit].start, plan.unit[unit].end
+        return one.checksum != f"xxh3_128:{sink.digest(shard, start, end, one.tokens)}"
+
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        differing = list(pool.map(lambda pair: altered(*pair), written))
+    wrong = [pair for pair, differs in zip(written, differing, strict=True) if differs]
+    for _, shard, _ in wrong:
+        state = sink.state(shard)
+        if state is not None and state.finished:
+            raise VerificationError(
+                f"{output.storage.url(shard.file)} is not what this run wrote: another program changed it",
+                "start over with --restart, which removes it",
+            )
+    if wrong:
+        output.journal.drop([unit for unit, _, _ in wrong])
+        raise LostRangesError(
+            f"{output.storage.url(wrong[0][1].file)}: {counted(len(wrong), 'range')} that an earlier start wrote "
+            "differ from their receipts"
+        )
 
 
 def read_by_safetensors(path: Path) -> dict[str, tuple[str, list[int]]]:

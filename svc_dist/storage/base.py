@@ -18,7 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from svc_dist.errors import ChangedInputError, DamagedInputError, StorageError, SvcDistError, TransientStorageError
+from svc_dist.errors import (
+    ChangedInputError,
+    DamagedInputError,
+    StorageError,
+    SvcDistError,
+    TransientStorageError,
+    has_control,
+    printable,
+)
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.retry import Retries, retrying
 from svc_dist.storage.secrets import redact
@@ -115,6 +123,13 @@ class Storage(ABC):
         """Copy bytes ``[start, end)`` of a planned file to ``offset`` of an open local file."""
         write_all(descriptor, self.read(file.name, start, end, retries=retries), offset)
 
+    def get_within(self, name: str, largest: int) -> bytes | None:
+        """As ``get``. Raises DamagedInputError for a file of more than ``largest`` bytes."""
+        data = self.get(name)
+        if data is not None and len(data) > largest:
+            raise too_large(self.url(name), len(data))
+        return data
+
     def get_version(self, name: str) -> tuple[bytes, str | None] | None:
         """A whole file, and what identifies this version of it for ``put_over``; None when it does not exist."""
         data = self.get(name)
@@ -162,7 +177,7 @@ class Storage(ABC):
 
     def url(self, name: str) -> str:
         """The location of a file, for messages."""
-        return f"{self.location}/{name}".rstrip("/")
+        return printable(f"{self.location}/{name}".rstrip("/"))
 
     def translate(self, error: Exception, what: str) -> Exception:
         """Our error for an error of the storage's client while doing ``what``."""
@@ -247,6 +262,16 @@ def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> 
         f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), {now}",
         "put the planned file back, or start over with --restart",
     )
+
+
+def too_large(where: str, size: int) -> DamagedInputError:
+    """The error for a file of another size than svc_dist could have written."""
+    return DamagedInputError(f"{where} has {size:,} bytes: svc_dist did not write that", "remove it")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name, maybe with folders, stays inside the folder that it is relative to."""
+    return not {"", ".", ".."} & set(name.split("/")) and "\\" not in name and not has_control(name)
 
 
 def trimmed(location: str) -> str:

@@ -7,13 +7,15 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
-from svc_dist.errors import DamagedInputError
+from svc_dist.errors import DamagedInputError, has_unpaired
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
-from svc_dist.storage.base import FileIdentity, Storage, complete, os_errors, storage_error
+from svc_dist.storage.base import FileIdentity, Storage, complete, os_errors, storage_error, too_large
 from svc_dist.storage.retry import Retries
 
 #: What system calls fail with on file systems that cannot do them.
@@ -21,7 +23,10 @@ NOT_SUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, er
 
 
 class LocalStorage(Storage):
-    """The files in a folder, but not hidden ones: a file that is being written has a hidden name."""
+    """The files in a folder, but not hidden ones: a file that is being written has a hidden name.
+
+    Names that are not Unicode are left out: no index or plan can name them.
+    """
 
     path: Path
 
@@ -34,8 +39,9 @@ class LocalStorage(Storage):
         with os_errors(f"cannot list {root}"), contextlib.suppress(FileNotFoundError):
             if recursive:
                 files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
-                return sorted(path.relative_to(root).as_posix() for path in files)
-            return sorted(entry.name for entry in os.scandir(root) if entry.is_file() and entry.name[0] != ".")
+                return sorted(name for path in files if not has_unpaired(name := path.relative_to(root).as_posix()))
+            names = (entry.name for entry in os.scandir(root) if entry.is_file() and entry.name[0] != ".")
+            return sorted(name for name in names if not has_unpaired(name))
         return []
 
     def stat(self, name: str) -> FileIdentity | None:
@@ -44,24 +50,33 @@ class LocalStorage(Storage):
             status = (self.path / name).stat()
         if status is None:
             return None
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise DamagedInputError(f"{self.path / name} is not a regular file")
+        _require_regular(self.path / name, status)
         return local_identity(name, status)
 
     def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
-        with os_errors(f"cannot read {self.path / name}"), (self.path / name).open("rb") as file:
+        with os_errors(f"cannot read {self.path / name}"), open_regular(self.path / name) as file:
             file.seek(start)
             data = file.read() if end is None else file.read(end - start)
         return complete(data, f"{self.path / name}", start, end)
 
     def get(self, name: str) -> bytes | None:
-        with os_errors(f"cannot read {self.path / name}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return (self.path / name).read_bytes()
+        return self.get_within(name, sys.maxsize)
+
+    def get_within(self, name: str, largest: int) -> bytes | None:
+        path = self.path / name
+        with (
+            os_errors(f"cannot read {path}"),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            open_regular(path) as file,
+        ):
+            if (size := os.fstat(file.fileno()).st_size) > largest:
+                raise too_large(str(path), size)
+            return file.read()
         return None
 
     def put(self, name: str, data: bytes) -> None:
         target = self.path / name
-        staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        staged = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex}")  # no longer than the longest name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with staged.open("xb") as file:
@@ -98,7 +113,7 @@ class LocalStorage(Storage):
         """Remove the folder with all that is in it, ``keep`` too: the kernel's lock is on an open file."""
         with os_errors(f"cannot remove {self.path}"):
             if self.path.exists():
-                shutil.rmtree(self.path)
+                remove_tree(self.path)
                 sync_folder(self.path.parent)
 
     def sub(self, folder: str) -> LocalStorage:
@@ -108,6 +123,26 @@ class LocalStorage(Storage):
 def local_identity(name: str, status: os.stat_result) -> FileIdentity:
     """The identity of a file by its status."""
     return FileIdentity(name, status.st_size, f"mtime:{status.st_mtime_ns}")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to be read. Raises DamagedInputError for anything else: a pipe would wait for ever, a device may act."""
+    _require_regular(path, path.stat())
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove whatever has this name: a folder with all that is in it, of a link only the link."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedInputError(f"{path} is not a regular file", "remove it, or put the file in its place")
 
 
 def sync_folder(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from svc_dist.errors import RecipeError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, check_options
-from svc_dist.storage.base import FileIdentity, MultipartStorage, changed, complete, write_all
+from svc_dist.storage.base import FileIdentity, MultipartStorage, changed, complete, too_large, write_all
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3_client import Pace, PacedBody, connect, read_body, read_chunks, signing_secrets
 from svc_dist.storage.s3_errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
@@ -120,6 +120,16 @@ class S3Storage(MultipartStorage):
     def get(self, name: str) -> bytes | None:
         version = self.get_version(name)
         return None if version is None else version[0]
+
+    def get_within(self, name: str, largest: int) -> bytes | None:
+        def consume(answer: dict[str, Any], pace: Pace) -> bytes:
+            if answer["ContentLength"] > largest:
+                raise too_large(self.url(name), answer["ContentLength"])
+            return read_body(answer, pace)
+
+        what, key = f"read {name}", {"Key": self.key(name)}
+        data: bytes | None = self.call("get_object", what, key, consume=consume, absent=NOT_FOUND)
+        return data
 
     def get_version(self, name: str) -> tuple[bytes, str | None] | None:
         def consume(answer: dict[str, Any], pace: Pace) -> tuple[bytes, str | None]:

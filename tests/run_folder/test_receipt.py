@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
-from svc_dist.run_folder.receipt import Receipt, WrittenRange
+import svc_dist
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.receipt import Receipt, WrittenRange, sealed
+from tests.support.checkpoints import write_llamas, write_recipe
 
 RECEIPT = Receipt(
     unit="000003",
@@ -27,17 +31,22 @@ RECEIPT = Receipt(
 )
 
 
+def content() -> dict[str, Any]:
+    """The receipt without its seal."""
+    return {key: value for key, value in json.loads(RECEIPT.to_json()).items() if key != "seal"}
+
+
 def test_a_receipt_survives_its_json() -> None:
     assert Receipt.from_json(RECEIPT.to_json()) == RECEIPT
     assert json.loads(RECEIPT.to_json())["ranges"][0]["tokens"] == ["etag1", "etag2"]
 
 
 def test_what_is_optional_may_be_missing() -> None:
-    data = json.loads(RECEIPT.to_json())
+    data = content()
     for key in ("retries", "deltas", "low_memory"):
         del data[key]
     plain = dataclasses.replace(RECEIPT, retries=0, deltas=[], low_memory=False)
-    assert Receipt.from_json(json.dumps(data).encode()) == plain
+    assert Receipt.from_json(sealed(json.dumps(data).encode())) == plain
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
@@ -48,6 +57,34 @@ def test_a_receipt_that_was_cut_short_is_refused(cut: int) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("unit", 3), ("ranges", "none"), ("bytes_in", "many"), ("seconds", [1])])
 def test_a_value_of_another_type_is_refused_with_its_key(key: str, value: object) -> None:
-    data = json.loads(RECEIPT.to_json()) | {key: value}
+    data = content() | {key: value}
     with pytest.raises(ValueError, match=key):
-        Receipt.from_json(json.dumps(data).encode())
+        Receipt.from_json(sealed(json.dumps(data).encode()))
+
+
+def test_a_receipt_that_was_edited_is_refused() -> None:
+    text = RECEIPT.to_json()
+    for old, new in ((b"000003", b"000002"), (b"etag1", b"etag3"), (b"1.5", b"1.6"), (b'"low_memory":true,', b"")):
+        assert old in text
+        with pytest.raises(ValueError, match="seal"):
+            Receipt.from_json(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("models")
+    return svc_dist.make_plan(write_recipe(folder / "r.yaml", write_llamas(folder), max_shard_size="1kB"))
+
+
+def test_a_receipt_proves_its_own_unit_of_its_own_plan_and_nothing_else(plan: Plan) -> None:
+    unit = plan.units[1].id
+    ours = dataclasses.replace(
+        RECEIPT, unit=unit, fingerprint=plan.fingerprint, ranges=(WrittenRange("xxh3_128:0", ("t",), []),)
+    )
+    assert ours.proves(plan, unit)
+    assert not ours.proves(plan, plan.units[2].id)
+    for other in (
+        {"unit": plan.units[2].id}, {"fingerprint": "f"}, {"ranges": ()}, {"ranges": ours.ranges * 2},
+        {"ranges": (WrittenRange("xxh3_128:0", ("t", "u"), []),)}, {"unit": "../000001"},
+    ):  # fmt: skip
+        assert not dataclasses.replace(ours, **other).proves(plan, unit)  # type: ignore[arg-type]

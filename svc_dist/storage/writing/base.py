@@ -53,9 +53,14 @@ class RangeWriter(Protocol):
 
 
 class Sink(Protocol):
-    """The destination of a model. ``memory``: bytes of buffers for each range in flight, at most."""
+    """The destination of a model.
+
+    ``memory``: bytes of buffers for each range in flight, at most; ``self_proving``: whether the tokens of parts, and
+    what the storage says of a finished shard, prove their content.
+    """
 
     memory: int
+    self_proving: bool
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
         """Make room for shards. Another call keeps the ranges that are written."""
@@ -65,6 +70,12 @@ class Sink(Protocol):
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
         """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
+
+    def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
+        """The XXH3-128 of bytes ``[start, end)`` of a shard, finished or not, as the storage has them; "" without them.
+
+        ``tokens``: of the parts of this range. Only where the sink is not ``self_proving``.
+        """
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         """Make a complete shard visible; ``tokens``: of its parts, in order. Another call does nothing.

@@ -10,15 +10,19 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import xxhash
+
 from svc_dist.storage.base import os_errors, write_all
-from svc_dist.storage.local import NOT_SUPPORTED, sync_folder
+from svc_dist.storage.local import NOT_SUPPORTED, open_regular, remove_tree, sync_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState
 
+_BLOCK = 1 << 22
 _RWF_DONTCACHE = 0x80  # <linux/fs.h>, since 6.14
 _dontcache = sys.platform == "linux" and hasattr(os, "pwritev")  # until a write says that it cannot
 
@@ -27,6 +31,7 @@ class LocalSink:
     """Writes into a folder of a mounted file system."""
 
     memory = 0
+    self_proving = False
 
     def __init__(self, root: Path, partial: Path) -> None:
         self.root = root
@@ -40,8 +45,9 @@ class LocalSink:
     def _make_room(self, shard: ShardFile) -> None:
         path = self._partial / shard.file
         with os_errors(f"cannot make room for {shard.size:,} bytes in {path}"):
+            self._make_way(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 _allocate(descriptor, shard.size)
                 os.fsync(descriptor)
@@ -49,18 +55,44 @@ class LocalSink:
                 os.close(descriptor)
             sync_folder(path.parent)
 
+    def _make_way(self, path: Path) -> None:
+        """Remove from the run folder what no run made: a link would be written through, into somebody's file."""
+        for folder in self._folders(path):
+            if folder.is_symlink():
+                folder.unlink()
+        if _own_size(path) is None:
+            remove_tree(path)
+
+    def _folders(self, path: Path) -> list[Path]:
+        """The folders of a partial file, the outermost first."""
+        inside = path.parent.relative_to(self._partial).parts
+        return [self._partial.joinpath(*inside[:depth]) for depth in range(len(inside) + 1)]
+
     def state(self, shard: ShardFile) -> ShardState | None:
         if _size(self.root / shard.file) == shard.size:
             return ShardState(finished=True)
-        return ShardState(finished=False) if _size(self._partial / shard.file) == shard.size else None
+        linked = any(folder.is_symlink() for folder in self._folders(self._partial / shard.file))
+        return None if linked or _own_size(self._partial / shard.file) != shard.size else ShardState(finished=False)
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
         return _LocalRange(self._partial / shard.file, start, end)
 
+    def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
+        partial = self._partial / shard.file
+        path = self.root / shard.file if _own_size(partial) is None else partial
+        digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK))
+        with os_errors(f"cannot read {path}"), contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+            file.seek(start)
+            while start < end and (count := file.readinto(buffer[: min(_BLOCK, end - start)])):  # type: ignore[attr-defined]
+                digest.update(buffer[:count])
+                start += count
+            return digest.hexdigest() if start == end else ""
+        return ""
+
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         source, target = self._partial / shard.file, self.root / shard.file
         with os_errors(f"cannot finish {target}"):
-            if source.exists():
+            if _own_size(source) is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
             elif not target.exists():
@@ -79,7 +111,7 @@ class _LocalRange:
 
     def __enter__(self) -> _LocalRange:
         with os_errors(f"cannot open {self._path}"):
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return self
 
     def write(self, data: memoryview) -> None:
@@ -128,8 +160,18 @@ def _write_uncached(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _size(path: Path) -> int | None:
+    """The size of a file; None where there is none."""
     with os_errors(f"cannot look at {path}"), contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
+        status = path.stat()
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def _own_size(path: Path) -> int | None:
+    """The size of a file that has this name only: a link of either kind may lead to anyone's data."""
+    with os_errors(f"cannot look at {path}"), contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 else None
     return None
 
 

@@ -8,13 +8,17 @@ comes from a killed start or a repeated request, and is aborted. No other upload
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote, unquote
 
-from svc_dist.errors import OutputError, StorageError
-from svc_dist.storage.base import IN_PARALLEL, MultipartStorage, Storage
+import msgspec
+
+from svc_dist.errors import DamagedInputError, OutputError, StorageError
+from svc_dist.sizes import counted
+from svc_dist.storage.base import IN_PARALLEL, MultipartStorage, Storage, is_inside
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
 
@@ -22,12 +26,22 @@ _MARK = "svc-dist-plan"  # metadata of our objects: the fingerprint of the plan 
 #: Parts of one range that are sent while the next one is computed.
 PARTS_AHEAD = 4
 _UPLOADS = "uploads"  # the folder of the records
+_LARGEST_RECORD = 1 << 20  # bytes
+_log = logging.getLogger("svc_dist")
+
+
+class UploadRecord(TypedDict):
+    """The upload of a shard: its id (None before it is created), and the uploads of others on the same name."""
+
+    id: str | None
+    others: list[str]
 
 
 class S3Sink:
     """Writes the shards of one plan to a storage with multipart uploads."""
 
     memory = (PARTS_AHEAD + 1) * PART
+    self_proving = True  # an ETag belongs to the bytes of a part, and a finished object has the plan's mark
 
     def __init__(self, storage: MultipartStorage, run_folder: Storage, fingerprint: str) -> None:
         self._storage = storage
@@ -41,7 +55,7 @@ class S3Sink:
             records = pool.map(lambda shard: self._record(shard.file), shards)
             known = dict(zip((shard.file for shard in shards), records, strict=True))
             known |= dict.fromkeys(self._vanished & known.keys())
-            missing = [shard for shard in shards if (known[shard.file] or {}).get("id") is None]
+            missing = [shard for shard in shards if _upload_id(known[shard.file]) is None]
             finished = list(pool.map(self._is_finished, missing))
         missing = [shard for shard, done in zip(missing, finished, strict=True) if not done]
         if not missing:
@@ -49,14 +63,15 @@ class S3Sink:
         files = [shard.file for shard in missing]
         before = self._storage.uploads(files)
 
-        def begin(file: str) -> dict[str, Any]:
+        def begin(file: str) -> UploadRecord:
             record = known[file]
             if record is None:
                 record = {"id": None, "others": sorted(before[file])}
                 self._put_record(file, record)
-            return record | {"id": self._storage.create_upload(file, {_MARK: self._fingerprint})}
+            upload = self._storage.create_upload(file, {_MARK: self._fingerprint})
+            return {"id": upload, "others": record["others"]}
 
-        def settle(file: str, record: dict[str, Any]) -> None:
+        def settle(file: str, record: UploadRecord) -> None:
             for upload in now[file]:
                 if upload != record["id"] and upload not in record["others"]:
                     self._storage.abort_upload(file, upload)
@@ -93,6 +108,9 @@ class S3Sink:
 
         return PartsWriter(send, shard.file, first_part, parts, PARTS_AHEAD)
 
+    def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
+        raise NotImplementedError
+
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         upload = self._upload(shard.file)
         if upload is not None and not self._is_finished(shard):
@@ -116,25 +134,37 @@ class S3Sink:
         return True
 
     def _upload(self, file: str) -> str | None:
-        if file not in self._uploads and (upload := (self._record(file) or {}).get("id")) is not None:
+        if file not in self._uploads and (upload := _upload_id(self._record(file))) is not None:
             self._uploads[file] = upload
         return self._uploads.get(file)
 
-    def _put_record(self, file: str, record: dict[str, Any]) -> None:
+    def _put_record(self, file: str, record: UploadRecord) -> None:
         self._run_folder.put(_record_of(file), json.dumps(record).encode())
 
-    def _record(self, file: str) -> dict[str, Any] | None:
-        data = self._run_folder.get(_record_of(file))
-        return None if data is None else json.loads(data)
+    def _record(self, file: str) -> UploadRecord | None:
+        return _upload_record(self._run_folder, file)
+
+
+def _upload_id(record: UploadRecord | None) -> str | None:
+    return None if record is None else record["id"]
 
 
 def drop_uploads(storage: MultipartStorage, run_folder: Storage) -> None:
     """Abort every upload that runs with this run folder have recorded, of any plan; others on the same names stay."""
     files = [unquote(name.removesuffix(".json")) for name in run_folder.names(_UPLOADS)]
+    files = [file for file in files if is_inside(file)]
     uploads = storage.uploads(files) if files else {}
 
     def drop(file: str) -> None:
-        record = json.loads(run_folder.get(_record_of(file)) or b"null")
+        try:
+            record = _upload_record(run_folder, file)
+        except DamagedInputError:
+            record = None
+            if uploads[file]:
+                _log.warning(
+                    f"warning: {storage.url(file)}: the record of its upload is damaged, so "
+                    f"{counted(len(uploads[file]), 'upload')} in progress stay: abort them by hand if they are yours"
+                )
         if record is not None:
             for upload in uploads[file] if record["id"] is None else [record["id"]]:
                 if upload not in record["others"]:
@@ -143,6 +173,17 @@ def drop_uploads(storage: MultipartStorage, run_folder: Storage) -> None:
 
     with ThreadPoolExecutor(IN_PARALLEL) as pool:
         list(pool.map(drop, files))
+
+
+def _upload_record(run_folder: Storage, file: str) -> UploadRecord | None:
+    """The record of a file's upload; None where there is none. Raises DamagedInputError."""
+    data = run_folder.get_within(_record_of(file), _LARGEST_RECORD)
+    try:
+        return None if data is None else msgspec.json.decode(data, type=UploadRecord)
+    except (ValueError, RecursionError) as error:
+        raise DamagedInputError(
+            f"{run_folder.url(_record_of(file))} cannot be read: {error}", "start over with --restart"
+        ) from None
 
 
 def _record_of(file: str) -> str:

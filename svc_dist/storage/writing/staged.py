@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import xxhash
+
 from svc_dist.storage.base import Storage
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
@@ -17,6 +19,7 @@ class StagedSink:
     """Writes the shards of one plan under a prefix."""
 
     memory = 3 * PART  # the part that is filled, and the one that is sent, of which clients make a copy
+    self_proving = False
 
     def __init__(self, storage: Storage, run_folder: Storage, fingerprint: str) -> None:
         self._storage = storage
@@ -41,6 +44,20 @@ class StagedSink:
             return token
 
         return PartsWriter(send, pieces.location, first_part, parts, ahead=1)
+
+    def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
+        digest = xxhash.xxh3_128()
+        if self._is_finished(shard):
+            for first in range(start, end, PART):
+                digest.update(self._storage.read(shard.file, first, min(first + PART, end)))
+            return digest.hexdigest()
+        pieces = self._pieces(shard)
+        for token in tokens:
+            data = pieces.get(token)
+            if data is None:
+                return ""
+            digest.update(data)
+        return digest.hexdigest()
 
     def finish(self, shard: ShardFile, tokens: Sequence[str]) -> None:
         pieces = self._pieces(shard)
