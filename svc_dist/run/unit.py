@@ -242,7 +242,12 @@ class _UnitTensor:
         """Entries of the result, checked and cast. Where all ``inputs`` agree, as in a mask of -inf, they stay."""
         low, high = (float(value) for value in torch.aminmax(total))
         if not max(-low, high) <= torch.finfo(self.dtype).max:
-            if any(self.factors) or not inputs or all_finite(inputs[0]) or not same_bytes(*inputs):
+            if (
+                any(one is not None for one in self.changes)
+                or not inputs
+                or all_finite(inputs[0])
+                or not same_bytes(*inputs)
+            ):
                 raise self._damaged()
             return self._cast(inputs[0])
         return self._cast(total)
