@@ -19,6 +19,7 @@ from svc_dist.checkpoint.weight_files import (
     INDEX_FILE,
     SINGLE_FILE,
     WeightNames,
+    is_adapter_file,
     is_index,
     missing_shards,
     names_like,
@@ -105,7 +106,7 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
             "merge it into its base with peft first, and name the result",
         )
     if ADAPTER_CONFIG in names:
-        names = [name for name in names if name != ADAPTER_FILE]
+        names = [name for name in names if not is_adapter_file(name)]
     weight_map = _weight_map(folder, names)
     files = [_single_file(folder, names)] if weight_map is None else sorted(set(weight_map.values()))
     _require_there(folder, files, names)
@@ -130,7 +131,8 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
 
 def model_files(names: Sequence[str]) -> list[str]:
     """The files of a model's weights in a folder, which may hold an adapter as well."""
-    return [name for name in names if (name.endswith(".safetensors") and name != ADAPTER_FILE) or is_index(name)]
+    weights = [name for name in names if name.endswith(".safetensors") or is_index(name)]
+    return [name for name in weights if not is_adapter_file(name)]
 
 
 def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage, list[str]]:

@@ -27,6 +27,14 @@ _PARTS = {
 #: Names of a mixture that transformers 5 changed together with the layout.
 _BLOCKS = (".block_sparse_moe.", ".mlp.")
 _ROUTERS = (".gate.weight", ".router.weight")
+#: Other names that it changed, of tensors that it left as they were.
+_RENAMED = (
+    (".input_linear.weight", ".experts.gate_up_proj"), (".output_linear.weight", ".experts.down_proj"),
+    (".router.layer.weight", ".router.weight"),
+    (".experts.fc1.weight", ".experts.gate_up_proj"), (".experts.fc2.weight", ".experts.down_proj"),
+    (".mlp.moe_statics.e_score_correction_bias", ".mlp.gate.moe_statics.e_score_correction_bias"),
+    (".mlp.gate.expert_bias", ".mlp.gate.e_score_correction_bias"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +132,10 @@ def in_layout_of(model: Checkpoint, base: Checkpoint) -> Checkpoint:
             tensors.pop(old, None)
         tensors |= changed.tensors
     for name in foreign:
+        if name not in tensors:
+            continue
         new = next((other for other in other_names(name) if other != name and other in base.tensors), None)
-        if new is not None and name in tensors and new not in tensors:
+        if new is not None and new not in tensors:
             tensors[new] = replace(tensors.pop(name), name=new)
     return replace(model, tensors=tensors)
 
@@ -185,6 +195,10 @@ def _cut(fused: TensorSpec, part: Slice) -> TensorSpec:
 def other_names(name: str) -> Iterator[str]:
     """The name, and those that it has in models of the other layout."""
     yield name
+    for pair in _RENAMED:
+        for ending, changed in (pair, pair[::-1]):
+            if name.endswith(ending):
+                yield name.removesuffix(ending) + changed
     for old, new in (_BLOCKS, _BLOCKS[::-1]):
         if old in f"{name}.":
             other = f"{name}.".replace(old, new)[:-1]

@@ -13,6 +13,7 @@ INDEX_FILE = "model.safetensors.index.json"
 DIFFUSERS = "diffusion_pytorch_model"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
 _INDEX = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
+_ADAPTER = re.compile(r"(?:.*_)?adapters?(?:_model)?(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?")
 _OF_DIFFUSERS = re.compile(rf"{DIFFUSERS}(?P<variant>\.[\w-]+?)?(-\d+-of-\d+)?\.safetensors")
 
 
@@ -40,6 +41,11 @@ def names_like(files: Sequence[str], config: Mapping[str, Any] | None) -> Weight
     if config is not None and "_diffusers_version" in config and "architectures" not in config:
         return WeightNames(DIFFUSERS, f"{DIFFUSERS}.safetensors.index.json")
     return TRANSFORMERS
+
+
+def is_adapter_file(name: str) -> bool:
+    """Whether a file holds an adapter's tensors, or is the index over its shards: also those of other programs."""
+    return _ADAPTER.fullmatch(name) is not None
 
 
 def is_index(name: str) -> bool:

@@ -26,7 +26,8 @@ from svc_dist.storage.retry import Retries
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
 _REMOTE_GAP = 1 << 18  # remote ranges closer than this are one request: a round trip costs more than these bytes
 _FETCH = 16 << 20  # bytes of one remote request
-_SCRATCH = {errno.ENODEV: "its file system cannot map files: name a folder on a local disk with --scratch"}
+#: What to do where scratch space cannot be used, by the error's number.
+SCRATCH_HINTS = {errno.ENODEV: "its file system cannot map files: name a folder on a local disk with --scratch"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class MappedRanges:
         for group in groups:
             first = offset_of[group[0]] // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             last = max(offset_of[item] + item.end - item.start for item in group)
-            mapped = _mapped(descriptor, last - first, first)
+            mapped = map_read_only(descriptor, last - first, first)
             if hasattr(mmap, "MADV_WILLNEED"):
                 mapped.madvise(mmap.MADV_WILLNEED)
             self._maps.append(mapped)
@@ -129,7 +130,7 @@ def map_ranges(
                 size, offset_of = _plan_requests(source, items, size, requests)
                 remote.append((mapped, offset_of))
         if requests:
-            with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}", _SCRATCH):
+            with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
                 descriptor = _fetch(requests, size, scratch, parallel, reading.retries)
                 try:
                     for mapped, offset_of in remote:
@@ -147,7 +148,7 @@ def can_map(path: Path) -> bool:
     with os_errors(f"cannot open {path}"):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _mapped(descriptor, 1, 0)
+        map_read_only(descriptor, 1, 0)
     except OSError as error:
         return error.errno not in NOT_SUPPORTED
     except ValueError:  # an empty file
@@ -157,7 +158,7 @@ def can_map(path: Path) -> bool:
     return True
 
 
-def _mapped(descriptor: int, length: int, offset: int) -> mmap.mmap:
+def map_read_only(descriptor: int, length: int, offset: int) -> mmap.mmap:
     """A read-only mapping, shared with the page cache; private where the file system has only that."""
     try:
         return mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=offset)

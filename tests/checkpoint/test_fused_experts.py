@@ -144,6 +144,24 @@ def test_an_expert_without_a_gate(tmp_path: Path) -> None:
     assert fused_shapes("m.mixer.experts", first.tensors) == {name: tensor.shape for name, tensor in base.items()}
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj"),  # Granite
+        ("block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight"),
+        ("mlp.experts.fc2.weight", "mlp.experts.down_proj"),  # Aria
+        ("block_sparse_moe.gate.weight", "mlp.router.weight"),  # Phi
+        ("block_sparse_moe.e_score_correction_bias", "mlp.e_score_correction_bias"),  # MiniMax
+        ("mlp.gate.expert_bias", "mlp.gate.e_score_correction_bias"),  # Bailing
+    ],
+)
+def test_tensors_that_only_have_another_name(old: str, new: str, tmp_path: Path) -> None:
+    first = opened(tmp_path / "a", {f"model.layers.0.{old}": torch.ones(2, 4, 6), "x": torch.ones(2)})
+    second = opened(tmp_path / "b", {f"model.layers.0.{new}": torch.ones(2, 4, 6), "x": torch.ones(2)})
+    assert in_layout_of(first, second).tensors.keys() == second.tensors.keys()
+    assert in_layout_of(second, first).tensors.keys() == first.tensors.keys()
+
+
 def test_places_of_single_experts(tmp_path: Path) -> None:
     fused, single = both_layouts(0)
     model = opened(tmp_path / "single", single)

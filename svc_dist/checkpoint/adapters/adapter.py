@@ -27,6 +27,7 @@ from svc_dist.checkpoint.checkpoint import (
 )
 from svc_dist.checkpoint.fused_experts import in_layout_of
 from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.weight_files import is_adapter_file, missing_shards
 from svc_dist.errors import DamagedInputError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage
@@ -129,20 +130,28 @@ def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
 
 
 def _read_adapter(location: str, folder: Storage, names: list[str]) -> Adapter:
-    _require_files(folder, names)
-    where = f"{location}/{ADAPTER_FILE}"
+    files = _files(folder, names)
+    where = f"{location}/{files[0]}"
     identity = folder.stat(ADAPTER_CONFIG)
     if identity is None:
         raise DamagedInputError(f"{folder.location}/{ADAPTER_CONFIG}: gone while it was being opened")
     text = folder.read_pinned(identity, 0, identity.size)
     config = parse_adapter_config(text, f"{folder.location}/{ADAPTER_CONFIG}")
-    file, specs = open_file(folder, ADAPTER_FILE)
+    specs: dict[str, TensorSpec] = {}
+    identities = [identity]
+    for file in files:
+        identity, of_file = open_file(folder, file)
+        identities.append(identity)
+        for key, spec in of_file.items():
+            if key in specs:
+                raise DamagedInputError(f"{location}/{file}: tensor {key!r} is there twice: in {specs[key].file} too")
+            specs[key] = spec
     tensors = read_adapter_tensors(specs, where, config.use_dora)
     for pairs in tensors.pairs.values() if not config.target_parameters else ():
         for pair in pairs:
             require_rank(pair, config.scale(pair.module)[0], where)
     named = {f"{module}.weight": pairs for module, pairs in tensors.pairs.items()}
-    return Adapter(location, (identity, file), named, tensors.saved, config)
+    return Adapter(location, tuple(identities), named, tensors.saved, config)
 
 
 def attach(opened: OpenedModel, base: Checkpoint) -> Expert:
@@ -163,12 +172,26 @@ def attach(opened: OpenedModel, base: Checkpoint) -> Expert:
     return Expert(opened.model, adapter, whole, factors)
 
 
-def _require_files(folder: Storage, names: list[str]) -> None:
+def _files(folder: Storage, names: list[str]) -> list[str]:
+    """The files of an adapter's tensors: one, or all shards of it."""
     location = folder.location
     if ADAPTER_CONFIG not in names:
         raise DamagedInputError(f"{location}: no adapter: {ADAPTER_CONFIG} is missing", "save it with save_pretrained")
     if ADAPTER_FILE in names:
-        return
+        return [ADAPTER_FILE]
+    shards = sorted(name for name in names if is_adapter_file(name) and name.startswith("adapter_model-"))
+    if (incomplete := missing_shards(shards)) is not None:
+        _, count, missing = incomplete
+        raise DamagedInputError(
+            f"{location}: {missing[0]} is missing, one of {count} shards of the adapter", "download it again"
+        )
+    if shards:
+        return [name for name in shards if name.endswith(".safetensors")]
+    if any(name.endswith("adapters.safetensors") for name in names):
+        raise DamagedInputError(
+            f"{location}: an adapter of MLX (adapters.safetensors), which is laid out in another way",
+            "fuse it with its base first: mlx_lm.fuse --model BASE --adapter-path DIR --save-path new_path",
+        )
     if "adapter_model.bin" in names:
         raise DamagedInputError(
             f"{location}: only a pickled adapter (adapter_model.bin); reading a pickle can run any code: refused",

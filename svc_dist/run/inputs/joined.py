@@ -14,6 +14,7 @@ from torch import Tensor
 
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.storage.base import os_errors
+from svc_dist.storage.reading import SCRATCH_HINTS, map_read_only
 
 _PIECE = 8 << 20  # bytes copied at a time
 
@@ -42,7 +43,7 @@ class JoinedViews:
         size = sum(view.numel() * view.element_size() for view in views)
         if not size:
             return tensor_view(memoryview(b""), dtype)
-        with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}"):
+        with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
             descriptor = self._opened()
             start = -(-self._size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
             self._size = start + size
@@ -55,7 +56,7 @@ class JoinedViews:
                 data = view.view(torch.uint8).numpy().data
                 for first in range(0, len(data), _PIECE):
                     position += os.pwrite(descriptor, data[first : first + _PIECE], position)
-            mapped = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
+            mapped = map_read_only(descriptor, size, start)
         return tensor_view(memoryview(mapped), dtype)
 
     def _opened(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from svc_dist.checkpoint.adapters.adapter import Expert, attach, open_adapter, open_expert, split_location
@@ -225,6 +226,25 @@ def test_what_use_asks_for_must_be_there(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "m", llama_like(0))
     with pytest.raises(DamagedInputError, match=r"no adapter: adapter_config.json is missing"):
         open_expert(str(model), use="adapter")
+
+
+def test_shards_of_an_adapter(tmp_path: Path, base: Checkpoint) -> None:
+    folder = write_adapter(tmp_path / "a", {})
+    (folder / "adapter_model.safetensors").unlink()
+    for number, name in enumerate((A, B), 1):
+        save_file({name: PAIR[name].contiguous()}, folder / f"adapter_model-0000{number}-of-00002.safetensors")
+    (folder / "adapter_model.safetensors.index.json").write_text("{}")
+    assert list(attached(folder, base).factors) == [MODULE + ".weight"]
+    (folder / "adapter_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(DamagedInputError, match=r"00002-of-00002.safetensors is missing, one of 2 shards"):
+        open_expert(str(folder))
+
+
+def test_an_adapter_of_mlx_is_named(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a", PAIR, {"fine_tune_type": "lora"})
+    (folder / "adapter_model.safetensors").rename(folder / "adapters.safetensors")
+    with pytest.raises(DamagedInputError, match="an adapter of MLX"):
+        open_expert(str(folder))
 
 
 def test_an_adapter_is_no_base(tmp_path: Path) -> None:
