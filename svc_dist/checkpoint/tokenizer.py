@@ -1,8 +1,7 @@
-"""The files of tokenizers: their names, each token's number, the chat template."""
+"""The files of tokenizers: their names, and the chat template."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -24,6 +23,10 @@ _NAMES = {
 }  # fmt: skip
 _BEGINNINGS = ("tokenizer", "tokenization_", "sentencepiece", "spiece", f"{TEMPLATES_FOLDER}/")
 _ENDINGS = (".tiktoken", ".spm", ".vocab", ".bpe", ".model")
+#: Vocabularies of words that can be compared with each other, whichever of these files has them.
+WORDS = ("tokenizer.json", "vocab.json", "vocab.txt")
+#: Vocabularies that can be compared with those of their own kind only.
+KINDS = (".model", ".tiktoken", ".spm", "tekken.json")
 
 
 def is_tokenizer_file(name: str) -> bool:
@@ -33,36 +36,12 @@ def is_tokenizer_file(name: str) -> bool:
 
 def has_tokenizer(names: Collection[str]) -> bool:
     """Whether a vocabulary is among the files of a model."""
-    whole = {"tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"}
-    return any(name in whole or ("/" not in name and name.endswith((".model", ".tiktoken", ".spm"))) for name in names)
+    return any(name in WORDS or vocabulary_kind(name) is not None for name in names)
 
 
-def token_numbers(folder: Storage) -> tuple[str, dict[str, int]] | None:
-    """The file of a tokenizer's vocabulary, and each token's number; None where there is no tokenizer.
-
-    A binary vocabulary is its digest, so that two of them are equal or not. Raises DamagedInputError.
-    """
-    names = folder.names()
-    if "tokenizer.json" in names:
-        data = _json(folder, "tokenizer.json")
-        try:
-            vocabulary = data["model"]["vocab"]
-            if isinstance(vocabulary, list):
-                vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
-            more = {entry["content"]: entry["id"] for entry in data.get("added_tokens") or []}
-            return "tokenizer.json", {str(token): int(number) for token, number in (vocabulary | more).items()}
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DamagedInputError(f"{folder.location}/tokenizer.json: not a tokenizer: {error!r}") from None
-    added = dict(_json(folder, "added_tokens.json")) if "added_tokens.json" in names else {}
-    if "vocab.json" in names:
-        return "vocab.json", {**_json(folder, "vocab.json"), **added}
-    if "vocab.txt" in names:
-        lines = folder.read("vocab.txt").decode("utf-8", "replace").splitlines()
-        return "vocab.txt", {token: number for number, token in enumerate(lines)} | added
-    for name in names:
-        if name.endswith((".model", ".tiktoken", ".spm")):
-            return name, {f"sha256:{hashlib.sha256(folder.read(name)).hexdigest()}": 0} | added
-    return None
+def vocabulary_kind(name: str) -> str | None:
+    """The kind of a vocabulary of its own format, by its file's name."""
+    return None if "/" in name else next((kind for kind in KINDS if name.endswith(kind)), None)
 
 
 def chat_template(folder: Storage) -> str | None:

@@ -146,7 +146,7 @@ def inputs_of(
     spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None
 ) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...]]:
     """The ``sources`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
-    count = math.prod(spec.shape)  # an expert may have more rows: they come last
+    count = math.prod(spec.shape)  # an expert may have more rows, or fewer: the difference comes last
     slots = [_slot(0, base.tensors[spec.name], count) if spec.name in base.tensors else None]
     factors: list[Added | None] = [None]
     last_adapter = len(experts)
@@ -167,6 +167,7 @@ def inputs_of(
 
 
 def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
+    count = min(count, spec.numel)
     parts = tuple(_slot(number, part, part.numel) for part in spec.parts)
     return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype, parts)
 

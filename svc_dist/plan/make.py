@@ -22,7 +22,7 @@ from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
 from svc_dist.plan.files.sidecars import sidecars
-from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source
+from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.folders import require_folders
 from svc_dist.plan.inputs import inputs_of, model_of
@@ -31,6 +31,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
+from svc_dist.plan.tensors.vocabulary import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 
@@ -45,9 +46,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     assert base is not None
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
-    differing = compared(base, whole)
+    differing, vocabularies = compared(base, whole), Vocabularies(base.location, experts, recipe.access)
     with no_fine_tunes(base.location, differing):
-        by_result = [decide(recipe, choices, base, whole) for choices in recipe.results]
+        by_result = [decide(recipe, choices, base, whole, vocabularies) for choices in recipe.results]
     decisions = by_result[0]
     dtypes = {} if recipe.dtype is None else dict.fromkeys(FLOAT_DTYPES, RECIPE_DTYPES[recipe.dtype])
     specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
@@ -63,7 +64,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
-    tokenizer = tokenizer_source(recipe, planned_locations, decisions)
+    tokenizer = tokenizer_source(recipe, vocabularies, base, decisions)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
     copied, left_out = sidecars(recipe, planned, tokenizer, template, stale)
@@ -86,6 +87,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         warnings=(
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
             *conversation_warnings(recipe, planned_locations, tokenizer, template),
+            *vocabulary_warnings(vocabularies, base, decisions),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
             *quantisation.warnings(described, decisions, stale),
@@ -136,8 +138,8 @@ def _plan_tensors(
             inputs = inputs_of(spec, base, experts, None if first.kind == "merged" else first.source)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
-            turned = bool(decision.turned)
-            tensors.append(PlannedTensor(spec.name, spec.dtype, spec.shape, *position, *merged, *inputs, turned))
+            rows = (bool(decision.turned), decision.rows)
+            tensors.append(PlannedTensor(spec.name, spec.dtype, spec.shape, *position, *merged, *inputs, *rows))
     return dispositions, tuple(tensors)
 
 

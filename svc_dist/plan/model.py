@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class PlannedTensor:
     stored as their transposes, which some step does not merge to the transposes of results. ``sources``: of a copied
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
+    ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are the base's.
     """
 
     name: str
@@ -47,6 +48,16 @@ class PlannedTensor:
     sources: tuple[InputRange | None, ...]
     factors: tuple[Added | None, ...] = ()
     turned: bool = False
+    merged_rows: int | None = None
+
+    def spans(self, first: int, last: int) -> list[Span]:
+        """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
+        if self.merged_rows is None:
+            return [(self, first, last, True)]
+        end = self.merged_rows * (math.prod(self.shape) // self.shape[0])
+        cut = min(max(first, end), last)
+        copied = replace(self, sources=self.sources[:1], factors=(), merged_rows=None)
+        return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]
 
     @property
     def row(self) -> int:
@@ -55,14 +66,15 @@ class PlannedTensor:
 
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
         """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
-        for source in self.sources:
-            for piece, start, end in source.pieces(first, last) if source is not None else ():
-                yield piece.input, piece.range(start, end)
-        for added in self.factors:
-            for one in added or ():
-                start, end = one.within(first, last)
-                for needed in one.ranges(start, end) if start < end else ():
-                    yield one.a.input, needed
+        for tensor, start, end, _ in self.spans(first, last):
+            for source in tensor.sources:
+                for piece, low, high in source.pieces(start, end) if source is not None else ():
+                    yield piece.input, piece.range(low, high)
+            for added in tensor.factors:
+                for one in added or ():
+                    low, high = one.within(start, end)
+                    for needed in one.ranges(low, high) if low < high else ():
+                        yield one.a.input, needed
 
     def ranks(self) -> list[int] | None:
         """The rank of each expert's deltas of the matrices; None where some delta is not the product of two factors."""
@@ -73,6 +85,10 @@ class PlannedTensor:
         if any(one.magnitude is not None or one.rows * one.columns != size for one in added):
             return None
         return [max((one.rank for one in each or ()), default=0) for each in self.factors]
+
+
+#: A tensor, its elements ``[first, last)``, and whether its disposition is for them; else they are copied.
+Span = tuple[PlannedTensor, int, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +208,11 @@ class Plan:
     def inputs(self) -> tuple[PlannedModel, ...]:
         """Every location that is read: the models, then their adapters."""
         return every_location(self.models)
+
+    def spans(self, unit: Unit) -> Iterator[Span]:
+        """The spans of elements that a unit writes, in order."""
+        for number, first, last in unit.pieces:
+            yield from self.tensors[number].spans(first, last)
 
     def reads(self, unit: Unit) -> list[list[ByteRange]]:
         """The ranges of each input's files that a unit reads."""

@@ -29,7 +29,10 @@ _KEYS = {
     ),
     "residual_weight": ("svc_dist does not assemble layers of different models", "use mergekit to assemble layers"),
 }
-_UNION = "resize the embeddings of all models to one vocabulary first, or write `base` (docs/vocabulary.md)"
+_UNION = (
+    "resize the embeddings of all models to one vocabulary first, or write `vocab: base` or `vocab: common` "
+    "(docs/vocabulary.md)"
+)
 
 #: mergekit's methods that svc_dist does not have, and the closest ones.
 _METHODS = {

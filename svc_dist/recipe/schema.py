@@ -19,7 +19,7 @@ from svc_dist.tensor_names import EMBEDDING_PATTERNS
 #: Names that no model may have: a recipe uses them with another meaning.
 _RESERVED = ("base", "owner", "union")
 
-Vocab = Literal["base", "error"]
+Vocab = Literal["base", "common", "error"]
 Stored = Literal["out_in", "in_out"]
 
 
@@ -82,7 +82,7 @@ class RuleEntry(Strict):
     merge_method: str | None = Field(None, description="merge method in place of the recipe's")
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
-    vocab: Vocab | None = Field(None, description="`base`: merge the rows that the base has and leave out the others")
+    vocab: Vocab | None = Field(None, description="as `vocab` of the recipe, for every tensor that the rule matches")
     stored: Stored | None = Field(
         None,
         description="layout of matrices: `out_in` (as nn.Linear) or `in_out`; default: as recognised",
@@ -144,7 +144,9 @@ class Recipe(Strict):
     out_dtype: str | None = Field(None, description="as in mergekit: dtype of the merged tensors in place of `dtype`")
     rules: list[RuleEntry] = Field([], description="exceptions by tensor name; the first rule that matches decides")
     vocab: Vocab = Field(
-        "error", description="for experts with more tokens: stop, or merge only the rows that the `base` has"
+        "error",
+        description="for experts with other tokens: stop, merge only the rows that the `base` has, or only those that "
+        "are `common` to all models; the base's other rows stay",
     )
     rename: list[RenameEntry] = Field([], description="as `rename` of a model, for every model that has the prefix")
     config_source: str | None = Field(

@@ -23,7 +23,7 @@ from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import takes_matrices
-from svc_dist.plan.model import Plan, PlannedTensor, Unit
+from svc_dist.plan.model import Plan, Span, Unit
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
@@ -103,9 +103,9 @@ def _run(
             header = memoryview(plan.header(unit.shard))
             for result in range(len(shards)):
                 emit(result, header)
-        for number, first, last in unit.pieces:
+        for span in plan.spans(unit):
             with JoinedViews(scratch) as joined:
-                piece = _UnitTensor(plan, plan.tensors[number], first, last, mapped, attempt, joined)
+                piece = _UnitTensor(plan, span, mapped, attempt, joined)
                 for result, values in piece.results(matrices, overlaps):
                     emit(result, values.view(torch.uint8).numpy().data)
         start = time.perf_counter()
@@ -131,25 +131,20 @@ def _run(
 
 
 class _UnitTensor:
-    """Elements ``[first, last)`` of one tensor, with the views of its inputs (base first; None: the base's)."""
+    """A span of elements of one tensor, with the views of its inputs (base first; None: the base's)."""
 
     def __init__(
-        self,
-        plan: Plan,
-        tensor: PlannedTensor,
-        first: int,
-        last: int,
-        mapped: list[MappedRanges],
-        attempt: Attempt,
-        joined: JoinedViews,
+        self, plan: Plan, span: Span, mapped: list[MappedRanges], attempt: Attempt, joined: JoinedViews
     ) -> None:
-        self.plan, self.tensor, self.first, self.last, self.attempt = plan, tensor, first, last, attempt
-        self.dispositions = plan.dispositions(tensor)
+        self.plan, self.attempt = plan, attempt
+        self.tensor, self.first, self.last, merged = span
+        self.dispositions = plan.dispositions(self.tensor)
         self.disposition = self.dispositions[0]  # the others differ only in their parameters
         self.mapped = mapped
-        self.inputs = TensorInputs(plan, tensor, first, last, mapped, joined)
+        self.copies = not merged or self.disposition.kind == "copied"
+        self.inputs = TensorInputs(plan, self.tensor, self.first, self.last, mapped, joined)
         self.views, self.base, self.changes = self.inputs.views, self.inputs.base, self.inputs.changes
-        self.dtype = torch_dtype(tensor.dtype) if tensor.dtype in FLOAT_DTYPES else torch.uint8
+        self.dtype = torch_dtype(self.tensor.dtype) if self.tensor.dtype in FLOAT_DTYPES else torch.uint8
 
     def results(self, matrices: list[_Records], overlaps: _Records) -> Iterator[tuple[int, Tensor]]:
         """The elements of each result in order, with its number, as flat tensors in the output dtype.
@@ -159,7 +154,7 @@ class _UnitTensor:
         if self.last == self.first:
             return
         steps = self._merged(matrices, overlaps)
-        if self.disposition.kind == "copied":
+        if self.copies:
             steps = ((number, values) for values in self._copied() for number in range(len(self.dispositions)))
         for count, step in enumerate(steps):
             yield step
@@ -254,14 +249,14 @@ class _UnitTensor:
 
     def _cast(self, values: Tensor) -> Tensor:
         cast = values.to(self.dtype).cpu()
-        narrowed = self.disposition.kind == "copied" and values.dtype != self.dtype
+        narrowed = self.copies and values.dtype != self.dtype
         if narrowed and not all_finite(cast) and all_finite(values):
             raise self._damaged()
         return cast
 
     def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
         """Why a result is not finite: an input is damaged (file, tensor, element), or the arithmetic overflowed."""
-        damaged = self.inputs.damaged(nan_only=self.disposition.kind == "copied")
+        damaged = self.inputs.damaged(nan_only=self.copies)
         if damaged is not None:
             return damaged
         what = f"by {self.disposition.method}" if self.disposition.method else "copied"

@@ -1,8 +1,7 @@
-"""Tokenizers by their files: each token's number in every format, and the chat template in every form."""
+"""Tokenizers by their files, and the chat template in every form."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 from svc_dist.checkpoint.tokenizer import (
     chat_template,
     default_template,
+    has_tokenizer,
     is_tokenizer_file,
-    token_numbers,
     with_template,
 )
 from svc_dist.errors import DamagedInputError
@@ -49,38 +48,14 @@ def test_which_files_are_a_tokenizers(name: str, expected: bool) -> None:
     assert is_tokenizer_file(name) is expected
 
 
-def test_a_tokenizer_json_has_a_mapping_or_a_list_and_added_tokens(tmp_path: Path) -> None:
-    added = [{"content": "<pad>", "id": 2}]
-    (tmp_path / "bpe").mkdir()
-    bpe = folder(tmp_path / "bpe", tokenizer_json={"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": added})
-    assert token_numbers(bpe) == ("tokenizer.json", {"a": 0, "b": 1, "<pad>": 2})
-    (tmp_path / "unigram").mkdir()
-    unigram = folder(tmp_path / "unigram", tokenizer_json={"model": {"vocab": [["a", -1.5], ["b", -2.0]]}})
-    assert token_numbers(unigram) == ("tokenizer.json", {"a": 0, "b": 1})
+def test_which_models_have_a_tokenizer() -> None:
+    assert not has_tokenizer(["config.json", "tokenizer_config.json", "special_tokens_map.json"])
+    for name in ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "qwen.tiktoken", "tekken.json"):
+        assert has_tokenizer(["config.json", name])
 
 
-def test_a_vocabulary_of_json_or_of_lines_takes_added_tokens(tmp_path: Path) -> None:
-    lines = folder(tmp_path, vocab_txt="[PAD]\nthe\n", added_tokens_json={"<x>": 2})
-    assert token_numbers(lines) == ("vocab.txt", {"[PAD]": 0, "the": 1, "<x>": 2})
-    both = folder(tmp_path, vocab_json={"the": 7})
-    assert token_numbers(both) == ("vocab.json", {"the": 7, "<x>": 2})
-
-
-def test_a_binary_vocabulary_is_its_digest(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"\x00sentencepiece")
-    digest = hashlib.sha256(b"\x00sentencepiece").hexdigest()
-    assert token_numbers(open_storage(str(tmp_path))) == ("tokenizer.model", {f"sha256:{digest}": 0})
-
-
-def test_no_tokenizer_is_none(tmp_path: Path) -> None:
-    assert token_numbers(folder(tmp_path, config_json={})) is None
-    assert chat_template(folder(tmp_path)) is None
-
-
-@pytest.mark.parametrize("content", [{"model": {}}, {"model": {"vocab": 3}}, [], {"model": {"vocab": {"a": "x"}}}])
-def test_a_tokenizer_json_that_is_none_is_damaged(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(DamagedInputError, match=r"tokenizer\.json"):
-        token_numbers(folder(tmp_path, tokenizer_json=content))
+def test_no_template_is_none(tmp_path: Path) -> None:
+    assert chat_template(folder(tmp_path, config_json={})) is None
 
 
 def test_a_template_file_comes_before_the_configs(tmp_path: Path) -> None:

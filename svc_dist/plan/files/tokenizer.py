@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from svc_dist.checkpoint.tokenizer import chat_template, token_numbers
+from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.tokenizer import chat_template
+from svc_dist.checkpoint.vocabulary import Clash
 from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.plan.tensors.dispositions import Decision
+from svc_dist.plan.tensors.vocabulary import Vocabularies, is_vocabulary, refuse_clashes
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
-from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches
 
 _TURN = "{%- for message in messages %}"
 
@@ -29,54 +31,55 @@ TEMPLATES = {
 }
 
 
-def tokenizer_source(recipe: ResolvedRecipe, models: Sequence[str], decisions: Sequence[Decision]) -> int:
-    """The model (0: the base) whose tokenizer is copied. ``models``: locations, the base's first.
+def tokenizer_source(
+    recipe: ResolvedRecipe, vocabularies: Vocabularies, base: Checkpoint, decisions: Sequence[Decision]
+) -> int:
+    """The model (0: the base) whose tokenizer is copied.
 
-    Reads vocabularies only where the recipe names a tokenizer or cuts vocabularies. Raises RecipeError, and PlanError
-    where a token has different numbers in different models.
+    Reads vocabularies where the merge takes rows of tokens. Raises RecipeError, and PlanError where a row is another
+    token in another model.
     """
-    tokenizer = (recipe.config_source or 0) if recipe.tokenizer_source is None else recipe.tokenizer_source
-    merged = [d for d in decisions if d.disposition.kind == "merged" and matches(d.name, VOCABULARY_PATTERNS)]
-    rows = min((d.spec.shape[0] for d in merged if d.spec is not None and d.spec.shape), default=0)
+    source = (recipe.config_source or 0) if recipe.tokenizer_source is None else recipe.tokenizer_source
+    merged = [
+        d for d in decisions if d.disposition.kind == "merged" and d.spec is not None and is_vocabulary(d.spec, base)
+    ]
     asked = recipe.tokenizer_source is not None
-    if merged and (asked or any(decision.cut for decision in merged)):
-        where = recipe.tokenizer_where if asked else recipe.origin.at("vocab")
-        vocabularies = [token_numbers(open_storage(model, recipe.access)) for model in models]
-        if vocabularies[tokenizer] is None and asked:
-            raise RecipeError(f"{where}: {models[tokenizer]} has no tokenizer", "name a model that has one")
-        _require_one_vocabulary(models, vocabularies, tokenizer, rows, where)
-    return tokenizer
-
-
-def _require_one_vocabulary(
-    models: Sequence[str], numbers: Sequence[tuple[str, dict[str, int]] | None], source: int, rows: int, where: str
-) -> None:
-    """Require that every token of one model's tokenizer has the same number in every other tokenizer."""
-    mine = numbers[source]
-    if mine is None:
-        return
-    if source and (beyond := [token for token, number in mine[1].items() if number >= rows]):
+    if not merged:
+        return source
+    where, location = recipe.tokenizer_where, vocabularies.models[source]
+    if asked and vocabularies.read[source] is None:
+        raise RecipeError(f"{where}: {location} has no tokenizer", "name a model that has one")
+    if not asked:
+        where = recipe.origin.at("config_source" if recipe.vocab == "error" else "vocab")
+    others = vocabularies.incomparable([decision.name for decision in merged])
+    if others and (asked or recipe.vocab != "error"):
         raise PlanError(
-            f"{where}: {models[source]} has tokens like {printable(beyond[0])!r}, of number {mine[1][beyond[0]]}, "
-            f"but the merged embeddings have {rows} rows",
-            f"keep its embedding and head by a rule, unmerged: keep: {models[source]}",
+            f"{where}: the tokenizers of {others[0]} and {', '.join(others[1:])} cannot be compared",
+            "save them by one version of transformers: AutoTokenizer.from_pretrained(path).save_pretrained(path)",
         )
-    for model, theirs in zip(models, numbers, strict=True):
-        if theirs is None or theirs is mine:
-            continue
-        if theirs[0] != mine[0]:
+    clashes: dict[Clash, None] = {}
+    for decision in merged:
+        assert decision.spec is not None
+        rows = decision.spec.shape[0] if decision.rows is None else decision.rows
+        clashes |= dict.fromkeys(vocabularies.clashes(decision.name, rows, source))
+        if (beyond := vocabularies.beyond(source, decision.name, decision.spec.shape[0], rows)) is not None:
             raise PlanError(
-                f"{where}: the tokenizers of {models[source]} ({mine[0]}) and {model} ({theirs[0]}) cannot be compared",
-                "save both by one version of transformers: AutoTokenizer.from_pretrained(path).save_pretrained(path)",
+                f"{where}: {location} has tokens like {beyond[0]!r}, of number {beyond[1]}, but the merged embeddings "
+                f"have {rows} rows",
+                f"keep its embedding and head by a rule, unmerged: keep: {location}",
             )
-        other = next((token for token, number in mine[1].items() if theirs[1].get(token) != number), None)
-        if other is not None:
-            raise PlanError(
-                f"{where}: the token {printable(other)!r} is number {mine[1][other]} in {models[source]}, but "
-                f"{theirs[1].get(other, 'none')} in {model}: embeddings would have to be rearranged",
-                "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
-                "(docs/vocabulary.md)",
-            )
+    refuse_clashes(list(clashes), where, asked)
+    return source
+
+
+def vocabulary_warnings(vocabularies: Vocabularies, base: Checkpoint, decisions: Sequence[Decision]) -> Iterator[str]:
+    """A warning about tokenizers that cannot be compared although the merge adds up rows of their tokens."""
+    names = [d.name for d in decisions if d.disposition.kind == "merged" and d.spec and is_vocabulary(d.spec, base)]
+    if names and (others := vocabularies.incomparable(names)):
+        yield (
+            f"the tokenizers of {others[0]} and {', '.join(others[1:])} have no format in common, so svc_dist cannot "
+            "check that a row is the same token in both; save them by one version of transformers to have them compared"
+        )
 
 
 def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:

@@ -14,11 +14,11 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.plan.tensors.vocabulary import Vocabularies, merged_rows, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import (
     EMBEDDING_PATTERNS,
-    VOCABULARY_PATTERNS,
     depths,
     matches,
     natural_key,
@@ -44,18 +44,23 @@ class Disposition:
 class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
-    tells and a step depends on it; ``cut``: whether the merge leaves out rows that only experts have."""
+    tells and a step depends on it; ``rows``: how many first rows are merged, None
+    for all; the others stay the base's."""
 
     name: str
     disposition: Disposition
     batch: Batch | None = None
     spec: TensorSpec | None = None
-    cut: bool = False
     turned: bool | None = False
+    rows: int | None = None
 
 
 def decide(
-    recipe: ResolvedRecipe, choices: ResultChoices, base: Checkpoint, experts: Sequence[Checkpoint]
+    recipe: ResolvedRecipe,
+    choices: ResultChoices,
+    base: Checkpoint,
+    experts: Sequence[Checkpoint],
+    vocabularies: Vocabularies | None = None,
 ) -> list[Decision]:
     """The decisions for one of the recipe's results about all names, in natural order.
 
@@ -82,10 +87,8 @@ def decide(
             else:
                 decisions.append(copied)
             continue
-        vocab = None if number is None else recipe.rules[number].vocab
-        cut = vocab == "base" or (vocab is None and recipe.vocab == "base" and matches(name, VOCABULARY_PATTERNS))
-        cut = cut and any(has_more_rows(name, base, expert) for expert in experts)
-        refused_for = refusal(name, base, experts, cut, codes.get(name))
+        vocab = vocab_choice(recipe, number, base.tensors.get(name), base)
+        refused_for = refusal(name, base, experts, vocab, codes.get(name))
         if refused_for is not None:
             refused.append((name, refused_for))
             continue
@@ -97,8 +100,12 @@ def decide(
         reason = "the recipe" if number is None else f"rules[{number}]"
         if batch is None and METHODS[chosen.method].family == "spectral":
             chosen, reason = choices.fallback, "not a matrix: the fallback"
-        if cut:
-            reason += ", without the rows beyond the base's (vocab: base)"
+        rows = None if vocab == "error" else merged_rows(spec, base, experts, vocab, vocabularies)
+        if rows is not None:
+            batch = None if batch is None else (1, rows, batch[2]) if batch[0] == 1 else (rows, *batch[1:])
+            reason += f", in its first {rows:,} of {spec.shape[0]:,} rows; the others are the base's (vocab: {vocab})"
+        elif vocab != "error" and any(has_more_rows(name, base, expert) for expert in experts):
+            reason += f", without the rows beyond the base's (vocab: {vocab})"
         parameters = chosen.at(name, depth.get(name, 0.0))
         if chosen.varies:
             parameters = shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
@@ -107,7 +114,7 @@ def decide(
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration)
-        decisions.append(Decision(name, disposition, batch, spec, cut, turned))
+        decisions.append(Decision(name, disposition, batch, spec, turned, rows))
     if refused:
         raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
     return decisions

@@ -9,6 +9,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.errors import printable
+from svc_dist.recipe.schema import Vocab
 from svc_dist.sizes import counted
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of
 
@@ -16,10 +17,13 @@ _SHOWN = 8  # refused tensors in a message
 _PATTERNS = 40  # patterns in a remedy
 
 
-def refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: bool, quantised: str | None) -> str | None:
+def refusal(
+    name: str, base: Checkpoint, experts: Sequence[Checkpoint], vocab: Vocab, quantised: str | None
+) -> str | None:
     """Why this tensor cannot be merged without a rule; None when it can.
 
-    ``cut``: experts may have more rows than the base; ``quantised``: the reason for a quantised tensor.
+    ``vocab``: the recipe's choice for tensors of other numbers of rows; ``quantised``: the reason for a quantised
+    tensor.
     """
     spec = base.tensors.get(name)
     holders = [expert for expert in experts if name in expert.tensors]
@@ -35,7 +39,8 @@ def refusal(name: str, base: Checkpoint, experts: Sequence[Checkpoint], cut: boo
         return quantised
     for expert in experts:
         other = expert.tensors[name]
-        if other.shape != spec.shape and not (cut and has_more_rows(name, base, expert)):
+        allowed = {"base": has_more_rows, "common": has_other_rows}.get(vocab)
+        if other.shape != spec.shape and not (allowed is not None and allowed(name, base, expert)):
             vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
             why = " (another vocabulary)" if vocabulary else ""
             return f"shape {list(spec.shape)} in the base, {list(other.shape)} in {expert.location}{why}"
@@ -87,6 +92,17 @@ def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpo
             "Experts with more tokens than the base: where they were appended, so that a number is the same token in",
             "all models, `vocab: base` merges the rows that the base has, without the others (docs/vocabulary.md).",
         ]
+    if any(
+        has_other_rows(name, base, expert)
+        and not has_more_rows(name, base, expert)
+        and matches(name, VOCABULARY_PATTERNS)
+        for name in names
+        for expert in experts
+    ):
+        lines += [
+            "Experts with fewer tokens than the base: `vocab: common` merges the rows that all models have and keeps",
+            "the base's others (docs/vocabulary.md).",
+        ]
     if any(ties(name, model) and name not in model.tensors for name in names for model in (base, *experts)):
         lines += [
             "A tied head is the embedding once more and is not stored; an untied one is a matrix of its own. What lies",
@@ -126,7 +142,11 @@ def _patterns(refused: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def has_more_rows(name: str, base: Checkpoint, expert: Checkpoint) -> bool:
+    return has_other_rows(name, base, expert) and expert.tensors[name].shape[0] > base.tensors[name].shape[0]
+
+
+def has_other_rows(name: str, base: Checkpoint, expert: Checkpoint) -> bool:
     one, other = base.tensors.get(name), expert.tensors.get(name)
     if one is None or other is None or not one.shape or len(one.shape) != len(other.shape):
         return False
-    return other.shape[0] > one.shape[0] and other.shape[1:] == one.shape[1:]
+    return other.shape[0] != one.shape[0] and other.shape[0] > 0 and other.shape[1:] == one.shape[1:]

@@ -41,13 +41,16 @@ CASES: list[tuple[str, Checkpoint, Checkpoint, str | None]] = [
 
 @pytest.mark.parametrize(("name", "base", "expert", "reason"), CASES)
 def test_each_reason_names_the_models(name: str, base: Checkpoint, expert: Checkpoint, reason: str | None) -> None:
-    assert refusal(name, base, [expert], cut=False, quantised=None) == reason
+    assert refusal(name, base, [expert], "error", quantised=None) == reason
 
 
-def test_more_rows_are_no_reason_where_they_are_cut_and_fewer_are() -> None:
+def test_other_rows_are_no_reason_where_the_recipe_chooses_which_are_merged() -> None:
     small, large = model("small", e=(9, 6)), model("large", e=(10, 6))
-    assert refusal(E, small, [large], cut=True, quantised=None) is None
-    assert refusal(E, large, [small], cut=True, quantised=None) is not None
+    assert refusal(E, small, [large], "base", quantised=None) is None
+    assert refusal(E, large, [small], "base", quantised=None) is not None
+    assert refusal(E, large, [small], "common", quantised=None) is None
+    assert refusal(E, small, [large], "common", quantised=None) is None
+    assert refusal(E, large, [model("empty", e=(0, 6))], "common", quantised=None) is not None
     assert has_more_rows(E, small, large)
     assert not has_more_rows(E, large, small)
     assert not has_more_rows(E, small, model("none"))
@@ -55,7 +58,7 @@ def test_more_rows_are_no_reason_where_they_are_cut_and_fewer_are() -> None:
 
 def test_a_reason_given_for_a_quantised_tensor_is_passed_on() -> None:
     base = model("base", w=(4, 6))
-    assert refusal(W, base, [base], cut=False, quantised="it is quantised") == "it is quantised"
+    assert refusal(W, base, [base], "error", quantised="it is quantised") == "it is quantised"
     assert quantised([base]) == {}
 
 

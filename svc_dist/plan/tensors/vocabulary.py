@@ -1,0 +1,189 @@
+"""Tensors with a row for each token: which of their rows are merged, and that a row is the same token in all models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from svc_dist.checkpoint.adapters.adapter import Expert
+from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, Vocabulary, first_clash, read_vocabulary
+from svc_dist.errors import PlanError
+from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.recipe.schema import Vocab
+from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.open import open_storage
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, parse_name
+
+_TOGETHER = 8
+_SHOWN = 4  # clashes in a message
+
+
+def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
+    """Whether a tensor has a row for each token, by its name or, outside of layers, by the config's ``vocab_size``."""
+    if matches(spec.name, VOCABULARY_PATTERNS):
+        return True
+    config = base.config or {}
+    if not 1 <= len(spec.shape) <= 2 or not config:
+        return False
+    sections = (config, config.get("text_config"), config.get("llm_config"))
+    sizes = [section.get("vocab_size") for section in sections if isinstance(section, Mapping)]
+    return spec.shape[0] in sizes and parse_name(spec.name).layer is None
+
+
+@dataclass
+class Vocabularies:
+    """The vocabularies of the base and of the experts, read when a tensor's rows are first asked for."""
+
+    base: str
+    experts: Sequence[Expert]
+    access: Access = DEFAULT_ACCESS
+    _clashes: dict[tuple[int, int, int], Clash | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def models(self) -> list[str]:
+        return [self.base, *(expert.whole.location for expert in self.experts)]
+
+    @cached_property
+    def read(self) -> list[Vocabulary | None]:
+        """The vocabulary of each model, None where it has none. An adapter's comes before that of its model."""
+        known: dict[str, Mapping[str, int]] = {}
+
+        def first(locations: Sequence[str]) -> Vocabulary | None:
+            found = (read_vocabulary(open_storage(location, self.access), known) for location in locations)
+            return next((one for one in found if one is not None), None)
+
+        both = [[one.location for one in (each.adapter, each.model) if one is not None] for each in self.experts]
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            return list(pool.map(first, [[self.base], *both]))
+
+    def training(self, name: str) -> list[int]:
+        """The experts that have a tensor of their own of this name: of the others, a row is the base's, whatever its
+        token."""
+        return [
+            number
+            for number, expert in enumerate(self.experts, 1)
+            if expert.model is not None or expert.saved(name) is not None or name in expert.factors
+        ]
+
+    def clash(self, one: int, other: int, rows: int) -> Clash | None:
+        """The smallest number below ``rows`` that two models use differently; None where nothing is known of one.
+
+        Raises IncomparableError.
+        """
+        key = (one, other, rows)
+        if key not in self._clashes:
+            first, second = self.read[one], self.read[other]
+            both = first is not None and second is not None
+            self._clashes[key] = first_clash(first, second, rows) if both and first and second else None
+        return self._clashes[key]
+
+    def clashes(self, name: str, rows: int, source: int = 0) -> Iterator[Clash]:
+        """The first clash of each model with the one whose tokenizer is the ``source``, or with the first that has
+        one. Vocabularies that cannot be compared are skipped; ``incomparable`` lists them."""
+        models = [
+            number for number in dict.fromkeys((source, 0, *self.training(name))) if self.read[number] is not None
+        ]
+        for other in models[1:]:
+            try:
+                clash = self.clash(models[0], other, rows)
+            except IncomparableError:
+                continue
+            if clash is not None:
+                yield clash
+
+    def incomparable(self, names: Sequence[str]) -> list[str]:
+        """The models whose vocabularies cannot be compared with the first one."""
+        numbers = sorted({number for name in names for number in (0, *self.training(name))})
+        models = [number for number in numbers if self.read[number] is not None]
+        found = []
+        for other in models[1:]:
+            try:
+                self.clash(models[0], other, 1)
+            except IncomparableError:
+                found.append(self.models[other])
+        return [self.models[models[0]], *found] if found else []
+
+    def beyond(self, source: int, name: str, rows: int, merged: int) -> tuple[str, int] | None:
+        """A token of model ``source``, and its number, whose own row of a tensor is not in the result.
+
+        The result has ``rows`` rows; after the first ``merged`` they are the base's.
+        """
+        vocabulary = self.read[source]
+        if vocabulary is None or not source:
+            return None
+        own = self.experts[source - 1].whole.tensors[name].shape[0]
+        words = vocabulary.words if vocabulary.words is not None else vocabulary.added
+        first = min(((n, token) for token, n in words.items() if rows <= n < own), default=None)
+        if first is None and merged < rows:
+            with contextlib.suppress(IncomparableError):
+                if (clash := self.clash(source, 0, rows)) is not None:
+                    return clash.token, clash.number
+        return None if first is None else (first[1], first[0])
+
+    def is_the_base_s(self, clash: Clash) -> bool:
+        """Whether the number of a clash is that of a token of the base."""
+        return self.read[0] is not None and (clash.location == self.base or clash.instead is not None)
+
+
+def vocab_choice(recipe: ResolvedRecipe, rule: int | None, spec: TensorSpec | None, base: Checkpoint) -> Vocab:
+    """The recipe's choice for a tensor: that of its rule, else the recipe's for tensors with a row for each token."""
+    own = None if rule is None else recipe.rules[rule].vocab
+    if own is not None or spec is None or recipe.vocab == "error":
+        return own or "error"
+    return recipe.vocab if is_vocabulary(spec, base) else "error"
+
+
+def merged_rows(
+    spec: TensorSpec, base: Checkpoint, experts: Sequence[Checkpoint], choice: Vocab, vocabularies: Vocabularies | None
+) -> int | None:
+    """How many first rows of the base's tensor are merged; None for all. The other rows stay the base's.
+
+    Raises PlanError where a token of the base is another one in an expert (``base``), or hardly any row is common.
+    """
+    if not spec.shape:
+        return None
+    whole = spec.shape[0]
+    rows = min(whole, *(expert.tensors[spec.name].shape[0] for expert in experts))
+    if vocabularies is None or not is_vocabulary(spec, base):
+        return None if rows == whole else rows
+    clashes = list(vocabularies.clashes(spec.name, rows))
+    agreed = min([rows, *(clash.number for clash in clashes)])
+    lost = [clash for clash in clashes if choice == "base" and vocabularies.is_the_base_s(clash)]
+    if lost or agreed * 2 < rows:
+        others = "; or `vocab: common`, which merges the rows before such a token" if agreed * 2 >= rows else ""
+        raise PlanError(
+            "\n".join(map(str, (lost or clashes)[:_SHOWN])) + ": embeddings would have to be rearranged",
+            "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
+            f"(docs/vocabulary.md){others}",
+        )
+    return None if agreed == whole else agreed
+
+
+def refuse_clashes(clashes: Sequence[Clash], where: str, asked: bool) -> None:
+    """Raise PlanError for rows that are different tokens in different models.
+
+    ``asked``: the recipe names a tokenizer, at ``where``.
+    """
+    if not clashes:
+        return
+    lines = [str(clash) for clash in clashes[:_SHOWN]]
+    if len(clashes) > _SHOWN:
+        lines.append(f"and {len(clashes) - _SHOWN} more models")
+    if asked:
+        lines[-1] += ": embeddings would have to be rearranged"
+        raise PlanError(
+            f"{where}: " + "\n".join(lines),
+            "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
+            "(docs/vocabulary.md)",
+        )
+    raise PlanError(
+        "the merge would add up rows of different tokens:\n  " + "\n  ".join(lines),
+        "`vocab: common` merges the rows before the first such token, `vocab: base` those of the base's tokens if all "
+        "experts have them; the other rows stay the base's. Or keep embedding and head of one model, unmerged "
+        "(docs/vocabulary.md)",
+    )
