@@ -84,6 +84,27 @@ def read_vocabulary(folder: Storage, known: dict[str, Mapping[str, int]]) -> Voc
     return Vocabulary(folder.location, words, added, files) if words or files else None
 
 
+def missing_token(one: Vocabulary, other: Vocabulary, rows: int) -> Clash | None:
+    """A token of ``other`` below ``rows`` that has another number or none in ``one``. Raises IncomparableError."""
+    if first_clash(other, one, rows) is None:
+        return None
+    ours, theirs = tokens_of(one), tokens_of(other)
+    lost = ((number, token) for token, number in theirs.items() if 0 <= number < rows and ours.get(token) != number)
+    first = min(lost, default=None)
+    if first is None:
+        return None
+    instead = next((token for token, number in ours.items() if number == first[0]), None)
+    return Clash(*first, other.location, one.location, ours.get(first[1]), instead)
+
+
+def tokens_of(of: Vocabulary) -> Mapping[str, int]:
+    """All tokens that a vocabulary tells by name."""
+    if of.words is not None:
+        return of.words
+    kind = next(kind for kind in KINDS if kind in of.files)
+    return {**_parsed(kind, of.files[kind]), **of.added}
+
+
 def first_clash(one: Vocabulary, other: Vocabulary, rows: int) -> Clash | None:
     """The smallest number below ``rows`` that two vocabularies use differently. Raises IncomparableError."""
     if one.words is not None and other.words is not None:

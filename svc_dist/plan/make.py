@@ -22,7 +22,7 @@ from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
 from svc_dist.plan.files.sidecars import sidecars
-from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings
+from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings, with_union
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.folders import require_folders
 from svc_dist.plan.inputs import inputs_of, model_of
@@ -50,6 +50,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     with no_fine_tunes(base.location, differing):
         by_result = [decide(recipe, choices, base, whole, vocabularies) for choices in recipe.results]
     decisions = by_result[0]
+    recipe = with_union(recipe, vocabularies, decisions)
     dtypes = {} if recipe.dtype is None else dict.fromkeys(FLOAT_DTYPES, RECIPE_DTYPES[recipe.dtype])
     specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
     if not specs:
@@ -138,8 +139,9 @@ def _plan_tensors(
             inputs = inputs_of(spec, base, experts, None if first.kind == "merged" else first.source)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
-            rows = (bool(decision.turned), decision.rows)
-            tensors.append(PlannedTensor(spec.name, spec.dtype, spec.shape, *position, *merged, *inputs, *rows))
+            turned, rest = bool(decision.turned), 0 if decision.rows is None else first.source
+            of = (spec.name, spec.dtype, spec.shape, *position, *merged, *inputs)
+            tensors.append(PlannedTensor(*of, turned, decision.rows, rest))
     return dispositions, tuple(tensors)
 
 

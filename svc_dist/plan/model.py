@@ -34,7 +34,7 @@ class PlannedTensor:
     stored as their transposes, which some step does not merge to the transposes of results. ``sources``: of a copied
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
-    ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are the base's.
+    ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are model ``rest``'s.
     """
 
     name: str
@@ -49,6 +49,7 @@ class PlannedTensor:
     factors: tuple[Added | None, ...] = ()
     turned: bool = False
     merged_rows: int | None = None
+    rest: int = 0
 
     def spans(self, first: int, last: int) -> list[Span]:
         """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
@@ -56,7 +57,7 @@ class PlannedTensor:
             return [(self, first, last, True)]
         end = self.merged_rows * (math.prod(self.shape) // self.shape[0])
         cut = min(max(first, end), last)
-        copied = replace(self, sources=self.sources[:1], factors=(), merged_rows=None)
+        copied = replace(self, sources=self.sources[self.rest : self.rest + 1], factors=(), merged_rows=None)
         return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]
 
     @property

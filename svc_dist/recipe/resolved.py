@@ -102,7 +102,8 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         rules=tuple(recipe.rules),
         renames=resolve_renames(recipe.rename, origin, "rename"),
         embedding_patterns=tuple(recipe.embedding_patterns),
-        vocab="base" if tokenizer == "base" else recipe.vocab,  # mergekit's way to ask for the base's rows
+        # In mergekit's recipes, `tokenizer_source: base` asks for the base's rows.
+        vocab="base" if tokenizer == "base" and recipe.vocab == "error" else recipe.vocab,
         has_base_model=recipe.base_model is not None,
         config_source=config_source,
         tokenizer_source=tokenizer_source,

@@ -19,7 +19,7 @@ from svc_dist.tensor_names import EMBEDDING_PATTERNS
 #: Names that no model may have: a recipe uses them with another meaning.
 _RESERVED = ("base", "owner", "union")
 
-Vocab = Literal["base", "common", "error"]
+Vocab = Literal["base", "common", "union", "error"]
 Stored = Literal["out_in", "in_out"]
 
 
@@ -146,7 +146,7 @@ class Recipe(Strict):
     vocab: Vocab = Field(
         "error",
         description="for experts with other tokens: stop, merge only the rows that the `base` has, or only those that "
-        "are `common` to all models; the base's other rows stay",
+        "are `common` to all models; the other rows are the base's, or those of the model with all tokens (`union`)",
     )
     rename: list[RenameEntry] = Field([], description="as `rename` of a model, for every model that has the prefix")
     config_source: str | None = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.tokenizer import chat_template
@@ -29,6 +30,32 @@ TEMPLATES = {
     "{%- else %}{{- '### Response:\n' + message.content + eos_token + '\n\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '### Response:\n' }}{%- endif %}",
 }
+
+
+def with_union(recipe: ResolvedRecipe, vocabularies: Vocabularies, decisions: Sequence[Decision]) -> ResolvedRecipe:
+    """The recipe with the sources of config and tokenizer that a union of vocabularies needs.
+
+    Raises PlanError where the recipe names others, or the model with all tokens has no config.
+    """
+    merged = (decision.disposition for decision in decisions if decision.disposition.kind == "merged")
+    sources = list(dict.fromkeys(one.source for one in merged if one.source))
+    if not sources:
+        return recipe
+    source = sources[0]
+    location = vocabularies.models[source]
+    named = {"config_source": recipe.config_source, "tokenizer_source": recipe.tokenizer_source}
+    for key, number in named.items():
+        if number not in (None, source) or len(sources) > 1:
+            raise PlanError(
+                f"{recipe.origin.at(key)}: `vocab: union` takes the rows, the tokenizer and the config of {location}",
+                f"take the key out, or write {key}: {location}",
+            )
+    if vocabularies.experts[source - 1].adapter is not None:
+        raise PlanError(
+            f"{recipe.origin.at('vocab')}: {location} has all tokens, but is an adapter, whose rows belong to its base",
+            "merge it into its base with peft first, and name the result as the expert",
+        )
+    return replace(recipe, config_source=source, tokenizer_source=recipe.tokenizer_source)
 
 
 def tokenizer_source(
@@ -62,7 +89,8 @@ def tokenizer_source(
         assert decision.spec is not None
         rows = decision.spec.shape[0] if decision.rows is None else decision.rows
         clashes |= dict.fromkeys(vocabularies.clashes(decision.name, rows, source))
-        if (beyond := vocabularies.beyond(source, decision.name, decision.spec.shape[0], rows)) is not None:
+        beyond = vocabularies.beyond(source, decision.name, decision.spec.shape[0], rows)
+        if beyond is not None and decision.disposition.source != source:
             raise PlanError(
                 f"{where}: {location} has tokens like {beyond[0]!r}, of number {beyond[1]}, but the merged embeddings "
                 f"have {rows} rows",

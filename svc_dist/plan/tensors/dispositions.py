@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
@@ -14,7 +14,7 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
-from svc_dist.plan.tensors.vocabulary import Vocabularies, merged_rows, vocab_choice
+from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.tensor_names import (
@@ -29,8 +29,9 @@ Kind = Literal["merged", "copied", "tied", "left_out"]
 
 @dataclass(frozen=True, slots=True)
 class Disposition:
-    """``merged`` by a method with complete parameters and maybe a calibration; ``copied`` from model ``source`` (0: the
-    base); ``tied`` to another tensor as in the base, or ``left_out`` as in the base: not written."""
+    """``merged`` by a method with complete parameters and maybe a calibration, rows that are not merged from model
+    ``source`` (0: the base); ``copied`` from ``source``; ``tied`` to another tensor as in the base, or ``left_out`` as
+    in the base: not written."""
 
     kind: Kind
     reason: str
@@ -45,7 +46,7 @@ class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
     tells and a step depends on it; ``rows``: how many first rows are merged, None
-    for all; the others stay the base's."""
+    for all; the others are those of the disposition's source."""
 
     name: str
     disposition: Disposition
@@ -100,10 +101,12 @@ def decide(
         reason = "the recipe" if number is None else f"rules[{number}]"
         if batch is None and METHODS[chosen.method].family == "spectral":
             chosen, reason = choices.fallback, "not a matrix: the fallback"
-        rows = None if vocab == "error" else merged_rows(spec, base, experts, vocab, vocabularies)
-        if rows is not None:
-            batch = None if batch is None else (1, rows, batch[2]) if batch[0] == 1 else (rows, *batch[1:])
-            reason += f", in its first {rows:,} of {spec.shape[0]:,} rows; the others are the base's (vocab: {vocab})"
+        rows = rows_of(spec, base, experts, vocab, vocabularies)
+        spec = spec if rows.shape == spec.shape else replace(spec, shape=rows.shape)
+        if rows.merged is not None:
+            count = rows.merged
+            batch = None if batch is None else (1, count, batch[2]) if batch[0] == 1 else (count, *batch[1:])
+            reason += rows.reason(vocab, (base, *experts)[rows.rest].location)
         elif vocab != "error" and any(has_more_rows(name, base, expert) for expert in experts):
             reason += f", without the rows beyond the base's (vocab: {vocab})"
         parameters = chosen.at(name, depth.get(name, 0.0))
@@ -113,8 +116,8 @@ def decide(
         turned = batch is not None and layouts.turned(spec, chosen.method, number)
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
-        disposition = Disposition("merged", reason, chosen.method, parameters, calibration)
-        decisions.append(Decision(name, disposition, batch, spec, turned, rows))
+        disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
+        decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged))
     if refused:
         raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
     return decisions

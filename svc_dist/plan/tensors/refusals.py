@@ -39,7 +39,7 @@ def refusal(
         return quantised
     for expert in experts:
         other = expert.tensors[name]
-        allowed = {"base": has_more_rows, "common": has_other_rows}.get(vocab)
+        allowed = {"base": has_more_rows, "common": has_other_rows, "union": has_other_rows}.get(vocab)
         if other.shape != spec.shape and not (allowed is not None and allowed(name, base, expert)):
             vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
             why = " (another vocabulary)" if vocabulary else ""

@@ -11,7 +11,15 @@ from functools import cached_property
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, Vocabulary, first_clash, read_vocabulary
+from svc_dist.checkpoint.vocabulary import (
+    Clash,
+    IncomparableError,
+    Vocabulary,
+    first_clash,
+    missing_token,
+    read_vocabulary,
+    tokens_of,
+)
 from svc_dist.errors import PlanError
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.schema import Vocab
@@ -21,6 +29,10 @@ from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, parse_name
 
 _TOGETHER = 8
 _SHOWN = 4  # clashes in a message
+_BUILD_UNION = (
+    "svc_dist does not renumber tokens: give all models one tokenizer first (tokenizer.add_tokens and "
+    "model.resize_token_embeddings of transformers), or write `vocab: common` (docs/vocabulary.md)"
+)
 
 
 def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
@@ -125,6 +137,38 @@ class Vocabularies:
                     return clash.token, clash.number
         return None if first is None else (first[1], first[0])
 
+    def union(self, name: str, rows: Sequence[int]) -> int:
+        """The model whose vocabulary holds the tokens of all models at their numbers. Raises PlanError for none.
+
+        ``rows``: how many rows each model has; tokens beyond them count for nothing.
+        """
+        numbers = [number for number in (0, *self.training(name)) if self.read[number] is not None]
+        last = {
+            one: max((n for n in tokens_of(self._known(one)).values() if n < rows[one]), default=-1) for one in numbers
+        }
+        lost: list[tuple[int, int, Clash]] = []
+        for one in numbers:
+            try:
+                missing = [missing_token(self._known(one), self._known(other), rows[other]) for other in numbers]
+            except IncomparableError:
+                continue
+            if any(rows[one] <= last[other] for other in numbers):
+                continue
+            first = [clash for clash in missing if clash is not None]
+            if not first:
+                return one
+            lost.append((len(first), one, first[0]))
+        if not numbers or not lost:
+            raise PlanError(
+                "vocab: union: no model has a tokenizer that can be compared with the others'", _BUILD_UNION
+            )
+        raise PlanError(f"vocab: union: no model's tokenizer has the tokens of all: {min(lost)[2]}", _BUILD_UNION)
+
+    def _known(self, number: int) -> Vocabulary:
+        found = self.read[number]
+        assert found is not None
+        return found
+
     def is_the_base_s(self, clash: Clash) -> bool:
         """Whether the number of a clash is that of a token of the base."""
         return self.read[0] is not None and (clash.location == self.base or clash.instead is not None)
@@ -138,19 +182,39 @@ def vocab_choice(recipe: ResolvedRecipe, rule: int | None, spec: TensorSpec | No
     return recipe.vocab if is_vocabulary(spec, base) else "error"
 
 
-def merged_rows(
-    spec: TensorSpec, base: Checkpoint, experts: Sequence[Checkpoint], choice: Vocab, vocabularies: Vocabularies | None
-) -> int | None:
-    """How many first rows of the base's tensor are merged; None for all. The other rows stay the base's.
+@dataclass(frozen=True)
+class Rows:
+    """What becomes of the rows of a tensor: of ``shape``, the first ``merged`` rows are merged (None: all), the others
+    are those of model ``rest``."""
 
-    Raises PlanError where a token of the base is another one in an expert (``base``), or hardly any row is common.
+    shape: tuple[int, ...]
+    merged: int | None = None
+    rest: int = 0
+
+    def reason(self, vocab: Vocab, location: str) -> str:
+        """What a disposition adds to its reason."""
+        whose = "the base's" if self.rest == 0 else f"those of {location}"
+        return f", in its first {self.merged:,} of {self.shape[0]:,} rows; the others are {whose} (vocab: {vocab})"
+
+
+def rows_of(
+    spec: TensorSpec, base: Checkpoint, experts: Sequence[Checkpoint], choice: Vocab, vocabularies: Vocabularies | None
+) -> Rows:
+    """What becomes of the rows of the base's tensor by the recipe's choice.
+
+    Raises PlanError where a token of the base is another one in an expert (``base``), hardly any row is common, or no
+    model has all tokens (``union``).
     """
-    if not spec.shape:
-        return None
-    whole = spec.shape[0]
-    rows = min(whole, *(expert.tensors[spec.name].shape[0] for expert in experts))
+    if choice == "error" or not spec.shape:
+        return Rows(spec.shape)
+    rows = min(model.tensors[spec.name].shape[0] for model in (base, *experts))
+    rest = 0
+    if choice == "union" and vocabularies is not None and is_vocabulary(spec, base):
+        rest = vocabularies.union(spec.name, [model.tensors[spec.name].shape[0] for model in (base, *experts)])
+    shape = (base, *experts)[rest].tensors[spec.name].shape
+    whole = shape[0]
     if vocabularies is None or not is_vocabulary(spec, base):
-        return None if rows == whole else rows
+        return Rows(shape, None if rows == whole else rows)
     clashes = list(vocabularies.clashes(spec.name, rows))
     agreed = min([rows, *(clash.number for clash in clashes)])
     lost = [clash for clash in clashes if choice == "base" and vocabularies.is_the_base_s(clash)]
@@ -161,7 +225,7 @@ def merged_rows(
             "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
             f"(docs/vocabulary.md){others}",
         )
-    return None if agreed == whole else agreed
+    return Rows(shape) if agreed == whole else Rows(shape, agreed, rest)
 
 
 def refuse_clashes(clashes: Sequence[Clash], where: str, asked: bool) -> None:

@@ -232,3 +232,57 @@ def test_a_large_embedding_in_many_units_keeps_its_other_rows(tmp_path: Path, mo
     for name in NAMES:
         assert torch.equal(found[name][50:], base[name][50:])
         assert not torch.equal(found[name][49], base[name][49])
+
+
+def test_a_union_is_the_vocabulary_of_the_model_that_has_all_tokens(tmp_path: Path) -> None:
+    """Its rows beyond the common ones are its own, and so are config and tokenizer."""
+    chat = {"<|im_start|>": 50, "<|im_end|>": 51}
+    models = [
+        model(tmp_path / "base", 0, TOKENS, rows=50),
+        model(tmp_path / "one", 1, TOKENS | chat, rows=56),
+        model(tmp_path / "two", 2, TOKENS | chat | {"<tool>": 52}, rows=54),
+    ]
+    assert "shape [50, 8] in the base" in refusal(models).message
+    found = merged(models, vocab="union")
+    base, one, two = map(tensors_of, models)
+    for name in NAMES:
+        assert found[name].shape == (54, WIDTH)
+        assert torch.equal(found[name][50:], two[name][50:])
+        total = base[name] + (one[name][:50] - base[name]) + (two[name][:50] - base[name])
+        assert torch.allclose(found[name][:50], total, atol=1e-6)
+    output = tmp_path / "out"
+    assert json.loads((output / "config.json").read_text())["vocab_size"] == 54
+    assert (output / "tokenizer.json").read_bytes() == (models[2] / "tokenizer.json").read_bytes()
+    expected = f"the recipe, in its first 50 of 54 rows; the others are those of {models[2]} (vocab: union)"
+    assert reasons(models, vocab="union")[NAMES[0]] == expected
+    assert "take the key out" in str(refusal(models, vocab="union", config_source="one").hint)
+    assert "take the key out" in str(refusal(models, vocab="union", tokenizer_source="base").hint)
+
+
+def test_a_union_of_padding_rows(tmp_path: Path) -> None:
+    models = padded(tmp_path)[:2]
+    found, one = merged(models, vocab="union"), tensors_of(models[1])
+    for name in NAMES:
+        assert torch.equal(found[name][50:], one[name][50:])
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (models[1] / "tokenizer.json").read_bytes()
+
+
+def test_a_union_of_equal_vocabularies_is_a_plain_merge(tmp_path: Path) -> None:
+    models = [model(tmp_path / name, n, TOKENS) for n, name in enumerate(("base", "one"))]
+    assert reasons(models, vocab="union")[NAMES[0]] == "the recipe"
+    models[1] = model(tmp_path / "short", 1, TOKENS, rows=60)
+    assert reasons(models, vocab="union")[NAMES[0]].endswith("60 of 64 rows; the others are the base's (vocab: union)")
+
+
+def test_a_union_that_would_renumber_tokens_is_refused_by_token(tmp_path: Path) -> None:
+    error = refusal(padded(tmp_path), vocab="union")
+    assert error.message.startswith("vocab: union: no model's tokenizer has the tokens of all: the token '<t")
+    assert "is number 50 in" in error.message
+    assert "svc_dist does not renumber tokens" in str(error.hint)
+
+
+def test_a_union_needs_a_row_for_each_token(tmp_path: Path) -> None:
+    models = [model(tmp_path / "base", 0, TOKENS), model(tmp_path / "one", 1, TOKENS | {"<x>": 60}, rows=55)]
+    plan = svc_dist.make_plan(recipe_data(models, vocab="union"))
+    assert {tensor.shape[0] for tensor in plan.tensors if tensor.name in NAMES} == {64}
+    assert not any(tensor.rest for tensor in plan.tensors)
