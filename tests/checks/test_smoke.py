@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -77,6 +78,72 @@ def test_a_model_without_a_tokenizer_runs_forward(
     assert found.generated is None
     assert found.shape == shape
     assert "every weight in its place" in found.text()
+
+
+TEXT = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION = {name: value for name, value in TEXT.items() if name != "vocab_size"} | {"image_size": 28, "patch_size": 14}
+SPEECH = VISION | {
+    "conv_dim": [8, 8], "conv_stride": [8, 8], "conv_kernel": [8, 8], "vocab_size": 16, "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+WHISPER = {
+    "vocab_size": 64, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "num_mel_bins": 20,
+    "max_source_positions": 30, "max_target_positions": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "decoder_start_token_id": 3,
+}  # fmt: skip
+BART = {name: value for name, value in WHISPER.items() if name[:4] not in ("num_", "max_")}
+LLAVA = {
+    "text_config": {"model_type": "llama", "num_key_value_heads": 2, **TEXT}, "image_token_index": 5,
+    "vision_config": {"model_type": "clip_vision_model", "projection_dim": 8, **VISION},
+}  # fmt: skip
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+SEGFORMER = {
+    "num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 16], "patch_sizes": [7, 3],
+    "strides": [4, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}),
+        ("CLIPVisionModelWithProjection", {**VISION, "projection_dim": 8}),
+        ("SiglipModel", {"text_config": TEXT | {"projection_size": 16}, "vision_config": VISION}),
+        ("ResNetForImageClassification", RESNET),
+        ("SegformerForSemanticSegmentation", SEGFORMER),
+        ("Wav2Vec2ForCTC", SPEECH),
+        ("WhisperForConditionalGeneration", WHISPER),
+        ("BartForSequenceClassification", BART | {"max_position_embeddings": 16}),
+        ("LlavaForConditionalGeneration", LLAVA),
+        ("VideoMAEModel", VISION | {"num_frames": 4}),
+        ("T5EncoderModel", {"vocab_size": 50, "d_model": 24, "d_kv": 12, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
+    ],
+)
+def test_inputs_are_made_for_an_architecture(tmp_path: Path, kind: str, keys: dict[str, object]) -> None:
+    architecture = getattr(transformers, kind)
+    architecture(architecture.config_class(**keys)).save_pretrained(tmp_path)
+    found = smoke(str(tmp_path))
+    assert found.architecture == kind
+    assert found.generated is None
+
+
+def test_inputs_that_cannot_be_made_are_said_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'shape'")
+
+    llama().save_pretrained(tmp_path)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", refuse)
+    with pytest.raises(RecipeError, match="cannot generate its input input_ids"):
+        smoke(str(tmp_path))
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    llama().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    found = smoke(str(tmp_path))
+    assert found.shape == (1, 8, 60)
+    assert "cannot be loaded" in caplog.text
 
 
 def test_a_weight_that_is_missing_is_named(tmp_path: Path) -> None:
