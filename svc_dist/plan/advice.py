@@ -11,11 +11,12 @@ from svc_dist.errors import printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
+from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.presets import UNKNOWN_MODULES
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
-from svc_dist.tensor_names import matches, pattern_of
+from svc_dist.tensor_names import pattern_of
 
 _SHOWN = 8  # modules in a message
 _MODULE = re.compile(r"(?:(?:model|thinker)\.)*[^.]*")
@@ -63,9 +64,10 @@ def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> I
 
 def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[str]:
     names = [decision.name for decision in decisions]
+    _, used = first_matches(names, [rule.match for rule in recipe.rules])
     for index, rule in enumerate(recipe.rules):
-        for pattern in rule.match if len(rule.match) > 1 and not rule.optional else ():
-            if not any(matches(name, [pattern]) for name in names):
+        for number, pattern in enumerate(rule.match if len(rule.match) > 1 and not rule.optional else ()):
+            if (index, number) not in used:
                 yield f"{recipe.origin.at('rules', index, 'match')}: the pattern {pattern!r} matches no tensor"
     calibrated = any(decision.disposition.calibration for decision in decisions)
     if recipe.results[0].default.calibration is not None and not calibrated:

@@ -10,7 +10,6 @@ from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.errors import RecipeError
@@ -28,7 +27,9 @@ from svc_dist.plan.folders import require_folders
 from svc_dist.plan.inputs import inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tensors import dtypes
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
+from svc_dist.plan.tensors.dtypes import with_dtypes
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.plan.tensors.vocabulary import Vocabularies
@@ -48,11 +49,11 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     whole = [expert.whole for expert in experts]
     differing, vocabularies = compared(base, whole), Vocabularies(base.location, experts, recipe.access)
     with no_fine_tunes(base.location, differing):
-        by_result = [decide(recipe, choices, base, whole, vocabularies) for choices in recipe.results]
+        decided = [decide(recipe, choices, base, whole, vocabularies) for choices in recipe.results]
+    by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
     decisions = by_result[0]
     recipe = with_union(recipe, vocabularies, decisions)
-    dtypes = {} if recipe.dtype is None else dict.fromkeys(FLOAT_DTYPES, RECIPE_DTYPES[recipe.dtype])
-    specs = [(d.name, dtypes.get(d.spec.dtype, d.spec.dtype), d.spec.shape) for d in decisions if d.spec is not None]
+    specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
     if not specs:
         raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
     layout = pack(specs, recipe.max_shard_size, base.weight_names)
@@ -92,6 +93,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
             *quantisation.warnings(described, decisions, stale),
+            *dtypes.warnings(recipe, base, decisions),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
         methods=versions,

@@ -147,13 +147,14 @@ class _Request:
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored)
         if rule.keep is not None:
             if merges:
-                raise RecipeError(f"{where}: a rule with keep takes no other key than match")
+                raise RecipeError(f"{where}: a rule with keep takes no other key than match and dtype")
             if rule.keep == "owner":
                 return KeepChoice(None)
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
-        if not merges:
+        if not merges and rule.dtype is None:
             raise RecipeError(
-                f"{where}: the rule changes nothing", "add keep, merge_method, parameters, calibrate, vocab or stored"
+                f"{where}: the rule changes nothing",
+                "add keep, merge_method, parameters, calibrate, vocab, stored or dtype",
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))

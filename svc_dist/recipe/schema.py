@@ -47,6 +47,13 @@ def _method(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
+def _dtype(value: str | None) -> str | None:
+    value = value and value.removeprefix("torch.")
+    if value is not None and value not in RECIPE_DTYPES:
+        raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}")
+    return value
+
+
 class ModelEntry(Strict):
     """One expert, or the base where it takes part in ``linear``."""
 
@@ -87,9 +94,11 @@ class RuleEntry(Strict):
         None,
         description="layout of matrices: `out_in` (as nn.Linear) or `in_out`; default: as recognised",
     )
+    dtype: str | None = Field(None, description="dtype of these tensors in place of the recipe's; also of kept ones")
     optional: bool = Field(False, description="the rule may match no tensor")
 
     _match_list = field_validator("match", mode="before")(_list)
+    _known_dtype = field_validator("dtype")(_dtype)
     _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
 
@@ -173,14 +182,7 @@ class Recipe(Strict):
     _rename_list = field_validator("rename", mode="before")(_list)
     _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
     _methods = field_validator("calibrate", "fallback", mode="before")(_method)
-
-    @field_validator("dtype", "out_dtype")
-    @classmethod
-    def _known_dtype(cls, value: str | None) -> str | None:
-        value = value and value.removeprefix("torch.")
-        if value is not None and value not in RECIPE_DTYPES:
-            raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}")
-        return value
+    _known_dtype = field_validator("dtype", "out_dtype")(_dtype)
 
     @field_validator("max_shard_size", mode="before")
     @classmethod

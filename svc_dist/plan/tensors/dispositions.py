@@ -13,6 +13,7 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
+from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
@@ -45,8 +46,8 @@ class Disposition:
 class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
-    tells and a step depends on it; ``rows``: how many first rows are merged, None
-    for all; the others are those of the disposition's source."""
+    tells and a step depends on it; ``rows``: how many first rows are merged, None for all; the others are those of the
+    disposition's source; ``rule``: the number of the rule that decided; ``dtype``: that it is written in."""
 
     name: str
     disposition: Disposition
@@ -54,6 +55,8 @@ class Decision:
     spec: TensorSpec | None = None
     turned: bool | None = False
     rows: int | None = None
+    rule: int | None = None
+    dtype: str | None = None
 
 
 def decide(
@@ -69,8 +72,7 @@ def decide(
     that match nothing.
     """
     names = sorted({name for model in (base, *experts) for name in model.tensors}, key=natural_key)
-    first = ((name, next((n for n, r in enumerate(recipe.rules) if matches(name, r.match)), None)) for name in names)
-    rule_of = {name: number for name, number in first if number is not None}
+    rule_of, _ = first_matches(names, [rule.match for rule in recipe.rules])
     _require_matches(recipe, names, rule_of)
     codes = quantised((base, *experts))
     depth = depths(names)
@@ -86,7 +88,7 @@ def decide(
             if isinstance(copied, str):
                 refused.append((name, copied))
             else:
-                decisions.append(copied)
+                decisions.append(replace(copied, rule=number))
             continue
         vocab = vocab_choice(recipe, number, base.tensors.get(name), base)
         refused_for = refusal(name, base, experts, vocab, codes.get(name))
@@ -117,7 +119,7 @@ def decide(
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
-        decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged))
+        decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged, number))
     if refused:
         raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
     return decisions
