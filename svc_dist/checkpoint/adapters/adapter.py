@@ -7,6 +7,7 @@ config.py, for other shapes factors.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -96,6 +97,9 @@ class Expert:
         return None if self.adapter is None else self.adapter.saved.get(name)
 
 
+#: In the names of factors and of what lies beside them, also in those of diffusers and Kohya.
+_LORA = re.compile(r"\.lora_(?:(?:embedding_)?[AB]|up|down|magnitude_vector|[ab])\b|\.lora\.(?:up|down)\.|\.alpha$")
+
 #: Which of a model and an adapter in one folder is meant.
 Use = Literal["model", "adapter"]
 
@@ -118,7 +122,14 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS, use: Use | None 
         )
     if use == "adapter" or (use is None and ADAPTER_CONFIG in names):
         return OpenedModel(location, None, _read_adapter(location, folder, names))
-    return OpenedModel(location, read_checkpoint(location, folder, names), None)
+    model = read_checkpoint(location, folder, names)
+    if model.tensors and all(_LORA.search(name) for name in model.tensors):  # some models have factors of their own
+        raise DamagedInputError(
+            f"{location}: holds only factors of LoRA ({next(iter(model.tensors))!r}), and no {ADAPTER_CONFIG} says how "
+            "they are scaled",
+            "save the adapter with PEFT's save_pretrained; one of diffusers or Kohya: fuse it into its base first",
+        )
+    return OpenedModel(location, model, None)
 
 
 def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:

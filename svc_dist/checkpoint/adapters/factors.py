@@ -83,9 +83,16 @@ class Attaching:
     def _require(self, spec: TensorSpec | None, name: str, pair: Pair) -> TensorSpec:
         where = f"{self.where}: tensor {pair.b.name!r}"
         if spec is None:
+            packed = f"{name.removesuffix('.weight')}.gate_up_proj_blocks"
+            if packed in self.tensors:
+                raise PlanError(
+                    f"{where} is for experts that {self.below.location} stores as MXFP4 ({packed!r}): nothing can be "
+                    "added to them",
+                    "name a base_model in a plain float dtype, like a dequantised copy of it",
+                )
             raise PlanError(
                 f"{where} is for {name!r}, which {self.below.location} does not have",
-                "the adapter belongs to another model, or to one whose tensors have other names; " + MERGE_FIRST,
+                f"{self._trained_on()}; if only names differ, add `rename`; or " + MERGE_FIRST,
             )
         if spec.dtype not in FLOAT_DTYPES:
             raise PlanError(
@@ -93,6 +100,11 @@ class Attaching:
                 "name a base_model in a plain float dtype, like the one that was quantised",
             )
         return spec
+
+    def _trained_on(self) -> str:
+        """What to do about an adapter that does not fit."""
+        named = self.config.base_model
+        return f"name {named or 'the model'}, which the adapter was trained on, as base_model"
 
     def _of_weight(self, name: str, pair: Pair, spec: TensorSpec) -> AdapterFactors:
         """The factors of a module's weight: of a matrix, of an embedding, or of a convolution ``(out, in, ...)``."""
@@ -112,8 +124,7 @@ class Attaching:
             raise PlanError(
                 f"{self.where}: tensor {pair.b.name!r} and {pair.a.name!r} make {list(made)}, but {name!r} has shape "
                 f"{list(shape)} in {self.below.location}",
-                "the adapter belongs to another model; name the one that it was trained on as base_model"
-                + (", or " + MERGE_FIRST if len(shape) > 2 else ""),
+                self._trained_on() + (", or " + MERGE_FIRST if len(shape) > 2 else ""),
             )
         columns = spec.numel // max(shape[0], 1)
         return AdapterFactors(
@@ -143,7 +154,7 @@ class Attaching:
             raise PlanError(
                 f"{self.where}: tensor {pair.b.name!r} and {pair.a.name!r} make {[rows, pair.a.shape[1]]}, which is no "
                 f"part of {fused!r} of shape {list(spec.shape)} in {self.below.location}",
-                "the adapter belongs to another model; name the one that it was trained on as base_model",
+                self._trained_on(),
             )
         first = (part.expert * height + part.top) * columns
         return {fused: (AdapterFactors(pair.a, pair.b, rank, scale, False, first, rows, columns),)}
@@ -176,7 +187,7 @@ class Attaching:
             raise PlanError(
                 f"{self.where}: it is not clear for which parameters of {module!r} in {self.below.location} "
                 f"{made} are: {shown}",
-                "name the base that the adapter was trained on as base_model, or " + MERGE_FIRST,
+                f"{self._trained_on()}, or " + MERGE_FIRST,
             )
         found: dict[str, tuple[AdapterFactors, ...]] = {}
         for name, pair in zip(fitting[0], pairs, strict=True):

@@ -43,6 +43,8 @@ def refusal(
         if other.shape != spec.shape and not (allowed is not None and allowed(name, base, expert)):
             vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
             why = " (another vocabulary)" if vocabulary else ""
+            if not other.numel:
+                why = " (empty: DeepSpeed ZeRO-3 saved it without gathering; save the model again)"
             return f"shape {list(spec.shape)} in the base, {list(other.shape)} in {expert.location}{why}"
         if (other.dtype in FLOAT_DTYPES) != (spec.dtype in FLOAT_DTYPES):
             return f"dtype {spec.dtype} in the base, {other.dtype} in {expert.location}"

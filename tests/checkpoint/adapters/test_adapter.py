@@ -247,6 +247,41 @@ def test_an_adapter_of_mlx_is_named(tmp_path: Path) -> None:
         open_expert(str(folder))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [A, B],
+        ["transformer.blocks.0.to_q.lora_A.weight", "transformer.blocks.0.to_q.lora_B.weight"],
+        ["lora_unet_mid_block_q.lora_down.weight", "lora_unet_mid_block_q.alpha"],
+    ],
+)
+def test_factors_without_a_configuration_are_no_model(names: list[str], tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a", {name: torch.ones(2, 2) for name in names})
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(DamagedInputError, match=r"holds only factors of LoRA .* no adapter_config.json says"):
+        open_expert(str(folder))
+
+
+def test_a_model_with_factors_of_its_own(tmp_path: Path) -> None:
+    """Phi-4-multimodal."""
+    own = {"x.base_layer.weight": torch.ones(2, 2), "x.lora_A.speech.weight": torch.ones(2, 2)}
+    assert open_expert(str(write_checkpoint(tmp_path / "m", own))).model is not None
+
+
+def test_experts_in_mxfp4_are_named(tmp_path: Path) -> None:
+    packed = {f"{EXPERTS}.gate_up_proj_blocks": torch.ones(3, 4, 1, 16, dtype=torch.uint8)}
+    base = open_checkpoint(str(write_checkpoint(tmp_path / "b", packed)))
+    with pytest.raises(PlanError, match=r"stores as MXFP4 .*nothing can be added"):
+        attached(experts_adapter(tmp_path / "a", {"gate_up_proj": (8, 6)}), base)
+
+
+def test_what_does_not_fit_names_the_base_of_the_adapter(tmp_path: Path, base: Checkpoint) -> None:
+    data = config(base_model_name_or_path="org/its-base")
+    with pytest.raises(PlanError) as caught:
+        attached(write_adapter(tmp_path / "a", lora({"model.other": (4, 4)}), data), base)
+    assert "name org/its-base, which the adapter was trained on, as base_model" in str(caught.value.hint)
+
+
 def test_an_adapter_is_no_base(tmp_path: Path) -> None:
     with pytest.raises(DamagedInputError, match="it is an adapter; here a whole model is wanted"):
         open_checkpoint(str(write_adapter(tmp_path / "a", PAIR)))
