@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, open_expert
+from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
-from svc_dist.errors import RecipeError
+from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.adapter_bases import other_bases
 from svc_dist.plan.advice import warnings
@@ -179,6 +180,13 @@ def _plan_units(
 
 def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
+    grain = math.lcm(tensor.row, *(one.grain for added in tensor.factors for one in added or ()))
+    if grain == 0 and tensor.merged_rows is not None:
+        raise PlanError(
+            f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "
+            f"{tensor.merged_rows:,} of them are merged (vocab)",
+            MERGE_FIRST,
+        )
     method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
     if method is not None and method.statistics is not None:
         return 0
@@ -187,4 +195,4 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
         return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
     if method is not None and method.access != "one pass":
         return 0
-    return math.lcm(tensor.row, *(one.grain for added in tensor.factors for one in added or ()))
+    return grain

@@ -16,12 +16,13 @@ import torch
 
 import svc_dist
 from svc_dist.checkpoint.header import header_length, parse_header
-from svc_dist.errors import RecipeError
+from svc_dist.errors import PlanError, RecipeError
 from svc_dist.plan.fingerprint import differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.recipe.load import load_recipe
+from tests.support.adapters import PREFIX, config, write_adapter
 from tests.support.checkpoints import (
     llama_config,
     llama_like,
@@ -206,3 +207,17 @@ def test_a_model_of_70_billion_parameters_is_planned_in_seconds_from_headers_alo
     assert made.tensor_bytes > 140e9
     assert all(shard.size <= 5e9 + 1e6 for shard in made.shards)
     assert Plan.from_json(made.to_json()) == made
+
+
+def test_dora_of_an_embedding_needs_all_its_rows(tmp_path: Path) -> None:
+    """The lengths of its columns are those of all tokens; some rows alone would be rescaled wrongly."""
+    name = "model.embed_tokens.weight"
+    base = write_checkpoint(tmp_path / "base", {name: torch.ones(8, 4)})
+    fewer = write_checkpoint(tmp_path / "fewer", {name: torch.ones(6, 4)})
+    tensors = {f"{PREFIX}model.embed_tokens.lora_embedding_A": torch.ones(2, 8)}
+    tensors |= {f"{PREFIX}model.embed_tokens.lora_embedding_B": torch.ones(4, 2)}
+    tensors |= {f"{PREFIX}model.embed_tokens.lora_magnitude_vector": torch.ones(4)}
+    adapter = write_adapter(tmp_path / "a", tensors, config(use_dora=True))
+    recipe = load_recipe(write_recipe(tmp_path / "r.yaml", [base, fewer, adapter], vocab="common"))
+    with pytest.raises(PlanError, match=r"needed, but only 6 of them are merged"):
+        make_plan(recipe, Settings())
