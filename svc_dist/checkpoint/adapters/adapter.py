@@ -122,14 +122,14 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS, use: Use | None 
         )
     if use == "adapter" or (use is None and ADAPTER_CONFIG in names):
         return OpenedModel(location, None, _read_adapter(location, folder, names))
-    model = read_checkpoint(location, folder, names)
-    if model.tensors and all(_LORA.search(name) for name in model.tensors):  # some models have factors of their own
+    whole = read_checkpoint(location, folder, names)
+    if whole.tensors and all(_LORA.search(name) for name in whole.tensors):  # some models have factors of their own
         raise DamagedInputError(
-            f"{location}: holds only factors of LoRA ({next(iter(model.tensors))!r}), and no {ADAPTER_CONFIG} says how "
+            f"{location}: holds only factors of LoRA ({next(iter(whole.tensors))!r}), and no {ADAPTER_CONFIG} says how "
             "they are scaled",
             "save the adapter with PEFT's save_pretrained; one of diffusers or Kohya: fuse it into its base first",
         )
-    return OpenedModel(location, model, None)
+    return OpenedModel(location, whole, None)
 
 
 def open_adapter(location: str, access: Access = DEFAULT_ACCESS) -> Adapter:
