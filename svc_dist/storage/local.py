@@ -47,7 +47,7 @@ class LocalStorage(Storage):
     def stat(self, name: str) -> FileIdentity | None:
         status = None
         with os_errors(f"cannot look at {self.path / name}"), contextlib.suppress(FileNotFoundError):
-            status = (self.path / name).stat()
+            status = _status(self.path / name)
         if status is None:
             return None
         _require_regular(self.path / name, status)
@@ -127,7 +127,7 @@ def local_identity(name: str, status: os.stat_result) -> FileIdentity:
 
 def open_regular(path: Path) -> BinaryIO:
     """A file to be read. Raises DamagedInputError for anything else: a pipe would wait for ever, a device may act."""
-    _require_regular(path, path.stat())
+    _require_regular(path, _status(path))
     return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
 
 
@@ -138,6 +138,15 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DamagedInputError(f"{path} is a symbolic link to itself", "remove it") from None
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
