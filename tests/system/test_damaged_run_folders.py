@@ -23,7 +23,7 @@ from tests.support.checkpoints import INDEX, tree_state, write_llamas, write_rec
 from tests.support.command import Run, shard_hashes
 from tests.support.stopped import stop_merge
 
-FEW = 11  # receipts of the run that was stopped
+FEW = 12  # receipts of the run that was stopped
 
 
 @dataclass
