@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from svc_dist.checkpoint.foreign import empty_folder, missing_folder, refuse_foreign
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
+from svc_dist.checkpoint.modules import module_weights
 from svc_dist.checkpoint.placeholder import refuse_placeholder
 from svc_dist.checkpoint.weight_files import (
     DIFFUSERS,
@@ -23,6 +24,7 @@ from svc_dist.checkpoint.weight_files import (
     is_index,
     missing_shards,
     names_like,
+    stored_name,
 )
 from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError
 from svc_dist.sizes import counted
@@ -61,6 +63,13 @@ class Checkpoint:
     def weight_names(self) -> WeightNames:
         """The names under which loaders look for a model like this one."""
         return names_like([file.name for file in self.files], self.config)
+
+    @property
+    def modules(self) -> set[str]:
+        """The sub-folders whose tensors have names that begin with the folder, as in ``2_Dense/linear.weight``."""
+        return {
+            spec.file.rpartition("/")[0] for name, spec in self.tensors.items() if stored_name(name, spec.file) != name
+        }
 
     def renamed(self, prefixes: Sequence[tuple[str, str]]) -> Checkpoint:
         """The same tensors under other names; see ``rename_keys``."""
@@ -124,6 +133,10 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
             raise DamagedInputError(
                 f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
             )
+    for file in module_weights(folder, names):
+        opened.append(open_file(folder, file))
+        module = file.rpartition("/")[0]
+        tensors |= {f"{module}/{name}": replace(spec, name=f"{module}/{name}") for name, spec in opened[-1][1].items()}
     config = json_object(folder.read(CONFIG), f"{folder.location}/{CONFIG}") if CONFIG in names else None
     quantisation_files = tuple(name for name in QUANTISATION_FILES if name in names)
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config, quantisation_files)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, bytes_of
@@ -19,6 +20,9 @@ MAX_RANGE = 64 * 2**20
 #: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard has fewer than this sum.
 _MAX_RANGES = 8000
 _MAX_PARTS = 2000
+
+
+_Tensor = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,29 @@ class Range:
 
 
 def pack(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_size: int, names: WeightNames = TRANSFORMERS
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    max_shard_size: int,
+    names: WeightNames = TRANSFORMERS,
+    modules: Collection[str] = (),
 ) -> list[Shard]:
     """Shards of at most ``max_shard_size`` bytes of data for these (name, dtype, shape), in natural order of the names.
 
     A larger tensor is alone in its shard. Within a shard wider dtypes come first, so that every tensor is aligned.
+    The tensors of each of the ``modules``, folders that begin their names, have a file there.
     """
-    groups: list[list[tuple[str, str, tuple[int, ...]]]] = []
+    by_folder: dict[str, list[_Tensor]] = {"": []}
+    for tensor in tensors:
+        folder = next((one for one in sorted(modules) if tensor[0].startswith(f"{one}/")), "")
+        by_folder.setdefault(folder, []).append(tensor)
+    shards = _packed(by_folder.pop(""), max_shard_size, names, "")
+    for folder, of_module in sorted(by_folder.items()):
+        shards += _packed(of_module, sys.maxsize, TRANSFORMERS, f"{folder}/")
+    return shards
+
+
+def _packed(tensors: Sequence[_Tensor], max_shard_size: int, names: WeightNames, folder: str) -> list[Shard]:
+    """The shards of one folder, whose name begins the names of its tensors."""
+    groups: list[list[_Tensor]] = []
     filled = 0
     for tensor in sorted(tensors, key=lambda tensor: natural_key(tensor[0])):
         size = bytes_of(tensor[1], math.prod(tensor[2]))
@@ -61,9 +81,11 @@ def pack(
         filled += size
     shards = []
     for number, group in enumerate(groups, 1):
-        file = names.file(number, len(groups))
+        file = f"{folder}{names.file(number, len(groups))}"
         group.sort(key=lambda tensor: -ITEM_SIZE.get(tensor[1], 1))  # stable: natural order within a width
-        position = header_size = len(render_header(group))
+        position = header_size = len(
+            render_header((name.removeprefix(folder), dtype, shape) for name, dtype, shape in group)
+        )
         specs = []
         for name, dtype, shape in group:
             end = position + bytes_of(dtype, math.prod(shape))

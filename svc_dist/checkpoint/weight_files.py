@@ -48,6 +48,12 @@ def is_adapter_file(name: str) -> bool:
     return _ADAPTER.fullmatch(name) is not None
 
 
+def stored_name(name: str, file: str) -> str:
+    """The name of a tensor in its file: without the folder of a module, which begins its name in the model."""
+    folder = file.rpartition("/")[0]
+    return name.removeprefix(f"{folder}/") if folder else name
+
+
 def is_index(name: str) -> bool:
     """Whether a file is an index of safetensors shards; ``model.safetensors.index.fp16.json`` is one too."""
     return _INDEX.fullmatch(name.rpartition("/")[2]) is not None

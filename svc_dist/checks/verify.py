@@ -11,7 +11,7 @@ from typing import Any
 
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
-from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index
+from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
@@ -98,7 +98,8 @@ def _check_reader(folder: Path | None, model: Checkpoint, result: Verification) 
         return
     problem = None
     for file in model.files:
-        expected = {s.name: (s.dtype, list(s.shape)) for s in model.tensors.values() if s.file == file.name}
+        specs = [spec for spec in model.tensors.values() if spec.file == file.name]
+        expected = {stored_name(spec.name, spec.file): (spec.dtype, list(spec.shape)) for spec in specs}
         try:
             problem = difference(read_by_safetensors(folder / file.name), expected)
         except VerificationError as error:
@@ -118,9 +119,11 @@ def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: V
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         result.problems.append(f"{index} has no total_size: {error!r}")
         return
-    if total != model.nbytes:
+    specs = [spec for spec in model.tensors.values() if stored_name(spec.name, spec.file) == spec.name]
+    nbytes = sum(spec.nbytes for spec in specs)
+    if total != nbytes:
         says = f"{total:,}" if type(total) is int else repr(total)
-        result.problems.append(f"{index} says {says} bytes, the tensors have {model.nbytes:,}")
+        result.problems.append(f"{index} says {says} bytes, the tensors have {nbytes:,}")
 
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:

@@ -57,7 +57,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
     if not specs:
         raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
-    layout = pack(specs, recipe.max_shard_size, base.weight_names)
+    modules = {folder for model in (base, *whole) for folder in model.modules}
+    layout = pack(specs, recipe.max_shard_size, base.weight_names, modules)
     by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, base, experts)
     paths = [choices.path for choices in recipe.results]

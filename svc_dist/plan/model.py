@@ -12,7 +12,7 @@ import msgspec
 
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
-from svc_dist.checkpoint.weight_files import names_like
+from svc_dist.checkpoint.weight_files import names_like, stored_name
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
@@ -161,8 +161,9 @@ class Plan:
         return [result * self.count + number for result in range(len(self.results))]
 
     def shard_file(self, shard: int) -> str:
-        """A shard's name in the folder of its result."""
-        return self.shards[shard].file.rpartition("/")[2]
+        """A shard's name in the folder of its result; with the sub-folder of a module, if it is of one."""
+        path = self.results[shard // self.count].path
+        return self.shards[shard].file.removeprefix(f"{path}/") if path else self.shards[shard].file
 
     @property
     def index_file(self) -> str:
@@ -180,7 +181,13 @@ class Plan:
     @property
     def tensor_bytes(self) -> int:
         """The index's ``total_size``."""
-        return sum(tensor.end - tensor.start for tensor in self.tensors)
+        return sum(tensor.end - tensor.start for tensor in self.indexed)
+
+    @functools.cached_property
+    def indexed(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that the index lists: all but those of modules in sub-folders."""
+        names = [self.shard_file(number) for number in range(self.count)]
+        return tuple(one for one in self.tensors if stored_name(one.name, names[one.shard]) == one.name)
 
     @functools.cached_property
     def shard_tensors(self) -> tuple[tuple[PlannedTensor, ...], ...]:
@@ -225,7 +232,8 @@ class Plan:
 
     def header(self, shard: int) -> bytes:
         """The prefix and the JSON header of one shard."""
-        return render_header((tensor.name, tensor.dtype, tensor.shape) for tensor in self.shard_tensors[shard])
+        file = self.shard_file(shard)
+        return render_header((stored_name(one.name, file), one.dtype, one.shape) for one in self.shard_tensors[shard])
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

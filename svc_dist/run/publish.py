@@ -52,7 +52,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     ]
     files = {sidecar.name: data for sidecar, data in sidecars}
     files |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
-    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.tensors}
+    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.indexed}
     index = json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
     for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
         storage = output.storage.sub(result.path)

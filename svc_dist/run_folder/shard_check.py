@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checkpoint.weight_files import stored_name
 from svc_dist.errors import VerificationError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
@@ -33,7 +34,8 @@ def check_shards(plan: Plan, output: Output) -> None:
                 raise VerificationError(f"{where}: differs from the plan", "start over with --restart")
             continue
         path = output.storage.path / shard.file
-        expected = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in plan.shard_tensors[number]}
+        name = plan.shard_file(number)
+        expected = {stored_name(one.name, name): (one.dtype, list(one.shape)) for one in plan.shard_tensors[number]}
         problem = difference(read_by_safetensors(path), expected)
         if problem is not None:
             raise VerificationError(f"{path}: {problem}", "start over with --restart")

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 from svc_dist.checkpoint.checkpoint import ADAPTER_CONFIG
@@ -19,6 +18,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.formats.declarations import without_declarations
 from svc_dist.checkpoint.header import json_object
+from svc_dist.checkpoint.modules import MODULES, module_folders
 from svc_dist.checkpoint.placeholder import HEAD, refuse_placeholder
 from svc_dist.checkpoint.tokenizer import (
     CONFIG_FILE,
@@ -45,7 +45,6 @@ _TOGETHER = 16
 _ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab", ".bpe")
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _GENERATION = "custom_generate"  # code of a model's own way to generate
-_MODULES = "modules.json"  # of sentence-transformers: its modules, with the sub-folders of their files
 _REPLACED = ("README.md", "merge_recipe.yaml", "merge_report.json", "merge_outputs.json")
 _TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler.pt", "global_step")
 _WEIGHTS = (
@@ -146,18 +145,7 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
 
 def _with_sub_folders(storage: Storage, names: Sequence[str]) -> list[str]:
     """The names in a model's folder and in those of its sub-folders that loaders read."""
-    folders = [TEMPLATES_FOLDER, _GENERATION]
-    if _MODULES in names:
-        where = f"{storage.location}/{_MODULES}"
-        try:
-            text = storage.read(_MODULES)
-            refuse_placeholder(text, where)
-            paths = [str(module["path"]) for module in json.loads(text)]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedInputError(f"{where}: not a list of modules: {error!r}", "download the model again") from None
-        if any(".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path for path in paths):
-            raise DamagedInputError(f"{where}: a module lies outside the model's folder")
-        folders += [path.strip("/") for path in paths if path.strip("/")]
+    folders = [TEMPLATES_FOLDER, _GENERATION, *module_folders(storage, names)]
     inner = (f"{folder}/{name}" for folder in folders for name in storage.names(folder, recursive=True))
     return list(dict.fromkeys([*names, *inner]))
 
@@ -180,15 +168,15 @@ def _planned(
     storage: Storage, name: str, source: int, dtype: str | None, template: str | None
 ) -> Sidecar | LeftOut | None:
     """The plan for a file; None if it was deleted after the listing."""
+    last = name.rpartition("/")[2]
     if (reason := _reason(name)) is not None:
-        return LeftOut(storage.location, name, reason, needed="/" in name)
+        return LeftOut(storage.location, name, reason, needed="/" in name and not last.endswith(_WEIGHTS))
     identity = storage.stat(name)
     if identity is None:
         return None
     if identity.size > LARGEST:
         reason = f"{format_size(identity.size)}, larger than {format_size(LARGEST)}"
         return LeftOut(storage.location, name, reason, needed=True)
-    last = name.rpartition("/")[2]
     where = f"{storage.location}/{name}"
     try:
         refuse_placeholder(storage.read_pinned(identity, 0, min(identity.size, HEAD)), where)
@@ -197,7 +185,7 @@ def _planned(
             raise
         return LeftOut(storage.location, name, error.message.removeprefix(f"{where}: "), needed=True)
     if last.endswith(".json") and (identity.size <= _PARSED or last.endswith("config.json")):
-        required = last.endswith("config.json") or last == _MODULES or is_tokenizer_file(name)
+        required = last.endswith("config.json") or last == MODULES or is_tokenizer_file(name)
         try:
             _require_json(_read(storage, identity), where, last)
         except DamagedInputError as error:
