@@ -106,3 +106,43 @@ def pattern_of(name: str, *, any_number: bool = False) -> str:
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all patterns: large mixtures of experts have 50,000 names."""
     return re.compile("|".join(map(translate, patterns)) if patterns else r"(?!)")
+
+
+def renamed(name: str, pairs: Sequence[tuple[str, str]]) -> tuple[str, list[int]]:
+    """The new name by pairs ``(from, to)`` of prefixes or of patterns with ``*``, and the numbers of those that apply.
+
+    Patterns apply one after another, each as long as it makes the name shorter; of prefixes the first that fits.
+    """
+    applied: list[int] = []
+    prefixed = False
+    for number, (old, new) in enumerate(pairs):
+        if "*" in old:
+            changed = _by_pattern(name, old, new)
+            if changed is None:
+                continue
+            name = changed
+        elif prefixed or not name.startswith(old):
+            continue
+        else:
+            name, prefixed = new + name.removeprefix(old), True
+        applied.append(number)
+    return name, applied
+
+
+def _by_pattern(name: str, old: str, new: str) -> str | None:
+    """The name after a pattern; None where it does not match."""
+    changed = None
+    compiled, texts = _rename_pattern(old), new.split("*")
+    while (match := compiled.fullmatch(name)) is not None:
+        groups = [*match.groups(), ""]
+        following = "".join(text + group for text, group in zip(texts, groups, strict=True))
+        shorter = len(following) < len(name)
+        name = changed = following
+        if not shorter:
+            break
+    return changed
+
+
+@functools.lru_cache(maxsize=256)
+def _rename_pattern(pattern: str) -> re.Pattern[str]:
+    return re.compile("(.*)".join(map(re.escape, pattern.split("*"))), re.DOTALL)

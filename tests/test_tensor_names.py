@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from svc_dist.tensor_names import TensorName, depths, is_convolution, is_output_head, matches, parse_name, pattern_of
+from svc_dist.tensor_names import (
+    TensorName,
+    depths,
+    is_convolution,
+    is_output_head,
+    matches,
+    parse_name,
+    pattern_of,
+    renamed,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +94,26 @@ def test_a_pattern_matches_the_name_that_it_is_made_of() -> None:
     assert matches(name, [pattern_of(name)])
     assert not matches("layers.3.odd[x]?.weight", [pattern_of(name)])
     assert matches("layers.12.odd[*]?.weight", [pattern_of(name, any_number=True)])
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "new"),
+    [
+        ("model.a", [("model.", "")], "a"),
+        ("model.a", [("mod.", "")], "model.a"),
+        ("model.a", [("model.", "m."), ("m.", "n.")], "m.a"),
+        ("model.a", [("", "x.")], "x.model.a"),
+        ("a.LayerNorm.gamma", [("*.LayerNorm.gamma", "*.LayerNorm.weight")], "a.LayerNorm.weight"),
+        ("a.LayerNorm.gamma2", [("*.LayerNorm.gamma", "*.LayerNorm.weight")], "a.LayerNorm.gamma2"),
+        ("a.w.b.w.c", [("*.w.*", "*.*")], "a.b.c"),
+        ("a.b", [("*.*", "*.x.*")], "a.x.b"),
+        ("_o.a.w.LayerNorm.beta", [("_o.", ""), ("*.w.*", "*.*"), ("*.beta", "*.bias")], "a.LayerNorm.bias"),
+        ("h.0.a(b", [("h.*(b", "layers.*+")], "layers.0.a+"),
+    ],
+)
+def test_renamed(name: str, pairs: list[tuple[str, str]], new: str) -> None:
+    assert renamed(name, pairs)[0] == new
+
+
+def test_the_pairs_that_apply_are_told() -> None:
+    assert renamed("a.b", [("x", ""), ("a.", ""), ("*", "y*"), ("a", "z")]) == ("yb", [1, 2])

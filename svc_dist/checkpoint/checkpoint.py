@@ -31,6 +31,7 @@ from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.open import open_storage
+from svc_dist.tensor_names import renamed
 
 Value = TypeVar("Value")
 
@@ -79,21 +80,18 @@ class Checkpoint:
         return replace(self, tensors={name: replace(spec, name=name) for name, spec in tensors})
 
 
-def rename_keys(named: Mapping[str, Value], prefixes: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:
-    """The values under other names: of the pairs ``(from, to)`` the first counts with whose prefix a name starts.
-
-    Raises RecipeError with the location ``where`` when two names would be the same.
-    """
-    renamed: dict[str, Value] = {}
+def rename_keys(named: Mapping[str, Value], pairs: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:
+    """The values under other names. Raises RecipeError with the location ``where`` when two names would be the same."""
+    result: dict[str, Value] = {}
     for name, value in named.items():
-        new = next((to + name.removeprefix(old) for old, to in prefixes if name.startswith(old)), name)
-        if new in renamed:
+        new, _ = renamed(name, pairs)
+        if new in result:
             raise RecipeError(
                 f"{where}: rename makes two tensors one: {name!r} and another would both be {new!r}",
                 "choose another prefix to put in its place",
             )
-        renamed[new] = value
-    return renamed
+        result[new] = value
+    return result
 
 
 def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoint:

@@ -28,10 +28,16 @@ class Strict(BaseModel):
 
 
 class RenameEntry(Strict):
-    """A prefix of tensor names that the merge replaces with another prefix."""
+    """A prefix of tensor names that the merge replaces with another prefix, or a pattern of whole names."""
 
-    old: str = Field(alias="from", description="prefix of tensor names in the checkpoint")
-    new: str = Field(alias="to", description="prefix in the merged model")
+    old: str = Field(alias="from", description="prefix of tensor names in the checkpoint, or a pattern with *")
+    new: str = Field(alias="to", description="prefix in the merged model; each * is the text of the same one in `from`")
+
+    @model_validator(mode="after")
+    def _same_gaps(self) -> RenameEntry:
+        if self.old.count("*") != self.new.count("*"):
+            raise ValueError(f"'{self.old}' and '{self.new}' must have equally many *")
+        return self
 
 
 def _mapping(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svc_dist.checkpoint.checkpoint import open_checkpoint
+from svc_dist.checkpoint.checkpoint import open_checkpoint, rename_keys
 from svc_dist.errors import DamagedInputError, RecipeError, StorageError
 from tests.support.checkpoints import (
     INDEX,
@@ -197,3 +197,10 @@ def test_a_remote_checkpoint_is_read_like_a_local_one(tmp_path: Path) -> None:
     memory.put(f"{tmp_path}/", "/index-test/", recursive=True)
     remote, local = open_checkpoint("memory://index-test"), open_checkpoint(str(tmp_path))
     assert (remote.tensors, remote.config) == (local.tensors, local.config)
+
+
+def test_two_tensors_of_one_name_are_refused() -> None:
+    with pytest.raises(RecipeError, match="/here: rename makes two tensors one"):
+        rename_keys({"a.x": 1, "a.y.x": 2}, [("*.y.*", "*.*")], "/here")
+    with pytest.raises(RecipeError, match="/here: rename makes two tensors one"):
+        rename_keys({"a.x": 1, "x": 2}, [("a.", "")], "/here")

@@ -15,6 +15,7 @@ from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -121,7 +122,8 @@ def decide(
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
         decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged, number))
     if refused:
-        raise PlanError(refusal_message(refused, base, experts), remedy([name for name, _ in refused], names))
+        hint = rename_offer(base, experts) or remedy([name for name, _ in refused], names)
+        raise PlanError(refusal_message(refused, base, experts), hint)
     return decisions
 
 

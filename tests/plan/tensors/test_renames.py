@@ -47,6 +47,16 @@ def test_the_recipes_prefix_is_replaced_in_every_model_that_has_it() -> None:
     assert found[1] == list(MOVED.tensors)
 
 
+def test_a_pattern_is_replaced_in_the_middle_and_after_a_prefix() -> None:
+    own = [prefix("language_model.", ""), prefix("*model.*", "*stack.*")]
+    assert names(moved=own)[1] == ["stack.a", "stack.b", "head", "visual.c"]
+
+
+def test_a_pattern_and_its_replacement_have_the_same_gaps() -> None:
+    with pytest.raises(RecipeError, match=r"must have equally many \*"):
+        names([prefix("*.a", "b")])
+
+
 def test_of_several_prefixes_the_first_that_fits_counts_and_a_models_own_come_first() -> None:
     own = [prefix("language_model.model.b", "b"), prefix("language_model.", "")]
     assert names([prefix("visual.", "tower.")], moved=own)[1] == ["model.a", "b", "head", "tower.c"]
@@ -62,6 +72,7 @@ def test_of_several_prefixes_the_first_that_fits_counts_and_a_models_own_come_fi
             r"\(models\[1\]\.rename\[0\]\): no tensor's name starts with",
         ),
         ([], {"moved": [prefix("language", "x"), prefix("language_model.model.", "")]}, r"models\[0\]\.rename\[1\]"),
+        ([prefix("*.nothing", "*.x")], {}, r"\(rename\[0\]\): no tensor's name matches this pattern"),
         ([], {"moved": prefix("language_model.model.a", "visual.c")}, "/moved: rename makes two tensors one"),
     ],
 )
