@@ -144,3 +144,28 @@ def test_adapters_under_any_method_are_what_their_whole_models_are(case: str, me
     for name, tensor in results[2].items():
         for other in results[:2]:
             assert torch.allclose(tensor.double(), other[name].double(), rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("case", ["DoRA", "Mixtral"])
+def test_an_adapter_to_a_model_of_its_own_and_one_that_is_kept(case: str, tmp_path: Path) -> None:
+    """``model+adapter`` is relative to that model, in whichever layout; `keep` writes what the expert is."""
+    from peft import LoraConfig, get_peft_model
+
+    make, keys = CASES[case]
+    torch.manual_seed(0)
+    make().save_pretrained(tmp_path / "base", save_original_format=False)
+    model = make()
+    model.save_pretrained(tmp_path / "model", save_original_format=True)
+    keys = {"target_modules": ["q_proj"], **keys} if "target_parameters" in keys else keys
+    adapted = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, **keys))
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "peft", save_original_format=False)
+    expected = load_file(tmp_path / "peft" / "model.safetensors")
+    both = {"model": f"{tmp_path}/model+{tmp_path}/adapter", "name": "both", "parameters": {"weight": 1.0}}
+    for number, rules in enumerate(([], [{"match": "*", "keep": "both"}])):
+        recipe = {"base_model": str(tmp_path / "base"), "models": [both], "merge_method": "task_arithmetic"}
+        svc_dist.merge({**recipe, "rules": rules}, tmp_path / f"out{number}")
+        merged = load_file(tmp_path / f"out{number}" / "model.safetensors")
+        assert merged.keys() == expected.keys()
+        for name, tensor in merged.items():
+            assert torch.allclose(tensor, expected[name], rtol=1e-6, atol=1e-6), name

@@ -72,7 +72,8 @@ class Attaching:
         fused = fused_name(name, self.tensors) if spec is None and len(pairs) == 1 else None
         if fused is not None:
             return self._part_of(fused, name, pairs[0])
-        fused_names = (f"{other}.{one}" for other in other_names(module) for one in _DEFINED)
+        parameters = (*_DEFINED, *(one.rpartition(".")[2] for one in self.config.target_parameters))
+        fused_names = (f"{other}.{one}" for other in other_names(module) for one in parameters)
         shapes = {one: self.tensors[one].shape for one in fused_names if one in self.tensors}
         if not shapes:
             shapes = dict(fused_shapes(module, self.tensors))

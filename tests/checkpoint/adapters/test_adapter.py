@@ -434,6 +434,17 @@ def test_pairs_that_fit_no_parameter_are_refused(tmp_path: Path) -> None:
         attached(experts_adapter(tmp_path / "c", {"down_proj": (6, 4)}, count=4), base)
 
 
+def test_parameters_of_any_name(tmp_path: Path) -> None:
+    """Also ones of two dimensions, which PEFT takes for matrices (out, in)."""
+    tensors = {f"{EXPERTS}.wide": torch.ones(3, 8, 6), f"{EXPERTS}.flat": torch.ones(12, 5)}
+    base = open_checkpoint(str(write_checkpoint(tmp_path / "b", tensors)))
+    expert = attached(experts_adapter(tmp_path / "a", {"wide": (8, 6)}), base)
+    assert expert.factors[f"{EXPERTS}.wide"][0].experts == 3
+    expert = attached(experts_adapter(tmp_path / "c", {"flat": (12, 5)}, count=1), base)
+    (one,) = expert.factors[f"{EXPERTS}.flat"]
+    assert (one.rows, one.columns, one.experts, one.transposed) == (12, 5, 1, False)
+
+
 def test_a_router_by_target_parameters_is_a_matrix(tmp_path: Path) -> None:
     gate = "model.layers.0.mlp.gate"
     base = open_checkpoint(str(write_checkpoint(tmp_path / "b", {f"{gate}.weight": torch.ones(4, 8)})))
