@@ -39,7 +39,7 @@ _REFUSED = {
     "arrow_config": "Arrow routes between several adapters",
 }
 #: Initialisations that leave the base's weights unchanged; the others move a part of them into the adapter.
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _PATTERN_LENGTH, _PATTERN_REPEATS, _PATTERN_GROUPS = 256, 3, 2
 
 #: Values by regular expressions for names of modules; the first that matches counts.

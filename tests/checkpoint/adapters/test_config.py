@@ -67,3 +67,24 @@ def test_what_is_no_plain_lora_is_refused_by_its_key(keys: dict[str, Any], said:
 def test_keys_that_are_off_or_only_tell_of_the_training_change_nothing() -> None:
     plain = {"use_dora": False, "layer_replication": None, "new_key_of_peft": None, "init_lora_weights": "gaussian"}
     assert parsed(**plain, lora_dropout=0.1, target_modules=["q_proj"], bias="all") == parsed()
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_starts_that_leave_the_base_as_it_is(start: object) -> None:
+    assert parsed(init_lora_weights=start).rank == 8
+
+
+def test_parameters_are_targets_by_their_whole_name_or_its_end() -> None:
+    config = parsed(target_parameters=["mlp.experts.down_proj", "gate.weight"], use_dora=False)
+    assert config.targets("model.layers.3.mlp.experts.down_proj")
+    assert config.targets("gate.weight")
+    assert not config.targets("model.layers.3.other_mlp.experts.down_proj")
+    assert not config.targets("model.layers.3.mlp.router_gate.weight")
+
+
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [(None, (0,)), ("0.18.1", (0, 18)), ("0.19.0.dev0@abc", (0, 19)), ("1.2", (1, 2)), ("unknown", ())],
+)
+def test_the_version_of_peft(written: str | None, version: tuple[int, ...]) -> None:
+    assert parsed(peft_version=written).peft_version == version
