@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,7 @@ def predict(
 
 
 def merge_deltas(
-    deltas: Sequence[Tensor],
+    deltas: Iterable[Tensor],
     method: str,
     *,
     calibrate: str | Mapping[str, Any] | None = None,
@@ -161,22 +161,18 @@ def merge_deltas(
     import torch
 
     from svc_dist.linalg.finite import require_finite
+    from svc_dist.linalg.given import given_deltas
     from svc_dist.linalg.threads import threads_fixed
     from svc_dist.methods.apply import ResultParameters, merged_chunks
     from svc_dist.methods.deltas import Copy, TaskDeltas
     from svc_dist.methods.low_rank import LowRank
 
     precision = Precision.of(precision)
-    if not deltas or any(delta.shape != deltas[0].shape for delta in deltas):
-        raise RecipeError("merge_deltas needs one or more deltas of the same shape")
+    deltas = given_deltas(deltas)
     require_choice("method", method, METHODS)
     complete = _parameters(METHODS[method], parameters, len(deltas))
     scale = complete.pop("lambda", 1.0)
-    calibration = None
-    if calibrate is not None and calibrate != "none":
-        settings = {"method": calibrate} if isinstance(calibrate, str) else calibrate
-        require_choice("calibrate", settings.get("method"), CALIBRATIONS)
-        calibration = CALIBRATIONS[settings["method"]].complete(settings, len(deltas))
+    calibration = _calibration(calibrate, len(deltas))
     shape = deltas[0].shape
     batch: tuple[int, int, int] | None = None
     if len(shape) > 1:
@@ -184,7 +180,7 @@ def merge_deltas(
     if batch is None and METHODS[method].family == "spectral":
         raise RecipeError(f"{method} takes matrices; these deltas have shape {list(shape)}")
     device = str(deltas[0].device)
-    data = TaskDeltas([delta.detach().contiguous() for delta in deltas], precision=precision, device=device)
+    data = TaskDeltas([delta.contiguous() for delta in deltas], precision=precision, device=device)
     result = torch.zeros(shape, dtype=data.dtype, device=device)
     flat = result.view(-1)
     results = [ResultParameters(complete, calibration)]
@@ -202,30 +198,46 @@ def merge_deltas(
 
 def calibrate(
     merged: Tensor,
-    deltas: Sequence[Tensor],
+    deltas: Iterable[Tensor],
     alpha: float | None = None,
     side: str = "left",
     *,
+    basis: Tensor | None = None,
     precision: str = "float64",
 ) -> Calibrated:
     """Calibrate a merged delta ``(m, n)`` by SVC against its K task deltas.
 
     Returns the calibrated ``delta`` with ``sigma`` (singular values before, descending) and ``gamma`` (their factors).
-    Li et al. 2026, arXiv 2602.05536, Algorithm 1. Raises RecipeError, NumericsError.
+    Li et al. 2026, arXiv 2602.05536, Algorithm 1.
+
+    ``basis (m, r)``, or ``(n, r)`` for ``side="right"``: orthonormal directions to calibrate along, which span the
+    merged delta. Without it they are the singular vectors of ``merged``. A flat spectrum, such as Iso-C's, has none of
+    its own: then a basis is required, or ``merge_deltas(..., calibrate="svc")``, which knows the method's. Raises
+    RecipeError, NumericsError.
     """
+    from svc_dist.linalg.given import given_deltas, given_tensor
     from svc_dist.linalg.threads import threads_fixed
+    from svc_dist.methods.calibration.flat import require_basis, require_distinct
     from svc_dist.methods.deltas import TaskDeltas
     from svc_dist.methods.merged import Merged
 
     precision = Precision.of(precision)
-    if merged.ndim != 2 or not deltas or any(delta.shape != merged.shape for delta in deltas):
-        raise RecipeError("calibrate needs a matrix and one or more deltas of its shape")
+    merged = given_tensor(merged, "merged")
+    if merged.ndim != 2 or not merged.numel():
+        raise RecipeError(f"calibrate takes a matrix with entries; merged has shape {list(merged.shape)}")
+    deltas = given_deltas(deltas, tuple(merged.shape), merged.device)
     svc = CALIBRATIONS["svc"]
     parameters = svc.complete({"side": side, "alpha": alpha}, len(deltas))
     del parameters["method"]
-    data = TaskDeltas([delta.detach() for delta in deltas], precision=precision, device=str(merged.device))
+    data = TaskDeltas(deltas, precision=precision, device=str(merged.device))
+    delta = merged if merged.dtype.itemsize > 2 else merged.float()
     with threads_fixed():
-        _, result = next(svc.results([parameters], Merged(merged.detach().to(data.dtype)), data))
+        if basis is not None:
+            basis = given_tensor(basis, "basis").to(delta)
+            require_basis(basis, delta if side == "left" else delta.T)
+        _, result = next(svc.results([parameters], Merged(delta, left=basis, right=basis), data))
+        if basis is None:
+            require_distinct(result)
     calibrated: Calibrated = result
     return calibrated
 
@@ -244,3 +256,16 @@ def _parameters(method: Method, keywords: Mapping[str, Any], experts: int) -> di
         for settings, value in zip(by_expert, shared.pop(parameter.name), strict=True):
             settings[parameter.name] = value
     return method.complete(experts, shared, by_expert)
+
+
+def _calibration(given: object, experts: int) -> dict[str, Any] | None:
+    """The complete settings of a calibration from its name or settings; None for none."""
+    settings = {"method": given} if isinstance(given, str) else given
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise RecipeError(f"calibrate is {given!r}, but must be a name, or a mapping with the name as its `method`")
+    if settings.get("method") == "none":
+        return None
+    require_choice("calibrate", settings.get("method"), CALIBRATIONS)
+    return CALIBRATIONS[settings["method"]].complete(settings, experts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,3 +136,39 @@ def test_weights_that_cannot_be_divided_by_are_refused_as_in_a_recipe() -> None:
     deltas = [torch.ones(2, 2), torch.ones(2, 2)]
     with pytest.raises(RecipeError, match="task_arithmetic: the weights add up to zero"):
         svc_dist.merge_deltas(deltas, "task_arithmetic", weight=[1.0, -1.0], normalize=True)
+
+
+@pytest.mark.parametrize("given", [True, False, ["svc"], {"method": ["svc"]}, {}, "svd"])
+def test_a_wrong_calibration_is_named(given: Any) -> None:
+    with pytest.raises(RecipeError, match="calibrate is"):
+        svc_dist.merge_deltas([torch.ones(2, 2)] * 2, "linear", calibrate=given)
+
+
+@pytest.mark.parametrize("given", [None, "none", {"method": "none"}])
+def test_no_calibration_is_written_as_in_a_recipe(given: Any) -> None:
+    assert torch.equal(svc_dist.merge_deltas([torch.eye(2)] * 2, "linear", calibrate=given), torch.eye(2).double())
+
+
+def test_a_matrix_without_entries_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"merged has shape \[0, 5\]"):
+        svc_dist.calibrate(torch.zeros(0, 5), [torch.zeros(0, 5)])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e-22, 1e20, 1e30])
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *((name, {}) for name in ("star", "tsv_m", "iso_c", "iso_cts", "swudi", "swudi_a", "ties", "model_stock")),
+        ("sce", {"select_topk": 0.5}),
+        ("task_arithmetic", {"calibrate": "svc"}),
+        ("task_arithmetic", {"calibrate": {"method": "svc", "side": "right"}}),
+    ],
+)
+def test_results_scale_with_deltas_of_any_size(method: str, given: dict[str, Any], scale: float) -> None:
+    if "calibrate" in given and scale < 1:
+        return  # the paper's guard for an expert that does not reach into a direction has a size
+    generator = torch.Generator().manual_seed(3)
+    plain = [torch.randn(24, 40, generator=generator) for _ in range(3)]
+    expected = svc_dist.merge_deltas(plain, method, precision="mixed", **given).double()
+    scaled = svc_dist.merge_deltas([delta * scale for delta in plain], method, precision="mixed", **given)
+    assert error(scaled.double() / scale, expected) <= 1e-5

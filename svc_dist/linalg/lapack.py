@@ -125,6 +125,22 @@ class Tridiagonal:
         return found
 
 
+def svd_in_place(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """``U (m, m)`` and ``s (m)`` of ``A = U diag(s) V^T (m, n)``, ``m <= n``; ``V^T`` takes the place of ``A``.
+
+    ``dgesvd``: slower than ``dgesdd``, which torch calls, and with a fraction of its memory. Raises NotConvergedError.
+    """
+    rows, columns = matrix.shape  # by columns: LAPACK sees A^T
+    values, left, info = matrix.new_empty(rows), matrix.new_empty(rows, rows), ctypes.c_int()
+    work = matrix.new_empty(64 * (rows + columns))
+    _routine("dgesvd")(
+        b"O", b"A", _int(columns), _int(rows), _at(matrix), _int(columns), _at(values), _at(matrix), _int(columns),
+        _at(left), _int(rows), _at(work), _int(len(work)), ctypes.byref(info),
+    )  # fmt: skip
+    _check(info)
+    return left, values
+
+
 def _narrowed(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """``rows`` as ``dtype``: a narrower one in their own memory, which is the largest there is beside the matrix."""
     if dtype.itemsize >= rows.itemsize or rows.untyped_storage().nbytes() > rows.nbytes:

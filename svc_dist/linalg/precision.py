@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,12 @@ class Precision(StrEnum):
     """A level of precision, as recipes, plans and commands name it."""
 
     MIXED = "mixed"
-    """Eigendecompositions, and Gram matrices that stand for a squared spectrum, in float64; other products in float32.
+    """Whatever a small difference depends on in float64: decompositions, Gram matrices, the factors of a merged matrix.
 
-    The default: more accurate than a full SVD in float32.
+    Other products in float32. The default: within 1e-5 of ``float64``.
     """
     FAST = "fast"
-    """Like ``mixed``, with products that only yield coefficients in bfloat16 where the device has it."""
+    """Like ``mixed``, with SWUDI's sums in float32; on a CUDA device products of float32 may round to TF32."""
     FLOAT64 = "float64"
     """Everything in float64."""
 
@@ -37,15 +36,3 @@ def compute_dtype(precision: str) -> torch.dtype:
     import torch
 
     return torch.float64 if precision == Precision.FLOAT64 else torch.float32
-
-
-@functools.cache
-def coefficient_dtype(precision: str, device: str) -> torch.dtype:
-    """The dtype for products that only yield coefficients (never entries of the result)."""
-    import torch
-
-    if precision == Precision.FAST:
-        native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_avx512_bf16_supported()
-        if native:
-            return torch.bfloat16
-    return compute_dtype(precision)

@@ -6,21 +6,25 @@ values of 1e-8 of the largest. Only float64 arithmetic can tell what is smaller:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svc_dist.errors import NumericsError
+from svc_dist.linalg import lapack
 from svc_dist.linalg.eigen import leading_gram_eigen, symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
+from svc_dist.linalg.noise import Noise
 from svc_dist.linalg.residual import Probe
 
 _BESIDE = 16  # vectors iterated beside those wanted
 _ITERATIONS = 4
+_GRAM_RESOLVES = 1e-9  # of the largest square: a direction is then known to eps / 1e-9 = 2e-7
 _TINY = 1e-30  # can be divided by in float32
 
 
@@ -28,7 +32,8 @@ _TINY = 1e-30  # can be divided by in float32
 class ThinSvd:
     """``left (m, r) diag(values) right (r, n)``: the leading directions of a matrix, values descending.
 
-    ``cut``: how many of the directions asked for were at rounding level and left out; ``residual``: how well the
+    ``cut``: how many of the directions asked for were left out because they are rounding, of which ``noisy`` are above
+    the rounding level of arithmetic but not above the noise that the matrix came with; ``residual``: how well the
     decomposition fits, relative to what was decomposed.
     """
 
@@ -37,6 +42,7 @@ class ThinSvd:
     right: Tensor
     cut: int
     residual: float
+    noisy: int = 0
 
 
 def thin_svd(
@@ -46,48 +52,78 @@ def thin_svd(
     count: int | Callable[[Tensor], int] | None = None,
     dtype: torch.dtype | None = None,
     scale: float = 0.0,
+    noise: Noise | None = None,
+    full: bool | None = None,
 ) -> ThinSvd:
     """The ``count`` leading singular triplets of an ``(m, n)`` matrix.
 
     ``count``: default all ``min(m, n)``; or what it makes of the singular values. Directions at rounding level,
     ``sigma_r <= rounding_level(A) * sigma_0``, are left out: their vectors are noise; their values count as zero.
     ``scale`` takes the place of ``sigma_0`` where it is larger (a remainder is as noisy as what it remained from).
-    ``dtype``: of the result and of the products behind it (default: the matrix's); methods that lift small directions
-    take float64. ``what`` names the matrix in errors. Raises NumericsError when it is not finite or LAPACK does not
-    converge.
+    ``noise``: errors that the matrix came with; directions that are not above them are left out as well. ``dtype``: of
+    the result and of the products behind it (default: the matrix's); methods that lift small directions take float64.
+    ``full``: by LAPACK's SVD (default: of a float64 matrix) instead of the Gram matrix. ``what`` names the matrix in
+    errors. Raises NumericsError when it is not finite or LAPACK does not converge.
     """
     rows, columns = matrix.shape
-    level = rounding_level(matrix)
+    full = matrix.dtype == torch.float64 if full is None else full
+    level = rounding_level(matrix, full)
 
     def wanted(values: Tensor) -> int:
         if not callable(count):
             return min(rows, columns) if count is None else count
-        return count(torch.where(values > level * max(scale, float(values[0])), values, 0))
+        resolved = values > level * max(scale, float(values[0]))
+        if noise is not None:
+            resolved &= values > noise.mean_levels(len(values)).to(values)
+        return count(torch.where(resolved, values, 0))
 
-    if matrix.dtype == torch.float64:
+    if full:
         left, values, right, residual = full_svd(matrix, what)
-        values = values[: wanted(values)]
+        number = wanted(values)
+        left, values, right = left[:, :number], values[:number], right[:number]
     elif rows > columns:
-        flipped = thin_svd(matrix.T, what, count=count, dtype=dtype, scale=scale)
-        return ThinSvd(flipped.right.T, flipped.values, flipped.left.T, flipped.cut, flipped.residual)
+        flipped = thin_svd(
+            matrix.T, what, count=count, dtype=dtype, scale=scale, noise=None if noise is None else noise.T,
+            full=False,
+        )  # fmt: skip
+        return replace(flipped, left=flipped.right.T, right=flipped.left.T)
     else:
         needed = (lambda squares: wanted(squares.clamp_min(0).sqrt())) if callable(count) else wanted(matrix[0])
         _, left, residual = leading_gram_eigen(matrix, needed, what, dtype or matrix.dtype)
         right = product(left.T, matrix)
-        values = torch.linalg.vector_norm(right, dim=1)
-        right /= values.clamp_min(torch.finfo(values.dtype).tiny)[:, None]
-    kept = int((values > level * max(scale, float(values[0]))).sum()) if len(values) else 0
-    return ThinSvd(left[:, :kept], values[:kept], right[:kept], len(values) - kept, residual)
+        values = torch.linalg.vector_norm(right, dim=1, dtype=torch.float64)
+        right /= values.clamp_min(torch.finfo(right.dtype).tiny)[:, None]
+        values = values.to(right.dtype)
+    return _resolved(ThinSvd(left, values, right, 0, residual), level, scale, noise)
 
 
-def rounding_level(matrix: Tensor) -> float:
+def _resolved(svd: ThinSvd, level: float, scale: float, noise: Noise | None) -> ThinSvd:
+    """The triplets that are neither at the rounding level of arithmetic nor at that of the matrix's own noise."""
+    count = len(svd.values)
+    if count == 0:
+        return svd
+    kept = svd.values > level * max(scale, float(svd.values[0]))
+    exact = int(kept.sum())
+    if noise is not None:
+        kept &= svd.values > noise.levels(svd.left, svd.right).to(svd.values)
+    number = int(kept.sum())
+    if bool(kept[:number].all()):
+        left, values, right = svd.left[:, :number], svd.values[:number], svd.right[:number]
+    else:  # errors that are not spread evenly can be stronger than a direction elsewhere
+        left, values, right = svd.left[:, kept], svd.values[kept], svd.right[kept]
+    return ThinSvd(left, values, right, count - number, svd.residual, exact - number)
+
+
+def rounding_level(matrix: Tensor, full: bool | None = None) -> float:
     """Singular values up to this share of the largest are rounding noise.
 
-    ``max(m, n) * eps`` for the SVD of a float64 matrix. Of a float32 one the entries are exact to half an eps, and a
-    Gram matrix in float64 tells directions apart down to the root of its own rounding level.
+    ``max(m, n) * eps`` for the ``full`` SVD of a float64 matrix (its default). Of a float32 one the entries are exact
+    to half an eps, and a Gram matrix in float64 tells directions apart down to the root of its own rounding level.
     """
-    noise = max(matrix.shape) * torch.finfo(torch.float64).eps
-    return noise if matrix.dtype == torch.float64 else max(noise**0.5, 4 * torch.finfo(matrix.dtype).eps)
+    noise: float = max(matrix.shape) * torch.finfo(torch.float64).eps
+    if matrix.dtype == torch.float64 and full is not False:
+        return noise
+    return max(math.sqrt(noise), 4 * float(torch.finfo(matrix.dtype).eps))
 
 
 class Polar(NamedTuple):
@@ -98,32 +134,63 @@ class Polar(NamedTuple):
     residual: float
 
 
-def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
-    """The polar factor of a float64 matrix ``(m, n)`` as ``dtype``.
+def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool = False) -> Polar:
+    """The polar factor of a float64 matrix ``(m, n)`` as ``dtype``. ``overwrite`` gives the matrix's memory away.
 
-    As float64 through the SVD, which tells directions apart down to ``max(m, n) * eps`` of the largest; else through
-    the Gram matrix, down to the root of that, and with the last product in ``dtype``.
+    Directions are told apart down to ``max(m, n) * eps`` of the largest: as float64 by the SVD; else by the Gram matrix
+    first, which is exact to float32 down to 3e-5 of the largest, and where one is smaller by the SVD after all. A polar
+    factor gives every direction the same strength: what a Gram matrix loses may be much of it.
     """
     rows, columns = matrix.shape
     if rows > columns:
-        factor, cut, residual = polar_factor(matrix.T, what, dtype)
+        factor, cut, residual = polar_factor(matrix.T, what, dtype, overwrite)
         return Polar(factor.T, cut, residual)
-    noise = max(rows, columns) * torch.finfo(matrix.dtype).eps
-    if dtype == torch.float64:
-        left, values, right, residual = full_svd(matrix, what)
-        kept = int((values > noise * values[0]).sum()) if rows else 0
-        return Polar(left[:, :kept] @ right[:kept], rows - kept, residual)
+    require_finite(matrix, what)
+    if dtype != torch.float64:
+        from_gram = _polar_from_gram(matrix, what, dtype)
+        if from_gram is not None:
+            return from_gram
+        if lapack.usable(matrix):
+            return _polar_in_place(matrix if overwrite else matrix.clone(), what, dtype)
+    left, values, right, residual = full_svd(matrix, what)
+    kept = _above_rounding(values, columns)
+    return Polar((left[:, :kept] @ right[:kept]).to(dtype), rows - kept, residual)
 
-    def above_noise(squares: Tensor) -> int:
-        return int((squares > noise * squares[0]).sum()) if rows else 0
+
+def _above_rounding(values: Tensor, length: int) -> int:
+    """How many singular values of a matrix, whose longer side has that ``length``, are above rounding level."""
+    return int((values > length * torch.finfo(values.dtype).eps * values[:1]).sum())
+
+
+def _polar_from_gram(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar | None:
+    """The polar factor of a matrix with no more rows than columns, the last product in ``dtype``.
+
+    None where its smallest singular values are too small for a Gram matrix.
+    """
+
+    def resolved(squares: Tensor) -> int:
+        return int((squares > _GRAM_RESOLVES * squares[:1]).sum())
 
     gram_matrix = gram(matrix, matrix.dtype)
-    _, left, residual = symmetric_eigen(gram_matrix, f"the Gram matrix of {what}", count=above_noise, overwrite=True)
+    _, left, residual = symmetric_eigen(gram_matrix, f"the Gram matrix of {what}", count=resolved, overwrite=True)
     del gram_matrix
+    if left.shape[1] < len(matrix):
+        return None
     right = left.T @ matrix
     right /= torch.linalg.vector_norm(right, dim=1, keepdim=True)
     left, right = left.to(dtype), right.to(dtype)
-    return Polar(left @ right, rows - left.shape[1], residual)
+    return Polar(left @ right, 0, residual)
+
+
+def _polar_in_place(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+    try:
+        left, values = lapack.svd_in_place(matrix)
+    except lapack.NotConvergedError as error:
+        raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
+    residual = probe.residual(left, values, matrix.T)
+    kept = _above_rounding(values, matrix.shape[1])
+    return Polar(left[:, :kept].to(dtype) @ matrix[:kept].to(dtype), len(matrix) - kept, residual)
 
 
 def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:

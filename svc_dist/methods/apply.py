@@ -74,6 +74,7 @@ def merged_chunks(
     """
     chosen = METHODS[method]
     statistics = Statistics(deltas, chosen)
+    wide = Statistics(in_matrix_precision(deltas, chosen), chosen)
     by_chunk: list[int] = []
     by_matrix: dict[bool, list[int]] = {}  # whether they are turned
     for index, one in enumerate(results):
@@ -99,7 +100,9 @@ def merged_chunks(
                 yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices)
                 continue
             seen = matrix.transposed() if turn else matrix
-            for position, merged in merged_matrices(seen, chosen, chosen_results, chosen_summaries, statistics, turn):
+            for position, merged in merged_matrices(
+                seen, chosen, chosen_results, chosen_summaries, statistics, wide, turn
+            ):
                 if isinstance(merged, LowRank):
                     flat: Tensor | LowRank = merged.transposed() if turn else merged
                 else:
@@ -138,6 +141,7 @@ def merged_matrices(
     results: Sequence[ResultParameters],
     summaries: Sequence[list[dict[str, Any]]] = (),
     statistics: Statistics | None = None,
+    wide: Statistics | None = None,
     turned: bool = False,
 ) -> Iterator[tuple[int, Tensor | LowRank]]:
     """The merged and calibrated deltas ``(m, n)`` of one matrix, each with the index of its result.
@@ -145,8 +149,8 @@ def merged_matrices(
     What results have in common is computed once, as far as the method and the calibration declare it (``several``).
     Where all deltas are of low rank, and the method has a form for that, a result stays in its factors. One summary is
     appended to each result's ``summaries``: ``matrix`` is the matrix's number in its tensor, the rest is what the
-    method and the calibration report. ``statistics``: of the tensor that the matrix belongs to; ``turned``: this one
-    stores the transpose. Raises NumericsError.
+    method and the calibration report. ``statistics``: of the tensor that the matrix belongs to, and ``wide`` those in
+    float64, for what is calibrated; ``turned``: this one stores the transpose. Raises NumericsError.
     """
     calibrations = [None if one.calibration is None else CALIBRATIONS[one.calibration["method"]] for one in results]
     factored = all(
@@ -155,7 +159,11 @@ def merged_matrices(
     )
     cores = cores_of(deltas) if factored else None
     sets = [one.parameters for one in results]
-    for indices, merged in _uncalibrated(deltas, cores, method, sets, statistics or Statistics(deltas, method), turned):
+    if cores is None and method.family == "elementwise":
+        made = _elementwise(deltas, method, results, statistics, wide, turned)
+    else:
+        made = method.results(sets, deltas) if cores is None else method.factored_results(sets, cores)
+    for indices, merged in made:
         calibrated = _calibrated(merged, deltas if cores is None else cores, results, indices)
         del merged
         for index, delta, summary in calibrated:
@@ -167,26 +175,33 @@ def merged_matrices(
         del calibrated
 
 
-def _uncalibrated(
+def _elementwise(
     deltas: TaskDeltas,
-    cores: Cores | None,
     method: Method,
-    sets: Sequence[Mapping[str, Any]],
-    statistics: Statistics,
+    results: Sequence[ResultParameters],
+    statistics: Statistics | None,
+    wide: Statistics | None,
     turned: bool,
 ) -> Iterator[tuple[list[int], Merged]]:
-    """Each distinct merged delta once, with the indices of the parameter sets that ask for it."""
-    if cores is not None:
-        yield from method.factored_results(sets, cores)
-    elif method.family == "spectral":
-        yield from method.results(sets, deltas)
-    else:
-        for parameters, indices in grouped(sets):
-            if turned and not method.tells_sides:  # what it makes of an entry depends on the place of its bytes
-                delta = elementwise_matrix(deltas.transposed(), method, parameters, statistics).T.contiguous()
-            else:
-                delta = elementwise_matrix(deltas, method, parameters, statistics)
-            yield indices, Merged(delta)
+    """Each distinct merged delta once, with the indices of the results that ask for it."""
+    for (parameters, calibrated), indices in grouped(
+        [(one.parameters, one.calibration is not None) for one in results]
+    ):
+        of, known = (in_matrix_precision(deltas, method), wide) if calibrated else (deltas, statistics)
+        if turned and not method.tells_sides:  # what it makes of an entry depends on the place of its bytes
+            delta = elementwise_matrix(of.transposed(), method, parameters, known).T.contiguous()
+        else:
+            delta = elementwise_matrix(of, method, parameters, known)
+        yield indices, Merged(delta)
+        del delta
+
+
+def in_matrix_precision(deltas: TaskDeltas, method: Method) -> TaskDeltas:
+    """The deltas as they are merged into a matrix that a calibration decomposes: by an element-wise method in float64.
+
+    Of singular values that lie close together a sum in float32 would mix the directions.
+    """
+    return deltas.at("float64") if method.family == "elementwise" else deltas
 
 
 def _calibrated(

@@ -21,8 +21,8 @@ def delta_overlap(deltas: TaskDeltas) -> dict[str, Any] | None:
         return None
     sample = deltas.sample(_SAMPLE)
     scale = deltas.numel / sample.numel
-    rows = torch.stack([delta.reshape(-1) for delta in sample])
-    gram = (rows @ rows.T).double() * scale
+    rows = torch.stack([delta.reshape(-1).double() for delta in sample])
+    gram = rows @ rows.T * scale
     upper = torch.triu_indices(len(rows), len(rows))
     return {
         "base": _short(float(sample.base.double().square().sum()) * scale),

@@ -132,7 +132,7 @@ _METHODS = (
         work=elementwise.per_entry(1), memory=elementwise.of_result,
     ),
     Method(
-        name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral", symmetric=True,
+        name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral", version=2, symmetric=True,
         doc="the experts' leading singular directions, decorrelated", source="Gargiulo et al. 2025, arXiv 2412.00081",
         factored=".spectral.factored:tsv_m",
         work=spectral.tsv_m_work, memory=with_heap_slack(spectral.polar_memory),
@@ -140,13 +140,13 @@ _METHODS = (
         "and lambda 0.5 with alpha 1/K gained 2.3 (docs/choosing.md)",
     ),
     Method(
-        name="iso_c", function=".spectral.subspaces:iso_c", family="spectral", symmetric=True,
+        name="iso_c", function=".spectral.subspaces:iso_c", family="spectral", version=2, symmetric=True,
         doc="the sum of the task deltas with a flat spectrum", source="Marczak et al. 2025, arXiv 2502.04959",
         factored=".spectral.factored:iso_c",
         work=spectral.iso_c_work, memory=with_heap_slack(spectral.iso_c_memory),
     ),
     Method(
-        name="iso_cts", function=".spectral.subspaces:iso_cts", family="spectral", access="two passes",
+        name="iso_cts", function=".spectral.subspaces:iso_cts", family="spectral", version=2, access="two passes",
         doc="common and expert-specific directions with a flat spectrum",
         source="Marczak et al. 2025, arXiv 2502.04959",
         parameters=(
@@ -155,10 +155,10 @@ _METHODS = (
                 low=0, high=1,
             ),
         ),
-        work=spectral.iso_cts_work, memory=with_heap_slack(spectral.polar_memory),
+        work=spectral.iso_cts_work, memory=with_heap_slack(spectral.iso_cts_memory),
     ),
     Method(
-        name="star", function=".spectral.subspaces:star", family="spectral", symmetric=True,
+        name="star", function=".spectral.subspaces:star", family="spectral", version=2, symmetric=True,
         doc="the experts' leading directions, rescaled; averaged", source="Lee et al. 2025, NAACL (STAR)",
         parameters=(
             Parameter(
@@ -176,7 +176,7 @@ _METHODS = (
         "(docs/choosing.md)",
     ),
     Method(
-        name="optmerge", function=".spectral.wudi:optmerge", family="spectral", access="two passes",
+        name="optmerge", function=".spectral.wudi:optmerge", family="spectral", version=2, access="two passes",
         doc="WUDI against denoised experts", source="Wei et al. 2025, arXiv 2505.19892",
         parameters=(STEPS, LR),
         work=spectral.optmerge_work, memory=with_heap_slack(spectral.optmerge_memory),
@@ -184,7 +184,7 @@ _METHODS = (
         "(docs/choosing.md)",
     ),
     Method(
-        name="swudi", function=".spectral.swudi:swudi", family="spectral", access="two passes",
+        name="swudi", function=".spectral.swudi:swudi", family="spectral", version=2, access="two passes",
         doc="WUDI's gradient flow in closed form, on the leading directions",
         source="Wei et al. 2026, arXiv 2606.07289",
         parameters=(
@@ -199,7 +199,7 @@ _METHODS = (
         work=spectral.swudi_work, memory=with_heap_slack(spectral.swudi_memory),
     ),
     Method(
-        name="swudi_a", function=".spectral.swudi:swudi_a", family="spectral", access="two passes",
+        name="swudi_a", function=".spectral.swudi:swudi_a", family="spectral", version=2, access="two passes",
         doc="WUDI's minimum on the leading directions", source="Wei et al. 2026, arXiv 2606.07289",
         parameters=(
             Parameter(
@@ -218,7 +218,7 @@ _METHODS = (
 
 _CALIBRATIONS = (
     Calibration(
-        name="svc", function=".calibration.svc:svc",
+        name="svc", function=".calibration.svc:svc", version=2,
         doc="Singular Value Calibration", source="Li et al. 2026, arXiv 2602.05536",
         parameters=(
             Parameter(

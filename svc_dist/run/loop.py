@@ -32,6 +32,7 @@ from svc_dist.run.schedule import (
 from svc_dist.run_folder.journal import FailureRecord, Journal, describe_failure
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.report import RunRecord
+from svc_dist.run_folder.rounding_warning import RoundingWarning
 from svc_dist.sizes import counted, format_size
 
 _POLL = 0.5  # seconds
@@ -54,6 +55,8 @@ def drive(
             driver.step()
             lock.require_held()
     if schedule.published:
+        if driver.rounding.text is not None:
+            _log.warning(f"warning: {driver.rounding.text}")
         return
     if schedule.failures:
         records = {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
@@ -69,7 +72,7 @@ class _Driver:
 
     def __init__(self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits) -> None:
         self.schedule, self.executor, self.progress, self.limits = schedule, executor, progress, limits
-        self.stop = threading.Event()
+        self.stop, self.rounding = threading.Event(), RoundingWarning()
         self._began = self._last_busy = time.monotonic()
         self._end_of_grace: float | None = None
         self._started: dict[Instruction, float] = {}
@@ -111,6 +114,7 @@ class _Driver:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Done) and event.receipt is not None:
             self.progress.count([event.receipt.unit])
+            self.rounding.count(event.receipt)
         if isinstance(event, Capacity):
             _log.warning(f"the cluster has {_described(event.nodes)}")
         if isinstance(event, RangesLost):

@@ -49,13 +49,6 @@ def test_stated_products_are_those_that_are_made(
     assert 0.6 < counted(name, m, n, "mixed", calibration) / stated < 1.5
 
 
-def test_fast_makes_only_coefficients_in_bfloat16() -> None:
-    mixed, fast = (CALIBRATIONS["svc"].work(2048, 2048, EXPERTS, level) for level in ("mixed", "fast"))
-    assert fast.bfloat16 == EXPERTS * 2 * 2048**3
-    assert fast.float32 + fast.bfloat16 == mixed.float32
-    assert mixed.bfloat16 == 0
-
-
 def test_work_adds_up_kind_by_kind() -> None:
     one, other = Work(float64=1, elementwise=2, eigen=((8, 1),)), Work(float64=3, eigen=((8, 2), (4, 1)))
     assert one + other == Work(float64=4, elementwise=2, eigen=((8, 3), (4, 1)))

@@ -20,11 +20,14 @@ from tests.support.spectral_cases import SPECTRAL, adapters, fine_tunes, merge_m
 
 #: What each method says beside ``matrix``, ``singular_values`` and ``sigma``.
 DECOMPOSED = {"kept_rank", "cut", "residual"}
+LIFTED = {"cut_as_storage_rounding", *DECOMPOSED}  # of methods that give small directions more strength
 OWN = {
     "wudi": {"steps", "gradient_norm"},
     "optmerge": {"steps", "gradient_norm", *DECOMPOSED},
-    "star": {"kept_ranks", *DECOMPOSED},
-    "iso_cts": {"common_rank", *DECOMPOSED},
+    "star": {"kept_ranks", *LIFTED},
+    "iso_c": LIFTED,
+    "iso_cts": {"common_rank", *LIFTED},
+    "tsv_m": LIFTED,
 }
 SVC = {
     "sigma", "sigma_calibrated", "gamma", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", "inflation",

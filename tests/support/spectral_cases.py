@@ -58,7 +58,10 @@ def error(result: Tensor, expected: Tensor) -> float:
 
 
 def fine_tunes(rows: int, columns: int, experts: int, seed: int = 0) -> list[Tensor]:
-    """A base and its fine-tunes in bfloat16: strong directions shared by all, own ones that decay, a dense rest."""
+    """A base and its fine-tunes: strong directions shared by all, own ones that decay, a dense rest.
+
+    Multiples of 2^-20 in float32, so that differences are exact and far above what storage rounds.
+    """
     generator = torch.Generator().manual_seed(seed)
     rank = max(2, min(rows, columns) // 4)
 
@@ -69,11 +72,15 @@ def fine_tunes(rows: int, columns: int, experts: int, seed: int = 0) -> list[Ten
 
     base = torch.randn(rows, columns, generator=generator) * 0.02
     shared = directions(3.0, 0.7, max(2, rank // 8))
-    models = [base.bfloat16()]
+    models = [_on_grid(base)]
     for _ in range(experts):
         dense = torch.randn(rows, columns, generator=generator) * 3e-4
-        models.append((base + 0.7 * shared + directions(2.0, 0.6, rank) + dense).bfloat16())
+        models.append(_on_grid(base + 0.7 * shared + directions(2.0, 0.6, rank) + dense))
     return models
+
+
+def _on_grid(tensor: Tensor) -> Tensor:
+    return (tensor * 2**20).round() / 2**20
 
 
 def adapters(rows: int, columns: int, ranks: Sequence[int], seed: int = 0) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from svc_dist.methods.calibration.policy import rounds_coefficients
 from svc_dist.methods.costs import (
     BLOCK,
     Work,
@@ -18,16 +17,17 @@ def svc_work(m: int, n: int, k: int, precision: str) -> Work:
     """One decomposition, one projection of each expert, the merged matrix taken apart and put together again."""
     small = min(m, n)
     product = 2.0 * m * n * small
-    coefficients = k * product
-    low = coefficients if precision == "fast" and rounds_coefficients(small) else 0.0
-    products = products_work(2 * product + coefficients - low, precision) + Work(bfloat16=low)
+    products = products_work(k * product, precision) + Work(float64=2 * product)
     rest = Work(elementwise=(5.0 * k + 6.0) * m * n, eigen=((small, 1.0),))
     return gram_work(m, n) + products + deltas_work(m, n, k) + rest
 
 
 def svc_memory(m: int, n: int, k: int, precision: str) -> float:
-    """The merged delta and the decomposition of its Gram matrix; then both factors, a delta and the result."""
+    """The merged delta and the decomposition of its Gram matrix; then both factors, a delta and the result.
+
+    All in float64, but the left factor that experts are projected on, a delta and the result in the compute dtype.
+    """
     small = min(m, n)
-    decomposed = matrix_memory(m, n, precision) + eigen_memory(small, 0 if precision == "float64" else 4)
-    calibrated = 5 * matrix_memory(m, n, precision) + matrix_memory(small, small, precision)
-    return max(decomposed, calibrated + 3 * matrix_memory(BLOCK, n, precision))
+    decomposed = 8.0 * m * n + eigen_memory(small)
+    calibrated = 16.0 * m * n + 8.0 * small * small + 3 * matrix_memory(m, n, precision)
+    return max(decomposed, calibrated + 4 * 8.0 * BLOCK * max(m, n))

@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TINY_DIVISOR = 1e-8  # weights that cancel to less than this are not divided by
+from svc_dist.methods.parameters import CANCELLED, cancel
 
 
 def weighted_sum(
     parts: Iterable[Tensor], weight: Sequence[float], normalize: bool, scale: Sequence[float] | None = None
 ) -> Tensor:
-    """``sum_i w_i s_i Pi``, divided by ``sum_i w_i`` with ``normalize`` (unless that is zero). Overwrites the parts."""
-    total = sum(weight) if normalize else 1.0
-    if abs(total) < _TINY_DIVISOR:
-        total = 1.0
+    """``sum_i w_i s_i Pi``, divided by ``sum_i w_i`` with ``normalize``, unless the weights cancel.
+
+    Overwrites the parts.
+    """
+    total = sum(weight) if normalize and not cancel(weight) else 1.0
     merged: Tensor | None = None
     for part, factor in zip(parts, _factors(weight, scale), strict=True):
         share = factor / total
@@ -35,8 +36,8 @@ def elected_sum(
 ) -> Tensor:
     """Per entry the sum of those ``v_i = w_i s_i Pi`` that have the sign of ``sum_i v_i`` (a zero sum elects +).
 
-    ``normalize`` divides each entry by the sum of the weights that took part. Overwrites the parts; one is held at a
-    time. Yadav et al. 2023, arXiv 2306.01708, Algorithm 1 (elect, disjoint merge), with weights.
+    ``normalize`` divides each entry by the sum of the weights that took part, unless they cancel. Overwrites the parts;
+    one is held at a time. Yadav et al. 2023, arXiv 2306.01708, Algorithm 1 (elect, disjoint merge), with weights.
 
     With ``S = sum v_i`` and ``A = sum |v_i|`` the agreeing entries add up to ``(S + A) / 2`` where + is elected
     and ``(S - A) / 2`` where - is, both without cancellation.
@@ -52,7 +53,7 @@ def elected_sum(
             part.mul_(factor / common)
         if normalize:
             if ballot is None:
-                ballot = _Counts(part, share) if equal else _Weights(part)
+                ballot = _Counts(part, share) if equal else _Weights(part, may_cancel=min(weight) < 0 < max(weight))
             ballot.add(part, share)
         if signed is None:
             signed, absolute = part, part.abs()
@@ -105,18 +106,23 @@ class _Weights:
 
     unit = 1.0
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, may_cancel: bool) -> None:
+        self.sizes = _Weights(like, False) if may_cancel else None  # of the weights' absolute values
         self.positive, self.negative = torch.zeros_like(like), torch.zeros_like(like)
         self.holds = torch.empty_like(like)
 
     def add(self, part: Tensor, share: float) -> None:
         self.positive.add_(torch.gt(part, 0, out=self.holds), alpha=share)
         self.negative.add_(torch.lt(part, 0, out=self.holds), alpha=share)
+        if self.sizes is not None:
+            self.sizes.add(part, abs(share))
 
     def elected(self, signed: Tensor) -> Tensor:
-        """The weight of those that have the sign of ``signed``; not zero."""
+        """The weight of those that have the sign of ``signed``; 1 where it is zero but for rounding."""
         total = self.positive.mul_(torch.ge(signed, 0, out=self.holds))
         total.add_(self.negative.mul_(torch.lt(signed, 0, out=self.holds)))
+        if self.sizes is not None:
+            total.mul_(torch.gt(total.abs(), self.sizes.elected(signed).mul_(CANCELLED), out=self.holds))
         return total.add_(torch.eq(total, 0, out=self.holds))
 
 

@@ -13,7 +13,6 @@ from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import TaskDeltas
 
 _COLINEAR = 0.9995  # cosine past which the arc is taken for a line
-_NO_NORM = 1e-8
 _SINGULAR = 1e-6
 
 
@@ -39,8 +38,8 @@ def slerp_coefficients(deltas: TaskDeltas, *, t: float, **_: Any) -> tuple[float
         dot += float(torch.dot(base, expert))
         base_square += float(torch.dot(base, base))
         expert_square += float(torch.dot(expert, expert))
-    lengths = [length if length > _NO_NORM else 1.0 for length in (math.sqrt(base_square), math.sqrt(expert_square))]
-    cosine = dot / (lengths[0] * lengths[1])
+    lengths = [math.sqrt(square) or 1.0 for square in (base_square, expert_square)]
+    cosine = dot / lengths[0] / lengths[1]
     if not abs(cosine) <= _COLINEAR:  # a NaN comes here too, and into the result
         return (1 - t, t) if math.isfinite(cosine) else (math.nan, math.nan)
     theta = math.acos(cosine)

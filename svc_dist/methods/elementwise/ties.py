@@ -15,8 +15,6 @@ from svc_dist.methods.elementwise.selection import Cut, cuts, magnitude
 #: Per expert: the cut above which entries are outliers, and the cut above which they are kept. None cuts nothing.
 Cuts = list[tuple[Cut | None, Cut | None]]
 
-_NO_NORM = 1e-7  # L1 norms below are not scaled to
-
 
 class Trims(NamedTuple):
     """Where each expert's delta of a whole tensor is cut, and what is left of it multiplied by (None: 1)."""
@@ -106,10 +104,7 @@ def _trims(deltas: TaskDeltas, found: Cuts, rescale: bool) -> Trims:
         for index, trimmed in enumerate(_trimmed(part, found)):
             before[index] += float(part[index].abs_().sum(dtype=torch.float64))
             after[index] += float(trimmed.abs_().sum(dtype=torch.float64))
-    scales = [
-        one / other if one >= _NO_NORM and other >= _NO_NORM else 1.0 for one, other in zip(before, after, strict=True)
-    ]
-    return Trims(found, scales)
+    return Trims(found, [one / other if other else 1.0 for one, other in zip(before, after, strict=True)])
 
 
 def _trimmed(deltas: TaskDeltas, statistics: Cuts) -> Iterator[Tensor]:

@@ -119,6 +119,12 @@ def polar_memory(m: int, n: int, k: int, precision: str) -> float:
     return collected + max(one, polar)
 
 
+def iso_cts_memory(m: int, n: int, k: int, precision: str) -> float:
+    """As TSV-M, with the sum or a delta in float64, and the common space beside a delta."""
+    small = min(m, n)
+    return polar_memory(m, n, k, precision) + 8.0 * m * n - matrix_memory(m, n, precision) + 8.0 * m * small
+
+
 def star_memory(m: int, n: int, k: int, precision: str) -> float:
     """The result, a delta and its decomposition."""
     copy = 0 if precision == "float64" else 4
@@ -134,9 +140,10 @@ def wudi_memory(m: int, n: int, k: int, precision: str) -> float:
 
 
 def optmerge_memory(m: int, n: int, k: int, precision: str) -> float:
-    """C, R, the sum and an expert's projector beside a decomposition; or the descent."""
-    sums = 3 * matrix_memory(m, n, precision) + matrix_memory(n, n, precision)
-    return max(sums + star_memory(m, n, k, precision), wudi_memory(m, n, k, precision))
+    """C, R, the sum and an expert's projector beside a decomposition, all in float64; or the descent."""
+    sums = 8.0 * (3 * m * n + n * n)
+    narrowed = matrix_memory(m, n, precision) + matrix_memory(n, n, precision)
+    return max(sums + max(star_memory(m, n, k, "float64"), narrowed), wudi_memory(m, n, k, precision))
 
 
 def swudi_memory(m: int, n: int, k: int, precision: str) -> float:

@@ -53,6 +53,7 @@ def tsv_m(cores: Cores) -> Merged:
     summary = {
         "kept_rank": len(values),
         "cut": cut,
+        "cut_as_storage_rounding": 0,  # factors give exactly the directions that an adapter has
         "residual": max(left_residual, right_residual, *(svd.residual for svd in triplets)),
         "singular_values": numbers(values),
     }

@@ -49,7 +49,7 @@ class Filter:
 
 def swudi_filter(columns: int, exp_times: Sequence[float], rank_ratio: float) -> Filter:
     """The first ``rank_ratio`` of the directions, each as far as the gradient flow gets in each of the times."""
-    top = min(columns, max(1, math.ceil(rank_ratio * columns)))
+    top = min(columns, max(1, math.ceil(rank_ratio * columns - 1e-9 * columns)))  # 0.55 * 100 is above 55 in float64
     strengths = [functools.partial(_flowed, exp_time) for exp_time in exp_times]
     return Filter(lambda _: top, strengths, top, resolved=False)
 

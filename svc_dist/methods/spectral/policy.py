@@ -27,12 +27,13 @@ def blocks_save_memory(m: int, n: int) -> bool:
 
 
 def swudi_precision(m: int, n: int, precision: str) -> str:
-    """The precision that SWUDI works in: ``float64`` where float32 sums would show and float64 ones cost little.
+    """The precision that SWUDI works in: ``float64``, but ``fast`` only where that costs little.
 
-    Matrices of few columns are cheap beside a model's others, whose decomposition grows with the columns' cube. Of far
-    fewer rows than columns C is nearly singular, and the sums are cheap beside its decomposition.
+    Sums in float32 mix directions of nearly equal strength, of which the rank cut keeps one and not the other. Matrices
+    of few columns are cheap beside a model's others, whose decomposition grows with the columns' cube. Of far fewer
+    rows than columns C is nearly singular, and the sums are cheap beside its decomposition.
     """
-    return "float64" if n <= 1024 or 4 * m <= n else precision
+    return "float64" if precision != "fast" or n <= 1024 or 4 * m <= n else precision
 
 
 def factored_rank(m: int, n: int, ranks: Sequence[int]) -> int | None:

@@ -1,7 +1,8 @@
 """Merge methods that combine singular subspaces of the task deltas: TSV-M, Iso-C, Iso-CTS, STAR.
 
 Each takes the deltas of one matrix, one expert at a time, and returns its merged delta. Directions at rounding level
-are never lifted: they are left out, and the receipt says how many (``cut``).
+are never lifted: they are left out, and the receipt says how many (``cut``), and how many of them rise above arithmetic
+but not above what storage has rounded (``cut_as_storage_rounding``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.noise import Noise
+from svc_dist.linalg.rounding import storage_rounding
 from svc_dist.linalg.svd import ThinSvd, leading_values, polar_factor, thin_svd
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import TOP, Merged, numbers
@@ -24,12 +27,12 @@ def tsv_m(deltas: TaskDeltas) -> Merged:
     rows, columns = deltas.shape
     count = max(1, min(rows, columns) // len(deltas))
     triplets = _Triplets(deltas, count * len(deltas))
-    for index, delta in enumerate(deltas):
-        triplets.add(thin_svd(delta, _name(index), count=count, dtype=torch.float64))
-        del delta
+    for index in range(len(deltas)):
+        noise = rounding_of(deltas, index)
+        triplets.add(thin_svd(deltas[index], _name(index), count=count, dtype=torch.float64, noise=noise))
     left, right, values = triplets.polar()
     summary = triplets.summary()
-    if triplets.cut:
+    if triplets.dependent:
         return Merged((left * values) @ right, summary)
     # Both factors have orthonormal columns: they are the singular vectors, more exactly than the result tells them.
     return Merged((left * values) @ right, summary | {"sigma": summary["singular_values"]}, left=left, right=right.T)
@@ -37,7 +40,8 @@ def tsv_m(deltas: TaskDeltas) -> Merged:
 
 def iso_c(deltas: TaskDeltas) -> Merged:
     """Iso-C: the sum of the deltas with a flat spectrum, ``mean(s) * U V^T``. Marczak et al. 2025, arXiv 2502.04959."""
-    svd = thin_svd(deltas.total(), "the sum of the task deltas", dtype=torch.float64)
+    noise = rounding_of_sum(deltas)
+    svd = thin_svd(deltas.total(), "the sum of the task deltas", dtype=torch.float64, noise=noise)
     return flattened(svd, min(deltas.shape), deltas.dtype)
 
 
@@ -47,6 +51,7 @@ def flattened(svd: ThinSvd, size: int, dtype: torch.dtype) -> Merged:
     summary = {
         "kept_rank": len(svd.values),
         "cut": svd.cut,
+        "cut_as_storage_rounding": svd.noisy,
         "residual": svd.residual,
         "singular_values": numbers(svd.values),
         "sigma": [flat] * min(TOP, len(svd.values)),
@@ -61,27 +66,34 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     """
     experts = len(deltas)
     size = min(deltas.shape)
-    specific = round((size - int(common_space_fraction * size)) / experts)
+    specific = round((size - int((common_space_fraction + 1e-9) * size)) / experts)
     specific = min(specific, size // experts)
     common_count = size - specific * experts
-    common = thin_svd(deltas.total(), "the sum of the task deltas", count=common_count, dtype=torch.float64)
-    space, strongest, common_rank = common.left.to(deltas.dtype), numbers(common.values), len(common.values)
+    noise = rounding_of_sum(deltas)
+    wide = deltas.at("float64")  # what is left of an expert may be far smaller than what was taken out of it
+    full = deltas.precision == "float64"
+    total = wide.total()
+    common = thin_svd(total, "the sum of the task deltas", count=common_count, noise=noise, full=full)
+    del total
+    strongest, common_rank = numbers(common.values), len(common.values)
     triplets = _Triplets(deltas, size)
     triplets.add(common)
+    space = common.left.T.contiguous()
     del common
-    for index, delta in enumerate(deltas):
-        if specific == 0:
-            break
+    for index in range(len(deltas) if specific else 0):
+        noise, delta = rounding_of(deltas, index).without(common_rank), wide[index]
         scale = leading_values(delta, 1)[0]
-        delta.addmm_(space, space.T @ delta, alpha=-1)
+        delta.addmm_(space.T, space @ delta, alpha=-1)
         rest = f"what the common space leaves of {_name(index)}"
-        triplets.add(thin_svd(delta, rest, count=specific, dtype=torch.float64, scale=scale))
+        triplets.add(
+            thin_svd(delta, rest, count=specific, scale=scale, noise=noise, full=full)
+        )  # fmt: skip
         del delta
     del space
     left, right, values = triplets.polar()
     flat = float(values.sum()) / size
     summary = triplets.summary() | {"common_rank": common_rank, "singular_values": strongest}
-    if not triplets.cut:
+    if not triplets.dependent:
         summary["sigma"] = [flat] * min(TOP, triplets.filled)
     return _flat(flat, left, right, summary, deltas.dtype)
 
@@ -94,9 +106,9 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
     merged = torch.zeros(deltas.shape, dtype=deltas.dtype, device=deltas.device)
     ranks: list[int] = []
     values: list[float] = []
-    cut, residual = 0, 0.0
-    for index, delta in enumerate(deltas):
-        nuclear = 0.0
+    cut, noisy, residual = 0, 0, 0.0
+    for index in range(len(deltas)):
+        noise, nuclear = rounding_of(deltas, index), 0.0
 
         def rank(values: Tensor) -> int:
             nonlocal nuclear
@@ -104,27 +116,48 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
             nuclear = float(sums[-1])
             return min(int((sums < sums[-1] * (eta / 100)).sum()) + 1, len(values))
 
-        svd = thin_svd(delta, _name(index), count=rank)
+        svd = thin_svd(deltas[index], _name(index), count=rank, noise=noise)
         ranks.append(len(svd.values))
         values += numbers(svd.values)
-        cut, residual = cut + svd.cut, max(residual, svd.residual)
+        cut, noisy, residual = cut + svd.cut, noisy + svd.noisy, max(residual, svd.residual)
         if ranks[-1]:
             merged.addmm_(svd.left * (svd.values * (nuclear / float(svd.values.sum()) / len(deltas))), svd.right)
-        del delta, svd
+        del svd
     return Merged(
         merged,
         {
             "kept_rank": sum(ranks),
             "kept_ranks": ranks,
             "cut": cut,
+            "cut_as_storage_rounding": noisy,
             "residual": residual,
             "singular_values": sorted(values, reverse=True)[:TOP],
         },
     )
 
 
+def rounding_of(deltas: TaskDeltas, index: int) -> Noise:
+    """What storage has rounded of task delta ``index``: nothing where it is an adapter's, which is known exactly."""
+    expert = deltas.experts[index]
+    if expert is None:
+        return Noise(*(torch.zeros(size, dtype=torch.float64, device=deltas.device) for size in deltas.shape))
+    return storage_rounding(expert, deltas.base_view, deltas.device)
+
+
+def rounding_of_sum(deltas: TaskDeltas) -> Noise:
+    """What storage has rounded of the sum of the task deltas."""
+    noise = rounding_of(deltas, 0)
+    for index in range(1, len(deltas)):
+        noise += rounding_of(deltas, index)
+    return noise
+
+
 class _Triplets:
-    """Singular triplets of several matrices side by side: ``B_U (m, r)``, ``s (r)``, ``B_V (r, n)``."""
+    """Singular triplets of several matrices side by side: ``B_U (m, r)``, ``s (r)``, ``B_V (r, n)``.
+
+    ``cut``: directions that were left out, ``noisy`` of them as rounding of the stored weights and ``dependent`` of
+    them by the polar factors, on either side, because they lie in the span of the others.
+    """
 
     def __init__(self, deltas: TaskDeltas, capacity: int) -> None:
         rows, columns = deltas.shape
@@ -134,6 +167,8 @@ class _Triplets:
         self.dtype = deltas.dtype
         self.filled = 0
         self.cut = 0
+        self.noisy = 0
+        self.dependent = 0
         self.residual = 0.0
 
     def add(self, svd: ThinSvd) -> None:
@@ -141,15 +176,17 @@ class _Triplets:
         self.left[rows], self.values[rows], self.right[rows] = svd.left.T, svd.values, svd.right
         self.filled += svd.values.numel()
         self.cut += svd.cut
+        self.noisy += svd.noisy
         self.residual = max(self.residual, svd.residual)
 
     def polar(self) -> tuple[Tensor, Tensor, Tensor]:
         """``polar(B_U)``, ``polar(B_V)`` and ``s``, the strongest first. Takes the collected directions' memory."""
-        left = polar_factor(self.left[: self.filled].T, "the experts' left directions", self.dtype)
+        left = polar_factor(self.left[: self.filled].T, "the experts' left directions", self.dtype, overwrite=True)
         del self.left
-        right = polar_factor(self.right[: self.filled], "the experts' right directions", self.dtype)
+        right = polar_factor(self.right[: self.filled], "the experts' right directions", self.dtype, overwrite=True)
         del self.right
-        self.cut += max(left.cut, right.cut)
+        self.dependent = max(left.cut, right.cut)
+        self.cut += self.dependent
         self.residual = max(self.residual, left.residual, right.residual)
         values, order = self.values[: self.filled].sort(descending=True, stable=True)
         return left.factor[:, order], right.factor[order], values.to(self.dtype)
@@ -159,6 +196,7 @@ class _Triplets:
         return {
             "kept_rank": self.filled,
             "cut": self.cut,
+            "cut_as_storage_rounding": self.noisy,
             "residual": self.residual,
             "singular_values": numbers(self.values[: self.filled].sort(descending=True).values),
         }

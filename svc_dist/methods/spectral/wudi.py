@@ -41,8 +41,10 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     """
     rows, columns = deltas.shape
     count = max(1, min(rows, columns) // len(deltas))
-    total = torch.zeros(deltas.shape, dtype=deltas.dtype, device=deltas.device)
-    for _, delta, _ in contributing(deltas):  # names an expert that is not finite, before the mean hides which
+    # Of many directions of nearly equal strength those on either side of the cut are told apart in float64 alone.
+    wide, full = deltas.at("float64"), deltas.precision == "float64"
+    total = torch.zeros(deltas.shape, dtype=wide.dtype, device=deltas.device)
+    for _, delta, _ in contributing(wide):  # names an expert that is not finite, before the mean hides which
         total += delta
         del delta
     target = torch.zeros_like(total)
@@ -50,15 +52,15 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     experts = rank = cut = 0
     values: list[float] = []
     residual = 0.0
-    for index, delta, norm in contributing(deltas):
+    for index, delta, norm in contributing(wide):
         experts += 1
-        svd = thin_svd(delta, f"expert {index}'s task delta", count=count)
+        svd = thin_svd(delta, f"expert {index}'s task delta", count=count, full=full)
         projector = (svd.values / norm)[:, None] * svd.right
         values += numbers(svd.values)
         rank, cut, residual = rank + len(svd.values), cut + svd.cut, max(residual, svd.residual)
         del svd
         delta.sub_(total, alpha=1 / len(deltas))
-        rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count)
+        rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count, full=full)
         del delta
         residual = max(residual, rest.residual)
         add_gram(normal, projector.T)
@@ -66,13 +68,16 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
         response += (rest.left * rest.values) @ (rest.right @ projector.T)
         del rest
         target.addmm_(response, projector)
+        del projector, response
+    equations = NormalEquations(mirrored(normal).to(deltas.dtype), target.to(deltas.dtype), experts)
+    del normal, target
     summary = {
         "kept_rank": rank,
         "cut": cut,
         "residual": residual,
         "singular_values": sorted(values, reverse=True)[:TOP],
     }
-    return _descended(total, NormalEquations(mirrored(normal), target, experts), steps, lr, summary)
+    return _descended(total.to(deltas.dtype), equations, steps, lr, summary)
 
 
 def _descended(merged: Tensor, equations: NormalEquations, steps: int, lr: float, summary: dict[str, Any]) -> Merged:

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svc_dist.linalg.precision import Precision
-from svc_dist.methods.calibration import policy
-from svc_dist.methods.calibration import svc as calibration
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import METHODS
 from tests.support import spectral_references as plain
@@ -29,7 +27,7 @@ from tests.support.spectral_cases import (
 )
 
 SHAPES = [(256, 256), (512, 192), (192, 512), (40, 400)]
-LARGEST = (512, 1376)  # SWUDI sums it in float32
+LARGEST = (512, 1376)  # SWUDI sums it in float32 at `fast`
 ROUNDING = 2e-7  # of a result in float32
 
 quick = settings(max_examples=15, deadline=None, derandomize=True)
@@ -60,34 +58,8 @@ def test_calibration_agrees_with_full_svds_in_float64(method: str, shape: tuple[
         errors[precision] = error(result, truth)
     assert errors["float64"] <= 1e-7
     # gamma of a weak direction is a quotient of two small numbers: what rounding a merge came with, SVC multiplies.
-    # SWUDI's is 5e-6 where it sums in float32, elsewhere it is that of the merge's entries.
-    assert errors["mixed"] <= (2e-5 if (method, shape) == ("swudi", LARGEST) else 1e-5)
+    assert errors["mixed"] <= 1e-5
     assert errors["fast"] <= min(1e-3, max(single, 20 * ROUNDING))
-
-
-def test_projections_in_bfloat16_leave_the_strong_directions_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = fine_tunes(256, 320, 4)
-    truth = plain_svc("task_arithmetic", stack(taken(models, "float64")), "left")
-    merged = stack(taken(models, "float64")).sum(0).float()
-    monkeypatch.setattr(calibration, "coefficient_dtype", lambda precision, device: torch.bfloat16)
-    monkeypatch.setattr(policy, "ROUNDED_FROM", 0)
-    errors = {}
-    for exact in (0, calibration._EXACT):
-        monkeypatch.setattr(calibration, "_EXACT", exact)
-        errors[exact] = error(svc(Merged(merged), taken(models, "fast")).delta, truth)
-    assert errors[64] <= 3e-4
-    assert errors[64] <= errors[0] / 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("shape", "side"), [((2048, 2048), "left"), ((2048, 2304), "right")])
-def test_fast_is_as_accurate_as_float32_where_it_projects_in_bfloat16(shape: tuple[int, int], side: str) -> None:
-    models = fine_tunes(*shape, 4)
-    truth = plain_svc("task_arithmetic", stack(taken(models, "float64")), side)
-    single = error(plain_svc("task_arithmetic", torch.stack(list(taken(models, "mixed"))), side), truth)
-    given = parameters("task_arithmetic", 4), {"method": "svc", "alpha": None, "side": side}
-    result = merge_matrix(taken(models, "fast"), METHODS["task_arithmetic"], *given)
-    assert error(result, truth) <= min(1e-3, single)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -65,3 +65,13 @@ def test_nothing_to_add_up_is_an_error() -> None:
     for function in (consensus.weighted_sum, consensus.elected_sum):
         with pytest.raises(ValueError, match="no deltas"):
             function([], [], False)
+
+
+@pytest.mark.parametrize("weights", [[0.1, 0.2, -0.3], [0.7, -0.4, -0.3], [1e6 + 0.3, -1e6, -0.3]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_cancel_but_for_rounding_are_not_divided_by(weights: list[float], dtype: torch.dtype) -> None:
+    def agreeing() -> list[Tensor]:  # once they are weighted
+        return [torch.tensor([1.0, 2.0], dtype=dtype) * (1 if weight > 0 else -1) for weight in weights]
+
+    for merge in (weighted_sum, elected_sum):
+        assert torch.equal(merge(agreeing(), weights, True), merge(agreeing(), weights, False))

@@ -99,12 +99,6 @@ def test_the_registry_knows_the_peak_of_adapters(name: str) -> None:
     within_promise(name, (1100, 1100), 3, "mixed", deltas)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["svc left", "svc right"])
-def test_the_registry_knows_the_peak_of_projections_in_bfloat16(name: str) -> None:
-    within_promise(name, (2304, 2048), 2, "fast", taken(fine_tunes(2304, 2048, 2), "fast"))
-
-
 def within_promise(name: str, shape: tuple[int, int], experts: int, precision: str, deltas: TaskDeltas) -> None:
     assert counted(name, deltas) <= 1.1 * promised(name, shape, experts, precision)
 

@@ -30,7 +30,7 @@ from tests.support.spectral_cases import (
 )
 
 SHAPES = [(256, 256), (512, 192), (192, 512), (40, 400)]
-LARGEST = (512, 1376)  # SWUDI sums it in float32
+LARGEST = (512, 1376)  # SWUDI sums it in float32 at `fast`
 ROUNDING = 2e-7  # of a result in float32
 CLOSED = ("tsv_m", "iso_c", "iso_cts", "star", "swudi", "optmerge", "wudi")
 

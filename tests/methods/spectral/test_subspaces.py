@@ -7,20 +7,40 @@ import torch
 
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.spectral.subspaces import iso_c, iso_cts, star, tsv_m
+from tests.support import spectral_references as plain
 from tests.support.spectral_cases import adapters, error, fine_tunes, run, stack, taken
 
 
 def test_a_direction_between_the_cuts_is_lifted_in_float64_only() -> None:
-    # The weakest of these 256 directions, 4e-7 of the strongest, is above float64's rounding level but not above that
-    # of float32 entries: in mixed it stays out, and the receipt says so. All others agree.
-    models = fine_tunes(256, 256, 4, seed=1)
-    exact, mixed = (run("iso_c", taken(models, precision)) for precision in ("float64", "mixed"))
+    # The weakest direction, 3e-7 of the strongest, is above float64's rounding level but not above that of float32
+    # entries: in mixed it stays out, and the receipt says so. All others agree.
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.linalg.qr(torch.randn(64, 64, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    values = torch.cat([torch.linspace(1, 0.1, 63, dtype=torch.float64), torch.tensor([3e-7], dtype=torch.float64)])
+    delta = (left * values) @ right.T
+    exact, mixed = (run("iso_c", TaskDeltas([delta], precision=precision)) for precision in ("float64", "mixed"))
     assert (exact.summary["cut"], mixed.summary["cut"]) == (0, 1)
-    weakest = torch.linalg.svd(stack(taken(models, "float64")).sum(0))
-    without = exact.delta - exact.delta @ torch.outer(weakest[2][-1], weakest[2][-1])
-    flat = mixed.summary["sigma"][0] / exact.summary["sigma"][0]
-    assert error(mixed.delta, without * flat) <= 1e-5
-    assert flat == pytest.approx(1, abs=1e-6)
+    without = exact.delta - exact.delta @ torch.outer(right[:, -1], right[:, -1])
+    assert error(mixed.delta, without * (mixed.summary["sigma"][0] / exact.summary["sigma"][0])) <= 1e-5
+
+
+def strongly_shared(experts: int, ratio: float) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(experts)
+    left, right = (torch.randn(96, 1, generator=generator, dtype=torch.float64) / 96**0.5 for _ in range(2))
+    rest = (torch.randn(96, 96, generator=generator, dtype=torch.float64) / 96**0.5 / ratio for _ in range(experts))
+    return [(left @ right.T + one).float() for one in rest]
+
+
+@pytest.mark.parametrize("precision", ["float64", "mixed", "fast"])
+@pytest.mark.parametrize(("experts", "ratio"), [(8, 1e3), (16, 1e4), (8, 1e5)])
+def test_tsv_m_keeps_what_little_tells_experts_apart_that_share_a_strong_direction(
+    experts: int, ratio: float, precision: str
+) -> None:
+    deltas = strongly_shared(experts, ratio)
+    truth = plain.tsv_m(torch.stack(deltas).double())
+    merged = run("tsv_m", TaskDeltas(deltas, precision=precision))
+    assert merged.summary["cut"] == 0
+    assert error(merged.delta, truth) <= 1e-4
 
 
 def test_tsv_m_keeps_the_experts_leading_singular_values() -> None:

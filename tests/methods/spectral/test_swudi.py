@@ -10,7 +10,7 @@ from svc_dist.methods.spectral.rank_rules import rank
 from tests.support import spectral_references as plain
 from tests.support.spectral_cases import adapters, error, fine_tunes, run, stack, taken
 
-LARGEST = (512, 1376)  # SWUDI sums it in float32
+LARGEST = (512, 1376)  # SWUDI sums it in float32 at `fast`
 
 
 @pytest.mark.parametrize("init", ["sum", "mean", "zero"])
