@@ -91,7 +91,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         warnings=(
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
             *conversation_warnings(recipe, planned_locations, tokenizer, template),
-            *vocabulary_warnings(vocabularies, base, decisions),
+            *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
             *quantisation.warnings(described, decisions, stale),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from svc_dist.checkpoint.tokenizer import chat_template
-from svc_dist.checkpoint.vocabulary import Clash
+from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, missing_token
 from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.plan.tensors.dispositions import Decision
-from svc_dist.plan.tensors.vocabulary import Vocabularies, is_vocabulary, refuse_clashes
+from svc_dist.plan.tensors.vocabulary import Vocabularies, is_vocabulary, refuse_clashes, vocabulary_sizes
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches
 
 _TURN = "{%- for message in messages %}"
 
@@ -100,14 +103,44 @@ def tokenizer_source(
     return source
 
 
-def vocabulary_warnings(vocabularies: Vocabularies, base: Checkpoint, decisions: Sequence[Decision]) -> Iterator[str]:
-    """A warning about tokenizers that cannot be compared although the merge adds up rows of their tokens."""
+def vocabulary_warnings(
+    recipe: ResolvedRecipe,
+    vocabularies: Vocabularies,
+    base: Checkpoint,
+    decisions: Sequence[Decision],
+    tokenizer: int,
+    config: Checkpoint,
+) -> Iterator[str]:
+    """Warnings about rows that are not those of the result's tokenizer and config, and about unknown tokenizers.
+
+    ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied.
+    """
     names = [d.name for d in decisions if d.disposition.kind == "merged" and d.spec and is_vocabulary(d.spec, base)]
     if names and (others := vocabularies.incomparable(names)):
         yield (
             f"the tokenizers of {others[0]} and {', '.join(others[1:])} have no format in common, so svc_dist cannot "
             "check that a row is the same token in both; save them by one version of transformers to have them compared"
         )
+    written = [d for d in decisions if d.spec is not None and d.disposition.kind in ("merged", "copied")]
+    rows = {d.name: d for d in written if d.spec and d.spec.shape and matches(d.name, VOCABULARY_PATTERNS)}
+    kept = [d for d in rows.values() if d.disposition.kind == "copied" and d.disposition.source != tokenizer]
+    for source in sorted({decision.disposition.source for decision in kept}):
+        names = [decision.name for decision in kept if decision.disposition.source == source]
+        own, other = vocabularies.read[source], vocabularies.read[tokenizer]
+        with contextlib.suppress(IncomparableError):
+            if own and other and (clash := missing_token(own, other, sys.maxsize)) is not None:
+                yield (
+                    f"{', '.join(names)} of {own.location} and the tokenizer of {other.location} do not go together: "
+                    f"{clash}; set `tokenizer_source: {recipe.models[source].names[0]}`, or keep those of {other.location}"
+                )
+    sizes = vocabulary_sizes(config)
+    for name, decision in rows.items():
+        count = decision.spec.shape[0] if decision.spec else 0
+        if sizes and count not in sizes and config.tensors.keys() >= {name} and config.tensors[name].shape[0] in sizes:
+            yield (
+                f"{name} has {count:,} rows in the result, but the {CONFIG} of {config.location} says vocab_size "
+                f"{sizes[0]:,}: loaders will refuse it; name the model that it comes from as `config_source`"
+            )
 
 
 def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:

@@ -39,12 +39,17 @@ def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
     """Whether a tensor has a row for each token, by its name or, outside of layers, by the config's ``vocab_size``."""
     if matches(spec.name, VOCABULARY_PATTERNS):
         return True
-    config = base.config or {}
-    if not 1 <= len(spec.shape) <= 2 or not config:
+    if not 1 <= len(spec.shape) <= 2 or parse_name(spec.name).layer is not None:
         return False
-    sections = (config, config.get("text_config"), config.get("llm_config"))
+    return spec.shape[0] in vocabulary_sizes(base)
+
+
+def vocabulary_sizes(model: Checkpoint) -> list[int]:
+    """The ``vocab_size`` of a model's config, that of its language model first."""
+    config = model.config or {}
+    sections = (config.get("text_config"), config.get("llm_config"), config)
     sizes = [section.get("vocab_size") for section in sections if isinstance(section, Mapping)]
-    return spec.shape[0] in sizes and parse_name(spec.name).layer is None
+    return [size for size in sizes if isinstance(size, int)]
 
 
 @dataclass

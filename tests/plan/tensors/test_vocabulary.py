@@ -286,3 +286,25 @@ def test_a_union_needs_a_row_for_each_token(tmp_path: Path) -> None:
     plan = svc_dist.make_plan(recipe_data(models, vocab="union"))
     assert {tensor.shape[0] for tensor in plan.tensors if tensor.name in NAMES} == {64}
     assert not any(tensor.rest for tensor in plan.tensors)
+
+
+def test_kept_rows_that_are_not_those_of_the_tokenizer_are_warned_about(tmp_path: Path) -> None:
+    models = [model(tmp_path / "base", 0, TOKENS), model(tmp_path / "one", 1, {f"u{n}": n for n in range(50)})]
+    rules = [{"match": ["*embed_tokens*", "lm_head*"], "keep": "one"}]
+    (warning,) = svc_dist.make_plan(recipe_data(models, rules=rules)).warnings
+    assert f"of {models[1]} and the tokenizer of {models[0]} do not go together: the token 't0' is number 0" in warning
+    assert "`tokenizer_source: " in warning
+    assert not svc_dist.make_plan(recipe_data(models, rules=rules, tokenizer_source="one")).warnings
+    rules = [{**rules[0], "keep": "base"}]
+    (warning,) = svc_dist.make_plan(recipe_data(models, rules=rules, config_source="one")).warnings
+    assert f"of {models[0]} and the tokenizer of {models[1]} do not go together" in warning
+
+
+def test_rows_that_the_config_does_not_say_are_warned_about(tmp_path: Path) -> None:
+    models = [model(tmp_path / "base", 0), model(tmp_path / "one", 1, rows=70)]
+    rules = [{"match": ["*embed_tokens*", "lm_head*"], "keep": "one"}]
+    first, second = svc_dist.make_plan(recipe_data(models, rules=rules)).warnings
+    assert first.startswith("lm_head.weight has 70 rows in the result, but the config.json of")
+    assert "`config_source`" in second
+    assert not svc_dist.make_plan(recipe_data(models, rules=rules, config_source="one")).warnings
+    assert len(svc_dist.make_plan(recipe_data(models, vocab="base", config_source="one")).warnings) == 2
