@@ -101,8 +101,8 @@ def tokens_of(of: Vocabulary) -> Mapping[str, int]:
     """All tokens that a vocabulary tells by name."""
     if of.words is not None:
         return of.words
-    kind = next(kind for kind in KINDS if kind in of.files)
-    return {**_parsed(kind, of.files[kind]), **of.added}
+    kind = next((kind for kind in KINDS if kind in of.files), None)
+    return {**({} if kind is None else _parsed(kind, of.files[kind])), **of.added}
 
 
 def first_clash(one: Vocabulary, other: Vocabulary, rows: int) -> Clash | None:

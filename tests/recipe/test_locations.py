@@ -48,7 +48,7 @@ def test_a_model_is_called_by_its_name_its_path_or_the_last_part_of_it(keep: str
         (NAMED.replace("KEEP", "audio").replace("name: vision", "name: audio"), "give the models a `name`"),
         (NAMED.replace("name: vision", "name: owner"), "r.yaml:3 (models[0].name): 'owner' is reserved"),
         (MINIMAL + "config_source: three", "r.yaml:7 (config_source): no model is called 'three'"),
-        (MINIMAL + "vocab: all", "r.yaml:7 (vocab): Input should be 'base' or 'error'"),
+        (MINIMAL + "vocab: all", "r.yaml:7 (vocab): Input should be 'base', 'common', 'union' or 'error'"),
         (MINIMAL + "rename: {from: a}", "r.yaml:7 (rename[0].to): the key 'to' is missing"),
         (MINIMAL + "rename: {from: a, too: b}", "r.yaml:7 (rename[0].too): unknown key 'too'; did you mean 'to'?"),
         (MINIMAL + f"config_source: 'https://u:{'s3cr3t'}@h/b'", "no model is called 'https://"),

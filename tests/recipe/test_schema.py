@@ -36,7 +36,7 @@ def test_shorthands_mean_the_whole_form() -> None:
         ({"models": [{"model": "a", "name": "base"}]}, "is reserved"),
         ({"dtype": "int8"}, "'int8' is not one of"),
         ({"max_shard_size": "5 apples"}, "is not a size in bytes"),
-        ({"vocab": "union"}, "vocab"),
+        ({"vocab": "all"}, "vocab"),
         ({"rules": [{"match": []}]}, "match"),
         ({"tokenizer_source": "base", "tokenizer": {"source": "base"}}, "are the same key"),
         ({"outputs": [{"path": "../up"}]}, "is not a folder inside OUTPUT"),

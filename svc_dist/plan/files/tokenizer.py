@@ -131,7 +131,8 @@ def vocabulary_warnings(
             if own and other and (clash := missing_token(own, other, sys.maxsize)) is not None:
                 yield (
                     f"{', '.join(names)} of {own.location} and the tokenizer of {other.location} do not go together: "
-                    f"{clash}; set `tokenizer_source: {recipe.models[source].names[0]}`, or keep those of {other.location}"
+                    f"{clash}; set `tokenizer_source: {recipe.models[source].names[0]}`, or keep those of "
+                    f"{other.location}"
                 )
     sizes = vocabulary_sizes(config)
     for name, decision in rows.items():

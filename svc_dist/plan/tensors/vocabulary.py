@@ -11,6 +11,7 @@ from functools import cached_property
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.checkpoint.tokenizer import has_tokenizer
 from svc_dist.checkpoint.vocabulary import (
     Clash,
     IncomparableError,
@@ -20,10 +21,11 @@ from svc_dist.checkpoint.vocabulary import (
     read_vocabulary,
     tokens_of,
 )
-from svc_dist.errors import PlanError
+from svc_dist.errors import DamagedInputError, PlanError
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.schema import Vocab
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.base import Storage
 from svc_dist.storage.open import open_storage
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, parse_name
 
@@ -70,13 +72,23 @@ class Vocabularies:
         """The vocabulary of each model, None where it has none. An adapter's comes before that of its model."""
         known: dict[str, Mapping[str, int]] = {}
 
-        def first(locations: Sequence[str]) -> Vocabulary | None:
-            found = (read_vocabulary(open_storage(location, self.access), known) for location in locations)
-            return next((one for one in found if one is not None), None)
+        def folder(locations: Sequence[str]) -> Storage | None:
+            found = (open_storage(location, self.access) for location in locations)
+            return next((one for one in found if has_tokenizer(one.names())), None)
+
+        def vocabulary(of: Storage | None) -> Vocabulary | None:
+            try:
+                return None if of is None else read_vocabulary(of, known)
+            except DamagedInputError:
+                if compared or of is None:
+                    raise
+                return Vocabulary(of.location, None)  # no other is compared with it
 
         both = [[one.location for one in (each.adapter, each.model) if one is not None] for each in self.experts]
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            return list(pool.map(first, [[self.base], *both]))
+            folders = list(pool.map(folder, [[self.base], *both]))
+            compared = sum(one is not None for one in folders) > 1
+            return list(pool.map(vocabulary, folders))
 
     def training(self, name: str) -> list[int]:
         """The experts that have a tensor of their own of this name: of the others, a row is the base's, whatever its

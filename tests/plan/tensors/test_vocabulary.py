@@ -13,7 +13,7 @@ from torch import Tensor
 
 import svc_dist
 from svc_dist.checks.verify import verify
-from svc_dist.errors import PlanError
+from svc_dist.errors import DamagedInputError, PlanError
 from tests.plan.files.test_sidecars import write_tokenizer
 from tests.support.adapters import config as adapter_config
 from tests.support.adapters import write_adapter
@@ -177,6 +177,16 @@ def test_experts_are_compared_with_each_other_where_the_base_has_no_tokenizer(tm
     message = refusal(models).message
     assert "'<think>' is number 50 in" in message
     assert "(there 50 is '<tool>')" in message
+
+
+def test_a_tokenizer_that_is_none_matters_only_where_another_is_compared_with_it(tmp_path: Path) -> None:
+    models = [model(tmp_path / "base", 0), model(tmp_path / "one", 1)]
+    (models[0] / "tokenizer.json").write_text('{"made": "up"}')
+    for vocab in ("error", "common"):
+        assert reasons(models, vocab=vocab)[NAMES[0]] == "the recipe"
+    write_tokenizer(models[1], TOKENS)
+    with pytest.raises(DamagedInputError, match=r"base/tokenizer\.json: not a tokenizer"):
+        svc_dist.make_plan(recipe_data(models))
 
 
 def test_a_head_of_an_unknown_name_is_known_by_its_rows(tmp_path: Path) -> None:
