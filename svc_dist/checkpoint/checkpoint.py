@@ -26,7 +26,7 @@ from svc_dist.checkpoint.weight_files import (
     names_like,
     stored_name,
 )
-from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError
+from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, has_control, printable, printable_lines
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage
@@ -135,7 +135,7 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
         opened.append(open_file(folder, file))
         module = file.rpartition("/")[0]
         tensors |= {f"{module}/{name}": replace(spec, name=f"{module}/{name}") for name, spec in opened[-1][1].items()}
-    config = json_object(folder.read(CONFIG), f"{folder.location}/{CONFIG}") if CONFIG in names else None
+    config = json_object(folder.read(CONFIG), folder.url(CONFIG)) if CONFIG in names else None
     quantisation_files = tuple(name for name in QUANTISATION_FILES if name in names)
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config, quantisation_files)
 
@@ -169,9 +169,9 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
         return None  # the shards are a variant (in another dtype) of the single file
     plain = plain or indexes
     if len(plain) > 1 and INDEX_FILE not in plain:
-        raise DamagedInputError(f"{folder.location}: more than one index: {', '.join(indexes)}")
+        raise DamagedInputError(f"{folder.location}: more than one index: {', '.join(map(printable, indexes))}")
     index = INDEX_FILE if INDEX_FILE in plain else plain[0]
-    where = f"{folder.location}/{index}"
+    where = folder.url(index)
     text = folder.read(index)
     refuse_placeholder(text, where)
     try:
@@ -181,7 +181,13 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
     for name, file in weight_map.items():
-        outside = not file or file.startswith("/") or ".." in PurePosixPath(file).parts or set(file) & set("\\\0:")
+        outside = (
+            not file
+            or file.startswith("/")
+            or ".." in PurePosixPath(file).parts
+            or set(file) & set("\\\0:")
+            or has_control(file)
+        )
         if outside or not file.endswith(".safetensors"):
             why = "outside the checkpoint's folder" if outside else "which is not a safetensors file"
             raise DamagedInputError(f"{where}: tensor {name!r} is said to be in {file!r}, {why}")
@@ -237,7 +243,7 @@ def open_file(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, Tenso
 
 
 def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
-    where = f"{folder.location}/{file}"
+    where = folder.url(file)
     identity = folder.stat(file)
     if identity is None:
         raise DamagedInputError(f"{where}: the index names this file, but it is missing", "download the model again")
@@ -248,4 +254,4 @@ def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, T
     try:
         return identity, parse_header(header, file, identity.size)
     except DamagedInputError as error:
-        raise DamagedInputError(f"{folder.location}/{error.message}", error.hint) from None
+        raise DamagedInputError(f"{where}{error.message.removeprefix(printable_lines(file))}", error.hint) from None

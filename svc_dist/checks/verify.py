@@ -13,7 +13,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
-from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError
+from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
@@ -182,7 +182,7 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
         result.skipped.append(f"{what}: no config.json" if model.config is None else f"{what}: not a local folder")
         return
     named = model.config.get("architectures")
-    name = str(named[0]) if isinstance(named, list) and named else "none named"
+    name = printable(str(named[0])) if isinstance(named, list) and named else "none named"
     try:
         import accelerate  # noqa: F401  (transformers needs it to build a model without weights)
         import transformers
@@ -239,7 +239,7 @@ def _checksum_problem(source: Source, file: str, written: ReportedRange) -> str 
 
     kind, _, recorded = written.checksum.partition(":")
     if kind != "xxh3_128":
-        return f"{file}: unknown checksum {kind}"
+        return f"{file}: unknown checksum {printable(kind)}"
     digest = xxhash.xxh3_128()
     data = ByteRange(file, written.start, written.end)
     with source.map([data]) as mapped:
@@ -248,7 +248,7 @@ def _checksum_problem(source: Source, file: str, written: ReportedRange) -> str 
             digest.update(view[start : start + _CHUNK])
     if digest.hexdigest() == recorded:
         return None
-    return f"{file}: bytes {written.start:,} to {written.end:,} (unit {written.unit}) are not those written"
+    return f"{file}: bytes {written.start:,} to {written.end:,} (unit {printable(written.unit)}) are not those written"
 
 
 def _finite_problem(source: Source, spec: Any, copied: bool) -> str | None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svc_dist.errors import RecipeError, StorageError
+from svc_dist.errors import RecipeError, StorageError, printable
 from svc_dist.linalg.precision import Precision as PrecisionLevel
 from svc_dist.plan.settings import Device as DeviceKind
 from svc_dist.run.executors import added_executors
 from svc_dist.run.options import ExecutorKind
+from svc_dist.storage.base import os_errors
 
 if TYPE_CHECKING:
     from svc_dist.storage.access import Access
@@ -90,6 +91,8 @@ def require_writable_file(file: Path | None, option: str) -> None:
     """Raise RecipeError or StorageError, before any work, when a command could not write its result to ``file``."""
     if file is None:
         return
+    with os_errors(f"{option} is {printable(str(file))}"):
+        file.exists()  # the name may be too long
     if file.is_dir():
         raise RecipeError(f"{option} is {file}, which is a folder", "name a file in it")
     require_writable_folder(file.parent, option)
@@ -99,7 +102,9 @@ def require_writable_file(file: Path | None, option: str) -> None:
 
 def require_writable_folder(folder: Path | None, option: str) -> None:
     """Raise RecipeError or StorageError, before any work, when a command could not make files in ``folder``."""
-    if folder is not None and not folder.is_dir():
+    with os_errors(f"{option} is {printable(str(folder))}"):
+        exists = folder is None or folder.is_dir()
+    if not exists:
         raise RecipeError(f"{option}: there is no folder {folder}", f"create it first: mkdir -p {folder}")
     if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{option}: this user may not write to the folder {folder}", "name another folder")

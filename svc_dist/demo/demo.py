@@ -19,6 +19,7 @@ from svc_dist.demo.experts import Settings, accuracy, expert_folder, train_base,
 from svc_dist.demo.model import load_model
 from svc_dist.demo.recipes import WEIGHT, MergeFailedError, merge_command, merged_folder, run_merge, write_recipes
 from svc_dist.errors import OutputError, StorageError
+from svc_dist.storage.base import os_errors
 
 STAMP = "demo.json"
 _EARLIER = "done by an earlier run"
@@ -81,6 +82,8 @@ def run_demo(folder: Path, console: Console, settings: Settings | None = None) -
 def _claim(folder: Path, settings: Settings) -> None:
     """Mark the folder as a demo with these settings. Raises OutputError when it holds anything else."""
     stamp = folder / STAMP
+    with os_errors(f"cannot use the folder {folder}"):
+        stamp.exists()  # the name may be too long
     content = {"settings": asdict(settings), "tasks": [task.name for task in TASKS]}
     if stamp.exists():
         if json.loads(stamp.read_text()) != content:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svc_dist.errors import printable
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.tensor_names import TensorName, parse_name
 
@@ -136,10 +137,10 @@ class Diagnosis:
         for kind in kinds:
             chosen = [matrix for matrix in calibrated if self.kind(matrix.name) == kind]
             cosine = self.mean_cosine({matrix.tensor: None for matrix in chosen})
-            lines.append(f"{kind:{width}}  {len(chosen):8d}  {self.gamma(chosen):6.3f}  {cosine:6.3f}")
+            lines.append(f"{printable(kind):{width}}  {len(chosen):8d}  {self.gamma(chosen):6.3f}  {cosine:6.3f}")
         worst = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
         lines += ["", "most over-counted:"]
-        lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {label(matrix)}" for matrix in worst]
+        lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {printable(label(matrix))}" for matrix in worst]
         return "\n".join([*lines, "", self.verdict()])
 
 

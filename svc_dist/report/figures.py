@@ -13,12 +13,18 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from svc_dist.errors import printable
 from svc_dist.report.diagnosis import Array, Diagnosis, Matrix, label
 
 _INK = "#22303c"
 _COLOURS = ("#2a6f97", "#e07a2f", "#3a8f5c", "#b5446e", "#7a5ea8", "#8c6d31", "#4f9da6", "#c0392b")
 _WIDE = 9.0  # inches
 _LABELS = 40  # ticks of an axis that can be read
+
+
+def plain(name: str) -> str:
+    """A name as the text of a plot: harmless, and without mathematics."""
+    return printable(name).replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:
@@ -53,7 +59,7 @@ def _map(
     image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours, interpolation="nearest")
     step = math.ceil(len(layers) / _LABELS)
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_yticks(range(len(kinds)), [plain(kind) for kind in kinds])
     axes.set_xlabel("layer")
     figure.colorbar(image, ax=axes, label=name, pad=0.01)
     return figure
@@ -72,7 +78,7 @@ def spectra(matrices: Sequence[Matrix]) -> Figure | None:
             values = matrix.summary.get(key)
             if values is not None:
                 axes.plot(range(1, len(values) + 1), values, "o-", ms=3, color=colour)
-        axes.set_title(label(matrix), fontsize=7)
+        axes.set_title(plain(label(matrix)), fontsize=7)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("direction", fontsize=8)
     if any("sigma_calibrated" in matrix.summary for matrix in matrices):
@@ -90,8 +96,9 @@ def overlap(diagnosis: Diagnosis) -> Figure | None:
     left, right = figure.subplots(1, 2)
     largest = max(float(np.abs(cosines[~diagonal]).max()), 0.05)
     image = left.imshow(np.where(diagonal, np.nan, cosines), norm=Normalize(-largest, largest), cmap="PuOr_r")
-    left.set_xticks(range(len(cosines)), diagnosis.experts, rotation=45, ha="right", fontsize=7)
-    left.set_yticks(range(len(cosines)), diagnosis.experts, fontsize=7)
+    experts = [plain(name) for name in diagnosis.experts]
+    left.set_xticks(range(len(cosines)), experts, rotation=45, ha="right", fontsize=7)
+    left.set_yticks(range(len(cosines)), experts, fontsize=7)
     left.set_title("cosine between experts, all tensors", fontsize=9)
     if len(cosines) <= 8:
         for row, column in zip(*np.nonzero(~diagonal), strict=True):
@@ -118,7 +125,7 @@ def norms(diagnosis: Diagnosis) -> Figure | None:
     figure = Figure(figsize=(_WIDE, 3.2), layout="constrained")
     axes = figure.subplots()
     for number, name in enumerate(diagnosis.experts):
-        axes.plot(layers, values[:, number], "o-", ms=3, color=_COLOURS[number % len(_COLOURS)], label=name)
+        axes.plot(layers, values[:, number], "o-", ms=3, color=_COLOURS[number % len(_COLOURS)], label=plain(name))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer")
     axes.set_ylabel("size of the delta / size of the base")
@@ -137,7 +144,7 @@ def stages(seconds: dict[str, float]) -> Figure | None:
     begin = 0.0
     for number, name in enumerate(order):
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.barh(0, seconds[name], left=begin, color=colour, label=f"{name} {seconds[name]:.1f} s")
+        axes.barh(0, seconds[name], left=begin, color=colour, label=f"{plain(name)} {seconds[name]:.1f} s")
         begin += seconds[name]
     axes.set_yticks([])
     axes.set_xlim(0, begin)

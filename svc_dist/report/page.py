@@ -7,6 +7,7 @@ import html
 import yaml
 from matplotlib.figure import Figure
 
+from svc_dist.errors import DamagedInputError
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
@@ -26,7 +27,19 @@ th { font-weight: 600; white-space: nowrap; }
 
 
 def render(report: MergeReport, title: str) -> str:
-    """The page of a merge's report or of an inspection. Sections without data are missing or say so."""
+    """The page of a merge's report or of an inspection. Sections without data are missing or say so.
+
+    Raises DamagedInputError for a report whose figures are none.
+    """
+    try:
+        return _page(report, title)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of whatever was edited
+        raise DamagedInputError(
+            f"merge_report.json holds figures that cannot be drawn: {error!r}", "restore the file that the merge wrote"
+        ) from None
+
+
+def _page(report: MergeReport, title: str) -> str:
     diagnosis = Diagnosis(report)
     recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     sections = [

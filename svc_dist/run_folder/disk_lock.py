@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from svc_dist.run_folder.lock import LocalLock, RemoteLock
+from svc_dist.run_folder.lock import LocalLock, RemoteLock, make_way
 from svc_dist.storage.base import os_errors
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.writing.probe import has_kernel_locks, require_writes_anywhere
@@ -24,7 +24,7 @@ class DiskLock(LocalLock):
     def _acquire(self) -> None:
         folder = self.path.parent
         with os_errors(f"cannot make the folder {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_way(self.path)
         require_writes_anywhere(folder)
         if has_kernel_locks(folder):
             super()._acquire()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from svc_dist.errors import DamagedInputError, RecipeError
+from svc_dist.errors import DamagedInputError, RecipeError, printable
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.model import Plan, require_sound
 from svc_dist.run_folder.lock import SHORT_DEADLINE
@@ -39,10 +39,12 @@ class FailureRecord(TypedDict):
 def describe_failure(name: str, record: FailureRecord) -> str:
     """The failure in a line."""
     tensors = record["tensors"]
-    about = f" ({tensors[0]}{f' and {len(tensors) - 1} more' if len(tensors) > 1 else ''})" if tensors else ""
-    where = f" on {record['node']}" if record["node"] else ""
+    about = (
+        f" ({printable(tensors[0])}{f' and {len(tensors) - 1} more' if len(tensors) > 1 else ''})" if tensors else ""
+    )
+    where = f" on {printable(record['node'])}" if record["node"] else ""
     times = f", {record['attempts']} attempts" if record["attempts"] > 1 else ""
-    return f"  {name}{about}{where} ({record['device']}){times}: {record['error']}"
+    return f"  {printable(name)}{about}{where} ({record['device']}){times}: {record['error']}"
 
 
 class Journal:

@@ -86,11 +86,7 @@ class LocalLock(Lock):
 
     def _acquire(self) -> None:
         with os_errors(f"cannot make the folder {self.path.parent}"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.parent.is_symlink():
-                raise OutputError(f"{self.path.parent} is a symbolic link", "remove the link: a run makes this folder")
-            if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-                remove_tree(self.path)  # no run made it: a lock is a file, and a link would be written through
+            make_way(self.path)
         while (descriptor := self._open_locked()) is None:
             pass
         self._descriptor = descriptor
@@ -209,6 +205,15 @@ class RemoteLock(Lock):
         with contextlib.suppress(StorageError):  # a lock that stays expires
             if (_parse_holder(storage.get(self._name)) or {}).get("id") == self._id:
                 storage.delete(self._name)
+
+
+def make_way(path: Path) -> None:
+    """Make the folder of a lock, and remove what has its name but is no lock: a link would be written through."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.is_symlink():
+        raise OutputError(f"{path.parent} is a symbolic link", "remove the link: a run makes this folder")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        remove_tree(path)
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.weight_files import stored_name
-from svc_dist.errors import VerificationError
+from svc_dist.errors import VerificationError, printable
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import WrittenRange
@@ -92,8 +92,8 @@ def read_by_safetensors(path: Path) -> dict[str, tuple[str, list[int]]]:
 def difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
     """How the dtypes and shapes of tensors differ from the expected ones; None when they do not."""
     if missing := [name for name in expected if name not in actual]:
-        return f"{counted(len(missing), 'missing tensor')} ({missing[0]}, ...)"
+        return f"{counted(len(missing), 'missing tensor')} ({printable(missing[0])}, ...)"
     if unexpected := [name for name in actual if name not in expected]:
-        return f"{counted(len(unexpected), 'unexpected tensor')} ({unexpected[0]}, ...)"
+        return f"{counted(len(unexpected), 'unexpected tensor')} ({printable(unexpected[0])}, ...)"
     differing = (name for name in expected if actual[name] != expected[name])
-    return next((f"{name} is {actual[name]}, not {expected[name]}" for name in differing), None)
+    return next((f"{printable(name)} is {actual[name]}, not {expected[name]}" for name in differing), None)

@@ -11,6 +11,7 @@ from svc_dist.storage.base import Storage
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.secrets import redact
 
+_LONGEST = 255  # bytes of a file's name on every common file system
 _LOOKING = 20.0  # seconds in which a location with a plus must answer
 
 #: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points.
@@ -47,6 +48,8 @@ def require_known(location: str, where: str = "") -> None:
     if has_control(location):
         raise RecipeError(f"{where}{printable(location)} is no path or URL: it holds a control character")
     scheme, mark, _ = location.partition("://")
+    if not mark and any(len(part.encode()) > _LONGEST for part in location.split("/")):
+        raise RecipeError(f"{where}{printable(location)} is no path: a name in it is too long")
     if mark and scheme not in SCHEMES and not _added(scheme):
         known = sorted({*SCHEMES, *(point.name for point in entry_points(group=GROUP))})
         raise RecipeError(

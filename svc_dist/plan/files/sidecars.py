@@ -177,7 +177,7 @@ def _planned(
     if identity.size > LARGEST:
         reason = f"{format_size(identity.size)}, larger than {format_size(LARGEST)}"
         return LeftOut(storage.location, name, reason, needed=True)
-    where = f"{storage.location}/{name}"
+    where = storage.url(name)
     try:
         refuse_placeholder(storage.read_pinned(identity, 0, min(identity.size, HEAD)), where)
     except DamagedInputError as error:
