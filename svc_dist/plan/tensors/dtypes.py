@@ -27,7 +27,7 @@ WIDE = {
         "*global_scale*", "*per_dim_scale*",
     ),
     "rotary or position buffer": (
-        "*inv_freq*", "*rotary*", "*rope*", "*freqs*", "*cos_cached", "*sin_cached", "*timescale*",
+        "*inv_freq*", "*rotary_emb*", "*rotary_pos_emb*", "*freqs*", "*cos_cached", "*sin_cached", "*timescale*",
         "*embed_positions.weights", "*positional_encoding*", "*.pe", "*position_bias_buffer*",
     ),
     "state of a recurrent layer": (

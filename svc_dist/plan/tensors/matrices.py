@@ -34,8 +34,12 @@ _NORM = re.compile(r"(?:.*_)?(?:[a-z]*norm|ln|layrnorm)(?:_?\d+|_[a-z]+)?", re.I
 _CONV1D = re.compile(r"(?:.*\.)?(?:c_attn|q_attn|c_proj|c_fc)\.weight")
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "jais")
 _CONV1D_CLASSES = ("GPT2", "OpenAIGPT", "ImageGPT", "DecisionTransformer", "Clvp", "JAIS")
-#: Names that are (in, out) in every architecture: of Flax, and of OpenAI's and open_clip's CLIP.
-_ALWAYS_IN_OUT = re.compile(r"(?:.*\.)?(?:kernel|visual\.proj|gate_and_up_projs|down_projs)")
+#: Names that are (in, out) in every architecture: of Flax, of OpenAI's and open_clip's CLIP, of DBRX, of XLNet.
+_ALWAYS_IN_OUT = re.compile(
+    r"(?:.*\.)?(?:kernel|visual\.proj|gate_and_up_projs|down_projs|experts\.mlp\.w2|rel_attn\.[qkvr])"
+)
+#: Weights whose last two dimensions are one side: heads and their size, in XLNet.
+_HEADS = re.compile(r"(?:.*\.)?rel_attn\.[qkvro]")
 #: Projections of fused experts: from hidden states, and back to them.
 _UP = re.compile(
     r"(?P<group>(?:.*\.)?)(?:gate_up_proj|gate_and_up_projs|gate_proj|up_proj|w1|w3|v1|fc1|input_linear)(?:\.weight)?"
@@ -60,7 +64,7 @@ def matrices(spec: TensorSpec, embedding_patterns: Sequence[str]) -> Batch | Non
         return None
     if len(shape) == 2:
         batch: Batch = (1, *shape)
-    elif len(shape) == 3 and not is_convolution(spec.name):
+    elif len(shape) == 3 and not is_convolution(spec.name) and _HEADS.fullmatch(spec.name) is None:
         batch = shape
     else:
         batch = (1, shape[0], spec.numel // shape[0])
@@ -127,7 +131,7 @@ class Layouts:
             if _CONV1D.fullmatch(spec.name) is not None:
                 return others or self._conv1d
             return others if others is not None and spec.name.endswith(".weight") else "out_in"
-        if len(spec.shape) > 3 or is_convolution(spec.name):
+        if len(spec.shape) > 3 or is_convolution(spec.name) or _HEADS.fullmatch(spec.name) is not None:
             return "out_in"
         group = _group(spec.name)
         if group is not None and (known := self._fused.get(group)) is not None:

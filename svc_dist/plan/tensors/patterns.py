@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import translate
@@ -55,6 +56,13 @@ class Patterns:
 def first_matches(names: Sequence[str], rules: Sequence[Sequence[str]]) -> tuple[dict[str, int], set[tuple[int, int]]]:
     """For each name the first of ``rules``, lists of patterns, that matches it, if one does; and the patterns that
     match some name, as the number of the rule and of the pattern in it."""
+    return _first_matches(tuple(names), tuple(map(tuple, rules)))
+
+
+@functools.lru_cache(maxsize=2)  # several results, and warnings, ask for the same
+def _first_matches(
+    names: tuple[str, ...], rules: tuple[tuple[str, ...], ...]
+) -> tuple[dict[str, int], set[tuple[int, int]]]:
     places = [(rule, number) for rule, patterns in enumerate(rules) for number in range(len(patterns))]
     patterns = Patterns([rules[rule][number] for rule, number in places])
     first: dict[str, int] = {}
