@@ -90,7 +90,7 @@ def examine(
         yield Finding("plan", f"{work} on {device}, {size}")
     yield from _writes(target)
     if plan is not None:
-        if any(_fetched(model, access) for model in plan.inputs):
+        if plan.joins or any(_fetched(model, access) for model in plan.inputs):
             yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
         if target.storage.path is not None:
             space = functools.partial(_space, target.storage.path, plan.bytes_out, "the model needs")

@@ -209,6 +209,11 @@ class Plan:
         return numbered
 
     @functools.cached_property
+    def joins(self) -> bool:
+        """Whether units lay parts of inputs one after the other in scratch space."""
+        return any(source is not None and source.parts for tensor in self.tensors for source in tensor.sources)
+
+    @functools.cached_property
     def unit(self) -> dict[str, Unit]:
         return {unit.id: unit for unit in self.units}
 

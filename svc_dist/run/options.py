@@ -83,7 +83,6 @@ class Options:
             yield "unit_deadline has no effect: the inline executor cannot lose a unit"
         if executor == ExecutorKind.INLINE and self.limits.no_node != Limits().no_node:
             yield "node_timeout has no effect: the inline executor runs units in this process"
-        if self.scratch is not None and all(
-            open_storage(model.location, access).path is not None for model in plan.inputs
-        ):
+        local = all(open_storage(model.location, access).path is not None for model in plan.inputs)
+        if self.scratch is not None and local and not plan.joins:
             yield "scratch has no effect: all inputs are local"

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import svc_dist
 from svc_dist.errors import RecipeError
 from svc_dist.run.options import Limits, Options
 from svc_dist.storage.access import Access
-from tests.support.checkpoints import recipe_data, write_llamas
+from tests.support.checkpoints import recipe_data, write_checkpoint, write_llamas
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,13 @@ def test_options_that_change_nothing_are_a_warning(tmp_path: Path) -> None:
     ]
     assert [line.split()[0] for line in options.without_effect("ray", plan, Access())] == ["scratch"]
     assert not list(Options().without_effect("inline", plan, Access()))
+
+
+def test_scratch_takes_the_parts_of_tensors_that_an_input_stores_apart(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.experts"
+    base = write_checkpoint(tmp_path / "base", {f"{name}.down_proj": torch.ones(2, 4, 6)})
+    single = {f"{name}.{number}.down_proj.weight": torch.ones(4, 6) for number in range(2)}
+    models = [base, write_checkpoint(tmp_path / "single", single)]
+    plan = svc_dist.make_plan(recipe_data(models))
+    assert plan.joins
+    assert list(Options(scratch="/tmp").without_effect("ray", plan, Access())) == []
