@@ -109,10 +109,9 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
 
 def _location(text: str, base: str, folder: Path, access: Access) -> str:
     """The location, for ``model+adapter`` of both; for an adapter to the base, of the adapter alone."""
-    whole = _absolute(text, folder)
-    if "+" not in text or split_location(whole, access)[1] is None:
-        return whole
-    model, adapter = (_absolute(each, folder) for each in text.split("+"))
+    model, adapter = split_location(text, access, lambda part: _absolute(part, folder))
+    if adapter is None:
+        return model
     return adapter if model == base else f"{model}+{adapter}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -12,6 +14,8 @@ from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.secrets import redact
 
 _LONGEST = 255  # bytes of a file's name on every common file system
+#: The beginning of a URL or of an absolute path.
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9.-]*://|/|~")
 _LOOKING = 20.0  # seconds in which a location with a plus must answer
 
 #: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points.
@@ -72,21 +76,29 @@ def overlap(one: Storage, other: Storage) -> bool:
     return first_url.startswith(second_url) or second_url.startswith(first_url)
 
 
-def split_location(location: str, access: Access = DEFAULT_ACCESS) -> tuple[str, str | None]:
+def split_location(
+    location: str, access: Access = DEFAULT_ACCESS, absolute: Callable[[str], str] = str
+) -> tuple[str, str | None]:
     """``model+adapter`` as its two locations; ``(location, None)`` without a plus, or where the whole exists.
 
-    A storage is asked only where the plus may be part of a name: of two URLs it is not. Raises RecipeError where there
-    is more than one plus.
+    ``absolute``: makes a location of each of them. A storage is asked only where the plus may be part of a name: of two
+    URLs it is not. Of several pluses, the one before a URL or an absolute path counts, else the one between two
+    locations that exist. Raises RecipeError where none does.
     """
-    if "+" not in location or _exists(location, access):
-        return location, None
-    model, adapter = location.split("+", 1)
-    if not model or not adapter or "+" in adapter:
+    if "+" not in location or _exists(absolute(location), access):
+        return absolute(location), None
+    every = [position for position, letter in enumerate(location) if letter == "+" and 0 < position < len(location) - 1]
+    pairs = [(location[:position], location[position + 1 :]) for position in every]
+    found = [pair for pair in pairs if _ABSOLUTE.match(pair[1])] or pairs
+    if len(found) > 1:
+        found = [pair for pair in found if all(_exists(absolute(each), access) for each in pair)]
+    if len(found) != 1:
         raise RecipeError(
             f"{location}: model+adapter has one +, with a location before it and one after it",
             "a folder whose name has a + is reached through a symbolic link without one",
         )
-    return model, adapter
+    model, adapter = found[0]
+    return absolute(model), absolute(adapter)
 
 
 def _exists(location: str, access: Access) -> bool:
@@ -98,5 +110,5 @@ def _exists(location: str, access: Access) -> bool:
         return storage.path.is_dir()
     try:
         return bool(storage.names())
-    except StorageError:  # whoever reads the model says why it cannot be read
-        return False
+    except StorageError:  # whoever reads it says why it cannot be read
+        return True

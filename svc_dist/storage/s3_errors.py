@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from svc_dist.errors import StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.base import storage_error
 from svc_dist.storage.secrets import redact
@@ -18,6 +20,11 @@ _TRANSIENT = {
 }  # fmt: skip
 _HINTS = {
     "NoSuchBucket": "check the bucket's name and the endpoint",
+    "InvalidObjectState": "the object is archived (Glacier): restore it first (aws s3api restore-object), or copy it "
+    "to another storage class",
+    "ExpiredTokenException": "renew the credentials, then run the same command again to resume",
+    "RequestExpired": "renew the credentials, or set this machine's clock",
+    "InvalidAccessKeyId": "the access key is unknown there: check AWS_ACCESS_KEY_ID, the profile and the endpoint",
     "NoSuchKey": "another program removed it: put it back, then run the same command again to resume",
     "ExpiredToken": "renew the credentials, then run the same command again to resume",
     "InvalidToken": "renew the credentials, then run the same command again to resume",
@@ -47,6 +54,14 @@ def s3_error(error: Exception, what: str) -> SvcDistError:
     if isinstance(error, exceptions.ClientError):
         return _refusal(error, what)
     text = f"{what}: {redact(f'{type(error).__name__}: {error}'.rstrip(': '))}"
+    if "Too many open files" in text:
+        return StorageError(text, "raise the limit of open files (ulimit -n 65536), or lower --slots")
+    if isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError | exceptions.NoAuthTokenError):
+        return StorageError(
+            text, f"sign in again: {_login('aws sso login')}; then run the same command again to resume"
+        )
+    if type(error).__name__.startswith("Login") and isinstance(error, exceptions.BotoCoreError):
+        return StorageError(text, f"sign in again: {_login('aws login')}; then run the same command again to resume")
     if isinstance(error, exceptions.EndpointConnectionError):
         return TransientStorageError(text, "check the endpoint and the network")
     if isinstance(error, exceptions.SSLError):
@@ -64,6 +79,11 @@ def s3_error(error: Exception, what: str) -> SvcDistError:
     if isinstance(error, exceptions.BotoCoreError):
         return StorageError(text)
     return storage_error(error, what)
+
+
+def _login(command: str) -> str:
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+    return f"{command} --profile {profile or 'NAME'}"
 
 
 def _refusal(error: Exception, what: str) -> StorageError:

@@ -8,10 +8,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from svc_dist.errors import MissingExtraError, OutputError, RecipeError
+from svc_dist.errors import MissingExtraError, OutputError, RecipeError, StorageError
 from svc_dist.recipe.load import recipe_from
 from svc_dist.recipe.origin import Origin
 from svc_dist.run_folder.output import Output
+from svc_dist.storage.fsspec import FsspecStorage
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.open import SCHEMES, open_storage, overlap, split_location
 from tests.support.checkpoints import recipe_data
@@ -42,6 +43,24 @@ def test_more_than_one_plus_is_refused_unless_the_whole_exists(prefix: str) -> N
     assert split_location(f"{prefix}/a+b+c") == (f"{prefix}/a+b+c", None)
     with pytest.raises(RecipeError, match=r"has one \+"):
         split_location(f"{prefix}/x+y+z")
+
+
+def test_of_several_pluses_the_one_between_two_locations_counts(prefix: str, tmp_path: Path) -> None:
+    pairs = [("s3://b/a+b", "s3://b/lora"), (f"{tmp_path}/base+1", f"{tmp_path}/lora")]
+    for model, adapter in pairs:
+        assert split_location(f"{model}+{adapter}") == (model, adapter)
+    for name in ("base+1", "lo+ra"):
+        (tmp_path / name).mkdir()
+    parts = split_location("base+1+lo+ra", absolute=lambda part: f"{tmp_path}/{part}")
+    assert parts == (f"{tmp_path}/base+1", f"{tmp_path}/lo+ra")
+
+
+def test_a_url_that_cannot_be_looked_at_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("403")
+
+    monkeypatch.setattr(FsspecStorage, "names", refuse)
+    assert split_location("memory://bucket/a+b") == ("memory://bucket/a+b", None)
 
 
 @pytest.mark.parametrize(

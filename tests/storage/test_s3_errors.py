@@ -32,6 +32,8 @@ def test_what_may_pass_is_transient(code: str, status: int) -> None:
     [
         ("NoSuchBucket", 404, "check the bucket's name"),
         ("NoSuchKey", 404, "put it back"),
+        ("InvalidObjectState", 403, "archived (Glacier)"),
+        ("ExpiredTokenException", 403, "renew the credentials"),
         ("ExpiredToken", 400, "renew the credentials"),
         ("RequestTimeTooSkewed", 403, "clock"),
         ("PermanentRedirect", 301, "AWS_DEFAULT_REGION"),
@@ -56,13 +58,20 @@ def test_what_does_not_pass_says_what_to_do(code: str, status: int, hint: str | 
         (exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), True, None),
         (TimeoutError("slow"), True, None),
         (exceptions.SSLError(endpoint_url="https://x", error="self-signed"), False, "certificates"),
+        (exceptions.UnauthorizedSSOTokenError(), False, "aws sso login --profile work"),
+        (exceptions.SSOTokenLoadError(error_msg="gone"), False, "aws sso login --profile work"),
+        (exceptions.TokenRetrievalError(provider="sso", error_msg="over"), False, "aws sso login --profile work"),
+        (exceptions.HTTPClientError(error=OSError(24, "Too many open files")), False, "ulimit -n"),
         (exceptions.NoCredentialsError(), False, "for a public bucket set anonymous"),
         (exceptions.ProfileNotFound(profile="me"), False, "AWS_PROFILE"),
         (exceptions.ParamValidationError(report="Invalid bucket name"), False, "bucket's name"),
         (ValueError("Invalid endpoint: localhost:9000"), False, "https://host:9000"),
     ],
 )
-def test_errors_of_the_client_are_sorted_too(error: Exception, transient: bool, hint: str | None) -> None:
+def test_errors_of_the_client_are_sorted_too(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, transient: bool, hint: str | None
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "work")
     ours = s3_error(error, WHAT)
     assert isinstance(ours, StorageError)
     assert isinstance(ours, TransientStorageError) is transient
