@@ -14,6 +14,7 @@ from typing import Any
 
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from svc_dist.errors import PlanError
+from svc_dist.plan.files.config_defaults import defaults_of
 
 _SHOWN = 8  # differences in a message
 _DEEPEST = 4  # sections in sections
@@ -38,7 +39,7 @@ _IGNORED = re.compile(
 _ABSENT: dict[str, Any] = {
     "sliding_window": None, "attention_bias": False, "mlp_bias": False, "attn_logit_softcapping": None,
     "final_logit_softcapping": None, "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
-    "clip_qkv": None, "use_qk_norm": False, "use_bidirectional_attention": None, "rope_theta": 10000.0,
+    "clip_qkv": None, "use_qk_norm": False, "use_bidirectional_attention": False, "rope_theta": 10000.0,
     "partial_rotary_factor": 1.0, "rope_type": "default",
 }  # fmt: skip
 #: One key under the names that architectures give it.
@@ -193,7 +194,11 @@ def _computing(section: Mapping[str, Any]) -> dict[str, Any]:
         values["sliding_window"] = None
     if everywhere:
         del values["layer_types"]
-    return values | _rope(section)
+    values |= _rope(section)
+    for key, value in defaults_of(section).items():
+        if key not in section and (values.get(key) is None or key == "head_dim"):
+            values[key] = value
+    return values
 
 
 def _rope(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Configs that compute differently: compared by meaning, whatever the spelling, and told before any list of tensors."""
+"""Configs that compute differently: compared by meaning, whatever the spelling, and told before any list of tensors.
+
+The values of keys that a config leaves out are those of ``svc_dist.plan.files.config_defaults``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 import svc_dist
 from svc_dist.errors import PlanError
@@ -46,7 +50,8 @@ def said(base: dict[str, Any], expert: dict[str, Any]) -> list[str]:
         (LLAMA, {"sliding_window": 4096}, ["sliding_window 4096 and not set"]),
         (LLAMA, {"architectures": ["LlamaForSequenceClassification"]},
          ["architectures LlamaForSequenceClassification and LlamaForCausalLM"]),
-        (LLAMA, {"model_type": "mistral"}, ["model_type 'mistral' and 'llama'"]),
+        (LLAMA, {"model_type": "mistral"}, ["model_type 'mistral' and 'llama'", "sliding_window 4096 and not set"]),
+        (LLAMA, {"model_type": "mistral", "sliding_window": None}, ["model_type 'mistral' and 'llama'"]),
         (LLAMA | {"num_experts_per_tok": 2}, {"num_experts_per_tok": 4}, ["num_experts_per_tok 4 and 2"]),
         (LLAMA | {"num_local_experts": 8}, {"num_local_experts": 16}, ["num_experts 16 and 8"]),
         (LLAMA, {"final_logit_softcapping": 30.0}, ["final_logit_softcapping 30.0 and not set"]),
@@ -88,6 +93,18 @@ def test_keys_that_compute_differently_are_found_with_both_values(
 def test_other_spellings_of_the_same_computation_are_not(base: dict[str, Any], expert: dict[str, Any]) -> None:
     assert said(base, expert) == []
     assert said(expert, base) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3n_text", "phi", "phi3", "cohere",
+     "glm", "gpt_neox", "stablelm", "deepseek_v3", "llama4_text", "mllama_text_model", "qwen2_vl_text", "olmo3"],
+)  # fmt: skip
+def test_a_config_that_leaves_defaults_out_is_the_same_as_one_that_writes_them(kind: str) -> None:
+    config = json.loads(AutoConfig.for_model(kind).to_json_string(use_diff=False))
+    sparse = {key: config[key] for key in ("model_type", "architectures", "hidden_size") if key in config}
+    assert said(sparse, config) == []
+    assert said(VISION | {"text_config": sparse}, VISION | {"text_config": config}) == []
 
 
 def test_sections_are_compared_with_their_own_kind() -> None:
