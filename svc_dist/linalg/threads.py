@@ -1,13 +1,13 @@
 """How many threads torch and the BLAS behind scipy compute with, fixed while work is in flight.
 
 The last bits of a matrix product depend on this number, and OpenBLAS returns other bits still when its number is set
-while another thread is inside it. So it is set before the first unit of a process starts, and never while one runs.
+while another thread is inside it. So every library is loaded and set before the first unit of a process starts, and
+none is while one runs.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ _lock = threading.Condition()
 _in_force: tuple[int | None, bool | None] | None = None  #: the number of threads, None where only BLAS has one; TF32
 _users = 0
 _fixed = False
-_blas: int | None = None
+_blas: int | None = None  #: the number of threads of the BLAS libraries while they are held
 _undo: list[Callable[[], object]] = []
-_lapack: Any = None
+_held = threading.local()  # how many holds this thread is inside of
 
 
 def fix_threads(count: int, tf32: bool | None = None) -> None:
@@ -47,14 +47,16 @@ def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterato
 
     It is in force in threads that start meanwhile, and for BLAS everywhere; threads that have used torch before keep
     their number. Several may hold the same number: the first sets it, and the last one to leave restores. None, for
-    work on one tensor: only BLAS changes, to torch's number in this thread, or not at all while others hold it. Raises
-    RecipeError when another number is held.
+    work on one tensor: only BLAS changes, to torch's number in this thread; it waits for such work in threads with
+    another number, and beside units it takes theirs. Raises RecipeError when another number is held.
     """
     global _in_force, _users, _blas
     number = torch.get_num_threads()  # a new thread takes over what is in force when it first asks
     with _lock:
         if count is not None:
             _lock.wait_for(lambda: _in_force is None or _in_force[0] is not None)
+        elif not _depth():
+            _lock.wait_for(lambda: _in_force is None or _in_force[0] is not None or _blas == number)
         if _in_force is None:
             if count is None:
                 _apply_blas(number)
@@ -70,11 +72,13 @@ def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterato
                 "wait for the other merge, or run each in a process of its own",
             )
         _users += 1
+        _held.depth = _depth() + 1
     try:
         yield
     finally:
         with _lock:
             _users -= 1
+            _held.depth = max(0, _depth() - 1)
             if not _users:
                 while _undo:
                     _undo.pop()()
@@ -83,16 +87,14 @@ def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterato
 
 
 def load_lapack() -> Any:
-    """``scipy.linalg.cython_lapack``, whose library has the number of threads that is in force from the beginning."""
-    global _lapack
-    with _lock:
-        if _lapack is None:
-            from scipy.linalg import cython_lapack
+    """``scipy.linalg.cython_lapack``."""
+    from scipy.linalg import cython_lapack
 
-            if _blas is not None:
-                _apply_blas(_blas)
-            _lapack = cython_lapack
-    return _lapack
+    return cython_lapack
+
+
+def _depth() -> int:
+    return getattr(_held, "depth", 0)
 
 
 def _apply(count: int, tf32: bool | None) -> None:
@@ -104,17 +106,18 @@ def _apply(count: int, tf32: bool | None) -> None:
 
 
 @functools.cache
-def _libraries(with_lapack: bool) -> list[Any]:
-    """The BLAS libraries that this process has loaded; ``with_lapack``: scipy's among them."""
+def _libraries() -> list[Any]:
+    """The BLAS libraries of this process. scipy's is loaded for it: none may come in while work is in flight."""
     from threadpoolctl import ThreadpoolController
 
+    load_lapack()
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 def _apply_blas(count: int) -> None:
     global _blas
     _blas = count
-    for library in _libraries("scipy.linalg" in sys.modules):
+    for library in _libraries():
         if library.num_threads != count:
             _undo.append(functools.partial(_set, library, library.num_threads))
             _set(library, count)

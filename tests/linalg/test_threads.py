@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,3 +95,33 @@ def test_another_number_is_refused_while_one_is_held() -> None:
         ):
             pass
         assert blas() == {1}
+
+
+def test_work_on_tensors_in_a_thread_with_another_number_waits_and_gets_its_own() -> None:
+    entered, seen = threading.Event(), []
+
+    def other() -> None:
+        torch.set_num_threads(1)
+        entered.set()
+        with threads_fixed():
+            seen.append(blas())
+
+    with threads_fixed():
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert entered.wait(60)
+        with threads_fixed():  # of the same thread: it does not wait for itself
+            thread.join(0.2)
+            assert blas() == {2}
+        assert not seen
+    thread.join(60)
+    assert seen == [{1}]
+
+
+def test_every_library_is_loaded_before_work_starts() -> None:
+    code = (
+        "import sys, torch; from svc_dist.linalg.threads import threads_fixed\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "with threads_fixed(): assert 'scipy.linalg' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

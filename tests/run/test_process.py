@@ -61,6 +61,63 @@ print(*sorted(digests))
 """
 
 
+#: The same for calls of ``merge_deltas`` from several threads: every decomposition, in another order in each thread.
+CALLS_SIDE_BY_SIDE = """
+import hashlib, os, sys, threading, time
+from contextlib import nullcontext
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from svc_dist.api import merge_deltas
+
+processes, limited = int(sys.argv[1]), int(sys.argv[2])
+random = torch.Generator().manual_seed(3)
+square = [torch.randn(160, 160, generator=random) for _ in range(3)]
+tall = [torch.randn(200, 96, generator=random) for _ in range(3)]
+alike = [square[0] + 1e-5 * delta for delta in square]  # no Gram matrix tells them apart
+few = [torch.randn(4, 160, generator=random) for _ in range(3)]
+calls = [
+    ("task_arithmetic", square, {"calibrate": "svc", "precision": "mixed"}),
+    ("task_arithmetic", tall, {"calibrate": {"method": "svc", "side": "right"}, "precision": "mixed"}),
+    ("task_arithmetic", tall, {"calibrate": "svc", "precision": "float64"}),
+    ("tsv_m", alike, {"precision": "mixed"}), ("tsv_m", square, {"precision": "float64"}),
+    ("iso_c", square, {"precision": "mixed"}), ("iso_cts", tall, {"precision": "mixed"}),
+    ("star", tall, {"precision": "mixed"}), ("optmerge", tall, {"precision": "mixed", "steps": 2}),
+    ("swudi", square, {"precision": "fast"}), ("swudi_a", tall, {"precision": "mixed"}),
+    ("swudi", few, {"precision": "mixed"}),
+]
+
+def digests(threads, delay):
+    found, barrier = set(), threading.Barrier(threads)
+
+    def work(number):
+        torch.set_num_threads(1)
+        barrier.wait()
+        time.sleep(number * delay)
+        for place in range(len(calls)):
+            index = (place + number) % len(calls)
+            method, deltas, given = calls[index]
+            merged = merge_deltas(deltas, method, **given)
+            found.add(f"{index}:{hashlib.sha256(merged.numpy().tobytes()).hexdigest()[:16]}")
+
+    with threadpool_limits(limited) if limited else nullcontext():
+        started = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        [thread.start() for thread in started]
+        [thread.join() for thread in started]
+    return " ".join(sorted(found))
+
+for number in range(processes):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.write(writing, digests(2 + number * 3 % 7, number % 5 * 0.004).encode())
+        os._exit(0)
+    os.close(writing)
+    print(os.fdopen(reading).read())
+    os.wait()
+"""
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -89,6 +146,24 @@ def test_the_first_units_side_by_side_in_new_processes_give_the_same_bytes(
     digests = done.stdout.split()
     assert len(digests) == 1
     assert len(digests[0]) == 64
+
+
+@pytest.mark.parametrize(
+    ("processes", "limited"),
+    [(4, 0), (2, 2), pytest.param(60, 0, marks=pytest.mark.slow), pytest.param(20, 3, marks=pytest.mark.slow)],
+)
+def test_first_calls_from_several_threads_of_new_processes_give_the_same_bytes(
+    processes: int, limited: int, tmp_path: Path
+) -> None:
+    arguments = [sys.executable, "-c", CALLS_SIDE_BY_SIDE, str(processes), str(limited)]
+    done = subprocess.run(
+        arguments, env=environment(tmp_path), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == processes
+    assert len(set(lines)) == 1
+    assert len(lines[0].split()) == 12, "one result of each call, whichever thread made it"
 
 
 def settings_of_this_process() -> dict[str, Any]:
