@@ -15,6 +15,7 @@ from svc_dist.errors import DamagedInputError
 from svc_dist.storage.base import Storage
 
 _ADDED = "added_tokens.json"
+_LONGEST = 70  # bits of a number in a protocol buffer, in groups of seven
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _decoder(folder: Storage) -> dict[str, int]:
     """The tokens that ``tokenizer_config.json`` lists as added."""
     entries = _object(folder, CONFIG_FILE).get("added_tokens_decoder")
     items = entries.items() if isinstance(entries, Mapping) else ()
-    return _numbers(folder, CONFIG_FILE, {entry["content"]: number for number, entry in items if "content" in entry})
+    named = ((number, entry.get("content")) for number, entry in items if isinstance(entry, Mapping))
+    return _numbers(folder, CONFIG_FILE, {content: number for number, content in named if isinstance(content, str)})
 
 
 def _object(folder: Storage, name: str) -> Mapping[str, Any]:
@@ -199,7 +201,7 @@ def _parsed(kind: str, data: bytes) -> dict[str, int]:
             lines = (line.split() for line in data.decode().splitlines() if line)
             return {token: int(number) for token, number in lines}
         return {piece: number for number, piece in enumerate(_pieces(data))}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return {}
 
 
@@ -231,5 +233,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         value |= (byte & 127) << shift
         position, shift = position + 1, shift + 7
+        if shift > _LONGEST:
+            raise ValueError("not a protocol buffer")
         if byte < 128:
             return value, position

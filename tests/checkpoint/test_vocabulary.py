@@ -138,6 +138,27 @@ def test_vocabularies_of_their_own_format(
     assert (clash is None) if said is None else said in str(clash).replace(f"{tmp_path}/", "")
 
 
+@pytest.mark.parametrize(
+    "decoder", [3, [1], {"9": 3}, {"9": {"content": 3}}, {"x": {"content": "<x>"}}, {"9": {}}, {"9": {"content": None}}]
+)
+def test_odd_entries_of_added_tokens_are_none(decoder: Any, tmp_path: Path) -> None:
+    files = {"tokenizer.json": fast(WORDS), "tokenizer_config.json": {"added_tokens_decoder": decoder}}
+    found = written(tmp_path, files)
+    assert found is not None
+    assert found.words == WORDS
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 100_000, b"\n\x05", b"\n\x02\n\xff", b"\x0b", b""])
+def test_odd_files_of_pieces_are_only_equal_or_not(data: bytes, tmp_path: Path) -> None:
+    one, other = written(tmp_path / "one", {"a.model": data}), written(tmp_path / "other", {"a.model": data + b"\n"})
+    assert one is not None
+    assert other is not None
+    assert first_clash(one, one, 64) is None
+    clash = first_clash(one, other, 64)
+    assert clash is not None
+    assert "the whole of .model" in str(clash)
+
+
 def test_what_has_no_format_in_common_cannot_be_compared(tmp_path: Path) -> None:
     one = written(tmp_path / "one", {"tokenizer.json": fast(WORDS)})
     other = written(tmp_path / "other", {"tokenizer.model": sentencepiece(PIECES)})
