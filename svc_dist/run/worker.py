@@ -67,7 +67,7 @@ class Worker:
                 require_unaltered(plan, self.output, sink, number, instruction.earlier)
             for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
                 sink.finish(shard, tokens)
-                identity = None if sink.self_proving else self.output.storage.stat(shard.file)
+                identity = self.output.storage.stat(shard.file)
                 if identity is not None:
                     self.journal.record_shard(identity)
         except LostRangesError as error:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -16,7 +16,7 @@ from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.model import Plan, require_sound
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
-from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage
+from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage, is_inside
 from svc_dist.storage.local import remove_tree
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
@@ -116,6 +116,11 @@ class Journal:
     def record_shard(self, shard: FileIdentity) -> None:
         """Record the identity of a finished shard, by which a later start knows that nothing has changed it."""
         self.storage.put(_record_of(shard), msgspec.json.encode(shard))
+
+    def recorded_shards(self) -> list[str]:
+        """The names of the finished shards that were recorded."""
+        names = [unquote(name.removesuffix(".json")) for name in self.storage.names("shards")]
+        return [name for name in names if is_inside(name)]
 
     def is_recorded(self, shard: FileIdentity) -> bool:
         """Whether a finished shard is still the one that was recorded."""

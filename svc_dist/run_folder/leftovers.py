@@ -34,7 +34,7 @@ class Remains:
             size = format_size(self.bytes_done)
             lines.append(f"  {self.units_done} of {self.units} units are done, {size} written")
         else:
-            lines.append("  its plan is gone or damaged: finished shards, if there are any, stay")
+            lines.append("  its plan is gone or damaged: only shards that it finished and recorded can be removed")
         lines += [f"  remove {self.output}/{name}" for name in self.files]
         where = "files" if self.on_disk else "uploads or pieces"
         return "\n".join([*lines, f"  remove its partial {where} and {self.output}/{RUN_FOLDER}"])
@@ -46,7 +46,7 @@ def remains(output: Output) -> Remains:
     with contextlib.suppress(DamagedInputError):  # a plan that cannot be read: what it made cannot be told
         plan = output.journal.plan()
     if plan is None:
-        return Remains(output.location, output.storage.path is not None, [], 0, 0, 0, None)
+        return Remains(output.location, output.storage.path is not None, _finished(output), 0, 0, 0, None)
     done: dict[str, Receipt] = {}
     with contextlib.suppress(DamagedInputError, StorageError):  # receipts that cannot be listed: no unit is done
         done = output.journal.receipts(plan)
@@ -59,6 +59,14 @@ def remains(output: Output) -> Remains:
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),
         plan=plan,
     )
+
+
+def _finished(output: Output) -> list[str]:
+    """The finished shards of a run without its plan: those that are still as the run recorded them."""
+    with contextlib.suppress(DamagedInputError, StorageError):
+        identities = map(output.storage.stat, output.journal.recorded_shards())
+        return [one.name for one in identities if one is not None and output.journal.is_recorded(one)]
+    return []
 
 
 def remove_run(output: Output) -> None:

@@ -106,7 +106,7 @@ def test_a_disk_that_becomes_read_only_ends_the_merge_with_code_4(
 
     def read_only_from_then_on(descriptor: int) -> None:
         calls[0] += 1
-        if calls[0] == 12:
+        if calls[0] == 16:
             for owner, call in ((os, "fsync"), (os, "fdatasync"), (os, "pwritev"), (Path, "unlink"), (Path, "replace")):
                 monkeypatch.setattr(owner, call, broken(errno.EROFS))
             os.fsync(descriptor)

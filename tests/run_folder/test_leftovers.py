@@ -32,11 +32,15 @@ def test_units_and_bytes_are_those_with_receipts(stopped: Output) -> None:
     assert text.endswith(f"remove its partial files and {stopped.location}/.svc_dist")
 
 
-def test_without_its_plan_a_run_has_no_files_to_name(stopped: Output) -> None:
+def test_without_its_plan_a_run_has_only_the_shards_that_it_recorded(stopped: Output) -> None:
+    finished = [name for name in stopped.storage.names() if name.endswith(".safetensors")]
+    stopped.storage.put("model-00099-of-00099.safetensors", b"theirs")
     stopped.journal.storage.put("plan.json", b"{")
     left = remains(stopped)
-    assert (left.plan, left.files, left.units) == (None, [], 0)
+    assert (left.plan, left.files, left.units) == (None, finished, 0)
     assert "its plan is gone or damaged" in left.text()
+    stopped.storage.put(finished[0], b"theirs")
+    assert remains(stopped).files == finished[1:]
 
 
 def test_removing_a_run_empties_its_folder_and_nothing_else(stopped: Output) -> None:
