@@ -180,7 +180,8 @@ def merge_deltas(
     if batch is None and METHODS[method].family == "spectral":
         raise RecipeError(f"{method} takes matrices; these deltas have shape {list(shape)}")
     device = str(deltas[0].device)
-    data = TaskDeltas([delta.contiguous() for delta in deltas], precision=precision, device=device)
+    row = batch[2] if batch is not None and METHODS[method].whole_rows else None
+    data = TaskDeltas([delta.contiguous() for delta in deltas], precision=precision, device=device, row=row)
     result = torch.zeros(shape, dtype=data.dtype, device=device)
     flat = result.view(-1)
     results = [ResultParameters(complete, calibration)]

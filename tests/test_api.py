@@ -172,3 +172,12 @@ def test_results_scale_with_deltas_of_any_size(method: str, given: dict[str, Any
     expected = svc_dist.merge_deltas(plain, method, precision="mixed", **given).double()
     scaled = svc_dist.merge_deltas([delta * scale for delta in plain], method, precision="mixed", **given)
     assert error(scaled.double() / scale, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_ranks_the_entries_of_a_kernel_within_the_rows_of_its_matrix(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernels = [torch.randn(6, 5, 3, 3, generator=generator) for _ in range(2)]
+    found = svc_dist.merge_deltas(kernels, method, density=0.5)
+    expected = svc_dist.merge_deltas([kernel.reshape(6, 45) for kernel in kernels], method, density=0.5)
+    assert torch.equal(found.reshape(6, 45), expected)

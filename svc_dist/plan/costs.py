@@ -15,6 +15,14 @@ from svc_dist.plan.model import PlannedTensor
 from svc_dist.plan.tensors.dispositions import Disposition
 
 
+def row_of(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
+    """Elements of a row, as the method sees it: one that ranks whole rows takes those of a kernel's matrix."""
+    method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
+    if method is not None and method.whole_rows and tensor.batch is not None and not tensor.turned:
+        return tensor.batch[2]
+    return tensor.row
+
+
 def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:
     """Whether some result merges a tensor matrix by matrix, not in chunks: also where rows lie across its bytes."""
     return tensor.batch is not None and any(

@@ -17,7 +17,7 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.adapter_bases import other_bases
 from svc_dist.plan.advice import warnings
-from svc_dist.plan.costs import memory, takes_matrices, work
+from svc_dist.plan.costs import memory, row_of, takes_matrices, work
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -181,7 +181,7 @@ def _plan_units(
 
 def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
-    grain = math.lcm(tensor.row, *(one.grain for added in tensor.factors for one in added or ()))
+    grain = math.lcm(row_of(tensor, dispositions), *(one.grain for added in tensor.factors for one in added or ()))
     if grain == 0 and tensor.merged_rows is not None:
         raise PlanError(
             f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "

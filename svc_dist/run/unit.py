@@ -22,7 +22,7 @@ from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
-from svc_dist.plan.costs import takes_matrices
+from svc_dist.plan.costs import row_of, takes_matrices
 from svc_dist.plan.model import Plan, Span, Unit
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run.inputs.joined import JoinedViews
@@ -195,7 +195,7 @@ class _UnitTensor:
             low_memory=self.attempt.low_memory,
             tensor=self.tensor.name,
             offset=self.first,
-            row=self.tensor.row,
+            row=row_of(self.tensor, self.dispositions),
         )
         summaries: list[_Records] = [[] for _ in results]
         try:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svc_dist.linalg.precision import Precision
+from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.registry import METHODS
 from tests.support import spectral_references as plain
 from tests.support.elementwise_references import parameters
 from tests.support.spectral_cases import (
+    adapters,
     calibrated,
     error,
     exactly,
@@ -113,3 +115,18 @@ def test_svc_on_the_right_is_svc_on_the_left_of_the_transposes(deltas: list[Tens
     right = svc(Merged(sum(deltas)), exactly(deltas), side="right").delta
     left = svc(Merged(sum(deltas).T.contiguous()), exactly([delta.T for delta in deltas])).delta.T
     assert error(right, left) <= 1e-9
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40)], ids=str)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("precision", ["float64", "mixed"])
+def test_directions_at_rounding_level_are_left_alone_whatever_the_floor(
+    shape: tuple[int, int], side: str, precision: str
+) -> None:
+    deltas = TaskDeltas(adapters(*shape, (2, 3, 2)), precision=precision)
+    summed = Merged(torch.stack(list(deltas)).sum(0))
+    results = [svc(summed, deltas, alpha=alpha, side=side) for alpha in (1e-3, 1e-30)]
+    assert results[0].summary["calibrated_rank"] == 7
+    for result in results:
+        assert bool((result.gamma[7:] == 1).all())
+        assert torch.linalg.norm(result.delta) <= 10 * torch.linalg.norm(summed.delta)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+import svc_dist
 from svc_dist.errors import RecipeError
 from svc_dist.methods import deltas as deltas_module
 from svc_dist.methods.apply import elementwise_matrix
@@ -18,6 +21,7 @@ from svc_dist.methods.elementwise.draws import bernoulli, stream_key, uniform
 from svc_dist.methods.elementwise.masks import places
 from svc_dist.methods.registry import METHODS
 from tests.support import elementwise_references as plain
+from tests.support.checkpoints import write_checkpoint, write_recipe
 from tests.support.elementwise_references import merged, parameters, whole
 
 METHOD_NAMES = ["dare_linear", "dare_ties", "della_linear", "della"]
@@ -240,3 +244,15 @@ def test_one_function_serves_whole_tensors_and_pieces() -> None:
     values = parameters("dare_ties", 2, density=0.3)
     found = elementwise_matrix(deltas, METHODS["dare_ties"], values)
     assert torch.equal(found, whole("dare_ties", deltas, density=0.3))
+
+
+def test_a_kernel_is_pruned_as_the_matrix_that_it_is(tmp_path: Path) -> None:
+    name, generator = "layers.0.conv.weight", torch.Generator().manual_seed(0)
+    kernels = [torch.randn(8, 6, 3, 3, generator=generator) for _ in range(3)]
+    written = []
+    for kind, shape in (("kernel", (8, 6, 3, 3)), ("matrix", (8, 54))):
+        models = [write_checkpoint(tmp_path / f"{kind}{i}", {name: one.view(shape)}) for i, one in enumerate(kernels)]
+        recipe = write_recipe(tmp_path / f"{kind}.yaml", models, "della", parameters={"density": 0.5})
+        svc_dist.merge(recipe, tmp_path / kind, executor="inline")
+        written.append(load_file(tmp_path / kind / "model.safetensors")[name].view(-1))
+    assert torch.equal(*written)

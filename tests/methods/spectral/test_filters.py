@@ -47,3 +47,8 @@ def test_the_rounding_level_is_that_of_the_arithmetic_that_summed() -> None:
 def test_a_receipt_has_roots_of_eigenvalues_and_none_of_a_negative_one() -> None:
     summary = spectrum_summary(2, 1, torch.tensor([4.0, 0.25, -1e-18], dtype=torch.float64), 1e-15)
     assert summary == {"kept_rank": 2, "cut": 1, "residual": 1e-15, "singular_values": [2.0, 0.5, 0.0]}
+
+
+@pytest.mark.parametrize(("ratio", "columns", "kept"), [(0.55, 100, 55), (0.07, 100, 7), (0.65, 32, 21)])
+def test_a_share_of_the_directions_is_not_one_too_many_for_rounding(ratio: float, columns: int, kept: int) -> None:
+    assert swudi_filter(columns, [300.0], ratio).known == kept
