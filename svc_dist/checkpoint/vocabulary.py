@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from svc_dist.errors import DamagedInputError
 from svc_dist.storage.base import Storage
 
 _ADDED = "added_tokens.json"
+_PARSING = threading.Lock()  # so that equal files, read in parallel, are parsed once
 _LONGEST = 70  # bits of a number in a protocol buffer, in groups of seven
 
 
@@ -74,12 +76,13 @@ def read_vocabulary(folder: Storage, known: dict[str, Mapping[str, int]]) -> Voc
     if (file := next((name for name in WORDS if name in names), None)) is not None:
         data = folder.read(file)
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in known:
-            known[digest] = _numbers(folder, file, _words(folder, file, data))
-        words = known[digest]
-        if file == "tokenizer.json":
-            more = known.setdefault(f"added:{digest}", _numbers(folder, file, _added(folder, data)))
-            added = {**added, **more}
+        with _PARSING:
+            if digest not in known:
+                known[digest] = _numbers(folder, file, _words(folder, file, data))
+            words = known[digest]
+            if file == "tokenizer.json" and f"added:{digest}" not in known:
+                known[f"added:{digest}"] = _numbers(folder, file, _added(folder, data))
+        added = {**added, **known.get(f"added:{digest}", {})}
         words = {**added, **words} if added.keys() - words.keys() else words
     files = {kind: folder.read(name) for name in names if (kind := vocabulary_kind(name)) is not None}
     return Vocabulary(folder.location, words, added, files) if words or files else None
