@@ -13,6 +13,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
+from svc_dist.checks.tied_tensors import stored_apart, tied_problems
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
@@ -73,8 +74,11 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
         _check_sidecars(folder, report, result)
         _check_base(report, model, result, access)
     _check_architecture(folder.path, model, result)
+    source = Source(model.location, model.files, access)
+    if (problems := tied_problems(model, source, deep)) is not None:
+        result.add("tied tensors are equal" + ("" if deep else " in samples"), *problems)
     if deep:
-        _check_data(Source(model.location, model.files, access), model, report, result)
+        _check_data(source, model, report, result)
     return result
 
 
@@ -164,7 +168,7 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
     except SvcDistError as error:
         result.skipped.append(f"names and shapes against the base: {error.message}")
         return
-    other = {name for name, _ in report.not_written}
+    other = {name for name, _ in report.not_written} | stored_apart(model.tensors, base.tensors)
     other |= {tensor.name for tensor in report.tensors if report.dispositions[tensor.disposition].source != 0}
     stored, expected = (
         {s.name: list(s.shape) for s in checkpoint.tensors.values() if s.name not in other}

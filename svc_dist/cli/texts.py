@@ -66,6 +66,8 @@ def _sidecar_lines(plan: Plan) -> Iterator[str]:
     for sidecar in plan.sidecars:
         title = f"sidecars from {plan.models[sidecar.source].location}"
         change = changes.get(sidecar.rewrite, "") + (" (without quantization_config)" if sidecar.dequantised else "")
+        if sidecar.tied is not None:
+            change += f" (with tie_word_embeddings: {str(sidecar.tied).lower()})"
         groups.setdefault(title, []).append(printable(sidecar.name) + change)
     for file in plan.left_out:
         groups.setdefault(f"not copied from {file.location} ({file.reason})", []).append(printable(file.name))

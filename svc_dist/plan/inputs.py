@@ -166,6 +166,16 @@ def inputs_of(
     return tuple(slots), tuple(factors[1:]) if any(factors) else ()
 
 
+def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputRange | None]) -> tuple[InputRange, ...]:
+    """The stored copies of a tensor, of those inputs that it is read from: as many elements as are read of it."""
+    ends = {source.input: source.end - source.start for source in sources if source is not None}
+    return tuple(
+        InputRange(number, spec.file, spec.start, spec.start + ends[number], spec.dtype)
+        for number, spec in stored
+        if number in ends
+    )
+
+
 def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
     count = min(count, spec.numel)
     parts = tuple(_slot(number, part, part.numel) for part in spec.parts)

@@ -25,7 +25,7 @@ from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings, with_union
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.folders import require_folders
-from svc_dist.plan.inputs import inputs_of, model_of
+from svc_dist.plan.inputs import copies_of, inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors import dtypes
@@ -33,6 +33,7 @@ from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
 from svc_dist.plan.tensors.dtypes import with_dtypes
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
+from svc_dist.plan.tensors.ties import Ties, tie
 from svc_dist.plan.tensors.vocabulary import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
@@ -44,13 +45,14 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
     models, renames = _open_models(recipe)
+    models, tied = tie(recipe, models)
     base = models[0].model
     assert base is not None
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
     differing, vocabularies = compared(base, whole), Vocabularies(base.location, experts, recipe.access)
     with no_fine_tunes(base.location, differing):
-        decided = [decide(recipe, choices, base, whole, vocabularies) for choices in recipe.results]
+        decided = [decide(recipe, choices, base, whole, vocabularies, tied) for choices in recipe.results]
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
     decisions = by_result[0]
     recipe = with_union(recipe, vocabularies, decisions)
@@ -60,7 +62,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     modules = {folder for model in (base, *whole) for folder in model.modules}
     layout = pack(specs, recipe.max_shard_size, base.weight_names, modules)
     by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
-    dispositions, tensors = _plan_tensors(layout, by_name, base, experts)
+    dispositions, tensors = _plan_tensors(layout, by_name, base, experts, tied)
     paths = [choices.path for choices in recipe.results]
     every = [one for numbered in dispositions for one in numbered]
     used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
@@ -71,7 +73,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     tokenizer = tokenizer_source(recipe, vocabularies, base, decisions)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
-    copied, left_out = sidecars(recipe, planned, tokenizer, template, stale)
+    copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head)
     plan = Plan(
         fingerprint="",
         recipe=dict(recipe.plain),
@@ -94,6 +96,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
+            *tied.warnings,
             *quantisation.warnings(described, decisions, stale),
             *dtypes.warnings(recipe, base, decisions),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
@@ -123,7 +126,11 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
 
 
 def _plan_tensors(
-    layout: Sequence[Shard], by_name: Mapping[str, Sequence[Decision]], base: Checkpoint, experts: Sequence[Expert]
+    layout: Sequence[Shard],
+    by_name: Mapping[str, Sequence[Decision]],
+    base: Checkpoint,
+    experts: Sequence[Expert],
+    tied: Ties,
 ) -> tuple[list[tuple[Disposition, ...]], tuple[PlannedTensor, ...]]:
     """The dispositions by number, each in all results, and the tensors. ``by_name``: each name's decisions in these."""
     numbers: dict[tuple[Any, ...], int] = {}
@@ -140,12 +147,14 @@ def _plan_tensors(
             if key not in numbers:
                 numbers[key] = len(dispositions)
                 dispositions.append(decided)
-            inputs = inputs_of(spec, base, experts, None if first.kind == "merged" else first.source)
+            stored = replace(spec, name=decision.lead or spec.name)
+            sources, factors = inputs_of(stored, base, experts, None if first.kind == "merged" else first.source)
+            copies = copies_of(tied.copies.get(spec.name, ()), sources)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
             turned, rest = bool(decision.turned), 0 if decision.rows is None else first.source
-            of = (spec.name, spec.dtype, spec.shape, *position, *merged, *inputs)
-            tensors.append(PlannedTensor(*of, turned, decision.rows, rest))
+            of = (spec.name, spec.dtype, spec.shape, *position, *merged, sources, factors)
+            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, decision.lead))
     return dispositions, tuple(tensors)
 
 

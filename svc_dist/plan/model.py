@@ -35,6 +35,7 @@ class PlannedTensor:
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
     ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are model ``rest``'s.
+    ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``: the tensor that it equals.
     """
 
     name: str
@@ -50,6 +51,8 @@ class PlannedTensor:
     turned: bool = False
     merged_rows: int | None = None
     rest: int = 0
+    copies: tuple[InputRange, ...] = ()
+    tied_to: str | None = None
 
     def spans(self, first: int, last: int) -> list[Span]:
         """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
@@ -57,7 +60,9 @@ class PlannedTensor:
             return [(self, first, last, True)]
         end = self.merged_rows * (math.prod(self.shape) // self.shape[0])
         cut = min(max(first, end), last)
-        copied = replace(self, sources=self.sources[self.rest : self.rest + 1], factors=(), merged_rows=None)
+        sources = self.sources[self.rest : self.rest + 1]
+        copies = tuple(copy for copy in self.copies if any(one and one.input == copy.input for one in sources))
+        copied = replace(self, sources=sources, factors=(), merged_rows=None, copies=copies)
         return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]
 
     @property
@@ -68,7 +73,7 @@ class PlannedTensor:
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
         """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
         for tensor, start, end, _ in self.spans(first, last):
-            for source in tensor.sources:
+            for source in (*tensor.sources, *tensor.copies):
                 for piece, low, high in source.pieces(start, end) if source is not None else ():
                     yield piece.input, piece.range(low, high)
             for added in tensor.factors:

@@ -27,11 +27,11 @@ class ResolvedRecipe:
 
     ``models``: the base, then the experts; other fields name a model by its number here. ``results``: the choices for
     each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``vocab``:
-    ``base`` leaves out rows beyond the base's. ``config_source``, ``tokenizer_source``: None where the recipe names no
-    model; ``tokenizer_where``: the line of the latter. ``dtype``: as in recipes, None for each tensor's dtype in the
-    base. ``plain``: plain data with preset and locations resolved, part of a plan's fingerprint. ``filters``: the line
-    of each filter of a parameter, and the text that a tensor's name must contain. ``warnings``: about keys without
-    effect.
+    ``base`` leaves out rows beyond the base's. ``untie``: tied output heads become tensors of their own.
+    ``config_source``, ``tokenizer_source``: None where the recipe names no model; ``tokenizer_where``: the line of the
+    latter. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data with preset and
+    locations resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a parameter, and the text
+    that a tensor's name must contain. ``warnings``: about keys without effect.
     """
 
     models: tuple[RecipeModel, ...]
@@ -40,6 +40,7 @@ class ResolvedRecipe:
     renames: tuple[Rename, ...]
     embedding_patterns: tuple[str, ...]
     vocab: Vocab
+    untie: bool
     has_base_model: bool
     config_source: int | None
     tokenizer_source: int | None
@@ -104,6 +105,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         embedding_patterns=tuple(recipe.embedding_patterns),
         # In mergekit's recipes, `tokenizer_source: base` asks for the base's rows.
         vocab="base" if tokenizer == "base" and recipe.vocab == "error" else recipe.vocab,
+        untie=recipe.untie,
         has_base_model=recipe.base_model is not None,
         config_source=config_source,
         tokenizer_source=tokenizer_source,

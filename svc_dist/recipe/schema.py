@@ -163,6 +163,9 @@ class Recipe(Strict):
         description="for experts with other tokens: stop, merge only the rows that the `base` has, or only those that "
         "are `common` to all models; the other rows are the base's, or those of the model with all tokens (`union`)",
     )
+    untie: bool = Field(
+        False, description="give models whose output head is their embedding a head of its own, and the result too"
+    )
     rename: list[RenameEntry] = Field([], description="as `rename` of a model, for every model that has the prefix")
     config_source: str | None = Field(
         None, description="model whose config, tokenizer and other files are copied; default: the base"

@@ -24,6 +24,7 @@ from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import row_of, takes_matrices
 from svc_dist.plan.model import Plan, Span, Unit
+from svc_dist.plan.tensors.copies import require_equal_copies
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
@@ -153,6 +154,10 @@ class _UnitTensor:
         """
         if self.last == self.first:
             return
+        if self.tensor.copies:
+            inputs = [(one.location, mapped) for one, mapped in zip(self.plan.inputs, self.mapped, strict=True)]
+            elements = (self.first, self.last)
+            require_equal_copies(self.tensor.name, self.tensor.sources, self.tensor.copies, elements, inputs)
         steps = self._merged(matrices, overlaps)
         if self.copies:
             steps = ((number, values) for values in self._copied() for number in range(len(self.dispositions)))
@@ -193,7 +198,7 @@ class _UnitTensor:
             precision=self.plan.settings.precision,
             device=self.attempt.device,
             low_memory=self.attempt.low_memory,
-            tensor=self.tensor.name,
+            tensor=self.tensor.tied_to or self.tensor.name,
             offset=self.first,
             row=row_of(self.tensor, self.dispositions),
         )

@@ -179,7 +179,7 @@ def test_what_is_not_written_is_listed_with_its_reason(tmp_path: Path) -> None:
     made = plan(write_recipe(tmp_path / "r.yaml", [base, expert], rules=[{"match": ["lm_*", "extra"], "keep": "base"}]))
     assert made.not_written == (
         ("extra", "not in the base, left out by rules[0]"),
-        ("lm_head.weight", "not stored: tied in the base, kept so by rules[0]"),
+        ("lm_head.weight", "not stored, as in the base: it is model.embed_tokens.weight, to which it is tied"),
     )
 
 

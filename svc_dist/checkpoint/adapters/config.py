@@ -51,7 +51,8 @@ class AdapterConfig:
     """The keys of an adapter's configuration that svc_dist reads.
 
     ``base_model``: the name or path of the model that it was trained on, empty where the configuration names none;
-    ``peft_version``: (0,) before 0.18, which first recorded it.
+    ``peft_version``: (0,) before 0.18, which first recorded it; ``ensure_weight_tying``: the output head and the
+    embedding were trained as one.
     """
 
     rank: int
@@ -64,6 +65,8 @@ class AdapterConfig:
     target_parameters: tuple[str, ...]
     base_model: str
     peft_version: tuple[int, ...]
+    modules_to_save: tuple[str, ...]
+    ensure_weight_tying: bool
 
     def targets(self, parameter: str) -> bool:
         """Whether a parameter is one of ``target_parameters``, by PEFT's rule for names."""
@@ -74,6 +77,11 @@ class AdapterConfig:
         rank = _matching(self.rank_pattern, module, self.rank)
         alpha = _matching(self.alpha_pattern, module, self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def saves_module(self, name: str) -> bool:
+        """Whether a tensor belongs to a module that was trained whole, by PEFT's rule for names."""
+        module = name.rpartition(".")[0]
+        return any(module == one or module.endswith(f".{one}") for one in self.modules_to_save)
 
 
 def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
@@ -104,6 +112,8 @@ def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
         target_parameters=_names(data, "target_parameters", where),
         base_model=str(data.get("base_model_name_or_path") or ""),
         peft_version=tuple(map(int, re.findall(r"\d+", str(data.get("peft_version") or "0").partition("@")[0])[:2])),
+        modules_to_save=_names(data, "modules_to_save", where),
+        ensure_weight_tying=_flag(data, "ensure_weight_tying", where),
     )
 
 
@@ -138,6 +148,13 @@ def _compiled(pattern: str, where: str) -> re.Pattern[str]:
         raise DamagedInputError(f"{where}: {pattern!r} is not a regular expression") from None
 
 
+def _names(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = data.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise DamagedInputError(f"{where}: {key} is {value!r}, but must be a list of names")
+    return tuple(value)
+
+
 def _rank(value: Any, where: str) -> int:
     if type(value) is not int or not 0 < value < 2**31:
         raise DamagedInputError(f"{where} is {value!r}, but a rank is a whole number above 0")
@@ -148,13 +165,6 @@ def _number(value: Any, where: str) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e30:
         raise DamagedInputError(f"{where} is {value!r}, but must be a number")
     return float(value)
-
-
-def _names(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = data.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise DamagedInputError(f"{where}: {key} is {value!r}, but must be a list of names")
-    return tuple(value)
 
 
 def _flag(data: Mapping[str, Any], key: str, where: str) -> bool:

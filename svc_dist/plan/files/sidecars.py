@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from svc_dist.checkpoint.checkpoint import ADAPTER_CONFIG
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
@@ -32,6 +32,7 @@ from svc_dist.checkpoint.tokenizer import (
 from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.inputs import PlannedModel
+from svc_dist.plan.tensors.alias_groups import with_tied
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
 from svc_dist.storage.base import FileIdentity, Storage
@@ -60,7 +61,7 @@ class Sidecar:
     ``name``: its path in the result and in the folder of the model ``source`` (0: the base); ``identity``: of the file
     there, None for text in the plan. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer config's
     chat template; ``text`` writes the plan's chat template. ``dequantised``: a config without the keys that say that
-    the model is quantised.
+    the model is quantised. ``tied``: the value of ``tie_word_embeddings`` in a config, None for its own.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Sidecar:
     identity: FileIdentity | None
     rewrite: Literal["none", "dtype", "template", "text"]
     dequantised: bool
+    tied: bool | None
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,14 @@ def sidecars(
     tokenizer: int,
     template: str | None,
     dequantised: bool = False,
+    tied: bool | None = None,
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
     """The files that the merge copies beside the weights, and those that it leaves out.
 
     ``models``: the base first; ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat
     template in place of that tokenizer's; ``dequantised``: the config says that the model is quantised, and what is
-    written is not. Raises RecipeError for a ``config_source`` without a config,
+    written is not; ``tied``: what the config must say about the output head. Raises RecipeError for a
+    ``config_source`` without a config,
     DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
@@ -120,11 +124,14 @@ def sidecars(
                 if dequantised and isinstance(one, Sidecar) and one.name in QUANTISATION_FILES:
                     one = LeftOut(storage.location, one.name, "the merged model is not quantised")
                 if isinstance(one, Sidecar):
-                    copied.append(replace(one, dequantised=dequantised and one.name == "config.json"))
+                    config_file = one.name == "config.json"
+                    copied.append(
+                        replace(one, dequantised=dequantised and config_file, tied=tied if config_file else None)
+                    )
                 elif one is not None:
                     left_out.append(one)
     if template is not None:
-        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False))
+        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False, None))
     return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
 
 
@@ -137,7 +144,9 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
         return (template or "").encode()
     data = _read(storage, sidecar.identity)
     if sidecar.dequantised:
-        data = (json.dumps(without_declarations(json.loads(data)), indent=2, ensure_ascii=False) + "\n").encode()
+        data = json_text(without_declarations(json.loads(data)))
+    if sidecar.tied is not None:
+        data = json_text(with_tied(json.loads(data), sidecar.tied))
     if sidecar.rewrite == "template" and template is not None:
         return with_template(data, template)
     return _with_dtype(data, dtype) if sidecar.rewrite == "dtype" and dtype is not None else data
@@ -193,10 +202,10 @@ def _planned(
                 raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None
             return LeftOut(storage.location, name, "not valid JSON")
     if name == "config.json" and dtype is not None:
-        return Sidecar(name, source, identity, "dtype", False)
+        return Sidecar(name, source, identity, "dtype", False, None)
     if name == CONFIG_FILE and template is not None:
-        return Sidecar(name, source, identity, "template", False)
-    return Sidecar(name, source, identity, "none", False)
+        return Sidecar(name, source, identity, "template", False, None)
+    return Sidecar(name, source, identity, "none", False, None)
 
 
 def _require_json(data: bytes, where: str, name: str) -> None:
@@ -230,4 +239,8 @@ def _with_dtype(data: bytes, dtype: str) -> bytes:
     ]
     for section, key in named or [(config, "dtype")]:
         section[key] = dtype
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_text(config)
+
+
+def json_text(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

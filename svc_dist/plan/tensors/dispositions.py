@@ -10,12 +10,13 @@ from typing import Any, Literal
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import PlanError, RecipeError
+from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
-from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy, ties
+from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy
 from svc_dist.plan.tensors.rename_offers import rename_offer
+from svc_dist.plan.tensors.ties import Ties, require_one_rule
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -48,7 +49,8 @@ class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
     tells and a step depends on it; ``rows``: how many first rows are merged, None for all; the others are those of the
-    disposition's source; ``rule``: the number of the rule that decided; ``dtype``: that it is written in."""
+    disposition's source; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``lead``: the
+    name of the tensor that this one is, where it is tied to another."""
 
     name: str
     disposition: Disposition
@@ -58,6 +60,7 @@ class Decision:
     rows: int | None = None
     rule: int | None = None
     dtype: str | None = None
+    lead: str | None = None
 
 
 def decide(
@@ -66,15 +69,20 @@ def decide(
     base: Checkpoint,
     experts: Sequence[Checkpoint],
     vocabularies: Vocabularies | None = None,
+    tied: Ties | None = None,
 ) -> list[Decision]:
     """The decisions for one of the recipe's results about all names, in natural order.
+
+    ``tied``: the other names of the models' tensors, which are decided with these.
 
     Raises PlanError listing the tensors that need a rule, and that rule; RecipeError for rules and embedding patterns
     that match nothing.
     """
-    names = sorted({name for model in (base, *experts) for name in model.tensors}, key=natural_key)
+    tied = tied or Ties()
+    names = sorted({name for model in (base, *experts) for name in model.tensors} | {*tied.lead_of}, key=natural_key)
     rule_of, _ = first_matches(names, [rule.match for rule in recipe.rules])
     _require_matches(recipe, names, rule_of)
+    require_one_rule(recipe, choices, tied, rule_of)
     codes = quantised((base, *experts))
     depth = depths(names)
     layouts = Layouts(base, recipe)
@@ -82,6 +90,8 @@ def decide(
     decisions: list[Decision] = []
     refused: list[tuple[str, str]] = []
     for name in names:
+        if name in tied.lead_of:
+            continue
         number = rule_of.get(name)
         chosen = choices.default if number is None else choices.rules[number]
         if isinstance(chosen, KeepChoice):
@@ -124,7 +134,23 @@ def decide(
     if refused:
         hint = rename_offer(base, experts) or remedy([name for name, _ in refused], names)
         raise PlanError(refusal_message(refused, base, experts), hint)
-    return decisions
+    return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
+
+
+def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str]) -> list[Decision]:
+    """The decisions about all names: those that are tied to another one have its decision, or are not written."""
+    by_name = {decision.name: decision for decision in decisions}
+    for name, lead in tied.lead_of.items():
+        decision, stored = by_name[lead], name in tied.written
+        if stored and decision.spec is not None:
+            reason = f"written equal to {printable(lead)}, to which it is tied"
+            disposition, spec = replace(decision.disposition, reason=reason), replace(decision.spec, name=name)
+            by_name[name] = replace(decision, name=name, disposition=disposition, spec=spec, lead=lead)
+        else:
+            why = "" if stored else ", as in the base"
+            disposition = Disposition("tied", f"not stored{why}: it is {printable(lead)}, to which it is tied")
+            by_name[name] = Decision(name, disposition, lead=lead)
+    return [by_name[name] for name in names]
 
 
 def _require_matches(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:
@@ -155,7 +181,7 @@ def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
 
 def _copied(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) -> Decision | str:
     """The decision to copy a tensor of one model, or why that is not possible."""
-    base, source = models[0], keep.source
+    source = keep.source
     holders = [number for number, model in enumerate(models) if name in model.tensors]
     if source is None:
         if 0 not in holders and len(holders) > 1:
@@ -169,11 +195,8 @@ def _copied(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str
         disposition = Disposition("copied", f"kept from {whose} by {rule}", source=source)
         return Decision(name, disposition, spec=models[source].tensors[name])
     if source > 0:
-        why = ", because its head is tied" if ties(name, models[source]) else ""
         return (
-            f"{rule} keeps it from {models[source].location}, which does not have it{why} "
+            f"{rule} keeps it from {models[source].location}, which does not have it "
             f"(it is in {listed([models[n] for n in holders])})"
         )
-    if ties(name, base):
-        return Decision(name, Disposition("tied", f"not stored: tied in the base, kept so by {rule}"))
     return Decision(name, Disposition("left_out", f"not in the base, left out by {rule}"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.errors import printable
+from svc_dist.plan.tensors.alias_groups import ties
 from svc_dist.recipe.schema import Vocab
 from svc_dist.sizes import counted
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of
@@ -28,12 +29,10 @@ def refusal(
     spec = base.tensors.get(name)
     holders = [expert for expert in experts if name in expert.tensors]
     if spec is None:
-        if ties(name, base):
-            return f"stored in {listed(holders)}, but tied in the base {base.location}"
         return f"in {listed(holders)}, but not in the base {base.location}"
     missing = [expert for expert in experts if name not in expert.tensors]
     if missing:
-        why = "tied" if all(ties(name, model) for model in missing) and not ties(name, base) else "missing"
+        why = "tied" if is_output_head(name) and all(ties(one.config, name) for one in missing) else "missing"
         return f"{why} in {listed(missing)}"
     if quantised is not None:
         return quantised
@@ -62,14 +61,6 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
         for name, value in companions.items():
             reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
     return reasons
-
-
-def ties(name: str, model: Checkpoint) -> bool:
-    """Whether this tensor is the same as the embedding by the model's config."""
-    config = model.config or {}
-    sections = (config, config.get("text_config"))
-    tied = any(isinstance(section, Mapping) and section.get("tie_word_embeddings") for section in sections)
-    return tied and is_output_head(name)
 
 
 def listed(models: Sequence[Checkpoint]) -> str:
@@ -105,12 +96,7 @@ def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpo
             "Experts with fewer tokens than the base: `vocab: common` merges the rows that all models have and keeps",
             "the base's others (docs/vocabulary.md).",
         ]
-    if any(ties(name, model) and name not in model.tensors for name in names for model in (base, *experts)):
-        lines += [
-            "A tied head is the embedding once more and is not stored; an untied one is a matrix of its own. What lies",
-            "between them is no fine-tuning: keep the base's, or untie the tied models first (docs/vocabulary.md).",
-        ]
-    if any(name not in base.tensors and not ties(name, base) for name in names):
+    if any(name not in base.tensors for name in names):
         lines += [
             "What the base lacks (a vision tower, a projector) is written out by `keep: owner` or `keep: <model>`;",
             "`keep: base` leaves it out (docs/multimodal.md).",
