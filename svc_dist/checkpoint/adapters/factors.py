@@ -62,7 +62,7 @@ class Attaching:
 
         Raises PlanError naming the adapter's file and tensor for a pair without a tensor of its name and shape.
         """
-        name = next((other for other in other_names(name) if other in self.tensors), name)
+        name = self._stored(name) or name
         module = name.removesuffix(".weight")
         spec = self.tensors.get(name)
         if spec is not None and len(spec.shape) == 3 and self.config.targets(f"{pairs[0].module}.weight"):
@@ -73,13 +73,17 @@ class Attaching:
         if fused is not None:
             return self._part_of(fused, name, pairs[0])
         parameters = (*_DEFINED, *(one.rpartition(".")[2] for one in self.config.target_parameters))
-        fused_names = (f"{other}.{one}" for other in other_names(module) for one in parameters)
-        shapes = {one: self.tensors[one].shape for one in fused_names if one in self.tensors}
+        stored = {f"{module}.{one}": self._stored(f"{module}.{one}") for one in parameters}
+        shapes = {one: self.tensors[tensor].shape for one, tensor in stored.items() if tensor is not None}
         if not shapes:
             shapes = dict(fused_shapes(module, self.tensors))
         if not shapes and spec is None:
             self._require(spec, name, pairs[0])
         return self._of_parameters(module, pairs, shapes)
+
+    def _stored(self, name: str) -> str | None:
+        """The name of a tensor in the model, which may be one of another version of transformers; None if not there."""
+        return next((other for other in other_names(name) if other in self.tensors), None)
 
     def _require(self, spec: TensorSpec | None, name: str, pair: Pair) -> TensorSpec:
         where = f"{self.where}: tensor {pair.b.name!r}"
@@ -197,9 +201,9 @@ class Attaching:
             rank, scale = self.config.scale(_parameter(pair, name))
             count, rows, columns = (1, *shapes[name])[-3:]
             stacked = AdapterFactors(pair.a, pair.b, rank, scale, flipped, 0, rows, columns, count, (0, count))
-            if name in self.tensors:
-                self._require(self.tensors[name], name, pair)
-                found[name] = (stacked,)
+            if (tensor := self._stored(name)) is not None:
+                self._require(self.tensors[tensor], tensor, pair)
+                found[tensor] = (stacked,)
                 continue
             for part in slices(name, shapes[name], self.tensors):
                 a, b = _rows(pair.a, part.expert * rank, rank), _rows(pair.b, part.top, part.rows)

@@ -434,6 +434,17 @@ def test_pairs_that_fit_no_parameter_are_refused(tmp_path: Path) -> None:
         attached(experts_adapter(tmp_path / "c", {"down_proj": (6, 4)}, count=4), base)
 
 
+def test_parameters_that_the_base_has_under_older_names(tmp_path: Path) -> None:
+    """Aria's, as transformers 4 saves them."""
+    tensors = {f"{EXPERTS}.fc1.weight": torch.ones(3, 8, 6), f"{EXPERTS}.fc2.weight": torch.ones(3, 6, 4)}
+    base = open_checkpoint(str(write_checkpoint(tmp_path / "b", tensors)))
+    keys = {"alpha_pattern": {"gate_up_proj": 8}}
+    expert = attached(experts_adapter(tmp_path / "a", {"gate_up_proj": (8, 6), "down_proj": (6, 4)}, **keys), base)
+    assert {name: (one.rows, one.scale) for name, (one,) in expert.factors.items()} == {
+        f"{EXPERTS}.fc1.weight": (8, 4.0), f"{EXPERTS}.fc2.weight": (6, 2.0)
+    }  # fmt: skip
+
+
 def test_parameters_of_any_name(tmp_path: Path) -> None:
     """Also ones of two dimensions, which PEFT takes for matrices (out, in)."""
     tensors = {f"{EXPERTS}.wide": torch.ones(3, 8, 6), f"{EXPERTS}.flat": torch.ones(12, 5)}
