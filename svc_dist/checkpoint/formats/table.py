@@ -64,8 +64,9 @@ FORMATS = (
 UNKNOWN = Format("an unknown format", "", ())
 #: Beside codes, a tensor of the same module whose last part says one of these has no meaning alone either.
 _COMPANION = re.compile(r"scale|zero|absmax|quant|scb|g_idx|amax|packed", re.IGNORECASE)
-#: Whole numbers in two dimensions are codes where their module has a scale: buffers of indices are I64.
+#: Whole numbers in two dimensions are codes where their module has a scale or their name says so: indices are I64.
 _CODES = frozenset(("I8", "U8", "I16", "U16", "I32", "U32"))
+_CODE_NAMES = re.compile(r"qweight|.*quantized.*|.*_packed|packed_.*|int_weight")
 _SCALE = re.compile(r"scales?(?:$|_|\d)|absmax|scb$|zeros?$", re.IGNORECASE)
 
 
@@ -113,7 +114,9 @@ def quantised_tensors(
                 break
         else:
             narrow = spec.dtype.startswith("F") and spec.dtype in QUANTISED_DTYPES
-            packed = spec.dtype in _CODES and len(spec.shape) > 1 and name.rpartition(".")[0] in scaled
+            module, _, last = name.rpartition(".")
+            coded = module in scaled or _CODE_NAMES.fullmatch(last) is not None
+            packed = spec.dtype in _CODES and len(spec.shape) > 1 and coded
             if narrow or packed or (configured and spec.dtype not in FLOAT_DTYPES and spec.dtype != "BOOL"):
                 codes[name] = UNKNOWN
     modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}

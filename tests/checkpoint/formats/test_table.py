@@ -87,6 +87,8 @@ def test_buffers_beside_scales_are_not_quantised() -> None:
     [
         specs(m___weight_qdata="I8", m___weight_scale="F32", m__bias="F32"),  # torchao
         specs(m__int_weight="I32", m__absmax="F16"),
+        specs(m__qweight="I32"),
+        specs(m__weight_quantized="U8"),
         specs(m__weight="U8", m__qscale_weight="F32", m__weight_zero_point="U8", m__scales="F32"),
     ],
 )
