@@ -14,7 +14,7 @@ from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
-from svc_dist.plan.tensors.refusals import has_more_rows, listed, quantised, refusal, refusal_message, remedy
+from svc_dist.plan.tensors.refusals import has_more_rows, listed, offer, quantised, refusal, refusal_message
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
@@ -132,7 +132,7 @@ def decide(
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
         decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged, number))
     if refused:
-        hint = rename_offer(base, experts) or remedy([name for name, _ in refused], names)
+        hint = rename_offer(base, experts) or offer([name for name, _ in refused], names, base, experts)
         raise PlanError(refusal_message(refused, base, experts), hint)
     return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
 

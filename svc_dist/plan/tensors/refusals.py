@@ -15,6 +15,8 @@ from svc_dist.sizes import counted
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of
 
 _SHOWN = 8  # refused tensors in a message
+#: Names of buffers that loaders compute anew.
+_BUFFERS = ("*.inv_freq", "*.position_ids", "*.attn.bias", "*.attn.masked_bias", "*.masked_bias")
 _PATTERNS = 40  # patterns in a remedy
 
 
@@ -102,6 +104,31 @@ def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpo
             "`keep: base` leaves it out (docs/multimodal.md).",
         ]
     return lines
+
+
+def offer(refused: Sequence[str], names: Collection[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> str:
+    """A rule to paste where it makes a right model; elsewhere what to look at: most rules would drop what was learnt.
+
+    Right is to keep buffers, and modules of the base that no expert has any tensor of, where experts bring none.
+    """
+    known = {_module(name) for expert in experts for name in expert.tensors}
+    extra = any(name not in base.tensors for expert in experts for name in expert.tensors)
+    if all(matches(name, _BUFFERS) or (not extra and _is_whole(name, base, known)) for name in refused):
+        return remedy(refused, names)
+    return (
+        "no rule is offered to paste, because it would drop what experts learnt: check that they are fine-tunes of "
+        "this base; see docs/vocabulary.md for tokens, docs/multimodal.md for names and towers, docs/tied.md for heads"
+    )
+
+
+def _is_whole(name: str, base: Checkpoint, known: Collection[str]) -> bool:
+    """Whether a tensor belongs to a module of the base that no expert has, other than an output head."""
+    return name in base.tensors and not is_output_head(name) and _module(name) not in known
+
+
+def _module(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(parts[: 2 if parts[0] == "model" else 1])
 
 
 def remedy(refused: Sequence[str], names: Collection[str]) -> str:

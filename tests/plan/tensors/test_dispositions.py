@@ -14,6 +14,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import ExitCode, PlanError, RecipeError
 from svc_dist.plan.tensors.dispositions import Decision, decide
+from svc_dist.plan.tensors.refusals import remedy
 from svc_dist.recipe.load import recipe_from
 from svc_dist.tensor_names import natural_key
 from tests.support.checkpoints import llama_config, llama_like
@@ -231,6 +232,8 @@ def test_what_does_not_fit_together_is_refused_by_name(case: Case) -> None:
 def test_the_remedy_works_as_it_is_printed_and_touches_nothing_else(case: Case) -> None:
     hint = refusal(*case.models()).hint
     assert hint is not None
+    if not hint.endswith('"'):  # no rule is offered; this is the one that a user could write
+        hint = remedy(list(case.refused), {name for one in case.models() for name in one.tensors})
     rules = yaml.safe_load(hint.partition("\n")[2])["rules"]
     found = kinds(decided(*case.models(), rules=rules))
     assert {name: kind for name, kind in found.items() if kind != "merged"} == case.refused

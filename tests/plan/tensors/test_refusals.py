@@ -10,7 +10,7 @@ import yaml
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.plan.tensors.refusals import has_more_rows, quantised, refusal, refusal_message, remedy
+from svc_dist.plan.tensors.refusals import has_more_rows, offer, quantised, refusal, refusal_message, remedy
 from svc_dist.tensor_names import matches
 
 W, E, HEAD = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -76,6 +76,16 @@ def test_the_rule_matches_the_refused_tensors_and_no_others(refused: list[str], 
     assert rule["keep"] == "base"
     assert rule["match"] == patterns
     assert [name for name in names if matches(name, rule["match"])] == refused
+
+
+def test_a_rule_is_offered_only_where_it_drops_nothing_that_experts_learnt() -> None:
+    whole, without = model("base", w=(4, 6), e=(9, 6), head=(9, 6)), model("one", w=(4, 6))
+    names = [*whole.tensors]
+    assert "keep: base" not in offer([HEAD], names, whole, [without])  # a head over a merged embedding
+    assert "keep: base" not in offer([W], names, whole, [model("one", w=(4, 7), e=(9, 6))])  # another architecture
+    assert "keep: base" not in offer([W], names, without, [whole])
+    assert "keep: base" in offer([E], names, model("base", w=(4, 6), e=(9, 6)), [without])  # a module that none has
+    assert "keep: base" in offer(["h.0.attn.bias"], names, whole, [without])
 
 
 def explained(names: Mapping[str, str], base: Checkpoint, expert: Checkpoint) -> str:
