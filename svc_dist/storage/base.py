@@ -35,14 +35,8 @@ Result = TypeVar("Result")
 
 IN_PARALLEL = 16  # small requests
 _TRANSIENT = {
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.ETIMEDOUT,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.EPIPE,
-    errno.ESTALE,
-}
+    errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ESTALE,
+}  # fmt: skip
 _HINTS = {
     errno.ENOSPC: "free space there, then run the same command again to resume",
     errno.EDQUOT: "raise the quota, then run the same command again to resume",
@@ -89,6 +83,10 @@ class Storage(ABC):
     @abstractmethod
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
         """Names of the files directly in ``folder``, or at any depth, relative to it, sorted; none if it is missing."""
+
+    def folders(self) -> list[str]:
+        """Names of the sub-folders directly in this one, sorted; none where the storage cannot list them."""
+        return []
 
     @abstractmethod
     def stat(self, name: str) -> FileIdentity | None:

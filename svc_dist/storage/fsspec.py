@@ -56,6 +56,14 @@ class FsspecStorage(Storage):
 
         return self._if_exists(attempt, f"cannot list {self.url(folder)}") or []
 
+    def folders(self) -> list[str]:
+        def attempt() -> list[str]:
+            entries = self.filesystem.ls(self.full(""), detail=True)
+            names = (entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
+            return sorted(names)
+
+        return self._if_exists(attempt, f"cannot list {self.url('')}") or []
+
     def stat(self, name: str) -> FileIdentity | None:
         def attempt() -> FileIdentity | None:
             info = self.filesystem.info(self.full(name))

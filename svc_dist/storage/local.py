@@ -44,6 +44,12 @@ class LocalStorage(Storage):
             return sorted(name for name in names if not has_unpaired(name))
         return []
 
+    def folders(self) -> list[str]:
+        with os_errors(f"cannot list {self.path}"), contextlib.suppress(FileNotFoundError):
+            names = (entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[0] != ".")
+            return sorted(name for name in names if not has_unpaired(name))
+        return []
+
     def stat(self, name: str) -> FileIdentity | None:
         status = None
         with os_errors(f"cannot look at {self.path / name}"), contextlib.suppress(FileNotFoundError):

@@ -54,6 +54,12 @@ class S3Storage(MultipartStorage):
                 return sorted(key[len(parameters["Prefix"]) :] for key in keys)
             parameters["ContinuationToken"] = page["NextContinuationToken"]
 
+    def folders(self) -> list[str]:
+        """Those of the first thousand entries."""
+        prefix = f"{self.root}/" if self.root else ""
+        page = self.call("list_objects_v2", "list the prefix", {"Prefix": prefix, "Delimiter": "/"})
+        return sorted(entry["Prefix"][len(prefix) :].strip("/") for entry in page.get("CommonPrefixes", []))
+
     def stat(self, name: str) -> FileIdentity | None:
         head = self._head(name)
         return None if head is None else FileIdentity(name, head["ContentLength"], f"etag:{head['ETag']}")

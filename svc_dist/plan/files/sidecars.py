@@ -45,7 +45,8 @@ _PARSED = 2**20
 _TOGETHER = 16
 _ENDINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm", ".vocab", ".bpe")
 _NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-_GENERATION = "custom_generate"  # code of a model's own way to generate
+#: Sub-folders that loaders read: chat templates, and code of a model's own way to generate.
+_FOLDERS = (TEMPLATES_FOLDER, "custom_generate")
 _REPLACED = ("README.md", "merge_recipe.yaml", "merge_report.json", "merge_outputs.json")
 _TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "scaler.pt", "global_step")
 _WEIGHTS = (
@@ -118,6 +119,11 @@ def sidecars(
             and not name.startswith(".")
             and not (template is not None and name == TEMPLATE_FILE)
         ]
+        if number == config:
+            read = {name.partition("/")[0] for name in (*names, *merged) if "/" in name} | set(_FOLDERS)
+            reason = "not a folder that loaders of the model need"
+            others = [one for one in storage.folders() if one not in read and not one.startswith(".")]
+            left_out += [LeftOut(storage.location, f"{one}/", reason) for one in others]
         planning = functools.partial(_planned, storage, source=number, dtype=recipe.dtype, template=template)
         with ThreadPoolExecutor(_TOGETHER) as pool:
             for one in pool.map(planning, names):
@@ -154,7 +160,7 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
 
 def _with_sub_folders(storage: Storage, names: Sequence[str]) -> list[str]:
     """The names in a model's folder and in those of its sub-folders that loaders read."""
-    folders = [TEMPLATES_FOLDER, _GENERATION, *module_folders(storage, names)]
+    folders = [*_FOLDERS, *module_folders(storage, names)]
     inner = (f"{folder}/{name}" for folder in folders for name in storage.names(folder, recursive=True))
     return list(dict.fromkeys([*names, *inner]))
 
