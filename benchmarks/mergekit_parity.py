@@ -53,6 +53,7 @@ def plain(method: str, own: str = "", shared: str = "", models: str = _THREE) ->
 
 
 _PAIR = "\n  - model: MODELS/0\n  - model: MODELS/1"
+_TWO = "\n  - {model: MODELS/1, parameters: {weight: 0.3}}\n  - {model: MODELS/2, parameters: {weight: 0.9}}"
 _ALONE = "\n  - {model: MODELS/1, parameters: {weight: 0.5%s}}"
 
 #: One recipe per method and kind of parameter.
@@ -79,6 +80,20 @@ METHODS = {
     "sce 0.3": plain("sce", shared="select_topk: 0.3", models=_PAIR + "\n  - model: MODELS/2\n  - model: MODELS/3"),
     "slerp 0.3": plain("slerp", shared="t: 0.3", models=_PAIR),
     "slerp, gradient": plain("slerp", shared="t: [0, 0.9, 0.2]", models=_PAIR),
+    "nuslerp": plain("nuslerp", models=_TWO),
+    "nuslerp without base": plain("nuslerp", models=_TWO).replace("base_model: MODELS/0\n", ""),
+    "nuslerp of rows": plain("nuslerp", shared="nuslerp_flatten: false", models=_TWO),
+    "nuslerp of columns": plain("nuslerp", shared="nuslerp_flatten: false, nuslerp_row_wise: true", models=_TWO),
+    "multislerp": plain("multislerp"),
+    "multislerp without base": plain("multislerp").replace("base_model: MODELS/0\n", ""),
+    "multislerp, not normalized": plain("multislerp", shared="normalize_weights: false"),
+    "karcher without base": plain("karcher", models=_PAIR + "\n  - model: MODELS/2").replace(
+        "base_model: MODELS/0\n", ""),
+    "nearswap": plain("nearswap", shared="t: 0.001", models="\n  - model: MODELS/1"),
+    "arcee_fusion": plain("arcee_fusion", models="\n  - model: MODELS/1"),
+    "ram": plain("ram", models=_PAIR + "\n  - model: MODELS/2\n  - model: MODELS/3"),
+    "ramplus_tl": plain("ramplus_tl", shared="r: 0.2, alpha: 0.5, epsilon: 0.001",
+                        models=_PAIR + "\n  - model: MODELS/2\n  - model: MODELS/3"),
     "dare_linear 0.4": plain("dare_linear", "density: 0.4", models=_ALONE),
     "dare_ties 0.4": plain("dare_ties", "density: 0.4", models=_ALONE),
     "dare_linear 0.4, not rescaled": plain("dare_linear", "density: 0.4", "rescale: false", models=_ALONE),
@@ -221,6 +236,11 @@ models:
 merge_method: model_stock
 base_model: MODELS/0
 """,
+    "docs/merge_methods.md, karcher": """
+models: [{model: MODELS/1}, {model: MODELS/2}]
+merge_method: karcher
+base_model: MODELS/0
+""",
 }
 
 #: Recipes of the same sources that svc_dist does not support, with a part of the error message.
@@ -253,10 +273,6 @@ merge_method: nuslerp
 tokenizer: {source: union}
 """,
         "union of vocabularies",
-    ),
-    "docs/merge_methods.md, karcher": (
-        "models: [{model: MODELS/1}, {model: MODELS/2}]\nmerge_method: karcher\nbase_model: MODELS/0\n",
-        "mergekit's karcher",
     ),
     "README, tokens of a tokenizer": (
         """

@@ -81,8 +81,10 @@ class Method(Declaration):
     where all deltas are zero the base passes through: in each ``chunk``, only when the whole ``tensor`` is zero (for
     methods that look at more than deltas), or ``never``.
 
-    ``scaled``: takes ``lambda``. ``takes_base``: the base may take part, with a weight. ``experts``: the smallest and
-    the largest number of experts (None: no limit). ``requires`` raises RecipeError for complete parameters that do not
+    ``scaled``: takes ``lambda``. ``base``: whether the base takes part like an expert: ``origin`` (never), ``listed``
+    (where the recipe lists it under ``models``), ``no base`` (where the recipe names no base, so that its first model
+    is the base), ``model`` (always); all but the first take recipes without a base. ``experts``: the smallest and the
+    largest number of experts (None: no limit). ``requires`` raises RecipeError for complete parameters that do not
     go together.
 
     ``factored``: the form of ``function`` for the ``Cores`` of deltas that are all of low rank, where there is one, and
@@ -96,7 +98,7 @@ class Method(Declaration):
     whole_rows: bool = False
     zero: Literal["chunk", "tensor", "never"] = "chunk"
     scaled: bool = True
-    takes_base: bool = False
+    base: Literal["origin", "listed", "no base", "model"] = "origin"
     experts: tuple[int, int | None] = (1, None)
     requires: Callable[[Mapping[str, Any]], None] | None = None
     factored: str | None = None
@@ -121,8 +123,8 @@ class Method(Declaration):
         """Every parameter with its checked value, ``per_model`` ones as a list over the experts.
 
         ``shared``: settings for all experts; ``by_expert``: those of each expert, which come first; ``base``: those of
-        the base, where it takes part: then ``base_weight`` is its weight, else 0. A setting may be ``Deferred``; then
-        ``require_possible`` is left to whoever has the values. Raises RecipeError.
+        the base, where it takes part: then ``base_weight`` is its weight, else 0 for ``linear`` and None for others. A
+        setting may be ``Deferred``; then ``require_possible`` is left to whoever has the values. Raises RecipeError.
         """
         each = [dict(shared, **own) for own in by_expert] if by_expert is not None else [shared] * experts
         for given in (shared, *each):
@@ -133,8 +135,9 @@ class Method(Declaration):
             else parameter.complete(shared, experts, self.name)
             for parameter in self.all_parameters
         }
-        if self.takes_base:
-            values["base_weight"] = 0.0 if base is None else WEIGHT.complete(base, experts, self.name)
+        if self.base != "origin":
+            absent = 0.0 if self.base == "listed" else None
+            values["base_weight"] = absent if base is None else WEIGHT.complete(base, experts, self.name)
         if not any_deferred(values):
             self.require_possible(values, experts)
         return values

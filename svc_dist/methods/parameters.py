@@ -108,6 +108,7 @@ EPSILON = Parameter(
 SEED = Parameter("seed", int, 0, "which random draws: the same seed, tensor and expert give the same", low=0)
 RESCALE = Parameter("rescale", bool, True, "divide kept entries by the probability of being kept")
 RESCALE_NORM = Parameter("rescale", bool, False, "scale what is kept of an expert to the L1 norm of its whole delta")
+LEAST_CHANGE = Parameter("epsilon", float, 1e-5, "magnitude from which on a difference is a change", low=0)
 INIT = Parameter(
     "init", str, "sum", "what is merged to begin with: the deltas' sum, their mean, or nothing",
     choices=("sum", "mean", "zero"),
@@ -130,10 +131,18 @@ def cancel(weights: Sequence[float]) -> bool:
 
 def require_weights_to_divide_by(values: Mapping[str, Any]) -> None:
     """Raise RecipeError where ``normalize`` divides by weights that add up to zero."""
-    if values["normalize"] and cancel([*values["weight"], values.get("base_weight", 0.0)]):
+    key = "normalize" if "normalize" in values else "normalize_weights"
+    if values[key] and cancel([*values["weight"], values.get("base_weight") or 0.0]):
         raise RecipeError(
-            "the weights add up to zero, which cannot be normalized", "change a weight, or set normalize: false"
+            "the weights add up to zero, which cannot be normalized", f"change a weight, or set {key}: false"
         )
+
+
+def require_two_models(values: Mapping[str, Any]) -> None:
+    """Raise RecipeError unless two models take part."""
+    count = len(values["weight"]) + (values["base_weight"] is not None)
+    if count != 2:
+        raise RecipeError(f"it takes two models besides a base_model, not {count}")
 
 
 def require_della_range(values: Mapping[str, Any]) -> None:

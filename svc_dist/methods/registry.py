@@ -12,125 +12,15 @@ from collections.abc import Iterator
 
 from svc_dist.methods.calibration import costs as calibrating
 from svc_dist.methods.costs import with_heap_slack
-from svc_dist.methods.elementwise import costs as elementwise
+from svc_dist.methods.elementwise.declarations import ELEMENTWISE
 from svc_dist.methods.method import Calibration, Method
-from svc_dist.methods.parameters import (
-    DENSITY,
-    EPSILON,
-    GAMMA,
-    INIT,
-    KEEP_SUM,
-    LR,
-    NORMALIZE,
-    RESCALE,
-    RESCALE_NORM,
-    SEED,
-    STEPS,
-    WEIGHT,
-    ByExperts,
-    Parameter,
-    require_della_range,
-    require_weights_to_divide_by,
-    sums_deltas,
-)
+from svc_dist.methods.parameters import INIT, LR, STEPS, ByExperts, Parameter
 from svc_dist.methods.spectral import costs as spectral
 
 GROUP = "svc_dist.methods"
 
 _METHODS = (
-    Method(
-        name="linear", function=".elementwise.linear:linear", family="elementwise",
-        doc="weighted mean of the models", source="Wortsman et al. 2022, arXiv 2203.05482",
-        parameters=(WEIGHT, NORMALIZE), scaled=False, takes_base=True, zero="tensor",
-        requires=require_weights_to_divide_by,
-        factored=".spectral.factored:linear", factored_for=sums_deltas,
-        work=elementwise.linear_work, memory=elementwise.of_result,
-    ),
-    Method(
-        name="task_arithmetic", function=".elementwise.linear:task_arithmetic", family="elementwise",
-        doc="weighted sum of the task deltas", source="Ilharco et al. 2023, arXiv 2212.04089",
-        parameters=(WEIGHT, KEEP_SUM), requires=require_weights_to_divide_by,
-        factored=".spectral.factored:task_arithmetic",
-        work=elementwise.linear_work, memory=elementwise.of_result,
-    ),
-    Method(
-        name="ties", function=".elementwise.ties:ties", family="elementwise",
-        doc="largest entries only, then the majority's sign", source="Yadav et al. 2023, arXiv 2306.01708",
-        parameters=(WEIGHT, DENSITY, NORMALIZE, RESCALE_NORM),
-        access="two passes", statistics=".elementwise.ties:ties_cuts",
-        work=elementwise.per_entry(16), memory=elementwise.of_result,
-    ),
-    Method(
-        name="breadcrumbs", function=".elementwise.ties:breadcrumbs", family="elementwise",
-        doc="without the largest and the smallest entries", source="Davari & Belilovsky 2023, arXiv 2312.06795",
-        parameters=(WEIGHT, DENSITY, GAMMA, KEEP_SUM, RESCALE_NORM),
-        access="two passes", statistics=".elementwise.ties:breadcrumbs_cuts",
-        work=elementwise.per_entry(20), memory=elementwise.of_result,
-    ),
-    Method(
-        name="breadcrumbs_ties", function=".elementwise.ties:breadcrumbs_ties", family="elementwise",
-        doc="breadcrumbs, then the majority's sign", source="Davari & Belilovsky 2023, arXiv 2312.06795",
-        parameters=(WEIGHT, DENSITY, GAMMA, KEEP_SUM, RESCALE_NORM),
-        access="two passes", statistics=".elementwise.ties:breadcrumbs_cuts",
-        work=elementwise.per_entry(22), memory=elementwise.of_result,
-    ),
-    Method(
-        name="dare_linear", function=".elementwise.dare:dare_linear", family="elementwise", version=2,
-        doc="random entries dropped, the rest rescaled", source="Yu et al. 2023, arXiv 2311.03099",
-        parameters=(WEIGHT, DENSITY, KEEP_SUM, RESCALE, SEED),
-        work=elementwise.per_entry(16), memory=elementwise.of_result,
-    ),
-    Method(
-        name="dare_ties", function=".elementwise.dare:dare_ties", family="elementwise", version=2,
-        doc="DARE, then the majority's sign", source="Yu et al. 2023, arXiv 2311.03099",
-        parameters=(WEIGHT, DENSITY, KEEP_SUM, RESCALE, SEED),
-        work=elementwise.per_entry(20), memory=elementwise.of_result,
-    ),
-    Method(
-        name="della", function=".elementwise.dare:della", family="elementwise", version=2,
-        doc="DARE by magnitude rank within rows, then the majority's sign",
-        source="Deep et al. 2024, arXiv 2406.11617",
-        parameters=(WEIGHT, DENSITY, EPSILON, NORMALIZE, RESCALE, SEED),
-        whole_rows=True, requires=require_della_range,
-        work=elementwise.per_entry(300), memory=elementwise.of_result,
-    ),
-    Method(
-        name="della_linear", function=".elementwise.dare:della_linear", family="elementwise", version=2,
-        doc="DARE by magnitude rank within rows", source="Deep et al. 2024, arXiv 2406.11617",
-        parameters=(WEIGHT, DENSITY, EPSILON, KEEP_SUM, RESCALE, SEED),
-        whole_rows=True, requires=require_della_range,
-        work=elementwise.per_entry(300), memory=elementwise.of_result,
-    ),
-    Method(
-        name="slerp", function=".elementwise.interpolation:slerp", family="elementwise",
-        doc="spherical interpolation of the base and one expert", source="Shoemake 1985",
-        parameters=(Parameter("t", float, 0.5, "0 is the base, 1 the expert", low=0, high=1),),
-        scaled=False, zero="tensor", experts=(1, 1),
-        access="two passes", statistics=".elementwise.interpolation:slerp_coefficients",
-        work=elementwise.per_entry(12), memory=elementwise.of_result,
-    ),
-    Method(
-        name="model_stock", function=".elementwise.interpolation:model_stock", family="elementwise",
-        doc="the average, as far from the base as the experts' angles say",
-        source="Jang et al. 2024, arXiv 2403.19522",
-        access="two passes", statistics=".elementwise.interpolation:model_stock_ratio",
-        work=elementwise.per_entry(10), memory=elementwise.of_result,
-    ),
-    Method(
-        name="sce", function=".elementwise.sce:sce", family="elementwise",
-        doc="select by variance, calculate weights by energy, erase the minority's sign",
-        source="Wan et al. 2024, arXiv 2408.07990",
-        parameters=(
-            Parameter("select_topk", float, 1.0, "share of the entries that vary that is kept", low=0, high=1),
-        ),
-        access="two passes", statistics=".elementwise.sce:sce_selection",
-        work=elementwise.per_entry(40), memory=elementwise.of_result,
-    ),
-    Method(
-        name="passthrough", function=".elementwise.linear:passthrough", family="elementwise",
-        doc="the one model's tensor, unchanged", scaled=False, zero="never", experts=(1, 1),
-        work=elementwise.per_entry(1), memory=elementwise.of_result,
-    ),
+    *ELEMENTWISE,
     Method(
         name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral", version=2, symmetric=True,
         doc="the experts' leading singular directions, decorrelated", source="Gargiulo et al. 2025, arXiv 2412.00081",

@@ -14,7 +14,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method, any_deferred
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
-from svc_dist.recipe.mergekit import WITHOUT_EFFECT, method_hint, parameter_hint
+from svc_dist.recipe.mergekit import WITHOUT_EFFECT, parameter_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.varying import Varying, check_setting
@@ -176,7 +176,11 @@ class _Request:
 
         ``alike``: without the parameters of experts and of the result.
         """
-        entries, base, experts = self.recipe.models, self.models[0].position, len(self.models) - 1
+        entries, experts = self.recipe.models, len(self.models) - 1
+        listed = None if self.models[0].position is None else entries[self.models[0].position].parameters
+        base = listed if method.base != "no base" or self.recipe.base_model is None else None
+        if method.base == "model" and base is None:
+            base = {}
         common = {} if alike else self.parameters
         each = [{} if alike else entries[model.position or 0].parameters for model in self.models[1:]]
         try:
@@ -184,7 +188,7 @@ class _Request:
                 experts,
                 _settings(method, own, common),
                 [_settings(method, own, entry, common) for entry in each],
-                None if alike or base is None else _settings(method, entries[base].parameters, common),
+                None if alike or base is None else _settings(method, base, common),
             )
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint) from None
@@ -196,7 +200,7 @@ class _Request:
 def find_method(name: Any, where: str) -> Method:
     """The merge method of this name. Raises RecipeError."""
     if not isinstance(name, str) or name not in METHODS:
-        raise RecipeError(f"{where}: there is no merge method '{name}'", method_hint(str(name), METHODS))
+        raise RecipeError(f"{where}: there is no merge method '{name}'", nearest(str(name), METHODS))
     return METHODS[name]
 
 

@@ -34,22 +34,10 @@ _UNION = (
     "(docs/vocabulary.md)"
 )
 
-#: mergekit's methods that svc_dist does not have, and the closest ones.
-_METHODS = {
-    "nuslerp": "slerp, with the base as one of the two models; or task_arithmetic",
-    "multislerp": "linear, or model_stock",
-    "karcher": "linear, or model_stock",
-    "nearswap": "slerp, or ties with a low density",
-    "arcee_fusion": "ties or breadcrumbs with a low density",
-    "ram": "ties, or dare_ties",
-    "ramplus_tl": "ties, or dare_ties",
-}
 #: mergekit's parameters that svc_dist does not have, by method and name: what to do instead.
 _PARAMETERS = {
     ("task_arithmetic", "density"): "mergekit ignores it; remove it, or use ties or dare_linear",
     ("task_arithmetic", "rescale"): "mergekit ignores it; remove it",
-    ("model_stock", "filter_wise"): "svc_dist takes the angle of whole tensors; remove it",
-    ("passthrough", "scale"): "passthrough copies a tensor unchanged; use task_arithmetic with lambda to scale a delta",
 }
 
 
@@ -83,13 +71,6 @@ def _models_of(data: Mapping[str, Any]) -> str | None:
         return None
     listed = "\n".join(f"    - model: {model}" for model in models)
     return f"if the models have {last} layers, replace `slices` with:\n  models:\n{listed}"
-
-
-def method_hint(name: str, known: Mapping[str, Any]) -> str:
-    """A hint for an unknown merge method."""
-    if name in _METHODS:
-        return f"svc_dist does not support mergekit's {name}; closest: {_METHODS[name]}"
-    return nearest(name, known)
 
 
 def parameter_hint(method: str, name: str, known: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
     ``access``: for storages without options in the recipe.
     """
     method = find_method(recipe.merge_method, origin.at("merge_method"))
-    if recipe.base_model is None and method.name != "linear":
+    if recipe.base_model is None and method.base == "origin":
         raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model")
     options = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
     access = _combined(options, access)

@@ -40,7 +40,7 @@ def changes(rows: int, columns: int, ranks: Sequence[int], seed: int = 0) -> lis
 
 
 def complete(name: str, experts: int, **given: Any) -> dict[str, Any]:
-    return parameters(name, experts, **({"base_weight": 0.0} if METHODS[name].takes_base else {}) | given)
+    return parameters(name, experts, **({"base_weight": 0.0} if name == "linear" else {}) | given)
 
 
 def product(change: LowRank) -> Tensor:

@@ -49,13 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             "tokenizer_source are the same key",
         ),
         ("ties", "tokenizer_source: three", "r.yaml:4 (tokenizer_source): no model is called 'three'"),
-        (
-            "karcher",
-            "",
-            "no merge method 'karcher'\n  svc_dist does not support mergekit's karcher; closest: linear",
-        ),
         ("task_arithmetic", "parameters: {density: 0.5}", "mergekit ignores it; remove it"),
-        ("model_stock", "parameters: {filter_wise: true}", "svc_dist takes the angle of whole tensors"),
         ("ties", "out_dtype: bf16", "r.yaml:4 (out_dtype): 'bf16' is not one of bfloat16"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from svc_dist.methods.elementwise.masks import Array, places
+from svc_dist.methods.elementwise.selection import Array, places
 
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
 

@@ -46,22 +46,45 @@ def slerp_coefficients(deltas: TaskDeltas, *, t: float, **_: Any) -> tuple[float
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
-def model_stock(deltas: TaskDeltas, *, statistics: float) -> Tensor:
+def model_stock(deltas: TaskDeltas, *, filter_wise: bool, statistics: float | None) -> Tensor:
     """``M = t * mean(Di)`` with ``t = K cos / (1 + (K-1) cos)``. Jang et al. 2024, arXiv 2403.19522, equation 6.
 
-    ``cos`` is the mean cosine between two experts' deltas of the whole tensor.
+    ``cos`` is the mean cosine between two experts' deltas of the whole tensor, or with ``filter_wise`` of each row.
     """
+    ratio = statistics if statistics is not None else _row_ratios(deltas)
     merged = deltas[0]
     for index in range(1, len(deltas)):
         merged.add_(deltas[index])
-    return merged.mul_(statistics / len(deltas))
+    if isinstance(ratio, float):
+        return merged.mul_(ratio / len(deltas))
+    return merged.view(-1, max(deltas.row, 1)).mul_(ratio[:, None] / len(deltas)).view(merged.shape)
 
 
-def model_stock_ratio(deltas: TaskDeltas, **_: Any) -> float:
+def _row_ratios(deltas: TaskDeltas) -> Tensor:
+    """``t`` of each row."""
+    count, width = len(deltas), max(deltas.row, 1)
+    if count == 1:
+        return torch.ones(deltas.numel // width, dtype=deltas.dtype, device=deltas.device)
+    cosines = torch.zeros(deltas.numel // width, dtype=deltas.dtype, device=deltas.device)
+    for first in range(count):  # pair by pair, so that no more than two deltas are held
+        one = deltas[first].view(-1, width)
+        for second in range(first + 1, count):
+            other = deltas[second].view(-1, width)
+            lengths = one.norm(dim=-1) * other.norm(dim=-1)
+            cosines += ((one * other).sum(-1) / lengths.masked_fill_(lengths == 0, 1.0)).clamp_(-1, 1)
+    cosines *= 2 / (count * (count - 1))
+    denominator = 1 + (count - 1) * cosines
+    none = denominator.abs() < _SINGULAR
+    return (count * cosines / denominator.masked_fill(none, 1.0)).masked_fill_(none, 0.0)
+
+
+def model_stock_ratio(deltas: TaskDeltas, *, filter_wise: bool, **_: Any) -> float | None:
     """``t`` of a whole tensor. A zero delta is at right angles to all; one expert alone has ``t = 1``.
 
-    0, the base, where ``1 + (K-1) cos`` vanishes: opposing experts leave no finite estimate.
+    0, the base, where ``1 + (K-1) cos`` vanishes: opposing experts leave no finite estimate. None with ``filter_wise``.
     """
+    if filter_wise:
+        return None
     count = len(deltas)
     if count == 1:
         return 1.0

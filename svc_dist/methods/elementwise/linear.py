@@ -34,6 +34,8 @@ def linear(deltas: TaskDeltas, *, weight: Sequence[float], base_weight: float, n
     return merged.add_(deltas.base, alpha=total - 1)
 
 
-def passthrough(deltas: TaskDeltas) -> Copy:
-    """The one model's tensor, unchanged bit for bit."""
-    return Copy(0)
+def passthrough(deltas: TaskDeltas, *, scale: Sequence[float]) -> Copy | Tensor:
+    """The one model's tensor times ``scale``; at 1 unchanged bit for bit."""
+    if scale[0] == 1:
+        return Copy(0)
+    return deltas.model(0).mul_(scale[0]).sub_(deltas.base)

@@ -18,7 +18,7 @@ from svc_dist.methods import deltas as deltas_module
 from svc_dist.methods.apply import elementwise_matrix
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.draws import bernoulli, stream_key, uniform
-from svc_dist.methods.elementwise.masks import places
+from svc_dist.methods.elementwise.selection import places
 from svc_dist.methods.registry import METHODS
 from tests.support import elementwise_references as plain
 from tests.support.checkpoints import write_checkpoint, write_recipe

@@ -126,3 +126,16 @@ def test_what_is_not_finite_shows_in_the_result(name: str) -> None:
         expert[3, 4] = bad
         others = [] if name == "slerp" else [base + 1, base - 1]
         assert not torch.isfinite(merged(name, TaskDeltas([expert, *others], base))).all()
+
+
+def test_model_stock_filter_wise_takes_the_angle_of_each_row() -> None:
+    generator = torch.Generator().manual_seed(3)
+    base, *experts = (torch.randn(700, 512, generator=generator, dtype=torch.float64) for _ in range(4))
+    experts[1][:300] = experts[0][:300] + 0.1 * (experts[1][:300] - experts[0][:300])
+    result = merged("model_stock", TaskDeltas(experts, base, precision="float64"), filter_wise=True)
+    rows = torch.stack([expert - base for expert in experts])
+    units = rows / rows.norm(dim=-1, keepdim=True)
+    cosine = sum((units[i] * units[j]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))) / 3
+    ratio = 3 * cosine / (1 + 2 * cosine)
+    assert torch.allclose(result, ratio[:, None] * rows.mean(0), rtol=1e-9)
+    assert float(ratio.max() - ratio.min()) > 0.1

@@ -1,4 +1,7 @@
-"""What holds for every element-wise method: pieces, zero deltas, bits, and what the registry says of them."""
+"""What holds for every element-wise method: pieces, zero deltas, bits, and their declarations.
+
+Tests svc_dist.methods.elementwise.linear and svc_dist.methods.elementwise.declarations.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,25 @@ OPTIONS = {
     "della": {"density": 0.3, "epsilon": 0.1},
     "della_linear": {"density": 0.3, "epsilon": 0.1},
     "sce": {"select_topk": 0.3},
+    "nuslerp": {"base_weight": None},
+    "multislerp": {"base_weight": None},
+    "karcher": {"base_weight": 1.0},
 }
+WHOLE = {"slerp", "nuslerp", "multislerp", "karcher", "arcee_fusion", "passthrough"}  # they look at more than a piece
+COUNTS = {"nuslerp": 2}
+
+
+def count_of(name: str) -> int:
+    return COUNTS.get(name, METHODS[name].experts[1] or 3)
 
 
 def models(name: str, shape: tuple[int, ...] = (1200, 512)) -> TaskDeltas:
     """A base and experts in bfloat16; the first rows do not differ. 1200 x 512 are three chunks."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator).bfloat16()
-    experts = [base + torch.randn(shape, generator=generator) for _ in range(METHODS[name].experts[1] or 3)]
+    experts = [
+        base + torch.randn(shape, generator=generator) for _ in range(COUNTS.get(name, METHODS[name].experts[1] or 3))
+    ]
     for expert in experts:
         expert.view(-1)[:CHUNK] = base.view(-1)[:CHUNK]
     return TaskDeltas([expert.bfloat16() for expert in experts], base, tensor="w")
@@ -44,7 +58,7 @@ def test_pieces_put_together_are_the_whole(name: str) -> None:
     assert torch.equal(whole(name, deltas, **OPTIONS.get(name, {})), merged(name, deltas, **OPTIONS.get(name, {})))
 
 
-@pytest.mark.parametrize("name", sorted(set(ELEMENTWISE) - {"slerp", "passthrough"}))
+@pytest.mark.parametrize("name", sorted(set(ELEMENTWISE) - WHOLE))
 def test_a_piece_without_differences_is_the_base_bit_for_bit(name: str) -> None:
     found = pieces(name, models(name), **OPTIONS.get(name, {}))
     parts = {start: part for start, _, part, _ in found}
@@ -55,7 +69,7 @@ def test_a_piece_without_differences_is_the_base_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(ELEMENTWISE) - {"passthrough"}))
 def test_a_tensor_without_differences_is_the_base_bit_for_bit(name: str) -> None:
     base = torch.randn(600, 512)
-    deltas = TaskDeltas([base.clone() for _ in range(METHODS[name].experts[1] or 3)], base)
+    deltas = TaskDeltas([base.clone() for _ in range(count_of(name))], base)
     assert all(part is None for _, _, part, _ in pieces(name, deltas, **OPTIONS.get(name, {})))
 
 
@@ -69,7 +83,7 @@ def test_a_linear_sum_takes_its_share_of_unchanged_pieces_too() -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 4), (3, 4, 5), (200_000,)])
 def test_any_shape_and_one_expert(name: str, shape: tuple[int, ...]) -> None:
     base = torch.randn(shape)
-    deltas = TaskDeltas([base + 1], base, tensor="w")
+    deltas = TaskDeltas([base + 1, base - 3][: COUNTS.get(name, 1)], base, tensor="w")
     result = merged(name, deltas, **OPTIONS.get(name, {}))
     assert result.shape == shape
     assert torch.isfinite(result).all()
@@ -91,10 +105,10 @@ def test_experts_of_mixed_dtypes(name: str) -> None:
     assert torch.equal(merged(name, mixed, **options), merged(name, deltas, **options))
 
 
-@pytest.mark.parametrize("name", sorted(set(ELEMENTWISE) - {"slerp", "passthrough"}))
+@pytest.mark.parametrize("name", sorted(set(ELEMENTWISE) - WHOLE))
 def test_a_nan_of_any_expert_shows(name: str) -> None:
     deltas = models(name)
-    for index in range(3):
+    for index in range(len(deltas)):
         experts = [expert.clone() for expert in deltas.experts]
         experts[index].view(-1)[-3] = math.nan
         result = whole(name, TaskDeltas(experts, deltas.base_view, tensor="w"), **OPTIONS.get(name, {}))
@@ -124,6 +138,7 @@ def test_passthrough_takes_exactly_one_expert() -> None:
 def test_the_registry_names_functions_that_take_its_parameters(name: str) -> None:
     method = METHODS[name]
     taken = set(method.load().__kwdefaults__ or {}) | set(method.load().__annotations__)
+    taken |= set(((statistics := method.load_statistics()) and statistics.__annotations__) or {})
     for parameter in method.parameters:
         assert parameter.name in taken
         assert parameter.doc
@@ -132,3 +147,9 @@ def test_the_registry_names_functions_that_take_its_parameters(name: str) -> Non
     assert method.work(100, 200, 3, "mixed").flops > 0
     assert method.memory(100, 200, 3, "mixed") >= 0
     assert parameters(name, 2).keys() == {parameter.name for parameter in method.parameters}
+
+
+def test_passthrough_scales_the_tensor() -> None:
+    base, expert = torch.randn(2, 40, 30)
+    result = base + merged("passthrough", TaskDeltas([expert], base), scale=[0.5])
+    assert torch.allclose(result, expert / 2, atol=1e-6)
