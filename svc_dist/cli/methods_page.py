@@ -73,9 +73,9 @@ def _section(entry: Method | Calibration) -> list[str]:
         reads = {"one pass": "reads each delta once", "two passes": "reads each delta twice"}
         about += f" It {reads.get(entry.access, 'looks at all experts at once')}"
         least, most = entry.experts
-        about += (
-            "; takes exactly one expert." if most == 1 else f"; takes at least {least} experts." if least > 1 else "."
-        )
+        if most is not None:
+            about += "; takes exactly one expert" if most == 1 else f"; takes at most {most} experts"
+        about += f"; takes at least {least} experts." if least > 1 else "."
         if entry.factored is not None:
             about += " LoRA adapters are merged from their factors ([lora.md](lora.md))."
     lines = [f"### {entry.name}", "", about, ""]

@@ -147,6 +147,8 @@ class Method(Declaration):
         least, most = self.experts
         if experts < least or (most is not None and experts > most):
             takes = "exactly one expert" if most == 1 else f"at least {least} experts"
+            if most is not None and most > least:
+                takes = f"at most {most} experts"
             raise RecipeError(f"{self.name} takes {takes}, not {experts}")
         if self.requires is not None:
             try:

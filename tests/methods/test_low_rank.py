@@ -128,7 +128,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_gives_the_same_from_factors(name: str) -> None:
     method = METHODS[name]
-    count = 2 if name == "nuslerp" else method.experts[1] or 3
+    count = method.experts[1] or 3
     parts = changes(40, 30, [2, 3, 1][:count])
     base = torch.randn(40, 30, dtype=torch.float64)
     given = complete(name, count, **GIVEN.get(name, {}))

@@ -30,6 +30,7 @@ Tensors = dict[str, Tensor]
 ELEMENTWISE = tuple(name for name, method in METHODS.items() if method.family == "elementwise")
 SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "spectral")
 OF_ONE = tuple(name for name, method in METHODS.items() if method.experts == (1, 1))
+ALONE = tuple(name for name in METHODS if name != "nuslerp")  # of one expert
 #: Parameters with which a method does something of its own, and the descents take few steps.
 GIVEN: dict[str, dict[str, Any]] = {
     "ties": {"density": 0.4}, "breadcrumbs": {"density": 0.5, "gamma": 0.1},
@@ -232,6 +233,20 @@ def elementwise(method: str, base: Tensor, deltas: Tensor) -> Tensor:
     experts, given = len(deltas), GIVEN.get(method, {})
     if method in ("linear", "passthrough"):
         return deltas.mean(0)
+    if method == "nearswap":
+        return deltas[0].clamp(-1e-4, 1e-4)
+    if method == "arcee_fusion":
+        ours, theirs = (torch.softmax(model, -1) + 1e-8 for model in (base, base + deltas[0]))
+        importance = deltas[0].abs() * (theirs * torch.log(theirs / ours)).sum(-1, keepdim=True)
+        first, median, third = (
+            importance.flatten().sort().values[int(at * (base.numel() - 1))] for at in (0.25, 0.5, 0.75)
+        )
+        return deltas[0] * (importance >= median + 1.5 * (third - first))
+    if method == "karcher" and experts == 1:
+        one, other = base / base.norm(), (base + deltas[0]) / (base + deltas[0]).norm()
+        return (one + other) / (one + other).norm() * (base.norm() + (base + deltas[0]).norm()) / 2 - base
+    if method in ("multislerp", "ram", "ramplus_tl") and experts == 1:
+        return deltas[0]
     if method == "task_arithmetic":
         return deltas.sum(0)
     if method == "ties":
@@ -261,15 +276,17 @@ def elementwise(method: str, base: Tensor, deltas: Tensor) -> Tensor:
 def test_one_expert_alone_goes_through_every_method(merge: Merge) -> None:
     shapes = {
         f"{method}.{kind}": shape
-        for method in METHODS
+        for method in ALONE
         for kind, shape in {"weight": (9, 12), "calibrated": (12, 9), "bias": (13,)}.items()
     }
     made = models(shapes, 1)
-    made[1] |= {name: tensor for name, tensor in models(shapes, 1, seed=1)[1].items() if name.startswith("slerp")}
+    made[1] |= {
+        name: tensor for name, tensor in models(shapes, 1, seed=1)[1].items() if name.startswith(("slerp", "karcher"))
+    }
     merge.save(*made)
     rules = [
         rule(f"{method}.{kind}", method, "svc" if kind == "calibrated" else "none")
-        for method in METHODS
+        for method in ALONE
         for kind in ("calibrated", "weight", "bias")
     ]
     written = merge.done(rules=rules)
@@ -313,7 +330,8 @@ TINIER = {torch.float16: 6e-8, torch.float64: 5e-324}
 
 @pytest.mark.parametrize("experts", [1, 3])
 def test_what_no_expert_changes_passes_through_bit_for_bit(merge: Merge, experts: int) -> None:
-    methods = [method for method in METHODS if experts == 1 or method not in OF_ONE]
+    methods = [name for name, method in METHODS.items() if experts == 1 or method.experts[1] is None]
+    methods = [name for name in methods if experts > 1 or name in ALONE]
     base: Tensors = {}
     for method in methods:
         for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):

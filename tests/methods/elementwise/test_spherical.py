@@ -71,7 +71,7 @@ def test_parallel_vectors_are_interpolated_linearly() -> None:
 
 def test_nuslerp_takes_two_models() -> None:
     method = METHODS["nuslerp"]
-    with pytest.raises(RecipeError, match="takes two models besides a base_model, not 3"):
+    with pytest.raises(RecipeError, match="nuslerp takes at most 2 experts, not 3"):
         method.complete(3, {"weight": 1.0})
     with pytest.raises(RecipeError, match="takes two models besides a base_model, not 3"):
         method.complete(2, {"weight": 1.0}, base={})
