@@ -38,7 +38,9 @@ def storage_rounding(stored: Tensor, base: Tensor | None, device: str) -> Noise:
             changed_columns += differ.any(0)
         changed_columns.clamp_max_(1)
     for part, weights, origin in _blocks(stored, base, device):
-        errors = _variances(weights if base is None else weights - origin, dtype).mul_(_arithmetic(dtype))
+        largest = torch.finfo(weights.dtype).max  # a difference beyond it is not to be infinitely rounded
+        change = weights if base is None else torch.sub(weights, origin).clamp_(-largest, largest)
+        errors = _variances(change, dtype).mul_(_arithmetic(dtype))
         errors += _variances(weights, dtype)
         errors.mul_(changed_rows[part, None]).mul_(changed_columns)
         rows[part] = errors.sum(1)

@@ -146,6 +146,8 @@ def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool 
         factor, cut, residual = polar_factor(matrix.T, what, dtype, overwrite)
         return Polar(factor.T, cut, residual)
     require_finite(matrix, what)
+    if rows == 0:
+        return Polar(matrix.to(dtype), 0, 0.0)
     if dtype != torch.float64:
         from_gram = _polar_from_gram(matrix, what, dtype)
         if from_gram is not None:
