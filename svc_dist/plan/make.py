@@ -56,17 +56,10 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
     decisions = by_result[0]
     recipe = with_union(recipe, vocabularies, decisions)
-    specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
-    if not specs:
-        raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
-    modules = {folder for model in (base, *whole) for folder in model.modules}
-    layout = pack(specs, recipe.max_shard_size, base.weight_names, modules)
+    layout = _layout(recipe, decisions, base, whole)
     by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, base, experts, tied)
     paths = [choices.path for choices in recipe.results]
-    every = [one for numbered in dispositions for one in numbered]
-    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
-    versions = {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
     planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
@@ -101,7 +94,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *dtypes.warnings(recipe, base, decisions),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
-        methods=versions,
+        methods=_versions(dispositions),
         sidecars=copied,
         left_out=left_out,
         chat_template=template,
@@ -123,6 +116,24 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     whole = models[0].model
     assert whole is not None
     return [models[0], *(model.in_layout_of(whole) for model in models[1:])], prefixes
+
+
+def _layout(
+    recipe: ResolvedRecipe, decisions: Sequence[Decision], base: Checkpoint, experts: Sequence[Checkpoint]
+) -> list[Shard]:
+    """The shards of one result. Raises RecipeError where there is nothing to write."""
+    specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
+    if not specs:
+        raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
+    modules = {folder for model in (base, *experts) for folder in model.modules}
+    return pack(specs, recipe.max_shard_size, base.weight_names, modules)
+
+
+def _versions(dispositions: Sequence[Sequence[Disposition]]) -> dict[str, int]:
+    """The versions of the methods and calibrations that are used."""
+    every = [one for numbered in dispositions for one in numbered]
+    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
+    return {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
 
 
 def _plan_tensors(

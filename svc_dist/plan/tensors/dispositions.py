@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from svc_dist.plan.tensors.refusals import has_more_rows, listed, offer, quantis
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
-from svc_dist.recipe.choices import KeepChoice, ResultChoices
+from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.recipe.schema import Vocab
 from svc_dist.tensor_names import (
     EMBEDDING_PATTERNS,
     depths,
@@ -83,38 +84,63 @@ def decide(
     rule_of, _ = first_matches(names, [rule.match for rule in recipe.rules])
     _require_matches(recipe, names, rule_of)
     require_one_rule(recipe, choices, tied, rule_of)
-    codes = quantised((base, *experts))
-    depth = depths(names)
-    layouts = Layouts(base, recipe)
-    shared: dict[str, dict[str, Any]] = {}  # equal parameters are one object, by which plans tell dispositions apart
+    one = _Deciding(recipe, choices, base, experts, vocabularies, rule_of, depths(names))
     decisions: list[Decision] = []
     refused: list[tuple[str, str]] = []
     for name in names:
-        if name in tied.lead_of:
-            continue
-        number = rule_of.get(name)
-        chosen = choices.default if number is None else choices.rules[number]
-        if isinstance(chosen, KeepChoice):
-            copied = _copied(name, chosen, (base, *experts), f"rules[{number}]")
-            if isinstance(copied, str):
-                refused.append((name, copied))
+        if name not in tied.lead_of:
+            decided = one.decide(name)
+            if isinstance(decided, str):
+                refused.append((name, decided))
             else:
-                decisions.append(replace(copied, rule=number))
-            continue
-        vocab = vocab_choice(recipe, number, base.tensors.get(name), base)
-        refused_for = refusal(name, base, experts, vocab, codes.get(name))
+                decisions.append(decided)
+    if refused:
+        hint = rename_offer(base, experts) or offer([name for name, _ in refused], names, base, experts)
+        raise PlanError(refusal_message(refused, base, experts), hint)
+    return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
+
+
+@dataclass
+class _Deciding:
+    """What the decisions about single names of one result look at."""
+
+    recipe: ResolvedRecipe
+    choices: ResultChoices
+    base: Checkpoint
+    experts: Sequence[Checkpoint]
+    vocabularies: Vocabularies | None
+    rule_of: Mapping[str, int]
+    depths: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        self._codes = quantised((self.base, *self.experts))
+        self._layouts = Layouts(self.base, self.recipe)
+        # Equal parameters are one object, by which plans tell dispositions apart.
+        self._shared: dict[str, dict[str, Any]] = {}
+
+    def decide(self, name: str) -> Decision | str:
+        """The decision about a name, or why a rule must say what to do."""
+        number = self.rule_of.get(name)
+        chosen = self.choices.default if number is None else self.choices.rules[number]
+        if isinstance(chosen, KeepChoice):
+            copied = _copied(name, chosen, (self.base, *self.experts), f"rules[{number}]")
+            return copied if isinstance(copied, str) else replace(copied, rule=number)
+        vocab = vocab_choice(self.recipe, number, self.base.tensors.get(name), self.base)
+        refused_for = refusal(name, self.base, self.experts, vocab, self._codes.get(name))
         if refused_for is not None:
-            refused.append((name, refused_for))
-            continue
-        spec = base.tensors[name]
+            return refused_for
+        spec = self.base.tensors[name]
         if spec.dtype not in FLOAT_DTYPES:
-            decisions.append(Decision(name, Disposition("copied", f"{spec.dtype} is not merged"), spec=spec))
-            continue
-        batch = matrices(spec, recipe.embedding_patterns)
+            return Decision(name, Disposition("copied", f"{spec.dtype} is not merged"), spec=spec)
+        return self._merged(spec, chosen, number, vocab)
+
+    def _merged(self, spec: TensorSpec, chosen: MergeChoice, number: int | None, vocab: Vocab) -> Decision:
+        name, base, experts = spec.name, self.base, self.experts
+        batch = matrices(spec, self.recipe.embedding_patterns)
         reason = "the recipe" if number is None else f"rules[{number}]"
         if batch is None and METHODS[chosen.method].family == "spectral":
-            chosen, reason = choices.fallback, "not a matrix: the fallback"
-        rows = rows_of(spec, base, experts, vocab, vocabularies)
+            chosen, reason = self.choices.fallback, "not a matrix: the fallback"
+        rows = rows_of(spec, base, experts, vocab, self.vocabularies)
         spec = spec if rows.shape == spec.shape else replace(spec, shape=rows.shape)
         if rows.merged is not None:
             count = rows.merged
@@ -122,19 +148,15 @@ def decide(
             reason += rows.reason(vocab, (base, *experts)[rows.rest].location)
         elif vocab != "error" and any(has_more_rows(name, base, expert) for expert in experts):
             reason += f", without the rows beyond the base's (vocab: {vocab})"
-        parameters = chosen.at(name, depth.get(name, 0.0))
+        parameters = chosen.at(name, self.depths.get(name, 0.0))
         if chosen.varies:
-            parameters = shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
+            parameters = self._shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
         calibration = chosen.calibration if batch is not None else None
-        turned = batch is not None and layouts.turned(spec, chosen.method, number)
+        turned = batch is not None and self._layouts.turned(spec, chosen.method, number)
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
-        decisions.append(Decision(name, disposition, batch, spec, turned, rows.merged, number))
-    if refused:
-        hint = rename_offer(base, experts) or offer([name for name, _ in refused], names, base, experts)
-        raise PlanError(refusal_message(refused, base, experts), hint)
-    return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
+        return Decision(name, disposition, batch, spec, turned, rows.merged, number)
 
 
 def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str]) -> list[Decision]:
