@@ -23,6 +23,7 @@ from tests.support.checkpoints import INDEX, tree_state, write_llamas, write_rec
 from tests.support.command import Run, shard_hashes
 from tests.support.stopped import stop_merge
 
+SEEDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 24))]
 FEW = 12  # receipts of the run that was stopped
 
 
@@ -361,7 +362,7 @@ def _mutate(data: bytes, chance: random.Random) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_changes_in_a_run_folder_the_bytes_are_right_or_the_error_clear(
     run: Run, stopped: Stopped, seed: int
 ) -> None:
@@ -375,7 +376,7 @@ def test_whatever_changes_in_a_run_folder_the_bytes_are_right_or_the_error_clear
     finish(run, stopped, tree_state(stopped.folder / "shards") == recorded)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_changes_in_a_finished_merge_no_command_ends_in_a_trace(
     run: Run, original: Stopped, tmp_path: Path, seed: int
 ) -> None:
