@@ -95,8 +95,9 @@ def decide(
             else:
                 decisions.append(decided)
     if refused:
-        hint = rename_offer(base, experts) or offer([name for name, _ in refused], names, base, experts)
-        raise PlanError(refusal_message(refused, base, experts), hint)
+        renames = rename_offer(base, experts)
+        hint = renames or offer([name for name, _ in refused], names, base, experts)
+        raise PlanError(refusal_message(refused, base, experts, renames is not None), hint)
     return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
 
 

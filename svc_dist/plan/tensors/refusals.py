@@ -69,12 +69,16 @@ def listed(models: Sequence[Checkpoint]) -> str:
     return ", ".join(model.location for model in models)
 
 
-def refusal_message(refused: Sequence[tuple[str, str]], base: Checkpoint, experts: Sequence[Checkpoint]) -> str:
-    lines = [f"{counted(len(refused), 'tensor')} cannot be merged until a rule says what to do:"]
+def refusal_message(
+    refused: Sequence[tuple[str, str]], base: Checkpoint, experts: Sequence[Checkpoint], renames: bool = False
+) -> str:
+    """The tensors that cannot be merged, and why. ``renames``: entries of ``rename`` are offered, which say enough."""
+    remedy = "their names agree" if renames else "a rule says what to do"
+    lines = [f"{counted(len(refused), 'tensor')} cannot be merged until {remedy}:"]
     lines += [f"  {printable(name)}: {reason}" for name, reason in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
         lines.append(f"  ... and {len(refused) - _SHOWN} more")
-    return "\n".join(lines + _explained([name for name, _ in refused], base, experts))
+    return "\n".join(lines + ([] if renames else _explained([name for name, _ in refused], base, experts)))
 
 
 def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:

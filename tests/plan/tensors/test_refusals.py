@@ -101,3 +101,12 @@ def test_a_message_counts_and_cuts_a_long_list_and_explains_what_people_meet_oft
     assert "... and 12 more" in many
     assert "docs/vocabulary.md" in explained({E: "shape"}, base, expert)
     assert "docs/multimodal.md" in explained({"vision.weight": "not in the base"}, base, expert)
+
+
+def test_where_a_rename_is_offered_nothing_speaks_of_towers() -> None:
+    base, expert = model("base"), model("one", w=(4, 6))
+    refused = [(W, "in one, but not in the base base")]
+    assert "keep: owner" in refusal_message(refused, base, [expert])
+    said = refusal_message(refused, base, [expert], renames=True)
+    assert said.startswith("1 tensor cannot be merged until their names agree:")
+    assert "keep" not in said
