@@ -12,7 +12,7 @@ from svc_dist.errors import printable
 from svc_dist.plan.tensors.alias_groups import ties
 from svc_dist.recipe.schema import Vocab
 from svc_dist.sizes import counted
-from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, pattern_of
+from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, parse_name, pattern_of
 
 _SHOWN = 8  # refused tensors in a message
 #: Names of buffers that loaders compute anew.
@@ -131,6 +131,10 @@ def _is_whole(name: str, base: Checkpoint, known: Collection[str]) -> bool:
 
 
 def _module(name: str) -> str:
+    """The layer that a tensor belongs to (one for multi-token prediction is a whole one), or its part of the model."""
+    parsed = parse_name(name)
+    if parsed.layer is not None:
+        return f"{parsed.stack} {parsed.layer}"
     parts = name.split(".")
     return ".".join(parts[: 2 if parts[0] == "model" else 1])
 
