@@ -471,7 +471,14 @@ def test_quantised_weights_can_be_kept_and_nothing_else_is(run: Run, world: Worl
             "steps": torch.tensor([seed]),
         }
         write_checkpoint(model, tensors)
-    refuse(run, world, ExitCode.USAGE, "q.weight: F8_E4M3", "q.weight_scale: belongs to the quantised", '- "q.weight"')
+    refuse(
+        run,
+        world,
+        ExitCode.USAGE,
+        "q.weight: F8_E4M3",
+        "q.weight_scale: belongs to the quantised",
+        "dequantise these first",
+    )
     world.recipe = {"rules": [{"match": ["q.weight*"], "keep": "base"}]}
     merged(run, world)
     found: dict[str, torch.Tensor] = {}

@@ -12,7 +12,7 @@ import pytest
 
 import svc_dist
 from svc_dist.checkpoint.checkpoint import open_checkpoint
-from svc_dist.errors import ChangedInputError, OutputError, StorageError
+from svc_dist.errors import ChangedInputError, OutputError, RecipeError, StorageError
 from svc_dist.run.session import MergeSummary
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.access import Access, ClientOptions
@@ -152,5 +152,5 @@ def test_nothing_is_written_to_a_hub() -> None:
 
 
 def test_a_missing_folder_points_to_the_hubs_spelling(folders: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="a model on a hub is written hf://owner/name"):
+    with pytest.raises(RecipeError, match="a model on a hub is written hf://owner/name"):
         svc_dist.make_plan(recipe_data([folders[0], tmp_path / "acme" / "expert"]))

@@ -92,7 +92,8 @@ def test_wrong_credentials(
     environ(**{wrong: "not-the-right-one"})
     code = "SignatureDoesNotMatch" if wrong == "AWS_SECRET_ACCESS_KEY" else "InvalidAccessKeyId"
     arguments = arguments_of(command, recipe, f"{disk_s3.url}/out")
-    refused(run, arguments, f"{disk_s3.url}/out", code, "check the credentials")
+    advice = "check AWS_ACCESS_KEY_ID, the profile" if code == "InvalidAccessKeyId" else "check the credentials"
+    refused(run, arguments, f"{disk_s3.url}/out", code, advice)
     assert listing(disk_s3) == {}
 
 
@@ -230,7 +231,7 @@ def test_an_input_that_is_overwritten_in_the_middle(
 
 REFUSALS = {
     "ExpiredToken": (400, "the token has expired", "renew the credentials"),
-    "InvalidAccessKeyId": (403, "no such key", "check the credentials"),
+    "InvalidAccessKeyId": (403, "no such key", "check AWS_ACCESS_KEY_ID, the profile and the endpoint"),
     "AccessDenied": (403, "Access Denied", "check the credentials"),
     "RequestTimeTooSkewed": (403, "the difference is too large", "set this machine's clock"),
 }

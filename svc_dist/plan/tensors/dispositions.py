@@ -14,7 +14,7 @@ from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
-from svc_dist.plan.tensors.refusals import has_more_rows, listed, offer, quantised, refusal, refusal_message
+from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
@@ -96,7 +96,9 @@ def decide(
                 decisions.append(decided)
     if refused:
         renames = rename_offer(base, experts)
-        hint = renames or offer([name for name, _ in refused], names, base, experts)
+        hint = renames or (
+            QUANTISED if one.all_quantised(refused) else offer([n for n, _ in refused], names, base, experts)
+        )
         raise PlanError(refusal_message(refused, base, experts, renames is not None), hint)
     return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
 
@@ -118,6 +120,10 @@ class _Deciding:
         self._layouts = Layouts(self.base, self.recipe)
         # Equal parameters are one object, by which plans tell dispositions apart.
         self._shared: dict[str, dict[str, Any]] = {}
+
+    def all_quantised(self, refused: Sequence[tuple[str, str]]) -> bool:
+        """Whether every one of these tensors is quantised, or belongs to such a tensor."""
+        return all(name in self._codes for name, _ in refused)
 
     def decide(self, name: str) -> Decision | str:
         """The decision about a name, or why a rule must say what to do."""

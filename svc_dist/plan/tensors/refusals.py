@@ -18,6 +18,8 @@ _SHOWN = 8  # refused tensors in a message
 #: Names of buffers that loaders compute anew.
 _BUFFERS = ("*.inv_freq", "*.position_ids", "*.attn.bias", "*.attn.masked_bias", "*.masked_bias")
 _PATTERNS = 40  # patterns in a remedy
+#: What to do where all refused tensors are quantised.
+QUANTISED = "merge the checkpoints that were not quantised, or dequantise these first"
 
 
 def refusal(
