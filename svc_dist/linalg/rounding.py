@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svc_dist.linalg.noise import Noise
 
-_CHUNK = 1 << 18  # entries that are looked at at once
+_CHUNK = 1 << 16  # entries that are looked at at once: in float64 with what follows from them a few MiB
 _LOOKED_AT = 256  # entries that decide at little cost whether a dtype may be wider than its values
 _NARROWER = {
     torch.float64: (torch.bfloat16, torch.float16, torch.float32),

@@ -32,6 +32,16 @@ def rename_offer(base: Checkpoint, experts: Sequence[Checkpoint]) -> str | None:
     return "\n".join(["these are the base's tensors under other names: add to the experts under `models`:", *lines])
 
 
+def resolves(offered: str | None, refused: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> bool:
+    """Whether the `rename` that is offered leaves none of the refused names to another remedy."""
+    if offered is None:
+        return False
+    known = [{renamed(name, _pairs(base.tensors, one.tensors)[0])[0] for name in one.tensors} for one in experts]
+    return all(names <= base.tensors.keys() for names in known) and all(
+        name in names for names in known for name in refused if name in base.tensors
+    )
+
+
 def _pairs(base: Mapping[str, TensorSpec], expert: Mapping[str, TensorSpec]) -> tuple[list[tuple[str, str]], int]:
     """The pairs that give the most of an expert's tensors the base's names, and how many more have these then."""
     chosen: list[tuple[str, str]] = []
