@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from svc_dist.methods.low_rank import Change, LowRank
+from svc_dist.methods.low_rank import Change, LowRank, Sampled
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,18 @@ class Blocks:
             row, column = row + one.shape[0], column + one.shape[1]
         return LowRank(left, torch.cat([pair[1] for pair in pairs])).transposed()
 
-    def pick(self, positions: Tensor) -> Picked:
-        return Picked(self, positions)
+    def pick(self, positions: Tensor) -> Sampled:
+        return Sampled(self, positions)
+
+    def values(self, positions: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+        result = torch.zeros(len(positions), dtype=dtype, device=device)
+        position = 0
+        for count, change in self.changes:
+            mine = ((positions >= position) & (positions < position + count)).nonzero().flatten()
+            if len(mine):
+                result[mine.to(device)] = change.pick(positions[mine] - position).dense(dtype, device)
+            position += count
+        return result
 
     def is_zero(self) -> bool:
         return all(change.is_zero() for _, change in self.changes)
@@ -72,36 +82,3 @@ class Blocks:
     def _of(self, changes: Iterator[tuple[int, Change]]) -> Change:
         several = tuple(changes)
         return several[0][1] if len(several) == 1 else Blocks(several, self.width)
-
-
-@dataclass(frozen=True)
-class Picked:
-    """The entries of ``blocks`` at ``positions``."""
-
-    blocks: Blocks
-    positions: Tensor
-
-    def chunk(self, start: int, end: int) -> Picked:
-        return replace(self, positions=self.positions[start:end])
-
-    def part(self, rows: slice, columns: slice) -> Change:
-        raise TypeError("a sample has no rows")
-
-    def transposed(self) -> Change:
-        raise TypeError("a sample has no rows")
-
-    def pick(self, positions: Tensor) -> Picked:
-        return replace(self, positions=self.positions[positions])
-
-    def is_zero(self) -> bool:
-        return self.blocks.is_zero()
-
-    def dense(self, dtype: torch.dtype, device: str) -> Tensor:
-        result = torch.zeros(len(self.positions), dtype=dtype, device=device)
-        position = 0
-        for count, change in self.blocks.changes:
-            mine = ((self.positions >= position) & (self.positions < position + count)).nonzero().flatten()
-            if len(mine):
-                result[mine.to(device)] = change.pick(self.positions[mine] - position).dense(dtype, device)
-            position += count
-        return result

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.chunking import CHUNK, chunks, entries
-from svc_dist.methods.low_rank import Change, LowRank
+from svc_dist.methods.low_rank import LowRank, Sampled
 
 
 class Gains:
@@ -91,8 +91,15 @@ class Rescaled:
         whole = self._whole_rows()
         return Rescaled(whole.weight.T, whole.added.transposed(), whole.gains.transposed())
 
-    def pick(self, positions: Tensor) -> RescaledSample:
-        return RescaledSample(self, positions)
+    def pick(self, positions: Tensor) -> Sampled:
+        return Sampled(self, positions)
+
+    def values(self, positions: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+        places = positions + self.first
+        rows, columns = places // self.weight.shape[1], places % self.weight.shape[1]
+        weight = self.weight[rows, columns].to(device).to(dtype)
+        gains = self.gains.values[columns if self.gains.by_column else rows].to(device).to(dtype)
+        return self.added.pick(places).dense(dtype, device).add_(weight).mul_(gains).sub_(weight)
 
     def is_zero(self) -> bool:
         return False  # not without measuring every row
@@ -105,33 +112,3 @@ class Rescaled:
         rows = slice(self.first // columns, self.end // columns)
         every = slice(None)
         return Rescaled(self.weight[rows], self.added.part(rows, every), self.gains.part(rows, every))
-
-
-@dataclass(frozen=True)
-class RescaledSample:
-    """The entries of ``change`` at ``positions``."""
-
-    change: Rescaled
-    positions: Tensor
-
-    def chunk(self, start: int, end: int) -> RescaledSample:
-        return replace(self, positions=self.positions[start:end])
-
-    def part(self, rows: slice, columns: slice) -> Change:
-        raise TypeError("a sample has no rows")
-
-    def transposed(self) -> Change:
-        raise TypeError("a sample has no rows")
-
-    def pick(self, positions: Tensor) -> RescaledSample:
-        return replace(self, positions=self.positions[positions])
-
-    def is_zero(self) -> bool:
-        return self.change.is_zero()
-
-    def dense(self, dtype: torch.dtype, device: str) -> Tensor:
-        of, places = self.change, self.positions + self.change.first
-        rows, columns = places // of.weight.shape[1], places % of.weight.shape[1]
-        weight = of.weight[rows, columns].to(device).to(dtype)
-        gains = of.gains.values[columns if of.gains.by_column else rows].to(device).to(dtype)
-        return of.added.pick(places).dense(dtype, device).add_(weight).mul_(gains).sub_(weight)

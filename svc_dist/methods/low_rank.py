@@ -73,6 +73,16 @@ class LowRank:
     def pick(self, positions: Tensor) -> Sampled:
         return Sampled(self, positions)
 
+    def values(self, positions: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+        result = torch.empty(len(positions), dtype=dtype, device=device)
+        step = max(1, CHUNK // max(self.rank, 1))
+        for start in range(0, len(positions), step):
+            places = positions[start : start + step] + self.first
+            rows, columns = places // self.shape[1], places % self.shape[1]
+            left, right = self.left[rows].to(device).to(dtype), self.right.T[columns].to(device).to(dtype)
+            result[start : start + step] = (left * right).sum(1).mul_(self.scale)
+        return result
+
     def is_zero(self) -> bool:
         """Whether one of the factors is zero where these entries come from."""
         rows, columns = self._place()
@@ -106,11 +116,21 @@ class LowRank:
         return slice(first, last), slice(0, length)
 
 
+class Samplable(Protocol):
+    """A change whose entries are computed one by one too."""
+
+    def values(self, positions: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+        """The entries at ``positions`` of these, in fresh memory."""
+
+    def is_zero(self) -> bool:
+        """Whether every entry is known to be exactly zero."""
+
+
 @dataclass(frozen=True)
 class Sampled:
     """The entries of ``change`` at ``positions``."""
 
-    change: LowRank
+    change: Samplable
     positions: Tensor
 
     def chunk(self, start: int, end: int) -> Sampled:
@@ -129,11 +149,4 @@ class Sampled:
         return self.change.is_zero()
 
     def dense(self, dtype: torch.dtype, device: str) -> Tensor:
-        of, result = self.change, torch.empty(len(self.positions), dtype=dtype, device=device)
-        step = max(1, CHUNK // max(of.rank, 1))
-        for start in range(0, len(self.positions), step):
-            places = self.positions[start : start + step] + of.first
-            rows, columns = places // of.shape[1], places % of.shape[1]
-            left, right = of.left[rows].to(device).to(dtype), of.right.T[columns].to(device).to(dtype)
-            result[start : start + step] = (left * right).sum(1).mul_(of.scale)
-        return result
+        return self.change.values(self.positions, dtype, device)

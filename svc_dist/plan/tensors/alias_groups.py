@@ -21,7 +21,7 @@ _EMBEDDING = re.compile(
 _SIDE = re.compile(
     r"(?P<module>(?:.*\.)?)(?:text_)?(?:encoder|decoder)\.(?P<kind>embed_tokens|word_embeddings)\.weight"
 )
-#: The bias of a language-modelling head, stored a second time with the matrix: BERT's and RoBERTa's.
+#: The bias of a language-modelling head that BERT and RoBERTa also store under the matrix's module.
 _BIAS = re.compile(r"(?P<head>(?:.*\.)?(?:predictions|lm_head|mlm_head))\.decoder\.bias")
 #: The names of heads that no model stores, by the embedding that they are tied to.
 _HEADS = (

@@ -15,7 +15,7 @@ from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
-from svc_dist.plan.tensors.rename_offers import rename_offer, resolves
+from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
 from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
@@ -95,11 +95,10 @@ def decide(
             else:
                 decisions.append(decided)
     if refused:
-        renames = rename_offer(base, experts)
+        renames, complete = rename_offer(base, experts)
         hint = renames or (
             QUANTISED if one.all_quantised(refused) else offer([n for n, _ in refused], names, base, experts)
         )
-        complete = resolves(renames, [name for name, _ in refused], base, experts)
         raise PlanError(refusal_message(refused, base, experts, complete), hint)
     return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
 

@@ -19,27 +19,23 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.
 _OLD_NEW = (("gamma", "weight"), ("beta", "bias"))
 
 
-def rename_offer(base: Checkpoint, experts: Sequence[Checkpoint]) -> str | None:
-    """A hint with the `rename` of each expert that has names like the base's, ready to paste; None where none has."""
+def rename_offer(base: Checkpoint, experts: Sequence[Checkpoint]) -> tuple[str | None, bool]:
+    """A hint with the `rename` of each expert that has names like the base's, ready to paste; None where none has.
+
+    And whether all experts have exactly the base's names then, so that no other remedy is needed.
+    """
     lines: list[str] = []
+    complete = True
     for expert in experts:
         pairs, gained = _pairs(base.tensors, expert.tensors)
+        complete = complete and {renamed(name, pairs)[0] for name in expert.tensors} == base.tensors.keys()
         if pairs:
             lines += [f"  under {expert.location}, {counted(gained, 'tensor')} with the base's names:", "    rename:"]
             lines += [f"      - {{from: {json.dumps(old)}, to: {json.dumps(new)}}}" for old, new in pairs]
     if not lines:
-        return None
-    return "\n".join(["these are the base's tensors under other names: add to the experts under `models`:", *lines])
-
-
-def resolves(offered: str | None, refused: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> bool:
-    """Whether the `rename` that is offered leaves none of the refused names to another remedy."""
-    if offered is None:
-        return False
-    known = [{renamed(name, _pairs(base.tensors, one.tensors)[0])[0] for name in one.tensors} for one in experts]
-    return all(names <= base.tensors.keys() for names in known) and all(
-        name in names for names in known for name in refused if name in base.tensors
-    )
+        return None, False
+    offered = ["these are the base's tensors under other names: add to the experts under `models`:", *lines]
+    return "\n".join(offered), complete
 
 
 def _pairs(base: Mapping[str, TensorSpec], expert: Mapping[str, TensorSpec]) -> tuple[list[tuple[str, str]], int]:
