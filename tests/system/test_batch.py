@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_the_same_command_every_hour(tmp_path: Path) -> None:
     while not receipts(output):
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # alive, but it leaves units for the start after it
     code, lines = ended(start())
     assert code == ExitCode.LOCKED
     assert lines[-1]["exit_code"] == ExitCode.LOCKED
@@ -46,6 +48,7 @@ def test_the_same_command_every_hour(tmp_path: Path) -> None:
     assert any("resuming: " in line["message"] for line in lines)
     made = json.loads((output / "merge_report.json").read_text())
     assert made["last_start"]["units_resumed"] > 0
+    assert made["last_start"]["units"] > 0
     assert made["last_start"]["units"] + made["last_start"]["units_resumed"] == lines[-1]["units"]
     assert made["last_start"]["gigabytes_per_second"] > 0
     assert made["last_start"]["attempts"] == {}
