@@ -14,7 +14,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method, any_deferred
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
-from svc_dist.recipe.mergekit import WITHOUT_EFFECT, parameter_hint
+from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, parameter_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.varying import Varying, check_setting

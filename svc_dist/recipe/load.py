@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.mergekit import refuse
+from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve

@@ -12,7 +12,8 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
-from svc_dist.recipe.mergekit import WITHOUT_EFFECT, all_parameters, warnings
+from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
+from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
 from svc_dist.recipe.schema import Recipe, RuleEntry, Vocab
 from svc_dist.recipe.varying import filters

@@ -1,0 +1,1 @@
+"""mergekit's recipes: keys and parameters that mean something else there, or nothing."""

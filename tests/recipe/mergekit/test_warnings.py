@@ -1,0 +1,58 @@
+"""What has no effect, or another one than in mergekit, appears as a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import svc_dist
+from tests.support.checkpoints import recipe_data, write_llamas
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_llamas(tmp_path_factory.mktemp("llamas"), experts=2)
+
+
+def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple[str, ...]:
+    return svc_dist.make_plan(recipe_data(folders, method, **keys)).warnings
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "words"),
+    [
+        ("ties", {"parameters": {"int8_mask": True}}, "(parameters.int8_mask): has no effect"),
+        ("linear", {"parameters": {"int8_mask": True, "weight": 1}}, "(parameters.int8_mask): has no effect"),
+        ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear does not merge the base"),
+        ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides kept entries"),
+        ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect, because out_dtype is given"),
+    ],
+)
+def test_what_has_no_effect_or_another_is_told(
+    models: list[Path], method: str, keys: dict[str, Any], words: str
+) -> None:
+    assert words in warnings(models, method, **keys)[0]
+
+
+def test_parameters_of_a_listed_base_are_told_to_have_no_effect(models: list[Path]) -> None:
+    entries = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
+    assert "(models[0].parameters): has no effect: this model is" in warnings(models, "ties", models=entries)[0]
+    assert warnings(models, "linear", models=entries) == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "written"),
+    [
+        ({"dtype": "float16"}, "F16"),
+        ({"dtype": "float32", "out_dtype": "bfloat16"}, "BF16"),
+        ({"out_dtype": "float16"}, "F16"),
+        ({"dtype": "torch.float32"}, "F32"),
+        ({}, "BF16"),
+    ],
+)
+def test_what_is_written_has_the_out_dtype_else_the_dtype(models: list[Path], keys: Any, written: str) -> None:
+    plan = svc_dist.make_plan(recipe_data(models, **keys))
+    assert {tensor.dtype for tensor in plan.tensors} == {written}
+    assert plan.warnings == ()
