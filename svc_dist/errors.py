@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable
+from typing import NewType
 
 
 class ExitCode:
@@ -27,11 +29,15 @@ class ExitCode:
 
 
 class SvcDistError(Exception):
-    """Base of all errors of this package: a message, and optionally what to do (``hint``), both harmless to print."""
+    """Base of all errors of this package: a message, and optionally what to do (``hint``), both harmless to print.
+
+    ``code``: the stable name of what is wrong, which ``svc-dist recipe explain`` explains.
+    """
 
     exit_code = ExitCode.INTERNAL
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, code: str | None = None) -> None:
+        self.code = code
         self.message = printable_lines(message)
         self.hint = None if hint is None else printable_lines(hint)
         super().__init__(self.message, self.hint)
@@ -130,6 +136,21 @@ class ClusterLostError(SvcDistError):
 
 class Interrupted(BaseException):
     """SIGTERM or Ctrl-C outside of a merge that could drain. Not an Exception, so that no handler catches it."""
+
+
+#: A warning: text that ends with its code in brackets. ``warned`` makes it, so that none is without a code.
+Warned = NewType("Warned", str)
+
+
+def warned(code: str, text: str) -> Warned:
+    """A warning with the stable name of what it is about, which ``svc-dist recipe explain`` explains."""
+    return Warned(f"{text} [{code}]")
+
+
+def warning_code(text: str) -> str | None:
+    """The code at the end of a warning."""
+    code = re.search(r" \[([a-z]+(?:-[a-z]+)*)\]$", text)
+    return code and code[1]
 
 
 def require_choice(option: str, value: object, allowed: Iterable[str]) -> None:

@@ -12,10 +12,13 @@ import pytest
 from svc_dist.errors import (
     DamagedInputError,
     PrintableRecords,
+    RecipeError,
     has_control,
     printable,
     printable_json,
     printable_lines,
+    warned,
+    warning_code,
 )
 
 #: ESC, BEL, C1's CSI, a bidi override, a zero-width joiner, a line separator, a lone surrogate.
@@ -53,6 +56,19 @@ def test_an_error_is_harmless_from_its_birth_and_in_another_process() -> None:
     error = pickle.loads(pickle.dumps(DamagedInputError(f"bad {HOSTILE}", f"remove {HOSTILE}")))
     assert (error.message, error.hint) == (f"bad {HARMLESS}", f"remove {HARMLESS}")
     assert str(error) == f"bad {HARMLESS}\n  remove {HARMLESS}"
+
+
+def test_an_error_keeps_its_code_in_another_process() -> None:
+    assert pickle.loads(pickle.dumps(RecipeError("unknown key", code="unknown-key"))).code == "unknown-key"
+    assert RecipeError("no code").code is None
+
+
+def test_a_warning_ends_with_its_code() -> None:
+    warning = warned("no-effect", "recipe (fallback): has no effect")
+    assert warning == "recipe (fallback): has no effect [no-effect]"
+    assert warning_code(warning) == "no-effect"
+    for text in ("no code", "a list [1, 2]", "one [12]", "models[0]", "a [b.c]"):
+        assert warning_code(text) is None
 
 
 def test_the_package_s_log_is_harmless_whoever_handles_it() -> None:

@@ -24,7 +24,8 @@ def main() -> None:
     try:
         app()
     except SvcDistError as error:
-        _say(error.message, str(error), label="error:", hint=error.hint, exit_code=error.exit_code)
+        text = str(error) if error.code is None else f"{error}\n  explain: svc-dist recipe explain {error.code}"
+        _say(error.message, text, label="error:", hint=error.hint, exit_code=error.exit_code, code=error.code)
         _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
     except Interrupted:
         text = "interrupted; run the same command again to resume"

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
 from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.errors import Warned, warned
 
 #: What quantised copies of a model for training append to its name.
 _COPIES = re.compile(r"(-unsloth)?-(bnb-)?[48]bit$|-(bf16|fp16|hf)$")
 _CACHED = re.compile(r"models--(?:.+--)?(?P<name>[^/]+)/snapshots/")
 
 
-def other_bases(models: Sequence[OpenedModel]) -> Iterator[str]:
+def other_bases(models: Sequence[OpenedModel]) -> Iterator[Warned]:
     """A warning for each model that adapters name as their base and that is not the one below them.
 
     ``models``: the base first. Only names are compared: two paths to one model may differ.
@@ -33,9 +34,10 @@ def other_bases(models: Sequence[OpenedModel]) -> Iterator[str]:
         config = base.config if location == base.location else None
         calls = str((config or {}).get("_name_or_path") or "")
         also = f" ({calls} by its config.json)" if calls and _short(calls) != _short(location) else ""
-        yield (
+        yield warned(
+            "adapter-of-another-base",
             f"{who}: trained on {named} (base_model_name_or_path in adapter_config.json), but merged over "
-            f"{location}{also}: an adapter to another model adds noise; check that they are the same"
+            f"{location}{also}: an adapter to another model adds noise; check that they are the same",
         )
 
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from svc_dist.errors import printable
+from svc_dist.errors import Warned, printable, warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
@@ -23,7 +23,7 @@ _MODULE = re.compile(r"(?:(?:model|thinker)\.)*[^.]*")
 _HARMLESS = 0.25  # alpha: 1/K of four experts did no harm in measurements
 
 
-def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[str]:
+def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[Warned]:
     """What measurements say against a calibration on a method with default alpha and ``lambda``."""
     calibrated = {
         decision.disposition.method
@@ -40,10 +40,10 @@ def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -
             asked.setdefault(choice.method, recipe.origin.at("rules", index))
     for method, where in asked.items():
         if method in calibrated and (advice := METHODS[method].calibration_advice) is not None:
-            yield f"{where}: svc without alpha on {method}: {advice}"
+            yield warned("alpha-advice", f"{where}: svc without alpha on {method}: {advice}")
 
 
-def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[str]:
+def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[Warned]:
     """The modules that a preset takes for no part of the language model, because it does not know their names."""
     for index, rule in enumerate(recipe.rules):
         if {"match": tuple(rule.match), "keep": rule.keep, "optional": rule.optional} != UNKNOWN_MODULES:
@@ -55,29 +55,33 @@ def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> I
             more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
             first = next(iter(modules))
             example = pattern_of(first) + ("" if first in names else ".*")
-            yield (
+            yield warned(
+                "modules-unknown",
                 f"preset llm-backbone-only does not know these modules and keeps them unmerged: "
                 f"{', '.join(listed[:_SHOWN])}{more}; to merge what belongs to the language model, add a rule like "
-                f"{{match: {json.dumps(example)}, merge_method: {recipe.results[0].default.method}}}"
+                f"{{match: {json.dumps(example)}, merge_method: {recipe.results[0].default.method}}}",
             )
 
 
-def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[str]:
+def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[Warned]:
     names = [decision.name for decision in decisions]
     _, used = first_matches(names, [rule.match for rule in recipe.rules])
     for index, rule in enumerate(recipe.rules):
         for number, pattern in enumerate(rule.match if len(rule.match) > 1 and not rule.optional else ()):
             if (index, number) not in used:
-                yield f"{recipe.origin.at('rules', index, 'match')}: the pattern {pattern!r} matches no tensor"
+                yield warned(
+                    "pattern-matches-nothing",
+                    f"{recipe.origin.at('rules', index, 'match')}: the pattern {pattern!r} matches no tensor",
+                )
     calibrated = any(decision.disposition.calibration for decision in decisions)
     if recipe.results[0].default.calibration is not None and not calibrated:
-        yield f"{recipe.origin.at('calibrate')}: calibration applies to no tensor"
+        yield warned("calibrates-nothing", f"{recipe.origin.at('calibrate')}: calibration applies to no tensor")
     yield from _calibration_advice(recipe, decisions)
     yield from _unknown_modules(recipe, decisions)
     yield from recipe.warnings
     for where, text in recipe.filters:
         if not any(text in name for name in names):
-            yield f"{where}: no tensor's name contains the filter {text!r}"
+            yield warned("filter-matches-nothing", f"{where}: no tensor's name contains the filter {text!r}")
     for file in left_out:
         if file.needed:
-            yield f"{file.location}/{file.name} is not copied: {file.reason}"
+            yield warned("file-not-copied", f"{file.location}/{file.name} is not copied: {file.reason}")

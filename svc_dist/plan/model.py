@@ -13,6 +13,7 @@ import msgspec
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
 from svc_dist.checkpoint.weight_files import names_like, stored_name
+from svc_dist.errors import Warned
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
@@ -146,7 +147,7 @@ class Plan:
     tensors: tuple[PlannedTensor, ...]
     not_written: tuple[tuple[str, str], ...]
     units: tuple[Unit, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[Warned, ...]
     methods: dict[str, int]
     sidecars: tuple[Sidecar, ...] = ()
     left_out: tuple[LeftOut, ...] = ()

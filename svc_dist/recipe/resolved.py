@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Use
-from svc_dist.errors import RecipeError
+from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
@@ -51,7 +51,7 @@ class ResolvedRecipe:
     plain: Mapping[str, Any]
     access: Access = field(default=DEFAULT_ACCESS, compare=False)
     filters: tuple[tuple[str, str], ...] = field(default=(), compare=False)
-    warnings: tuple[str, ...] = field(default=(), compare=False)
+    warnings: tuple[Warned, ...] = field(default=(), compare=False)
     tokenizer_where: str = field(default="", compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from svc_dist.errors import ChangedInputError, LockedError, OutputError
+from svc_dist.errors import ChangedInputError, LockedError, OutputError, warning_code
 from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
@@ -76,7 +76,7 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
                     target.journal.clear()
                 raise
             for warning in plan.warnings:
-                _log.warning(warning)
+                _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
             return _run(plan, target, lock, options, began)
     finally:
         for path in [*target.folders()[:1], *made]:

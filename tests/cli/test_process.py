@@ -43,6 +43,11 @@ def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProce
             ExitCode.USAGE,
             "error: wrong key\n  did you mean",
         ),
+        (
+            "raise errors.RecipeError('wrong key', code='unknown-key')",
+            ExitCode.USAGE,
+            "error: wrong key\n  explain: svc-dist recipe explain unknown-key\n",
+        ),
         ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short"),
         ("raise errors.LockedError('in use')", ExitCode.LOCKED, "error: in use"),
         ("raise errors.DrainedError('stopped')", ExitCode.TRY_AGAIN, "error: stopped"),

@@ -184,7 +184,7 @@ def test_modules_that_the_preset_does_not_know_are_kept_and_named(tmp_path: Path
     assert {t.name for t in plan.tensors if plan.dispositions(t)[0].kind == "merged"} == {names[0]}
     (warning,) = plan.warnings
     assert "keeps them unmerged: beats (2 tensors), model.odd (1 tensor); " in warning
-    rule = yaml.safe_load(warning[warning.index("{") :])
+    rule = yaml.safe_load(warning[warning.index("{") : warning.index("}") + 1])
     assert rule == {"match": "beats.*", "merge_method": "task_arithmetic"}
     plan = svc_dist.make_plan(recipe | {"rules": [rule]})
     assert {t.name for t in plan.tensors if plan.dispositions(t)[0].kind == "merged"} == set(names[:3])

@@ -103,4 +103,6 @@ def test_values_that_do_not_go_together_for_one_tensor_are_an_error_that_names_i
 
 def test_a_filter_that_is_part_of_no_name_is_told(models: list[Path]) -> None:
     plan = planned(models, "ties", "density: [{filter: mpl, value: 0.5}, {value: 0.9}]")
-    assert plan.warnings == ("recipe (parameters.density): no tensor's name contains the filter 'mpl'",)
+    assert plan.warnings == (
+        "recipe (parameters.density): no tensor's name contains the filter 'mpl' [filter-matches-nothing]",
+    )

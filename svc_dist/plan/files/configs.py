@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
-from svc_dist.errors import PlanError
+from svc_dist.errors import PlanError, Warned, warned
 from svc_dist.plan.files.config_defaults import defaults_of
 
 _SHOWN = 8  # differences in a message
@@ -114,7 +114,7 @@ def no_fine_tunes(base: str, found: Mapping[str, Sequence[Difference]]) -> Itera
         ) from None
 
 
-def config_warnings(base: str, config: str, found: Mapping[str, Sequence[Difference]]) -> Iterator[str]:
+def config_warnings(base: str, config: str, found: Mapping[str, Sequence[Difference]]) -> Iterator[Warned]:
     """The warnings about experts that compute differently, those alike in one. ``config``: the source of the result's
     config."""
     groups: dict[str, list[str]] = {}
@@ -122,9 +122,10 @@ def config_warnings(base: str, config: str, found: Mapping[str, Sequence[Differe
         groups.setdefault(_listed(of), []).append(location)
     for listed, locations in groups.items():
         verb = "computes" if len(locations) == 1 else "compute"
-        yield (
+        yield warned(
+            "config-differs",
             f"{', '.join(locations)} {verb} differently than the base {base}: {listed}. The result gets the {CONFIG} "
-            f"of {config}: leave such an expert out, or name the model whose values are right as `config_source`"
+            f"of {config}: leave such an expert out, or name the model whose values are right as `config_source`",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from svc_dist.checkpoint.checkpoint import CONFIG
 from svc_dist.checkpoint.tokenizer import CONFIG_FILE, TEMPLATE_FILE, chat_template, has_tokenizer
-from svc_dist.errors import DamagedInputError, printable
+from svc_dist.errors import DamagedInputError, Warned, printable, warned
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
 
@@ -31,7 +31,7 @@ class Conversation:
 
 def conversation_warnings(
     recipe: ResolvedRecipe, models: Sequence[str], tokenizer: int, template: str | None
-) -> Iterator[str]:
+) -> Iterator[Warned]:
     """What experts have and the result lacks, with the key to set. ``models``: locations, the base's first.
 
     ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat template in its place.
@@ -47,17 +47,22 @@ def conversation_warnings(
 
     if not own.tokenizer and (holders := having("tokenizer")):
         source = recipe.models[models.index(holders[0])].names[0]
-        yield (
+        yield warned(
+            "tokenizer-left-out",
             f"{models[tokenizer]} has no tokenizer, and the result gets none, but {_listed(holders)}: set "
-            f"`tokenizer_source: {source}`"
+            f"`tokenizer_source: {source}`",
         )
         if template is None and (holders := having("template")):
-            yield f"the result gets no chat template, but {_listed(holders)}: set `chat_template: auto`"
+            yield warned(
+                "chat-template-left-out",
+                f"the result gets no chat template, but {_listed(holders)}: set `chat_template: auto`",
+            )
         return
     if template is None and not own.template and (holders := having("template")):
-        yield (
+        yield warned(
+            "chat-template-left-out",
             f"{models[tokenizer]} has no chat template, and the result gets none, but {_listed(holders)}: set "
-            "`chat_template: auto`"
+            "`chat_template: auto`",
         )
     groups: dict[str, list[str]] = {}
     for number in experts:
@@ -73,9 +78,10 @@ def conversation_warnings(
             groups.setdefault(" and ".join(differing), []).append(models[number])
     for differing_from, locations in groups.items():
         verb = "ends" if len(locations) == 1 else "end"
-        yield (
+        yield warned(
+            "answer-ends-differently",
             f"{', '.join(locations)} {verb} an answer with {differing_from}: the result may not stop where its experts "
-            "do; if it should, name the expert by the key in brackets"
+            "do; if it should, name the expert by the key in brackets",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from svc_dist.checkpoint.formats.declarations import declarations
 from svc_dist.checkpoint.formats.table import quantised_tensors
-from svc_dist.errors import printable
+from svc_dist.errors import Warned, printable, warned
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.sizes import counted
 
@@ -18,18 +18,20 @@ def is_stale(model: Checkpoint, decisions: Sequence[Decision]) -> bool:
     return declared and not _written_codes(decisions)
 
 
-def warnings(model: Checkpoint, decisions: Sequence[Decision], stale: bool) -> Iterator[str]:
+def warnings(model: Checkpoint, decisions: Sequence[Decision], stale: bool) -> Iterator[Warned]:
     """Warnings about a ``model`` whose config and the tensors that are written disagree."""
     keys = [*(f"{CONFIG}: {key}" for key in declarations(model.config)), *model.quantisation_files]
     if stale:
-        yield (
+        yield warned(
+            "quantisation-dropped",
             f"{model.location} says that it is quantised ({', '.join(keys)}), but no tensor that is written is: the "
-            "merged model does not get this, because loaders would look for scales that are not there"
+            "merged model does not get this, because loaders would look for scales that are not there",
         )
     elif not keys and (codes := _written_codes(decisions)):
-        yield (
+        yield warned(
+            "quantisation-undeclared",
             f"{counted(len(codes), 'tensor')} like {printable(codes[0])} are written as they are, quantised, but "
-            f"{model.location} does not say so: a loader would read them as weights"
+            f"{model.location} does not say so: a loader would read them as weights",
         )
 
 

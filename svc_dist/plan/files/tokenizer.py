@@ -11,7 +11,7 @@ from dataclasses import replace
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
 from svc_dist.checkpoint.tokenizer import chat_template
 from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, missing_token
-from svc_dist.errors import PlanError, RecipeError, printable
+from svc_dist.errors import PlanError, RecipeError, Warned, printable, warned
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.plan.tensors.vocabulary import Vocabularies, is_vocabulary, refuse_clashes, vocabulary_sizes
 from svc_dist.recipe.origin import nearest
@@ -110,16 +110,17 @@ def vocabulary_warnings(
     decisions: Sequence[Decision],
     tokenizer: int,
     config: Checkpoint,
-) -> Iterator[str]:
+) -> Iterator[Warned]:
     """Warnings about rows that are not those of the result's tokenizer and config, and about unknown tokenizers.
 
     ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied.
     """
     names = [d.name for d in decisions if d.disposition.kind == "merged" and d.spec and is_vocabulary(d.spec, base)]
     if names and (others := vocabularies.incomparable(names)):
-        yield (
+        yield warned(
+            "tokenizers-incomparable",
             f"the tokenizers of {others[0]} and {', '.join(others[1:])} have no format in common, so svc_dist cannot "
-            "check that a row is the same token in both; save them by one version of transformers to have them compared"
+            "check that a row is the same token in both: save them with one version of transformers to compare them",
         )
     written = [d for d in decisions if d.spec is not None and d.disposition.kind in ("merged", "copied")]
     rows = {d.name: d for d in written if d.spec and d.spec.shape and matches(d.name, VOCABULARY_PATTERNS)}
@@ -129,18 +130,20 @@ def vocabulary_warnings(
         own, other = vocabularies.read[source], vocabularies.read[tokenizer]
         with contextlib.suppress(IncomparableError):
             if own and other and (clash := missing_token(own, other, sys.maxsize)) is not None:
-                yield (
+                yield warned(
+                    "tokenizer-of-other-rows",
                     f"{', '.join(names)} of {own.location} and the tokenizer of {other.location} do not go together: "
                     f"{clash}; set `tokenizer_source: {recipe.models[source].names[0]}`, or keep those of "
-                    f"{other.location}"
+                    f"{other.location}",
                 )
     sizes = vocabulary_sizes(config)
     for name, decision in rows.items():
         count = decision.spec.shape[0] if decision.spec else 0
         if sizes and count not in sizes and config.tensors.keys() >= {name} and config.tensors[name].shape[0] in sizes:
-            yield (
+            yield warned(
+                "vocab-size-differs",
                 f"{name} has {count:,} rows in the result, but the {CONFIG} of {config.location} says vocab_size "
-                f"{sizes[0]:,}: loaders will refuse it; name the model that it comes from as `config_source`"
+                f"{sizes[0]:,}: loaders will refuse it; name the model that it comes from as `config_source`",
             )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, ITEM_SIZE, RECIPE_DTYPES
-from svc_dist.errors import printable
+from svc_dist.errors import Warned, printable, warned
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
@@ -52,7 +52,7 @@ def with_dtypes(recipe: ResolvedRecipe, base: Checkpoint, decisions: Sequence[De
     return [_with_dtype(recipe, asked, narrow, one) for one in decisions]
 
 
-def warnings(recipe: ResolvedRecipe, base: Checkpoint, decisions: Sequence[Decision]) -> Iterator[str]:
+def warnings(recipe: ResolvedRecipe, base: Checkpoint, decisions: Sequence[Decision]) -> Iterator[Warned]:
     """A warning about tensors that are wider than the rest of the base, and that the recipe's dtype narrows."""
     if recipe.dtype is None or not _is_narrow(base):
         return
@@ -61,10 +61,11 @@ def warnings(recipe: ResolvedRecipe, base: Checkpoint, decisions: Sequence[Decis
         and ITEM_SIZE[one.dtype] < ITEM_SIZE[one.spec.dtype] and _rule_dtype(recipe, one) is None
     ]  # fmt: skip
     if narrowed and (spec := narrowed[0].spec) is not None:
-        yield (
+        yield warned(
+            "dtype-narrows",
             f"{recipe.origin.at('dtype')}: narrows {counted(len(narrowed), 'tensor')} like {printable(spec.name)} to "
             f"{recipe.dtype}: {FLOAT_DTYPES[spec.dtype]} in the base, wider than most of it; "
-            f"`dtype: {FLOAT_DTYPES[spec.dtype]}` in a rule keeps the width"
+            f"`dtype: {FLOAT_DTYPES[spec.dtype]}` in a rule keeps the width",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import printable
+from svc_dist.errors import Warned, printable, warned
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -199,11 +199,12 @@ def _texts(section: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _texts(value)
 
 
-def unknown_layouts(specs: Sequence[TensorSpec]) -> Iterator[str]:
+def unknown_layouts(specs: Sequence[TensorSpec]) -> Iterator[Warned]:
     """A warning about matrices whose merge tells inputs from outputs, where nothing tells how they are stored."""
     if specs:
-        yield (
+        yield warned(
+            "layout-unknown",
             f"nothing says which way round {counted(len(specs), 'tensor')} like {printable(specs[0].name)} "
             f"{list(specs[0].shape)} are stored: (out, in) is assumed; a rule says so with `stored: in_out` or "
-            "`stored: out_in`"
+            "`stored: out_in`",
         )

@@ -15,7 +15,7 @@ from svc_dist.checkpoint.adapters.tensors import Pair
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import PlanError, RecipeError, printable
+from svc_dist.errors import PlanError, RecipeError, Warned, printable, warned
 from svc_dist.plan.tensors.alias_groups import AliasGroup, alias_groups, scales_tied_logits, ties, with_absent_heads
 from svc_dist.plan.tensors.tied_model import TiedModel
 from svc_dist.recipe.choices import KeepChoice, ResultChoices
@@ -45,7 +45,7 @@ class Ties:
     written: set[str] = field(default_factory=set)
     copies: dict[str, list[tuple[int, TensorSpec]]] = field(default_factory=dict)
     head: bool | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Warned] = field(default_factory=list)
 
 
 def tie(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> tuple[list[OpenedModel], Ties]:
@@ -190,17 +190,23 @@ class _Group:
                 raise self._error(f"{model.location} {why}")
             if why is not None:
                 result.warnings.append(
-                    f"{model.location} {why}: the result has a head of its own, {head}, and its config says "
-                    "tie_word_embeddings: false (docs/tied.md)"
+                    warned(
+                        "head-untied",
+                        f"{model.location} {why}: the result has a head of its own, {head}, and its config says "
+                        "tie_word_embeddings: false (docs/tied.md)",
+                    )
                 )
         if result.warnings:
             return "untied"
         for model in self.models[1:]:
             if model.trains_embedding_alone(self.group.shared):
                 result.warnings.append(
-                    f"{model.location} is LoRA on {self._embedding}, which is also the output head of the base: the "
-                    "head changes with it, as when PEFT merges the adapter, although it did not in training; with "
-                    "`untie: true` the result is the model that was trained (docs/tied.md)"
+                    warned(
+                        "adapter-changes-head",
+                        f"{model.location} is LoRA on {self._embedding}, which is also the output head of the base: "
+                        "the head changes with it, as when PEFT merges the adapter, although it did not in training; "
+                        "with `untie: true` the result is the model that was trained (docs/tied.md)",
+                    )
                 )
         return "one"
 

@@ -24,7 +24,7 @@ def test_a_tokenizer_that_only_experts_have(models: list[Path]) -> None:
     (warning,) = svc_dist.make_plan(recipe_data(models)).warnings
     assert warning == (
         f"{models[0]} has no tokenizer, and the result gets none, but {models[1]}, {models[2]} have one: set "
-        f"`tokenizer_source: {models[1]}`"
+        f"`tokenizer_source: {models[1]}` [tokenizer-left-out]"
     )
     assert svc_dist.make_plan(recipe_data(models, tokenizer_source=str(models[1]))).warnings == ()
 
@@ -38,7 +38,7 @@ def test_a_chat_template_that_only_experts_have(models: list[Path], where: str) 
     else:
         write_tokenizer(models[2], TOKENS, "{{ messages }}")
     (warning,) = svc_dist.make_plan(recipe_data(models)).warnings
-    assert warning.endswith(f"but {models[2]} has one: set `chat_template: auto`")
+    assert warning.endswith(f"but {models[2]} has one: set `chat_template: auto` [chat-template-left-out]")
     for keys in ({"chat_template": "auto"}, {"tokenizer_source": "expert1"}):
         assert svc_dist.make_plan(recipe_data(models, **keys)).warnings == ()
 
