@@ -34,7 +34,7 @@ from svc_dist.plan.tensors.dtypes import with_dtypes
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.plan.tensors.ties import Ties, tie
-from svc_dist.plan.tensors.vocabulary import Vocabularies
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 

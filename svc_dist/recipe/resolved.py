@@ -15,7 +15,8 @@ from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
 from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
-from svc_dist.recipe.schema import Recipe, RuleEntry, Vocab
+from svc_dist.recipe.schema import Recipe, RuleEntry
+from svc_dist.recipe.tokenizer import TokenizerChoice, plain_tokenizer, resolve_tokenizer
 from svc_dist.recipe.varying import filters
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
@@ -27,12 +28,11 @@ class ResolvedRecipe:
     """What to merge and how, complete: nothing needs the recipe's text again.
 
     ``models``: the base, then the experts; other fields name a model by its number here. ``results``: the choices for
-    each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``vocab``:
-    ``base`` leaves out rows beyond the base's. ``untie``: tied output heads become tensors of their own.
-    ``config_source``, ``tokenizer_source``: None where the recipe names no model; ``tokenizer_where``: the line of the
-    latter. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data with preset and
-    locations resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a parameter, and the text
-    that a tensor's name must contain. ``warnings``: about keys without effect.
+    each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``tokenizer``:
+    the result's vocabulary. ``untie``: tied output heads become tensors of their own. ``config_source``: None where the
+    recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
+    with preset and locations resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a
+    parameter, and the text that a tensor's name must contain. ``warnings``: about keys without effect.
     """
 
     models: tuple[RecipeModel, ...]
@@ -40,11 +40,10 @@ class ResolvedRecipe:
     rules: tuple[RuleEntry, ...]
     renames: tuple[Rename, ...]
     embedding_patterns: tuple[str, ...]
-    vocab: Vocab
+    tokenizer: TokenizerChoice
     untie: bool
     has_base_model: bool
     config_source: int | None
-    tokenizer_source: int | None
     chat_template: str | None
     dtype: str | None
     max_shard_size: int
@@ -52,7 +51,6 @@ class ResolvedRecipe:
     access: Access = field(default=DEFAULT_ACCESS, compare=False)
     filters: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
-    tokenizer_where: str = field(default="", compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
 
     @property
@@ -92,25 +90,22 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
     models = resolve_models(recipe, origin, folder, access)
     results = resolve_results(recipe, models, origin)
     spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
-    config, tokenizer, tokenizer_where = recipe.config_source, recipe.tokenizer_source, origin.at("tokenizer_source")
-    if recipe.tokenizer is not None:
-        tokenizer, tokenizer_where = recipe.tokenizer.source, origin.at("tokenizer", "source")
+    config = recipe.config_source
     config_source = None if config is None else model_number(config, models, origin.at("config_source"))
-    tokenizer_source = None if tokenizer is None else model_number(tokenizer, models, tokenizer_where)
-    sources = {"tokenizer_source": (tokenizer, tokenizer_source), "config_source": (config, config_source)}
+    tokenizer = resolve_tokenizer(recipe, models, origin)
+    sources: dict[str, Any] = plain_tokenizer(recipe, tokenizer, models)
+    if config_source is not None:
+        sources["config_source"] = "base" if config == "base" else models[config_source].location
     return ResolvedRecipe(
         models=models,
         results=results,
         rules=tuple(recipe.rules),
         renames=resolve_renames(recipe.rename, origin, "rename"),
         embedding_patterns=tuple(recipe.embedding_patterns),
-        # In mergekit's recipes, `tokenizer_source: base` asks for the base's rows.
-        vocab="base" if tokenizer == "base" and recipe.vocab == "error" else recipe.vocab,
+        tokenizer=tokenizer,
         untie=recipe.untie,
         has_base_model=recipe.base_model is not None,
         config_source=config_source,
-        tokenizer_source=tokenizer_source,
-        tokenizer_where=tokenizer_where,
         chat_template=recipe.chat_template,
         dtype=recipe.out_dtype or recipe.dtype,
         max_shard_size=int(recipe.max_shard_size),  # validation has parsed it
@@ -140,7 +135,7 @@ def _plain(
     recipe: Recipe,
     models: Sequence[RecipeModel],
     rules: Sequence[MergeChoice | KeepChoice],
-    sources: Mapping[str, tuple[str | None, int | None]],
+    sources: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The recipe as plain data with locations in place of names and relative paths."""
     data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer"})
@@ -151,7 +146,4 @@ def _plain(
     for rule, choice in zip(data["rules"], rules, strict=True):
         if isinstance(choice, KeepChoice) and rule["keep"] not in ("base", "owner"):
             rule["keep"] = models[choice.source or 0].location
-    for key, (name, number) in sources.items():
-        if number is not None:
-            data[key] = "base" if name == "base" else models[number].location
-    return data
+    return {**data, **sources}

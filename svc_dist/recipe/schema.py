@@ -108,10 +108,46 @@ class RuleEntry(Strict):
     _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
 
-class TokenizerSource(Strict):
-    """mergekit's other form of ``tokenizer_source``."""
+class ZeroRow(Strict):
+    """A row of zeros."""
 
-    source: str = Field(description="base, or the name of a model")
+    kind: Literal["zero"] = Field(description="`zero`")
+
+
+class TokenRowOf(Strict):
+    """The row of another token of a model."""
+
+    kind: Literal["model_token"] = Field(description="`model_token`")
+    model: str = Field(min_length=1, description="name of a model")
+    token: str | None = Field(None, min_length=1, description="a token of that model")
+    token_id: int | None = Field(None, ge=0, description="the number of a row of that model")
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenRowOf:
+        if (self.token is None) == (self.token_id is None):
+            raise ValueError("give one of token and token_id")
+        return self
+
+
+class TokenRow(Strict):
+    """The row of a token in models that do not have it."""
+
+    source: str | ZeroRow | TokenRowOf | None = Field(
+        None, description="a model, `{kind: zero}`, or `{kind: model_token, model: ..., token: ...}` (or `token_id`)"
+    )
+    force: bool = Field(False, description="also in models that have the token")
+
+
+class TokenizerSource(Strict):
+    """The result's tokenizer, and the rows of its tokens."""
+
+    source: str = Field("union", min_length=1, description="base, a model, or `union`: the tokens of all models")
+    tokens: dict[str, TokenRow | None] = Field({}, description="rows of single tokens, which the result has")
+    pad_to_multiple_of: int | None = Field(
+        None, ge=1, description="the number of rows is a multiple of this; the rows added are the mean of the others"
+    )
+
+    _tokens_mapping = field_validator("tokens", mode="before")(_mapping)
 
 
 class OutputEntry(Strict):
@@ -171,9 +207,12 @@ class Recipe(Strict):
         None, description="model whose config, tokenizer and other files are copied; default: the base"
     )
     tokenizer_source: str | None = Field(
-        None, description="base, or the model whose tokenizer files are copied; vocabularies must agree"
+        None,
+        description="base, a model, or `union`: the tokenizer of the result, by whose tokens rows are merged",
     )
-    tokenizer: TokenizerSource | None = Field(None, description="{source: ...}: the same as `tokenizer_source`")
+    tokenizer: TokenizerSource | None = Field(
+        None, description="{source, tokens, pad_to_multiple_of}: `tokenizer_source` with rows of single tokens"
+    )
     chat_template: str | None = Field(
         None, min_length=1, description="auto (that of most models), the name of a template, or a template in Jinja"
     )

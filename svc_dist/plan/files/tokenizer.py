@@ -13,7 +13,7 @@ from svc_dist.checkpoint.tokenizer import chat_template
 from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, missing_token
 from svc_dist.errors import PlanError, RecipeError, Warned, printable, warned
 from svc_dist.plan.tensors.dispositions import Decision
-from svc_dist.plan.tensors.vocabulary import Vocabularies, is_vocabulary, refuse_clashes, vocabulary_sizes
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary, refuse_clashes, vocabulary_sizes
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
@@ -46,7 +46,7 @@ def with_union(recipe: ResolvedRecipe, vocabularies: Vocabularies, decisions: Se
         return recipe
     source = sources[0]
     location = vocabularies.models[source]
-    named = {"config_source": recipe.config_source, "tokenizer_source": recipe.tokenizer_source}
+    named = {"config_source": recipe.config_source, "tokenizer_source": recipe.tokenizer.source}
     for key, number in named.items():
         if number not in (None, source) or len(sources) > 1:
             raise PlanError(
@@ -58,7 +58,7 @@ def with_union(recipe: ResolvedRecipe, vocabularies: Vocabularies, decisions: Se
             f"{recipe.origin.at('vocab')}: {location} has all tokens, but is an adapter, whose rows belong to its base",
             "merge it into its base with peft first, and name the result as the expert",
         )
-    return replace(recipe, config_source=source, tokenizer_source=recipe.tokenizer_source)
+    return replace(recipe, config_source=source)
 
 
 def tokenizer_source(
@@ -69,20 +69,20 @@ def tokenizer_source(
     Reads vocabularies where the merge takes rows of tokens. Raises RecipeError, and PlanError where a row is another
     token in another model.
     """
-    source = (recipe.config_source or 0) if recipe.tokenizer_source is None else recipe.tokenizer_source
+    source = (recipe.config_source or 0) if recipe.tokenizer.source is None else recipe.tokenizer.source
     merged = [
         d for d in decisions if d.disposition.kind == "merged" and d.spec is not None and is_vocabulary(d.spec, base)
     ]
-    asked = recipe.tokenizer_source is not None
+    asked = recipe.tokenizer.source is not None
     if not merged:
         return source
-    where, location = recipe.tokenizer_where, vocabularies.models[source]
+    where, location = recipe.tokenizer.where, vocabularies.models[source]
     if asked and vocabularies.read[source] is None:
         raise RecipeError(f"{where}: {location} has no tokenizer", "name a model that has one")
     if not asked:
-        where = recipe.origin.at("config_source" if recipe.vocab == "error" else "vocab")
+        where = recipe.origin.at("config_source" if recipe.tokenizer.vocab == "error" else "vocab")
     others = vocabularies.incomparable([decision.name for decision in merged])
-    if others and (asked or recipe.vocab != "error"):
+    if others and (asked or recipe.tokenizer.vocab != "error"):
         raise PlanError(
             f"{where}: the tokenizers of {others[0]} and {', '.join(others[1:])} cannot be compared",
             "save them by one version of transformers: AutoTokenizer.from_pretrained(path).save_pretrained(path)",

@@ -17,7 +17,7 @@ from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
-from svc_dist.plan.tensors.vocabulary import Vocabularies, rows_of, vocab_choice
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies, rows_of, vocab_choice
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.schema import Vocab

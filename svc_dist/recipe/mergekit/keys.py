@@ -37,16 +37,10 @@ def refuse(data: Mapping[str, Any], origin: Origin) -> None:
         if key in data:
             raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or instead)
     tokenizer = data.get("tokenizer")
-    sources: dict[tuple[str, ...], Any] = {("tokenizer_source",): data.get("tokenizer_source")}
-    if isinstance(tokenizer, Mapping):
-        sources["tokenizer", "source"] = tokenizer.get("source", "union")
-        for key in ("tokens", "pad_to_multiple_of"):
-            if tokenizer.get(key) is not None:
-                where = origin.at("tokenizer", key)
-                raise RecipeError(f"{where}: svc_dist does not rebuild embeddings token by token", _UNION)
-    for path, source in sources.items():
-        if source == "union":
-            raise RecipeError(f"{origin.at(*path)}: svc_dist does not build a union of vocabularies", _UNION)
+    for key in ("tokens", "pad_to_multiple_of"):
+        if isinstance(tokenizer, Mapping) and tokenizer.get(key) is not None:
+            where = origin.at("tokenizer", key)
+            raise RecipeError(f"{where}: svc_dist does not rebuild embeddings token by token", _UNION)
 
 
 def _models_of(data: Mapping[str, Any]) -> str | None:

@@ -18,13 +18,6 @@ MINIMAL = "base_model: b\nmodels: [{model: one}, {model: two}]\nmerge_method: ME
         ("ties", "modules: {text: {}}", "r.yaml:4 (modules): svc_dist does not support this key"),
         (
             "ties",
-            "tokenizer_source: union",
-            "r.yaml:4 (tokenizer_source): svc_dist does not build a union of vocabularies",
-        ),
-        ("ties", "tokenizer: {source: union}", "r.yaml:4 (tokenizer.source): svc_dist does not build a union"),
-        ("ties", "tokenizer: {}", "r.yaml:4 (tokenizer.source): svc_dist does not build a union"),  # mergekit's default
-        (
-            "ties",
             "tokenizer: {source: base, tokens: {x: {source: one}}}",
             "r.yaml:4 (tokenizer.tokens): svc_dist does not rebuild",
         ),

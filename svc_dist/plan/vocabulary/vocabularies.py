@@ -194,9 +194,10 @@ class Vocabularies:
 def vocab_choice(recipe: ResolvedRecipe, rule: int | None, spec: TensorSpec | None, base: Checkpoint) -> Vocab:
     """The recipe's choice for a tensor: that of its rule, else the recipe's for tensors with a row for each token."""
     own = None if rule is None else recipe.rules[rule].vocab
-    if own is not None or spec is None or recipe.vocab == "error":
+    chosen = recipe.tokenizer
+    if own is not None or spec is None or chosen.vocab == "error" or (chosen.rows_follow and chosen.source):
         return own or "error"
-    return recipe.vocab if is_vocabulary(spec, base) else "error"
+    return chosen.vocab if is_vocabulary(spec, base) else "error"
 
 
 @dataclass(frozen=True)
