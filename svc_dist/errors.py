@@ -35,9 +35,10 @@ class SvcDistError(Exception):
     """
 
     exit_code = ExitCode.INTERNAL
+    code: str | None = None
 
     def __init__(self, message: str, hint: str | None = None, *, code: str | None = None) -> None:
-        self.code = code
+        self.code = code or self.code
         self.message = printable_lines(message)
         self.hint = None if hint is None else printable_lines(hint)
         super().__init__(self.message, self.hint)
@@ -62,24 +63,28 @@ class OutputError(SvcDistError):
     """The output has files that this run did not write, or cannot be an output."""
 
     exit_code = ExitCode.USAGE
+    code = "output-refused"
 
 
 class DamagedInputError(SvcDistError):
     """An input file is truncated, malformed or contradictory, or contains NaN or Inf."""
 
     exit_code = ExitCode.INPUT
+    code = "input-damaged"
 
 
 class ChangedInputError(SvcDistError):
     """An input or the recipe has changed since the run was planned."""
 
     exit_code = ExitCode.INPUT
+    code = "input-changed"
 
 
 class StorageError(SvcDistError):
     """Reading or writing failed: no space, no permission, not found, a device error."""
 
     exit_code = ExitCode.STORAGE
+    code = "storage-failed"
 
 
 class TransientStorageError(StorageError):
@@ -90,48 +95,56 @@ class MissingExtraError(SvcDistError):
     """An optional dependency that this command needs is not installed."""
 
     exit_code = ExitCode.USAGE
+    code = "extra-missing"
 
 
 class ResourceError(SvcDistError):
     """This machine has too little memory for a unit; the merge needs a larger machine."""
 
     exit_code = ExitCode.UNITS_FAILED
+    code = "too-little-memory"
 
 
 class LockedError(SvcDistError):
     """Another live run uses the output."""
 
     exit_code = ExitCode.LOCKED
+    code = "output-in-use"
 
 
 class NumericsError(SvcDistError):
     """A decomposition did not converge, or a result is not finite although the inputs are."""
 
     exit_code = ExitCode.UNITS_FAILED
+    code = "numerics-failed"
 
 
 class UnitsFailedError(SvcDistError):
     """Some units failed for good; the run can be resumed."""
 
     exit_code = ExitCode.UNITS_FAILED
+    code = "units-failed"
 
 
 class VerificationError(SvcDistError):
     """The output is incomplete, malformed, or differs from what was recorded."""
 
     exit_code = ExitCode.INPUT
+    code = "verification-failed"
 
 
 class DrainedError(SvcDistError):
     """The run stopped gracefully on request; run the same command again to resume."""
 
     exit_code = ExitCode.TRY_AGAIN
+    code = "stopped"
 
 
 class ClusterLostError(SvcDistError):
     """The cluster of the run is gone or unreachable; run the same command again, on any cluster, to resume."""
 
     exit_code = ExitCode.TRY_AGAIN
+    code = "cluster-lost"
 
 
 class Interrupted(BaseException):

@@ -89,6 +89,7 @@ def rename_keys(named: Mapping[str, Value], pairs: Sequence[tuple[str, str]], wh
             raise RecipeError(
                 f"{where}: rename makes two tensors one: {name!r} and another would both be {new!r}",
                 "choose another prefix to put in its place",
+                code="rename-collides",
             )
         result[new] = value
     return result
@@ -111,6 +112,7 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
         raise DamagedInputError(
             f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
             "merge it into its base with peft first, and name the result",
+            code="base-not-whole",
         )
     if ADAPTER_CONFIG in names:
         names = [name for name in names if not is_adapter_file(name)]

@@ -101,17 +101,18 @@ def missing_folder(folder: Storage, where: str = "") -> SvcDistError | None:
         hint = f"name its folder: {path.parent}"
         if path.suffix == ".gguf":
             hint = next(hint for pattern, _, hint in _KINDS if pattern.fullmatch(path.name))
-        return RecipeError(f"{where}{path}: a file, but a model is a folder", hint)
-    return RecipeError(f"{where}{path}: no such folder", _near(path))
+        return RecipeError(f"{where}{path}: a file, but a model is a folder", hint, code="no-such-model")
+    return RecipeError(f"{where}{path}: no such folder", _near(path), code="no-such-model")
 
 
 def empty_folder(folder: Storage) -> SvcDistError:
     """The error for a folder or prefix without files."""
     if (hint := _inner(folder)) is not None:
-        return RecipeError(f"{folder.location}: no such model: only sub-folders are there", hint)
+        return RecipeError(f"{folder.location}: no such model: only sub-folders are there", hint, code="no-such-model")
     return StorageError(
         f"{folder.location}: no such model: nothing is there",
         "check the path or URL in the recipe; a model on a hub is written hf://owner/name",
+        code="no-such-model",
     )
 
 

@@ -60,7 +60,9 @@ class Declaration:
         for name in names:
             if self.parameter(name) is None:
                 known = ", ".join(parameter.name for parameter in self.all_parameters) or "none"
-                raise RecipeError(f"{where(name)}{self.name} takes no parameter '{name}'; known: {known}")
+                raise RecipeError(
+                    f"{where(name)}{self.name} takes no parameter '{name}'; known: {known}", code="unknown-parameter"
+                )
 
     def results(self, sets: Sequence[Mapping[str, Any]], *data: Any) -> Iterator[tuple[list[int], Any]]:
         """Each distinct result of these complete parameter sets, with the indices of the sets that ask for it."""
@@ -149,12 +151,12 @@ class Method(Declaration):
             takes = "exactly one expert" if most == 1 else f"at least {least} experts"
             if most is not None and most > least:
                 takes = f"at most {most} experts"
-            raise RecipeError(f"{self.name} takes {takes}, not {experts}")
+            raise RecipeError(f"{self.name} takes {takes}, not {experts}", code="number-of-experts")
         if self.requires is not None:
             try:
                 self.requires(parameters)
             except RecipeError as error:
-                raise RecipeError(f"{self.name}: {error.message}", error.hint) from None
+                raise RecipeError(f"{self.name}: {error.message}", error.hint, code=error.code) from None
 
     def load(self) -> Callable[..., Any]:
         return load(self.function)

@@ -59,7 +59,9 @@ class Parameter:
 
     def check(self, value: Any, owner: str) -> Any:
         """The value as this parameter's type. Raises RecipeError naming ``owner``, the key and what is allowed."""
-        wrong = RecipeError(f"{owner}: {self.name} is {value!r}, but must be {self.allowed()}")
+        wrong = RecipeError(
+            f"{owner}: {self.name} is {value!r}, but must be {self.allowed()}", code="value-not-allowed"
+        )
         if self.kind is bool:
             if not isinstance(value, bool):
                 raise wrong
@@ -134,7 +136,9 @@ def require_weights_to_divide_by(values: Mapping[str, Any]) -> None:
     key = "normalize" if "normalize" in values else "normalize_weights"
     if values[key] and cancel([*values["weight"], values.get("base_weight") or 0.0]):
         raise RecipeError(
-            "the weights add up to zero, which cannot be normalized", f"change a weight, or set {key}: false"
+            "the weights add up to zero, which cannot be normalized",
+            f"change a weight, or set {key}: false",
+            code="values-contradict",
         )
 
 
@@ -142,7 +146,7 @@ def require_two_models(values: Mapping[str, Any]) -> None:
     """Raise RecipeError unless two models take part."""
     count = len(values["weight"]) + (values["base_weight"] is not None)
     if count != 2:
-        raise RecipeError(f"it takes two models besides a base_model, not {count}")
+        raise RecipeError(f"it takes two models besides a base_model, not {count}", code="number-of-experts")
 
 
 def require_della_range(values: Mapping[str, Any]) -> None:
@@ -151,7 +155,8 @@ def require_della_range(values: Mapping[str, Any]) -> None:
         if density not in (0, 1) and not (density - epsilon > 0 and density + epsilon < 1):
             raise RecipeError(
                 f"density {density:g} with epsilon {epsilon:g}: density - epsilon must be above 0 and "
-                "density + epsilon below 1 (or density exactly 0 or 1)"
+                "density + epsilon below 1 (or density exactly 0 or 1)",
+                code="values-contradict",
             )
 
 

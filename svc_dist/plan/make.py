@@ -124,7 +124,10 @@ def _layout(
     """The shards of one result. Raises RecipeError where there is nothing to write."""
     specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
     if not specs:
-        raise RecipeError(f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors")
+        raise RecipeError(
+            f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors",
+            code="nothing-to-write",
+        )
     modules = {folder for model in (base, *experts) for folder in model.modules}
     return pack(specs, recipe.max_shard_size, base.weight_names, modules)
 
@@ -207,6 +210,7 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
             f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "
             f"{tensor.merged_rows:,} of them are merged (vocab)",
             MERGE_FIRST,
+            code="dora-needs-all-rows",
         )
     method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
     if method is not None and method.statistics is not None:

@@ -43,7 +43,7 @@ def load_recipe(
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise RecipeError(f"cannot read the recipe {path}: {reason}") from None
+            raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
         resolved = parse_recipe(text, str(path), path.absolute().parent, access)
     return resolved if max_shard_size is None else resolved.with_shard_size(max_shard_size)
 
@@ -61,12 +61,18 @@ def recipe_from(
 ) -> ResolvedRecipe:
     """A recipe from plain data (what the YAML would parse to). Raises RecipeError."""
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method")
+        raise RecipeError(
+            f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"
+        )
     refuse(data, origin)
     try:
         recipe = Recipe.model_validate(_with_preset(data, origin))
     except ValidationError as error:
-        raise RecipeError("\n".join(redact(_explain(problem, origin)) for problem in error.errors())) from None
+        problems = error.errors()
+        code = {"extra_forbidden": "unknown-key", "missing": "key-missing"}.get(
+            problems[0]["type"], "value-not-allowed"
+        )
+        raise RecipeError("\n".join(redact(_explain(one, origin)) for one in problems), code=code) from None
     _check_storage(recipe.storage, origin)
     return resolve(recipe, origin, Path(folder).absolute(), access)
 
@@ -75,7 +81,7 @@ def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> Non
     for prefix, options in storage.items():
         where = redact(origin.at("storage", prefix))
         if "://" not in prefix:
-            raise RecipeError(f"{where}: storage options need a URL prefix, like s3://bucket/")
+            raise RecipeError(f"{where}: storage options need a URL prefix, like s3://bucket/", code="storage-prefix")
         refuse_credentials(prefix, where)
         check_endpoint(options.endpoint_url, where)
         check_options(prefix.split("://")[0], ClientOptions(**dict(options)), where)
@@ -85,6 +91,7 @@ def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> Non
                 f"{where}: '{secret}' is a credential, which would end up in plans, reports and logs",
                 "remove it; credentials come from the environment or the usual places of the storage's client "
                 "(AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ...)",
+                code="credential-in-recipe",
             )
 
 
@@ -106,11 +113,13 @@ def _secret_in(options: Any) -> str | None:
 def _with_preset(data: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     name = data.get("preset")
     if name is not None and name not in PRESETS:
-        raise RecipeError(f"{origin.at('preset')}: there is no preset '{name}'", nearest(str(name), PRESETS))
+        raise RecipeError(
+            f"{origin.at('preset')}: there is no preset '{name}'", nearest(str(name), PRESETS), code="unknown-preset"
+        )
     try:
         return expand(data)
     except ValueError as error:
-        raise RecipeError(f"{origin.at('preset')}: {error}") from None
+        raise RecipeError(f"{origin.at('preset')}: {error}", code="preset-for-another-method") from None
 
 
 _EXPECTED = {

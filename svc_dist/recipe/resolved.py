@@ -84,7 +84,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
     """
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.base == "origin":
-        raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model")
+        raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model", code="base-missing")
     options = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
     access = _combined(options, access)
     models = resolve_models(recipe, origin, folder, access)

@@ -51,9 +51,11 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{origin}:{mark.line + 1}" if mark else origin
-        raise RecipeError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise RecipeError(
+            f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}", code="not-yaml"
+        ) from None
     except RecursionError:
-        raise RecipeError(f"{origin}: not a recipe: the document is nested too deeply") from None
+        raise RecipeError(f"{origin}: not a recipe: the document is nested too deeply", code="not-a-recipe") from None
     return value, lines
 
 
@@ -61,10 +63,10 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath,
     line = node.start_mark.line + 1
     loader.nodes += 1
     if len(path) > _DEEPEST or loader.nodes > _MOST:  # aliases can make a small document endless
-        raise RecipeError(f"{origin}:{line}: not a recipe: nested too deeply, or too large")
+        raise RecipeError(f"{origin}:{line}: not a recipe: nested too deeply, or too large", code="not-a-recipe")
     lines.setdefault(path, line)
     if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
-        raise RecipeError(f"{origin}:{line}: the tag {node.tag!r} is not allowed here")
+        raise RecipeError(f"{origin}:{line}: the tag {node.tag!r} is not allowed here", code="not-yaml")
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
         shared: yaml.Node | None = None
@@ -72,14 +74,16 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath,
             line = key_node.start_mark.line + 1
             if key_node.tag == _MERGE:
                 if shared is not None:
-                    raise RecipeError(f"{origin}:{line}: duplicate key '<<'; write a list of mappings")
+                    raise RecipeError(
+                        f"{origin}:{line}: duplicate key '<<'; write a list of mappings", code="duplicate-key"
+                    )
                 shared = value_node
                 continue
             key = _scalar(loader, key_node, origin)
             if not isinstance(key, str):
-                raise RecipeError(f"{origin}:{line}: the key {key!r} is not text; put it in quotes")
+                raise RecipeError(f"{origin}:{line}: the key {key!r} is not text; put it in quotes", code="not-yaml")
             if key in mapping:
-                raise RecipeError(f"{origin}:{line}: duplicate key '{key}'")
+                raise RecipeError(f"{origin}:{line}: duplicate key '{key}'", code="duplicate-key")
             lines[(*path, key)] = line
             mapping[key] = _plain(loader, value_node, (*path, key), lines, origin)
         return mapping if shared is None else _shared(loader, shared, path, lines, origin) | mapping
@@ -95,7 +99,7 @@ def _shared(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath
     for one in mappings:
         if not isinstance(one, yaml.MappingNode):
             line = one.start_mark.line + 1
-            raise RecipeError(f"{origin}:{line}: << takes a mapping, or a list of mappings")
+            raise RecipeError(f"{origin}:{line}: << takes a mapping, or a list of mappings", code="not-yaml")
         its_lines: dict[KeyPath, int] = {}
         merged = _plain(loader, one, path, its_lines, origin) | merged
         for key, line in its_lines.items():
@@ -107,4 +111,6 @@ def _scalar(loader: _Loader, node: yaml.Node, origin: str) -> Any:
     try:
         return loader.construct_object(node, deep=True)
     except (ValueError, TypeError, AttributeError, RecursionError):  # the text does not have the form of its tag
-        raise RecipeError(f"{origin}:{node.start_mark.line + 1}: {node.value!r} is not a {node.tag}") from None
+        raise RecipeError(
+            f"{origin}:{node.start_mark.line + 1}: {node.value!r} is not a {node.tag}", code="not-yaml"
+        ) from None

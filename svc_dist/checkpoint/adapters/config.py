@@ -89,17 +89,26 @@ def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
     data = json_object(text, where, hook=unique_names)
     kind = data.get("peft_type")
     if kind != "LORA":
-        raise DamagedInputError(f"{where}: peft_type is {kind!r}; of adapters only LORA is read", MERGE_FIRST)
+        raise DamagedInputError(
+            f"{where}: peft_type is {kind!r}; of adapters only LORA is read", MERGE_FIRST, code="adapter-not-supported"
+        )
     for key, value in data.items():
         if key in _REFUSED and value:
-            raise DamagedInputError(f"{where}: {key} is set: {_REFUSED[key]}", MERGE_FIRST)
+            raise DamagedInputError(
+                f"{where}: {key} is set: {_REFUSED[key]}", MERGE_FIRST, code="adapter-not-supported"
+            )
         if value and key not in _KNOWN and key not in _REFUSED:
-            raise DamagedInputError(f"{where}: {key} is set, and it is not known what that changes", MERGE_FIRST)
+            raise DamagedInputError(
+                f"{where}: {key} is set, and it is not known what that changes",
+                MERGE_FIRST,
+                code="adapter-not-supported",
+            )
     start = data.get("init_lora_weights")
     if not any(start is plain or (isinstance(plain, str) and start == plain) for plain in _PLAIN_STARTS):
         raise DamagedInputError(
             f"{where}: init_lora_weights is {start!r}: such an adapter is relative to weights that its start changed",
             "save it relative to the base (peft: path_initial_model_for_weight_conversion), or " + MERGE_FIRST,
+            code="adapter-not-supported",
         )
     return AdapterConfig(
         rank=_rank(data.get("r"), f"{where}: r"),

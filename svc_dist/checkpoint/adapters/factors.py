@@ -94,15 +94,18 @@ class Attaching:
                     f"{where} is for experts that {self.below.location} stores as MXFP4 ({packed!r}): nothing can be "
                     "added to them",
                     "name a base_model in a plain float dtype, like a dequantised copy of it",
+                    code="adapter-on-quantised",
                 )
             raise PlanError(
                 f"{where} is for {name!r}, which {self.below.location} does not have",
                 f"{self._trained_on()}; if only names differ, add `rename`; or " + MERGE_FIRST,
+                code="adapter-does-not-fit",
             )
         if spec.dtype not in FLOAT_DTYPES:
             raise PlanError(
                 f"{where} is for {name!r}, which is {spec.dtype} in {self.below.location}: nothing can be added to it",
                 "name a base_model in a plain float dtype, like the one that was quantised",
+                code="adapter-on-quantised",
             )
         return spec
 
@@ -130,6 +133,7 @@ class Attaching:
                 f"{self.where}: tensor {pair.b.name!r} and {pair.a.name!r} make {list(made)}, but {name!r} has shape "
                 f"{list(shape)} in {self.below.location}",
                 self._trained_on() + (", or " + MERGE_FIRST if len(shape) > 2 else ""),
+                code="adapter-does-not-fit",
             )
         columns = spec.numel // max(shape[0], 1)
         return AdapterFactors(
@@ -143,6 +147,7 @@ class Attaching:
                 f"{self.where}: tensor {spec.name!r} has {spec.numel} values, but {pair.b.name!r} has "
                 f"{pair.b.shape[0]} rows",
                 "save the adapter again",
+                code="adapter-does-not-fit",
             )
         return spec
 
@@ -160,6 +165,7 @@ class Attaching:
                 f"{self.where}: tensor {pair.b.name!r} and {pair.a.name!r} make {[rows, pair.a.shape[1]]}, which is no "
                 f"part of {fused!r} of shape {list(spec.shape)} in {self.below.location}",
                 self._trained_on(),
+                code="adapter-does-not-fit",
             )
         first = (part.expert * height + part.top) * columns
         return {fused: (AdapterFactors(pair.a, pair.b, rank, scale, False, first, rows, columns),)}
@@ -170,6 +176,7 @@ class Attaching:
                 f"{self.where}: tensor {pair.magnitude.name!r} is DoRA of an expert whose weights "
                 f"{self.below.location} stores in one tensor with the other experts'",
                 "name a base_model with one tensor for each expert, or " + MERGE_FIRST,
+                code="adapter-not-supported",
             )
 
     def _of_parameters(
@@ -193,6 +200,7 @@ class Attaching:
                 f"{self.where}: it is not clear for which parameters of {module!r} in {self.below.location} "
                 f"{made} are: {shown}",
                 f"{self._trained_on()}, or " + MERGE_FIRST,
+                code="adapter-does-not-fit",
             )
         found: dict[str, tuple[AdapterFactors, ...]] = {}
         for name, pair in zip(fitting[0], pairs, strict=True):
@@ -241,6 +249,7 @@ class Attaching:
             f"{self.where}: tensor {pairs[name].b.name!r} adds a square matrix to each expert of {name!r}, and nothing "
             "says which way round",
             MERGE_FIRST,
+            code="adapter-not-supported",
         )
 
 

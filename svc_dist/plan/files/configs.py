@@ -111,6 +111,7 @@ def no_fine_tunes(base: str, found: Mapping[str, Sequence[Difference]]) -> Itera
         raise PlanError(
             "\n".join(lines),
             f"name the model that it was trained from as base_model in place of {base}, or leave it out",
+            code="not-a-fine-tune",
         ) from None
 
 

@@ -109,6 +109,7 @@ def sidecars(
             raise RecipeError(
                 f"{recipe.origin.at('config_source')}: {storage.location} has no config.json (an adapter has none)",
                 "name a whole model",
+                code="config-missing",
             )
         merged = {file.name for file in models[number].files}
         names = [

@@ -64,6 +64,7 @@ def require_equal_copies(
                 f"{location}: {printable(name)} and a tensor tied to it ({copy.file}, from byte {copy.start:,}) hold "
                 "different values, so they are not one tensor",
                 "add `untie: true` to the recipe, which gives every model a head of its own (docs/tied.md)",
+                code="tied-copies-differ",
             )
 
 

@@ -96,10 +96,13 @@ def decide(
                 decisions.append(decided)
     if refused:
         renames, complete = rename_offer(base, experts)
-        hint = renames or (
-            QUANTISED if one.all_quantised(refused) else offer([n for n, _ in refused], names, base, experts)
-        )
-        raise PlanError(refusal_message(refused, base, experts, complete), hint)
+        if renames:
+            hint, code = renames, "names-differ"
+        elif one.all_quantised(refused):
+            hint, code = QUANTISED, "quantised"
+        else:
+            hint, code = offer([name for name, _ in refused], names, base, experts), "tensors-differ"
+        raise PlanError(refusal_message(refused, base, experts, complete), hint, code=code)
     return _with_aliases(decisions, tied, names) if tied.lead_of else decisions
 
 
@@ -194,6 +197,7 @@ def _require_matches(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict
             raise RecipeError(
                 f"{where}: every tensor that this rule matches is taken by rules[{min(earlier)}] before it",
                 "put the narrower rule first",
+                code="rule-shadowed",
             )
         raise _matches_nothing(where, names)
     for index, pattern in enumerate(recipe.embedding_patterns):  # a tensor that it missed would go to spectral steps
@@ -205,6 +209,7 @@ def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
     return RecipeError(
         f"{where}: matches no tensor of any model",
         f"patterns match whole names, like {names[0]!r}; begin one with * to allow any prefix" if names else None,
+        code="rule-matches-nothing",
     )
 
 

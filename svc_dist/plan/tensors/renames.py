@@ -32,6 +32,7 @@ def renamed(recipe: ResolvedRecipe, models: Sequence[OpenedModel]) -> tuple[list
             raise RecipeError(
                 f"{rename.where}: no tensor's name {_what(rename.old)}",
                 f"names are like {next(iter(model.tensors))!r}; `*` stands for any text" if model.tensors else None,
+                code="rename-matches-nothing",
             )
     return [model.renamed(prefixes) for model, prefixes in zip(models, all_prefixes, strict=True)], all_prefixes
 

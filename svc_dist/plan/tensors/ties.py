@@ -68,7 +68,11 @@ def tie(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> tuple[list[Ope
         adapters += both
     outcomes = [_Group(group, models, base, recipe).tie(result) for group in groups]
     if recipe.untie and "untied" not in outcomes:
-        raise RecipeError(f"{recipe.origin.at('untie')}: no model has a tied output head", "take the key out")
+        raise RecipeError(
+            f"{recipe.origin.at('untie')}: no model has a tied output head",
+            "take the key out",
+            code="untie-without-ties",
+        )
     described = opened[recipe.config_source or 0].model or base
     heads = [(outcome, group.head) for outcome, group in zip(outcomes, groups, strict=True) if group.head is not None]
     result.head = _config_must_say(heads, base, described)
@@ -91,6 +95,7 @@ def require_one_rule(recipe: ResolvedRecipe, choices: ResultChoices, tied: Ties,
             f"{where}: {printable(name)} and {printable(lead)} are one tensor (tied in the base), but a rule decides "
             "about one of them alone",
             "match both names in one rule, or neither; `untie: true` makes them two tensors (docs/tied.md)",
+            code="rule-splits-tied-tensors",
         )
 
 
@@ -213,7 +218,7 @@ class _Group:
     def _untie(self) -> None:
         """Give every model both tensors."""
         if scales_tied_logits(self.base.config):
-            raise PlanError(f"{self.group.head}: untie has no right result here", _SCALED)
+            raise PlanError(f"{self.group.head}: untie has no right result here", _SCALED, code="tied-logits-scaled")
         assert self.group.head is not None
         lead = next(iter(self.models[0].stored(self.group.shared)), self.group.shared[0])
         for model in self.whole:
@@ -232,6 +237,7 @@ class _Group:
                     f"{model.location}: {' and '.join(map(printable, differing))} are one tensor in the base "
                     f"{self.base.location}, but two different ones here",
                     "save that model or adapter again with the library that trained it, or leave it out",
+                    code="tied-tensors-differ",
                 )
             for number, spec in model.join(lead, others):
                 result.copies.setdefault(lead, []).append((number, spec))
@@ -244,4 +250,6 @@ class _Group:
 
     def _error(self, why: str) -> PlanError:
         head = printable(self.group.head or "")
-        return PlanError(f"{head}: {why}", _SCALED if scales_tied_logits(self.base.config) else _UNTIE)
+        return PlanError(
+            f"{head}: {why}", _SCALED if scales_tied_logits(self.base.config) else _UNTIE, code="tied-head-differs"
+        )
