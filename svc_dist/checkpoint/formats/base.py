@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from svc_dist.checkpoint.formats.codec import Codec
+from svc_dist.checkpoint.formats.scheme import Scheme
 from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.errors import DamagedInputError
 
 SCALES = ("F32", "BF16", "F16", "F8_E8M0")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of one quantised weight. ``beside``: its companions, by what they append to the ``stem``.
+
+    A tensor of three dimensions is a stack of matrices, each stored alike.
+    """
+
+    stem: str
+    codes: TensorSpec
+    beside: Mapping[str, TensorSpec]
+    scheme: Scheme
+
+    @property
+    def suffix(self) -> str:
+        """What the tensor of codes appends to the stem."""
+        return self.codes.name[len(self.stem) :]
+
+    def of_one(self, spec: TensorSpec, stacked: bool) -> tuple[int, ...]:
+        """The shape of the part that one matrix has of a tensor."""
+        return spec.shape[1:] if stacked else spec.shape
+
+    def unreadable(self, why: str) -> DamagedInputError:
+        """The error for tensors that do not go together."""
+        names = ", ".join(f"{spec.name} {spec.dtype} {[*spec.shape]}" for spec in (self.codes, *self.beside.values()))
+        return DamagedInputError(f"{self.codes.file}: {why}: {names}", "use the checkpoint from which it was quantised")
 
 
 @dataclass(frozen=True)
@@ -16,7 +46,8 @@ class Format:
 
     ``suffix``: how the name of the tensor of codes ends; what precedes it is the stem. ``dtypes``: of the codes.
     ``companions``: by what they append to the stem, the dtypes that the tensors beside it must have; ``optional``: what
-    others may append. ``instead``: what a user can merge in place of such a checkpoint.
+    others may append. ``instead``: what a user can merge in place of such a checkpoint. ``codec``: how one matrix of it
+    is read and written, None for formats that are refused; it raises DamagedInputError.
     """
 
     name: str
@@ -25,6 +56,7 @@ class Format:
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     instead: str = "use the checkpoint from which it was quantised"
+    codec: Callable[[Stored], Codec] | None = None
 
     def recognise(self, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> tuple[str, ...] | None:
         """The names of the companions where ``spec`` holds codes of this format, else None."""

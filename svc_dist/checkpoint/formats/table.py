@@ -15,6 +15,10 @@ from typing import Any
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, QUANTISED_DTYPES
 from svc_dist.checkpoint.formats.base import SCALES, Format
 from svc_dist.checkpoint.formats.declarations import declarations
+from svc_dist.checkpoint.formats.fp8_scaled import fp8
+from svc_dist.checkpoint.formats.mxfp import mxfp4, mxfp4_of_gpt_oss, mxfp8
+from svc_dist.checkpoint.formats.nvfp4 import nvfp4
+from svc_dist.checkpoint.formats.packed_integers import packed_integers
 from svc_dist.checkpoint.header import TensorSpec
 
 _E4M3, _U8, _I32 = ("F8_E4M3",), ("U8",), ("I32",)
@@ -22,21 +26,24 @@ _ACTIVATIONS = (".input_scale", ".weight_scale_inv", ".activation_scale", ".act_
 _BY_HAND = "dequantise it with the tool that made it, or use the checkpoint from which it was quantised"
 
 FORMATS = (
-    Format("MXFP8", ".weight", _E4M3, {".weight_scale": _U8}),
-    Format("MXFP8", ".weight", _E4M3, {".weight_scale_inv": _U8}),
-    Format("FP8 in blocks", ".weight", _E4M3, {".weight_scale_inv": SCALES}, _ACTIVATIONS),
-    Format("FP8 with scales", ".weight", _E4M3, {".weight_scale": SCALES}, _ACTIVATIONS),
-    Format("FP8 in blocks, fused experts", "", _E4M3, {"_scale_inv": SCALES}),
-    Format("FP8 with scales, fused experts", "", _E4M3, {"_scale": SCALES}),
-    Format("DeepSeek's FP8 or FP4", ".weight", ("F8_E4M3", "I8", "F4"), {".scale": ("F8_E8M0",)}),
-    Format("MXFP4 of gpt-oss", "_blocks", _U8, {"_scales": _U8}),
-    Format("MXFP4", ".weight_packed", _U8, {".weight_scale": _U8}),
-    Format("MXFP4", ".weight", ("U8", "F4"), {".weight_scale": ("U8", "F8_E8M0")}),
+    Format("MXFP8", ".weight", _E4M3, {".weight_scale": _U8}, codec=mxfp8),
+    Format("MXFP8", ".weight", _E4M3, {".weight_scale_inv": _U8}, codec=mxfp8),
+    Format("FP8 in blocks", ".weight", _E4M3, {".weight_scale_inv": SCALES}, _ACTIVATIONS, codec=fp8),
+    Format("FP8 with scales", ".weight", _E4M3, {".weight_scale": SCALES}, _ACTIVATIONS, codec=fp8),
+    Format("FP8 in blocks, fused experts", "", _E4M3, {"_scale_inv": SCALES}, codec=fp8),
+    Format("FP8 with scales, fused experts", "", _E4M3, {"_scale": SCALES}, codec=fp8),
+    Format("FP8 in blocks of DeepSeek-V4", ".weight", _E4M3, {".scale": ("F8_E8M0",)}, codec=fp8),
+    Format("MXFP4 of DeepSeek-V4", ".weight", ("I8", "F4"), {".scale": ("F8_E8M0",)}, codec=mxfp4),
+    Format("MXFP4 of gpt-oss", "_blocks", _U8, {"_scales": _U8}, codec=mxfp4_of_gpt_oss),
+    Format("MXFP4", ".weight_packed", _U8, {".weight_scale": _U8}, codec=mxfp4),
+    Format("MXFP4", ".weight", ("U8", "F4"), {".weight_scale": ("U8", "F8_E8M0")}, codec=mxfp4),
     Format("NVFP4", ".weight_packed", _U8, {".weight_scale": _E4M3, ".weight_global_scale": ("F32",)},
-           (".input_global_scale",)),
-    Format("NVFP4", ".weight", ("U8", "F4"), {".weight_scale": _E4M3, ".weight_scale_2": ("F32",)}, (".input_scale",)),
+           (".input_global_scale",), codec=nvfp4),
+    Format("NVFP4", ".weight", ("U8", "F4"), {".weight_scale": _E4M3, ".weight_scale_2": ("F32",)}, (".input_scale",),
+           codec=nvfp4),
     Format("packed integers of compressed-tensors", ".weight_packed", _I32,
-           {".weight_scale": SCALES, ".weight_shape": ("I64", "I32")}, (".weight_zero_point", ".weight_g_idx")),
+           {".weight_scale": SCALES, ".weight_shape": ("I64", "I32")}, (".weight_zero_point", ".weight_g_idx"),
+           codec=packed_integers),
     Format("INT8 with scales", ".weight", ("I8",), {".weight_scale": SCALES}, (".weight_zero_point", ".input_scale")),
     Format("GPTQ", ".qweight", _I32, {".scales": SCALES, ".g_idx": _I32}, (".qzeros",), _BY_HAND),
     Format("AWQ", ".qweight", _I32, {".scales": SCALES, ".qzeros": _I32}, (), _BY_HAND),

@@ -1,0 +1,97 @@
+"""What every codec can do: say how a quantised matrix is stored, read its rows, and write them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: The arithmetic by which the tools that write a format choose scales and codes.
+Rule = Literal["deepgemm", "transformers", "compressed-tensors", "modelopt", "openai"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored tensor of a quantised matrix. ``suffix``: what it appends to the stem of the name. ``rows``: how many
+    of the matrix's rows lie in one of its own rows (at a border fewer), 0 where it has no rows of the matrix."""
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    rows: int = 1
+
+    def range(self, first: int, last: int) -> tuple[int, int]:
+        """Its own rows that hold rows ``[first, last)`` of the matrix; ``first`` begins a block."""
+        if self.rows == 0:
+            return 0, self.shape[0] if self.shape else 1
+        return first // self.rows, -(-last // self.rows)
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """How one matrix of ``shape`` ``(rows, columns)`` is stored, and the arithmetic of its ``rule``.
+
+    A *slab* is some rows of the matrix that begin a block: a multiple of ``grain``.
+    """
+
+    shape: tuple[int, int]
+    rule: Rule
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """The stored tensors, that of the codes first."""
+
+    @property
+    def grain(self) -> int:
+        """How many rows belong together."""
+        return 1
+
+    @property
+    def of_the_whole(self) -> tuple[str, ...]:
+        """The suffixes of the parts that the largest entry of the whole matrix decides: slabs are encoded with them."""
+        return ()
+
+    def whole(self, largest: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The parts ``of_the_whole`` for weights of ``dtype`` with this largest absolute entry (float32, one number).
+
+        Of matrices that share an upper scale (q, k and v), the largest of all.
+        """
+        return {}
+
+    @abstractmethod
+    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """A slab as float32 ``(rows, columns)``. ``stored``: the slab's own rows of each part, by suffix."""
+
+    @abstractmethod
+    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The parts of a slab ``(rows, columns)``, by suffix, with the parts ``of_the_whole`` as given.
+
+        ``weight``: float32, or of the dtype in which the tools of the format round what they compute.
+        """
+
+
+def rounded(values: Tensor, like: Tensor) -> Tensor:
+    """Float32 ``values`` rounded to the dtype in which a tool of the format computes for weights ``like`` these."""
+    return values.to(like.dtype).float()
+
+
+def blocks(weight: Tensor, rows: int, columns: int) -> Tensor:
+    """``(R, rows, C, columns)``: a matrix cut into blocks, those at the edges filled up with zeros."""
+    import torch
+
+    height, width = weight.shape
+    fill = (-width % columns, -height % rows)
+    if any(fill):
+        weight = torch.nn.functional.pad(weight, (0, fill[0], 0, fill[1]))
+    return weight.view(weight.shape[0] // rows, rows, weight.shape[1] // columns, columns)
+
+
+def spread(scales: Tensor, rows: int, columns: int, shape: tuple[int, int]) -> Tensor:
+    """``(R, C)`` scales of blocks as a matrix of ``shape`` in which each entry has its block's."""
+    return scales.repeat_interleave(rows, 0)[: shape[0]].repeat_interleave(columns, 1)[:, : shape[1]]
