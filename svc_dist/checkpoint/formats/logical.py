@@ -49,8 +49,8 @@ def logical_tensors(
 ) -> dict[str, LogicalTensor]:
     """The weights of a checkpoint that are stored in formats with a codec, by their logical names.
 
-    ``declared``: as ``quantised_tensors``. ``shape_of``: reads the numbers that a ``weight_shape`` holds, where words do
-    not tell how many columns there are. Raises DamagedInputError for tensors that do not go together.
+    ``declared``: as ``quantised_tensors``. ``shape_of``: reads the numbers that a ``weight_shape`` holds, where words
+    do not tell how many columns there are. Raises DamagedInputError for tensors that do not go together.
     """
     codes, companions = quantised_tensors(tensors, config, declared)
     beside: dict[str, list[str]] = {}

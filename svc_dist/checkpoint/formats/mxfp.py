@@ -1,7 +1,7 @@
 """Microscaling: FP4 or FP8 codes in groups of 32 along a row, with a power of two (E8M0) for each group.
 
-gpt-oss, compressed-tensors, ModelOpt, MiniMax-M3 and the experts of DeepSeek-V4 store it under different names, choose the
-power by different rules, and break ties differently.
+gpt-oss, compressed-tensors, ModelOpt, MiniMax-M3 and the experts of DeepSeek-V4 store it under different names, choose
+the power by different rules, and break ties differently.
 """
 
 from __future__ import annotations
