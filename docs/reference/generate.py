@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from typer.models import ArgumentInfo
+from typer import Typer
+from typer.models import ArgumentInfo, TyperInfo
 
 from svc_dist import errors
 from svc_dist.cli.app import app
@@ -20,6 +21,7 @@ from svc_dist.plan.files import sidecars
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.recipe import schema
+from svc_dist.recipe.writing import explanations
 from svc_dist.run_folder import receipt
 from svc_dist.run_folder import report as report_file
 from svc_dist.storage import base as storage
@@ -32,12 +34,13 @@ def commands() -> str:
     """Every command with its arguments and options."""
     lines = ["# Commands", "", "`svc-dist COMMAND --help` prints the same information.", ""]
     lines += ["`svc-dist --install-completion` installs shell completion for commands and options.", ""]
-    for registered in app.registered_commands:
+    grouped = [(group.name, one) for group in app.registered_groups for one in _group(group).registered_commands]
+    for group, registered in [*((None, one) for one in app.registered_commands), *grouped]:
         function = registered.callback
         assert function is not None
         about, _, example = inspect.cleandoc(function.__doc__ or "").partition("Example:")
         name = (registered.name or function.__name__).replace("_", "-")
-        lines += [f"## svc-dist {name}", "", " ".join(about.split()), ""]
+        lines += [f"## svc-dist {name if group is None else f'{group} {name}'}", "", " ".join(about.split()), ""]
         if example:
             lines += ["```bash", example.strip(), "```", ""]
         hints = typing.get_type_hints(function, include_extras=True)
@@ -45,6 +48,11 @@ def commands() -> str:
         rows = [_option(parameter.name, hints[parameter.name], parameter.default) for parameter in parameters]
         lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
     return _text(lines)
+
+
+def _group(group: TyperInfo) -> Typer:
+    assert group.typer_instance is not None
+    return group.typer_instance
 
 
 def _option(name: str, hint: Any, default: Any) -> str:
@@ -231,6 +239,7 @@ def _text(lines: list[str]) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands,
     "recipe.md": recipe,
+    "errors.md": explanations.page,
     "exit-codes.md": exit_codes,
     "files.md": files,
 }

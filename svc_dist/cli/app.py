@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svc_dist.cli import merge_commands, model_commands
+from svc_dist.cli import merge_commands, model_commands, recipe_commands
 
 app = typer.Typer(
     name="svc-dist",
@@ -35,6 +35,7 @@ for command in (
     model_commands.demo,
 ):
     app.command()(command)
+app.add_typer(recipe_commands.recipe, name="recipe")
 
 
 def _print_version(requested: bool) -> None:
