@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svc_dist.cli import merge_commands, model_commands, recipe_commands
+from svc_dist.cli.mergekit_flags import MergeCommand
 
 app = typer.Typer(
     name="svc-dist",
@@ -34,7 +35,7 @@ for command in (
     model_commands.methods,
     model_commands.demo,
 ):
-    app.command()(command)
+    app.command(cls=MergeCommand)(command)
 app.add_typer(recipe_commands.recipe, name="recipe")
 
 
