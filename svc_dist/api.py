@@ -91,10 +91,13 @@ def make_plan(
     resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
     recorded = None
     if output is not None:
+        from svc_dist.plan.hub_models import located
         from svc_dist.run_folder.output import Output
-        from svc_dist.run_folder.published import recorded_settings
+        from svc_dist.run_folder.published import recorded_models, recorded_settings
 
-        recorded = recorded_settings(Output(str(output), resolved.access))
+        earlier = Output(str(output), resolved.access)
+        recorded = recorded_settings(earlier)
+        resolved = located(resolved, recorded_models(earlier) if resolved.hub_ids else ())
     return _make_plan(resolved, request.resolve(recorded, detect_device))
 
 

@@ -156,6 +156,7 @@ def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage,
     folder = open_storage(location, access)
     if (error := missing_folder(folder)) is not None:
         raise error
+    folder.reach()
     names = folder.names()
     if not names:
         raise empty_folder(folder)

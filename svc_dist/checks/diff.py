@@ -16,6 +16,7 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import printable
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.reading import ByteRange, Source, map_ranges
 from svc_dist.tensor_names import natural_key
 
@@ -97,7 +98,7 @@ def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = 
 
     ``scratch``: as in ``map_ranges``. At most two blocks of 32 Mi elements of each model are mapped at a time.
     """
-    models = open_checkpoint(a, access), open_checkpoint(b, access)
+    models = open_checkpoint(locate_here(a, access), access), open_checkpoint(locate_here(b, access), access)
     sources = [Source(model.location, model.files, access) for model in models]
     names = sorted({*models[0].tensors, *models[1].tensors}, key=natural_key)
     with ThreadPoolExecutor(2) as pool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from svc_dist.checkpoint.adapters.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
+from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
@@ -68,7 +69,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong."""
     access = replace(access, timeout=20.0, deadline=10.0)
-    checked = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
+    checked = located(load_recipe(recipe, access=access, max_shard_size=max_shard_size))
     sound = True
     for location in checked.locations:
         finding = _finding(f"input {location}", functools.partial(_reads, location, checked))

@@ -15,6 +15,7 @@ from svc_dist.checkpoint.foreign import missing_folder
 from svc_dist.checks import architecture
 from svc_dist.checks.made_inputs import attempts
 from svc_dist.errors import MissingExtraError, RecipeError, ResourceError, VerificationError
+from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.open import open_storage
 
 _log = logging.getLogger("svc_dist")
@@ -56,6 +57,7 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(f"smoke needs {error.name}", "pip install 'svc-dist[check]'") from None
+    output = locate_here(output)
     path = open_storage(output).path
     if path is None:
         raise RecipeError(f"{output}: transformers loads from local folders only", "copy the model to a disk first")

@@ -20,6 +20,7 @@ from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
+from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import ByteRange, Source, can_map
 
@@ -52,6 +53,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     the result; raises StorageError when the output cannot be reached.
     """
     result = Verification()
+    output = locate_here(output, access)
     folder = open_storage(output, access)
     names = folder.names()
     if not any(map(is_index, names)):

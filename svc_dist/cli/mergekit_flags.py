@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 from svc_dist.errors import RecipeError
@@ -48,7 +47,7 @@ _OFF = "no option: leave it out"
 class MergeCommand(TyperCommand):
     """A command that explains mergekit's flags in place of calling them unknown."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)}
         if lines := list(replacements(args, own)):
             raise RecipeError("options of mergekit; svc-dist has in their place:", "\n  ".join(lines))

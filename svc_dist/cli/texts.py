@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from svc_dist.errors import printable
+from svc_dist.plan.inputs import every_location
 from svc_dist.sizes import counted, format_size
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
     yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].location}"
+    for model in every_location(plan.models):
+        if model.hub is not None:
+            yield f"reads {model.hub} from {_place(model.location)}"
     yield (
         f"writes {counted(len(plan.tensors), 'tensor')} to {counted(len(plan.shards), 'shard')} "
         f"in {counted(len(plan.units), 'unit')}"
@@ -57,6 +61,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"{counted(settings.threads_per_unit, 'thread')} per unit"
     )
     yield f"fingerprint {plan.fingerprint[:16]}"
+
+
+def _place(location: str) -> str:
+    """Where a model of a hub is read, and at which commit."""
+    if location.startswith("hf://"):
+        return f"the hub, at commit {location.partition('@')[2]}"
+    return f"the local hub cache: {location}"
 
 
 def _sidecar_lines(plan: Plan) -> Iterator[str]:

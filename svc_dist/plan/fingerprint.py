@@ -16,7 +16,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently.
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 
 
 class PlannedFrom(Protocol):

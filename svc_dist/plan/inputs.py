@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
@@ -21,17 +21,26 @@ class PlannedModel:
     """The base or an expert, and the identity of its files at planning.
 
     An expert is a model, an adapter to the base, or a model with an ``adapter`` to it. ``renames``: prefixes
-    ``(from, to)`` of its tensors' names; the first that matches counts.
+    ``(from, to)`` of its tensors' names; the first that matches counts. ``hub``: the hub id by which the recipe names
+    it, if any; its commit is part of the location.
     """
 
     location: str
     files: tuple[FileIdentity, ...]
     renames: tuple[tuple[str, str], ...] = ()
     adapter: PlannedModel | None = None
+    hub: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The hub id, or the location, of the model alone."""
+        return self.hub or self.location
 
     @property
     def name(self) -> str:
         """As a recipe names it."""
+        if self.hub is not None or (self.adapter is not None and self.adapter.hub is not None):
+            return "+".join(one.label for one in (self, self.adapter) if one is not None)
         return self.location if self.adapter is None else f"{self.location}+{self.adapter.location}"
 
 
@@ -40,9 +49,15 @@ def every_location(models: Sequence[PlannedModel]) -> tuple[PlannedModel, ...]:
     return (*models, *(model.adapter for model in models if model.adapter is not None))
 
 
-def model_of(opened: OpenedModel, renames: tuple[tuple[str, str], ...]) -> PlannedModel:
-    """The identity of a model, an adapter, or both."""
-    both = [PlannedModel(one.location, one.files, renames) for one in (opened.model, opened.adapter) if one is not None]
+def model_of(
+    opened: OpenedModel, renames: tuple[tuple[str, str], ...], hub_models: Mapping[str, str] = {}
+) -> PlannedModel:
+    """The identity of a model, an adapter, or both. ``hub_models``: hub ids by location."""
+    both = [
+        PlannedModel(one.location, one.files, renames, hub=hub_models.get(one.location))
+        for one in (opened.model, opened.adapter)
+        if one is not None
+    ]
     return both[0] if len(both) == 1 else dataclasses.replace(both[0], adapter=both[1])
 
 

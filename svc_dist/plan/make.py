@@ -25,6 +25,7 @@ from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings, with_union
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.folders import require_folders
+from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import copies_of, inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
 from svc_dist.plan.settings import Settings
@@ -44,6 +45,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
 
     Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
+    recipe = located(recipe)
     models, renames = _open_models(recipe)
     models, tied = tie(recipe, models)
     base = models[0].model
@@ -60,7 +62,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, base, experts, tied)
     paths = [choices.path for choices in recipe.results]
-    planned = tuple(model_of(model, prefixes) for model, prefixes in zip(models, renames, strict=True))
+    planned = tuple(
+        model_of(model, prefixes, recipe.hub_models) for model, prefixes in zip(models, renames, strict=True)
+    )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
     tokenizer = tokenizer_source(recipe, vocabularies, base, decisions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,12 @@ from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RenameEntry
 from svc_dist.storage.access import Access
 from svc_dist.storage.base import trimmed
+from svc_dist.storage.hub.cache import HubId, parse_hub_id
 from svc_dist.storage.open import require_known, split_location
 from svc_dist.storage.secrets import redact, refuse_credentials
+
+#: By path: the hub id that it means where it does not exist, and where the recipe names it.
+HubIds = Mapping[str, tuple[HubId, str]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,15 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
     return tuple(models)
 
 
+def hub_ids(recipe: Recipe, origin: Origin, folder: Path) -> HubIds:
+    """The hub ids that paths of models and adapters mean where they do not exist."""
+    named = {origin.at("base_model"): recipe.base_model or ""}
+    named |= {origin.at("models", index, "model"): entry.model for index, entry in enumerate(recipe.models)}
+    parts = [(part, where) for where, text in named.items() for part in (text, *text.split("+"))]
+    ids = [(part, parse_hub_id(part), where) for part, where in reversed(parts)]  # the first line of each counts
+    return {_absolute(part, folder): (hub_id, where) for part, hub_id, where in ids if hub_id is not None}
+
+
 def resolve_renames(keys: Sequence[RenameEntry], origin: Origin, *path: str | int) -> tuple[Rename, ...]:
     """The entries of the ``rename`` at ``path``."""
     return tuple(Rename(entry.old, entry.new, origin.at(*path, n)) for n, entry in enumerate(keys))
@@ -123,4 +136,4 @@ def _absolute(text: str, folder: Path) -> str:
 def _last_part(text: str) -> str:
     """The name of the folder or repository, without a revision."""
     last = text.rstrip("/").rpartition("/")[2]
-    return last.partition("@")[0] if text.startswith("hf://") else last
+    return last.partition("@")[0] if text.startswith("hf://") or parse_hub_id(text) is not None else last

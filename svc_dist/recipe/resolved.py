@@ -11,7 +11,15 @@ from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
-from svc_dist.recipe.locations import RecipeModel, Rename, model_number, resolve_models, resolve_renames
+from svc_dist.recipe.locations import (
+    HubIds,
+    RecipeModel,
+    Rename,
+    hub_ids,
+    model_number,
+    resolve_models,
+    resolve_renames,
+)
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
 from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
@@ -33,6 +41,8 @@ class ResolvedRecipe:
     recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
     with preset and locations resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a
     parameter, and the text that a tensor's name must contain. ``warnings``: about keys without effect.
+    ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
+    once these are known.
     """
 
     models: tuple[RecipeModel, ...]
@@ -52,6 +62,8 @@ class ResolvedRecipe:
     filters: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
+    hub_ids: HubIds = field(default_factory=dict, compare=False)
+    hub_models: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def locations(self) -> list[str]:
@@ -66,6 +78,13 @@ class ResolvedRecipe:
                 either: Use = "model" if location == parts[0] else "adapter"
                 return either if parts[1] is not None or model is self.models[0] else model.use
         return None
+
+    def moved(self, locations: Mapping[str, str]) -> ResolvedRecipe:
+        """The same recipe with other locations in place of these."""
+        if not locations:
+            return self
+        models = tuple(replace(model, location=_moved(model.location, locations)) for model in self.models)
+        return replace(self, models=models, plain=_moved(self.plain, locations))
 
     def with_access(self, access: Access) -> ResolvedRecipe:
         """The same recipe with ``access`` for storages without options in the recipe."""
@@ -120,7 +139,22 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
         ),
         warnings=tuple(warnings(recipe, models[0].position, spectral, origin)),
         origin=origin,
+        hub_ids=hub_ids(recipe, origin, folder),
     )
+
+
+def _moved(data: Any, locations: Mapping[str, str]) -> Any:
+    """Plain data with other locations in place of these, also where one is half of ``model+adapter``."""
+    if isinstance(data, Mapping):
+        return {key: _moved(value, locations) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_moved(value, locations) for value in data]
+    for old, new in locations.items() if isinstance(data, str) else ():
+        if data == old or data.startswith(f"{old}+"):
+            data = new + data[len(old) :]
+        elif data.endswith(f"+{old}"):
+            data = data[: -len(old)] + new
+    return data
 
 
 def _combined(recipes: Access, access: Access) -> Access:

@@ -63,7 +63,9 @@ def _dtype(value: str | None) -> str | None:
 class ModelEntry(Strict):
     """One expert, or the base where it takes part in ``linear``."""
 
-    model: str = Field(min_length=1, description="folder or URL of a checkpoint or adapter, or model+adapter")
+    model: str = Field(
+        min_length=1, description="folder, URL or hub id (owner/name) of a model or adapter, or model+adapter"
+    )
     name: str | None = Field(
         None, min_length=1, description="name for `keep` and other keys; default: its folder's name"
     )

@@ -33,7 +33,7 @@ class Diagnosis:
 
     def __init__(self, report: MergeReport) -> None:
         self.report = report
-        self.experts = short_names([model.location for model in report.models[1:]])
+        self.experts = short_names([model.label for model in report.models[1:]])
         self.matrices = [Matrix(entry["tensor"], parse_name(entry["tensor"]), entry) for entry in report.matrices]
         self._several_stacks = len({matrix.name.stack for matrix in self.matrices}) > 1
 

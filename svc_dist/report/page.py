@@ -111,8 +111,8 @@ def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]
 
 def _provenance(report: MergeReport) -> str:
     base, *experts = report.models
-    rows = [("base", base.location)]
-    rows += [("expert" if number == 0 else "", model.location) for number, model in enumerate(experts)]
+    rows = [("base", base.name)]
+    rows += [("expert" if number == 0 else "", model.name) for number, model in enumerate(experts)]
     rows += [
         ("read", format_size(report.bytes_in)),
         ("written", format_size(report.bytes_out) if report.ranges else ""),

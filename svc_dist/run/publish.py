@@ -98,7 +98,7 @@ def _card(plan: Plan) -> str:
 
 # Merged model ({title})
 
-Made by svc_dist {__version__} from the base `{plan.models[0].location}` and
+Made by svc_dist {__version__} from the base `{plan.models[0].name}` and
 
 {models}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from svc_dist.errors import ChangedInputError, LockedError, OutputError, warning_code
 from svc_dist.plan.fingerprint import PlannedFrom, differences
+from svc_dist.plan.hub_models import located
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -24,7 +25,7 @@ from svc_dist.run.schedule import Schedule
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import completed, own_files, own_names, recorded
+from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.open import open_storage, overlap
@@ -58,9 +59,10 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     target = Output(output, recipe.access)
     if options.executor != "ray" and options.address is None:  # importing torch takes seconds: do it in the background
         threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
-    _refuse_nesting(target, recipe.locations)
     exists = target.exists()
     restart = exists and options.restart
+    recipe = located(recipe, recorded_models(target) if exists and not restart and recipe.hub_ids else ())
+    _refuse_nesting(target, recipe.locations)
     complete = completed(target) if exists and not restart else None
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)

@@ -6,10 +6,11 @@ import contextlib
 
 from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, StorageError
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.report import LARGEST, REPORT_FILE, MergeReport, PublishedMerge
+from svc_dist.run_folder.report import LARGEST, REPORT_FILE, MergeReport, PublishedMerge, read_report
 from svc_dist.storage.base import is_inside
 
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
@@ -36,6 +37,18 @@ def recorded_settings(output: Output) -> Settings | None:
         return plan.settings
     published = completed(output)
     return None if published is None else published.settings
+
+
+def recorded_models(output: Output) -> tuple[PlannedModel, ...]:
+    """The models of the run in an output, unfinished or finished; none where there is none."""
+    plan = output.journal.plan()
+    if plan is not None:
+        return plan.models
+    published = completed(output)
+    if published is None:
+        return ()
+    file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
+    return read_report(f"{output.location}/{file}".rpartition("/")[0], output.access).models
 
 
 def completed(output: Output) -> PublishedMerge | None:

@@ -108,6 +108,9 @@ class Storage(ABC):
     def delete(self, name: str) -> None:
         """Remove a file; no error when it does not exist."""
 
+    def reach(self) -> None:  # noqa: B027  (most storages have nothing to do)
+        """Raise StorageError soon where a storage that is asked for the first time does not answer."""
+
     def read_pinned(self, file: FileIdentity, start: int, end: int) -> bytes:
         """Bytes ``[start, end)`` of a file. With ``pinned_reads``, raises ChangedInputError when it has changed."""
         return self.read(file.name, start, end)
@@ -181,7 +184,9 @@ class Storage(ABC):
         """Our error for an error of the storage's client while doing ``what``."""
         return storage_error(error, what)
 
-    def retrying(self, attempt: Callable[[], Result], what: str, retries: Retries | None = None) -> Result:
+    def retrying(
+        self, attempt: Callable[[], Result], what: str, retries: Retries | None = None, deadline: float | None = None
+    ) -> Result:
         """Run an operation with its errors translated, and retry transient failures until the deadline."""
 
         def translated() -> Result:
@@ -191,7 +196,7 @@ class Storage(ABC):
                 failed = self.translate(error, what)
             raise failed  # outside the handler: its context would be the client's error, which may quote credentials
 
-        return retrying(translated, self.access.deadline, retries)
+        return retrying(translated, self.access.deadline if deadline is None else deadline, retries)
 
 
 class MultipartStorage(Storage):

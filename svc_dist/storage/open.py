@@ -24,7 +24,7 @@ SCHEMES = {
     "local": "svc_dist.storage.local:LocalStorage",
     "s3": "svc_dist.storage.s3:S3Storage",
     "s3a": "svc_dist.storage.s3:S3Storage",
-    "hf": "svc_dist.storage.hub:HubStorage",
+    "hf": "svc_dist.storage.hub.repository:HubStorage",
     **dict.fromkeys(DRIVERS, "svc_dist.storage.fsspec:FsspecStorage"),
 }
 GROUP = "svc_dist.storages"

@@ -140,3 +140,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def write_cache(home: Path, repository: str, folder: Path, commit: str = "a" * 40, branch: str = "main") -> Path:
+    """A folder as a snapshot in a local cache at ``home/hub``, its files links into blobs; the snapshot."""
+    root = home / "hub" / f"models--{repository.replace('/', '--')}"
+    snapshot = root / "snapshots" / commit
+    (root / "blobs").mkdir(parents=True, exist_ok=True)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = root / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        if not blob.exists():
+            blob.write_bytes(file.read_bytes())
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / branch).write_text(commit)
+    return snapshot

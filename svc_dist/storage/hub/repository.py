@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from svc_dist.errors import StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.fsspec import FsspecStorage
+from svc_dist.storage.hub.cache import cache_folder
 from svc_dist.storage.secrets import learn
 
+Answer = TypeVar("Answer")
+
+#: The path of a repository at a commit, maybe with a folder in it: nothing of it can move.
+_PINNED = re.compile(r"[^/@]+/[^/@]+@[0-9a-f]{40}(/.*)?")
+_TRIED, _REACHED = 10.0, 12.0  # seconds for which a first request is retried, and within which it must be answered
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _HINTS = {
     401: "check the name; a private or gated repository needs HF_TOKEN, or `hf auth login`",
@@ -44,9 +54,30 @@ class HubStorage(FsspecStorage):
     def sub(self, folder: str) -> Storage:
         return HubStorage(f"{self.location}/{folder}", self.access) if folder else self
 
+    def reach(self) -> None:
+        """Fail within seconds, rather than after all retries, where the hub cannot be reached."""
+        if "" not in self._listings:
+            self.commit()
+            _within(_REACHED, lambda: self._files("", _TRIED), f"cannot reach {self._hub}")
+
+    def commit(self) -> str:
+        """The commit that the revision names now; an answer or an error within seconds."""
+        if "_pinned" not in vars(self):
+            vars(self)["_pinned"] = _within(_REACHED, lambda: self._pin(_TRIED), f"cannot reach {self._hub}")
+        return self._pinned.partition("@")[2].partition("/")[0]
+
+    @property
+    def _hub(self) -> str:
+        return f"the hub {self.filesystem.endpoint} for {self.location}"
+
     @cached_property
     def _pinned(self) -> str:
+        return self._pin(self.access.deadline)
+
+    def _pin(self, deadline: float) -> str:
         """The path with its revision's commit in place of the revision."""
+        if _PINNED.fullmatch(self.root):
+            return self.root
         from huggingface_hub import HfApi, get_token
 
         learn(filter(None, [get_token()]))
@@ -56,18 +87,20 @@ class HubStorage(FsspecStorage):
             if not hasattr(resolved, "repo_id"):
                 raise StorageError(f"{self.location} is no repository", "write it like hf://owner/name@revision")
             api = HfApi(endpoint=self.filesystem.endpoint, token=self.filesystem.token)
-            commit = api.repo_info(resolved.repo_id, repo_type=resolved.repo_type, revision=resolved.revision).sha
+            commit = api.repo_info(
+                resolved.repo_id, repo_type=resolved.repo_type, revision=resolved.revision, timeout=_TRIED
+            ).sha
             plain = resolved.unresolve()
             repository = plain[: len(plain) - len(resolved.path_in_repo)].rstrip("/").split("@")[0]
             return "/".join(part for part in (f"{repository}@{commit}", resolved.path_in_repo) if part)
 
-        return self.retrying(attempt, f"cannot open {self.location}")
+        return self.retrying(attempt, f"cannot open {self.location}", deadline=deadline)
 
     @cached_property
     def _listings(self) -> dict[str, dict[str, FileIdentity]]:
         return {}
 
-    def _files(self, folder: str) -> dict[str, FileIdentity]:
+    def _files(self, folder: str, deadline: float | None = None) -> dict[str, FileIdentity]:
         """The files directly in a folder of the commit, listed once; none where a sub-folder is missing."""
 
         def attempt() -> dict[str, FileIdentity]:
@@ -83,7 +116,7 @@ class HubStorage(FsspecStorage):
             return {file.name: file for file in files}
 
         if folder not in self._listings:
-            self._listings[folder] = self.retrying(attempt, f"cannot list {self.location}")
+            self._listings[folder] = self.retrying(attempt, f"cannot list {self.location}", deadline=deadline)
         return self._listings[folder]
 
     def translate(self, error: Exception, what: str) -> Exception:
@@ -102,7 +135,7 @@ class HubStorage(FsspecStorage):
         if isinstance(error, FileNotFoundError):
             return StorageError(f"{what}: {reason}", f"{_HINTS[404]}; {_HINTS[401].split('; ')[1]}")
         if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of whichever httpx it is built on
-            return TransientStorageError(f"{what}: {type(error).__name__}: {reason}")
+            return TransientStorageError(f"{what}: {type(error).__name__}: {reason}", _unreachable())
         return super().translate(error, what)
 
 
@@ -111,3 +144,27 @@ def _identity(entry: dict[str, Any]) -> FileIdentity:
     lfs = entry.get("lfs")
     content = f"sha256:{lfs['sha256']}" if lfs else f"blob:{entry['blob_id']}"
     return FileIdentity(entry["name"].rsplit("/", 1)[-1], int(entry["size"]), content)
+
+
+def _within(seconds: float, attempt: Callable[[], Answer], what: str) -> Answer:
+    """The result of an attempt. Raises StorageError after ``seconds``: looking up a name may block for longer."""
+    done: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(attempt())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="reach-hub", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except FutureTimeoutError:
+        raise StorageError(f"{what}: no answer within {seconds:.0f} s", _unreachable()) from None
+
+
+def _unreachable() -> str:
+    return (
+        "check the network and HF_ENDPOINT; a model written owner/name is read from the local hub cache "
+        f"({cache_folder()}) where that has it, and with HF_HUB_OFFLINE=1 only from there"
+    )
