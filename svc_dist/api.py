@@ -43,6 +43,7 @@ def merge(
     precision: str | None = None,
     threads_per_unit: int | None = None,
     max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
     scratch: str | None = None,
     access: Access = DEFAULT_ACCESS,
     restart: bool = False,
@@ -57,8 +58,9 @@ def merge(
     The same call again resumes an unfinished merge, and detects a complete one.
 
     ``recipe``: a file, or the mapping that its YAML parses to (then paths are relative to the working folder). The
-    options are those of ``svc-dist merge --help``; ``access``: how to reach storages that the recipe does not mention.
-    Raises SvcDistError; its ``exit_code`` is that of the command.
+    options are those of ``svc-dist merge --help``; ``changes`` are those of its ``--set``, like
+    ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention. Raises
+    SvcDistError; its ``exit_code`` is that of the command.
     """
     from svc_dist.run.session import run_merge
 
@@ -68,7 +70,8 @@ def merge(
         executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
         limits=limits, progress=progress,
     )  # fmt: skip
-    return run_merge(load_recipe(recipe, access=access, max_shard_size=max_shard_size), str(output), options)
+    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    return run_merge(resolved, str(output), options)
 
 
 def make_plan(
@@ -79,16 +82,17 @@ def make_plan(
     threads_per_unit: int | None = None,
     device: str = Device.AUTO,
     max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Plan:
-    """Plan a merge from headers alone.
+    """Plan a merge from headers alone. ``changes`` to the recipe are as in ``merge``.
 
     Where ``precision``, ``threads_per_unit`` and ``device`` are not set, they are those of the run in ``output``, or
     else the defaults and the best device of this machine. Raises RecipeError, PlanError, DamagedInputError,
     StorageError.
     """
     request = SettingsRequest(precision, threads_per_unit, device)
-    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size)
+    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     recorded = None
     if output is not None:
         from svc_dist.plan.hub_models import located
@@ -105,6 +109,7 @@ def inspect(
     recipe: Recipe,
     layers: str | None = None,
     *,
+    changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
     slots: int | None = None,
     precision: str | None = None,
@@ -115,13 +120,13 @@ def inspect(
 ) -> MergeReport:
     """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
-    ``layers``: such as ``"0,10,20-23"``; None for all. ``report.diagnosis.Diagnosis`` interprets the report. Raises
-    RecipeError, PlanError, DamagedInputError, StorageError.
+    ``layers``: such as ``"0,10,20-23"``; None for all. ``changes``: as in ``merge``. ``report.diagnosis.Diagnosis``
+    interprets the report. Raises RecipeError, PlanError, DamagedInputError, StorageError.
     """
     from svc_dist.checks.over_counting import inspect as analyse
 
     settings = SettingsRequest(precision, threads_per_unit, device)
-    resolved = load_recipe(recipe, access=access)
+    resolved = load_recipe(recipe, access=access, changes=changes)
     return analyse(resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress)
 
 
@@ -131,6 +136,7 @@ def predict(
     *,
     precision: str | None = None,
     max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Prediction:
     """Simulate a merge on a cluster from its plan: seconds, the limiting resource, bytes, requests.
@@ -143,7 +149,8 @@ def predict(
 
     machines = parse_cluster(cluster)
     settings = Settings(precision or Precision.MIXED, machines.threads_per_unit, machines.device)
-    return simulate(_make_plan(load_recipe(recipe, access=access, max_shard_size=max_shard_size), settings), machines)
+    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    return simulate(_make_plan(resolved, settings), machines)
 
 
 def merge_deltas(

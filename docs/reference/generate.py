@@ -58,7 +58,8 @@ def _group(group: TyperInfo) -> Typer:
 def _option(name: str, hint: Any, default: Any) -> str:
     kind, info = typing.get_args(hint)[:2]
     if isinstance(info, ArgumentInfo):
-        shown = f"`[{name.upper()}]`" if default is None else f"`{name.upper()}`"
+        shown = info.metavar or name.upper()
+        shown = f"`[{shown}]`" if default is None else f"`{shown}`"
     else:
         # typer treats the first argument of `typer.Option` as a default, although it may be a flag.
         first = [info.default] if isinstance(info.default, str) and info.default.startswith("-") else []
@@ -66,6 +67,7 @@ def _option(name: str, hint: Any, default: Any) -> str:
         shown = ", ".join(f"`{flag}`" for flag in flags)
         shown += "" if kind is bool else f" `{info.metavar or _values(_without_none(kind))}`"
     value = "" if default is inspect.Parameter.empty or kind is bool else _value(default)
+    shown = shown.replace("|", "\\|")  # the table's own sign, also in code
     return f"| {shown} | {value} | {_plain(info.help)} |"
 
 

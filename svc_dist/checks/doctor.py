@@ -9,9 +9,10 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
@@ -58,18 +59,22 @@ class Finding:
 
 
 def examine(
-    recipe: Path,
+    recipe: str | Path | ResolvedRecipe,
     output: str,
     settings: SettingsRequest,
     *,
     slots: int | None = None,
     scratch: str | None = None,
     max_shard_size: str | None = None,
+    changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Iterator[Finding]:
-    """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong."""
+    """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong.
+
+    ``changes``: as in ``load_recipe``.
+    """
     access = replace(access, timeout=20.0, deadline=10.0)
-    checked = located(load_recipe(recipe, access=access, max_shard_size=max_shard_size))
+    checked = located(load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes))
     sound = True
     for location in checked.locations:
         finding = _finding(f"input {location}", functools.partial(_reads, location, checked))

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from svc_dist.cli import logs, options
+from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.terminal import say, say_json
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.plan.settings import Device
+from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.options import ExecutorKind
 
 
@@ -22,9 +24,11 @@ def _seconds(about: str) -> Any:
     return typer.Option(min=0, metavar="SECONDS", help=about)
 
 
+@takes_models(output="required")
 def merge(
-    recipe: options.Recipe,
-    output: options.NewOutput,
+    recipe: str | ResolvedRecipe,
+    output: str,
+    changes: dict[str, Any],
     executor: Annotated[
         str,
         typer.Option(
@@ -62,6 +66,8 @@ def merge(
 ) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
 
+    Without a recipe: svc-dist merge BASE EXPERT... --method NAME --output OUTPUT
+
     Example: svc-dist merge recipe.yaml merged/
     """
     logs.set_up(log_format)
@@ -73,7 +79,7 @@ def merge(
     with logs.prints_logged():
         summary = run(
             recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
-            threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, scratch=scratch,
+            threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, changes=changes, scratch=scratch,
             access=options.access_of(
                 endpoint_url, profile, anonymous, parallel=parallel, deadline=storage_deadline, timeout=storage_timeout
             ),
@@ -86,11 +92,11 @@ def merge(
         say(merge_line(summary))
 
 
+@takes_models(output="optional")
 def plan(
-    recipe: options.Recipe,
-    output: Annotated[
-        str | None, typer.Argument(help="plan with the settings of the run in this folder or URL", metavar="OUTPUT")
-    ] = None,
+    recipe: str | ResolvedRecipe,
+    output: str | None,
+    changes: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="print the whole plan, or the prediction, as JSON")] = False,
     cluster: Annotated[
         str | None,
@@ -120,12 +126,14 @@ def plan(
         if excess := [name for name, value in fixed.items() if value]:
             problem = f"a prediction is for new runs on these machines: leave out {', '.join(excess)}"
             raise typer.BadParameter(problem, param_hint="--cluster")
-        prediction = predict(recipe, cluster, precision=precision, max_shard_size=max_shard_size, access=access)
+        prediction = predict(
+            recipe, cluster, precision=precision, max_shard_size=max_shard_size, changes=changes, access=access
+        )
         say_json(json.dumps(dataclasses.asdict(prediction))) if as_json else say(prediction.text())
         return
     planned = make_plan(
         recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
-        max_shard_size=max_shard_size, access=access,
+        max_shard_size=max_shard_size, changes=changes, access=access,
     )  # fmt: skip
     if as_json:
         say_json(planned.to_json())
@@ -168,9 +176,11 @@ def measure_host(
         options.write_file(file, text, "FILE")
 
 
+@takes_models(output="required")
 def doctor(
-    recipe: options.Recipe,
-    output: options.NewOutput,
+    recipe: str | ResolvedRecipe,
+    output: str,
+    changes: dict[str, Any],
     device: options.Device = Device.AUTO,
     precision: options.Precision = None,
     threads_per_unit: options.Threads = None,
@@ -191,7 +201,7 @@ def doctor(
     code = ExitCode.DONE
     for finding in examine(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
-        max_shard_size=max_shard_size, access=options.access_of(endpoint_url, profile, anonymous),
+        max_shard_size=max_shard_size, changes=changes, access=options.access_of(endpoint_url, profile, anonymous),
     ):  # fmt: skip
         label, colour = ("ok    ", "green") if finding.problem is None else ("WRONG ", "red")
         say(finding.text(), label=label, colour=colour)

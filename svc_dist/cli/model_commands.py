@@ -6,21 +6,25 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.terminal import say, say_json
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
+from svc_dist.recipe.resolved import ResolvedRecipe
 
 if TYPE_CHECKING:
     from svc_dist.run_folder.report import MergeReport
 
 
+@takes_models(output="none")
 def inspect(
-    recipe: options.Recipe,
+    recipe: str | ResolvedRecipe,
+    changes: dict[str, Any],
     layers: Annotated[
         str | None, typer.Option(help="inspect only these layers, such as 0,10,20-23", metavar="LIST")
     ] = None,
@@ -46,11 +50,12 @@ def inspect(
 
     return_freed_memory()
     report = run(
-        recipe, layers, access=options.access_of(endpoint_url, profile, anonymous), slots=slots, precision=precision,
-        threads_per_unit=threads_per_unit, device=device, scratch=scratch, progress=_count,
+        recipe, layers, changes=changes, access=options.access_of(endpoint_url, profile, anonymous), slots=slots,
+        precision=precision, threads_per_unit=threads_per_unit, device=device, scratch=scratch, progress=_count,
     )  # fmt: skip
     if page is not None:
-        _write_page(report, f"Inspection of {recipe.name}", page)
+        name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
+        _write_page(report, f"Inspection of {name}", page)
     say_json(json.dumps(dataclasses.asdict(report))) if as_json else say(Diagnosis(report).text())
 
 

@@ -51,14 +51,14 @@ Profile = Annotated[
 ]
 Anonymous = Annotated[bool, typer.Option("--anonymous", help="read public data without credentials")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Recipe = Annotated[Path, typer.Argument(help="recipe (YAML)", metavar="RECIPE")]
 
 
 def _output(about: str) -> Any:
-    return typer.Argument(help=about, metavar="OUTPUT", callback=_require_text)
+    return typer.Argument(help=about, metavar="OUTPUT", callback=require_text)
 
 
-def _require_text(location: str) -> str:
+def require_text(location: str) -> str:
+    """A location that is not empty. Raises typer.BadParameter."""
     if not location.strip():
         raise typer.BadParameter("it is empty: name a folder or URL")
     return location
@@ -66,7 +66,6 @@ def _require_text(location: str) -> str:
 
 MergedModel = Annotated[str, _output("folder or URL of a merged model")]
 RunOutput = Annotated[str, _output("folder or URL that a merge writes to")]
-NewOutput = Annotated[str, _output("folder or URL for the merged model")]
 
 
 def access_of(

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.edits.changes import changed
 from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
@@ -28,15 +29,21 @@ def load_recipe(
     *,
     access: Access = DEFAULT_ACCESS,
     max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
     """A recipe from a file, or from the data that its YAML would parse to, checked and resolved. Raises RecipeError.
 
-    ``access``: for storages without options in the recipe. ``max_shard_size`` replaces the recipe's.
+    ``access``: for storages without options in the recipe. ``max_shard_size`` replaces the recipe's. ``changes``:
+    values that replace the recipe's, by key, as ``--set`` gives them.
     """
     if isinstance(recipe, ResolvedRecipe):
+        if changes:
+            raise RecipeError(
+                "a resolved recipe cannot be changed", "change the recipe that it was made from", code="set-nowhere"
+            )
         resolved = recipe if access == DEFAULT_ACCESS else recipe.with_access(access)
     elif isinstance(recipe, Mapping):
-        resolved = recipe_from(recipe, access=access)
+        resolved = recipe_from(recipe, access=access, changes=changes)
     else:
         path = Path(recipe)
         try:
@@ -44,22 +51,31 @@ def load_recipe(
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
-        resolved = parse_recipe(text, str(path), path.absolute().parent, access)
+        resolved = parse_recipe(text, str(path), path.absolute().parent, access, changes)
     return resolved if max_shard_size is None else resolved.with_shard_size(max_shard_size)
 
 
 def parse_recipe(
-    text: str, name: str = "recipe", folder: str | Path = ".", access: Access = DEFAULT_ACCESS
+    text: str,
+    name: str = "recipe",
+    folder: str | Path = ".",
+    access: Access = DEFAULT_ACCESS,
+    changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
     """A recipe from YAML text; relative paths are relative to ``folder``. Raises RecipeError."""
     data, lines = read_yaml(text, name)
-    return recipe_from(data, Origin(name, lines), folder, access)
+    return recipe_from(data, Origin(name, lines), folder, access, changes)
 
 
 def recipe_from(
-    data: Any, origin: Origin = UNNAMED, folder: str | Path = ".", access: Access = DEFAULT_ACCESS
+    data: Any,
+    origin: Origin = UNNAMED,
+    folder: str | Path = ".",
+    access: Access = DEFAULT_ACCESS,
+    changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
     """A recipe from plain data (what the YAML would parse to). Raises RecipeError."""
+    data, origin = changed(data, changes or {}, origin)
     if not isinstance(data, Mapping):
         raise RecipeError(
             f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"

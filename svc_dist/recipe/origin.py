@@ -8,31 +8,37 @@ from dataclasses import dataclass, field
 
 #: The path to a key: names of keys, and positions in lists.
 KeyPath = tuple[str | int, ...]
+#: The line of a key in its file (from 1), or the words for the place outside of it that gives the key.
+Line = int | str
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The name of a recipe (of its file, where it has one) and the line (from 1) of each of its keys.
+    """The name of a recipe (of its file, where it has one) and the line of each of its keys.
 
     ``overlay``: the path of a mapping whose keys override the recipe's, such as an entry of ``outputs``.
     """
 
     name: str = "recipe"
-    lines: Mapping[KeyPath, int] = field(default_factory=dict, repr=False)
+    lines: Mapping[KeyPath, Line] = field(default_factory=dict, repr=False)
     overlay: KeyPath = ()
 
     def at(self, *path: str | int) -> str:
         """``recipe.yaml:12 (rules[0].match)``: a key, with its line or that of the nearest key around it."""
         inner = (*self.overlay, *(path[1:] if path == ("parameters", "lambda") else path))
         overrides = self._line(inner, len(self.overlay) + 1) if self.overlay else None
-        line = overrides or self._line(path, 1)
+        known = overrides or self._line(path, 1)
         shown = inner if overrides else path
         key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in shown).lstrip(".")
+        line = None if known is None else self.lines[known]
+        if isinstance(line, str):
+            return line if known == shown else f"{line} ({key})"
         return (f"{self.name}:{line}" if line else self.name) + (f" ({key})" if key else "")
 
-    def _line(self, path: KeyPath, shortest: int) -> int | None:
-        """The line of the longest known prefix of ``path`` with at least ``shortest`` steps."""
-        return next((line for end in range(len(path), shortest - 1, -1) if (line := self.lines.get(path[:end]))), None)
+    def _line(self, path: KeyPath, shortest: int) -> KeyPath | None:
+        """The longest prefix of ``path`` whose line is known, of at least ``shortest`` steps."""
+        prefixes = (path[:end] for end in range(len(path), shortest - 1, -1))
+        return next((prefix for prefix in prefixes if self.lines.get(prefix)), None)
 
 
 #: The origin of a recipe that is not a file.

@@ -1,0 +1,1 @@
+"""What changes the data of a recipe before it is checked."""
