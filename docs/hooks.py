@@ -1,8 +1,9 @@
-"""For the built site: replace links to repository files that are not pages with the names of the files."""
+"""For the built site: names of files in place of links to files that are no pages; the schema of recipes."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return text if text.startswith("`") else f"{text} (`{target.relative_to(_ROOT)}`)"
 
     return _LINK.sub(outside, markdown)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Publish the schema of recipes."""
+    schema = _ROOT / "svc_dist" / "recipe" / "writing" / "recipe.schema.json"
+    shutil.copy(schema, Path(config["site_dir"]) / "reference" / schema.name)

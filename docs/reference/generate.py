@@ -1,4 +1,4 @@
-"""Generate the reference pages from the code: ``python docs/reference/generate.py``. A test keeps them current."""
+"""Generate the reference pages and the schema of recipes: ``python docs/reference/generate.py``. A test keeps them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.recipe import schema
 from svc_dist.recipe.writing import explanations
+from svc_dist.recipe.writing.json_schema import FILE as SCHEMA_FILE
+from svc_dist.recipe.writing.json_schema import render as render_schema
 from svc_dist.run_folder import receipt
 from svc_dist.run_folder import report as report_file
 from svc_dist.storage import base as storage
 from svc_dist.storage.writing import base as writing
 
 FOLDER = Path(__file__).parent
+SCHEMA = FOLDER.parent.parent / "svc_dist" / "recipe" / "writing" / SCHEMA_FILE
 
 
 def commands() -> str:
@@ -249,6 +252,7 @@ PAGES: dict[str, Callable[[], str]] = {
 if __name__ == "__main__":
     from svc_dist.cli.methods_page import render
 
+    SCHEMA.write_text(render_schema(), encoding="utf-8")
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
     (FOLDER.parent / "methods.md").write_text(render(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Commands about recipes themselves: recipe explain."""
+"""Commands about recipes themselves: recipe explain, recipe schema."""
 
 from __future__ import annotations
 
@@ -38,3 +38,14 @@ def explain(
     width = max(map(len, explanations()))
     for one in sorted(explanations().values(), key=lambda one: (one.kind, one.code)):
         say(f"{one.code:{width}s}  {one.what}")
+
+
+@recipe.command()
+def schema() -> None:
+    """Print the JSON schema of recipes. Editors complete and check recipes with it.
+
+    Example: svc-dist recipe schema > recipe.schema.json
+    """
+    from svc_dist.recipe.writing.json_schema import render
+
+    say(render(), end=False)

@@ -9,8 +9,10 @@ from pathlib import Path
 from svc_dist.demo.data import TASKS
 from svc_dist.demo.experts import expert_folder
 from svc_dist.errors import ExitCode, SvcDistError
+from svc_dist.recipe.writing.json_schema import modeline
 
 _HEAD = """\
+{modeline}
 # {about}
 # Try it: svc-dist merge {name}.yaml ../merged/{name}
 base_model: ../base
@@ -93,4 +95,6 @@ def _text(folder: Path, name: str, about: str, method: str, weight: float | None
         models.append(f"  - model: ../{expert_folder(folder, task.name).relative_to(folder).as_posix()}")
         if weight is not None:
             models.append(f"    parameters: {{weight: {weight}}}")
-    return _HEAD.format(about=about, name=name, models="\n".join(models), method=method, calibrate=calibrate)
+    return _HEAD.format(
+        modeline=modeline(), about=about, name=name, models="\n".join(models), method=method, calibrate=calibrate
+    )
