@@ -23,6 +23,21 @@ class Deferred:
     """Base class of a setting that has its value only for a given tensor. Whoever makes it checks what it can hold."""
 
 
+#: Booleans as text.
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "f", "n", "0"), False),
+}
+
+
+def _number(text: str) -> float | str:
+    """A number that is written as text, like a quoted one; the text where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a method: its type, default and range. ``per_model``: each expert may have its own value.
@@ -63,13 +78,17 @@ class Parameter:
             f"{owner}: {self.name} is {value!r}, but must be {self.allowed()}", code="value-not-allowed"
         )
         if self.kind is bool:
-            if not isinstance(value, bool):
+            if isinstance(value, str):
+                value = _BOOLEANS.get(value.casefold())
+            if value not in (0, 1):  # recipes have 1.0 for true
                 raise wrong
-            return value
+            return bool(value)
         if self.kind is str:
             if not isinstance(value, str) or (self.choices and value not in self.choices and not self.fits(value)):
                 raise wrong
             return value
+        if isinstance(value, str):
+            value = _number(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise wrong
         if self.kind is int and value != int(value):

@@ -14,10 +14,10 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method, any_deferred
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
-from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, parameter_hint
+from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
-from svc_dist.recipe.varying import Varying, check_setting
+from svc_dist.recipe.varying import Varying, check_setting, typed
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,9 @@ def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
         given = [layer[parameter.name] for layer in layers if parameter.name in layer]
         if given:
             varies = isinstance(given[0], list | Mapping)
-            settings[parameter.name] = Varying(parameter, tuple(given)) if varies else given[0]
+            settings[parameter.name] = (
+                Varying(parameter, tuple(typed(parameter, one, method.name) for one in given)) if varies else given[0]
+            )
     return settings
 
 
@@ -227,7 +229,7 @@ def _check_parameters(method: Method, given: Any, origin: Origin, *path: str | i
         if parameter is None:
             raise RecipeError(
                 f"{where}: {method.name} takes no parameter '{name}'",
-                parameter_hint(method.name, name, [known.name for known in method.all_parameters]),
+                nearest(name, [known.name for known in method.all_parameters]),
             )
         if per_model and not parameter.per_model:
             raise RecipeError(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.edits.changes import changed
+from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
@@ -80,6 +81,7 @@ def recipe_from(
         raise RecipeError(
             f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"
         )
+    data, ignored = without_ignored(data, origin)
     refuse(data, origin)
     try:
         recipe = Recipe.model_validate(_with_preset(data, origin))
@@ -90,7 +92,7 @@ def recipe_from(
         )
         raise RecipeError("\n".join(redact(_explain(one, origin)) for one in problems), code=code) from None
     _check_storage(recipe.storage, origin)
-    return resolve(recipe, origin, Path(folder).absolute(), access)
+    return resolve(recipe, origin, Path(folder).absolute(), access, ignored)
 
 
 def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> None:

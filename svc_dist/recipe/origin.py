@@ -35,6 +35,10 @@ class Origin:
             return line if known == shown else f"{line} ({key})"
         return (f"{self.name}:{line}" if line else self.name) + (f" ({key})" if key else "")
 
+    def is_outside(self, path: KeyPath) -> bool:
+        """Whether a key comes from outside of the file, like one of ``--set``."""
+        return isinstance(self.lines.get(path), str)
+
     def _line(self, path: KeyPath, shortest: int) -> KeyPath | None:
         """The longest prefix of ``path`` whose line is known, of at least ``shortest`` steps."""
         prefixes = (path[:end] for end in range(len(path), shortest - 1, -1))

@@ -96,10 +96,12 @@ class ResolvedRecipe:
         return replace(self, max_shard_size=largest, plain={**self.plain, "max_shard_size": largest})
 
 
-def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> ResolvedRecipe:
+def resolve(
+    recipe: Recipe, origin: Origin, folder: Path, access: Access, ignored: Sequence[Warned] = ()
+) -> ResolvedRecipe:
     """Resolve a recipe's names, defaults and paths, which are relative to ``folder``. Raises RecipeError.
 
-    ``access``: for storages without options in the recipe.
+    ``access``: for storages without options in the recipe; ``ignored``: warnings about keys that were left out.
     """
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.base == "origin":
@@ -137,7 +139,7 @@ def resolve(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> Res
             if name not in WITHOUT_EFFECT
             for text in filters(parameters[name])
         ),
-        warnings=tuple(warnings(recipe, models[0].position, spectral, origin)),
+        warnings=(*ignored, *warnings(recipe, models[0].position, spectral, origin)),
         origin=origin,
         hub_ids=hub_ids(recipe, origin, folder),
     )

@@ -25,6 +25,15 @@ def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:
             raise RecipeError(f"{owner}: {what}", "give it one value")
 
 
+def typed(parameter: Parameter, setting: Any, owner: str) -> list[dict[str, Any]]:
+    """A setting as conditions, with every value as the parameter's type. Raises RecipeError naming ``owner``."""
+
+    def read(value: Any) -> Any:
+        return [read(each) for each in value] if isinstance(value, list) else parameter.check(value, owner)
+
+    return [{**condition, "value": read(condition["value"])} for condition in _conditions(setting, owner)]
+
+
 def filters(setting: Any) -> Iterator[str]:
     """The texts that a filter looks for in names."""
     for condition in _conditions(setting, ""):

@@ -1,4 +1,6 @@
-"""A recipe is strict: what it says has an effect or is an error with its key, its line and what would be right."""
+"""A recipe is strict: what it says has an effect or is an error with its key, its line and what would be right.
+
+What mergekit ignores is the exception: tests/recipe/mergekit."""
 
 from __future__ import annotations
 
@@ -11,20 +13,21 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.load import load_recipe, recipe_from
 from tests.support.recipes import MINIMAL, refused, resolved
 
+#: A recipe that mergekit could not run.
+SPECTRAL = MINIMAL.replace("task_arithmetic", "tsv_m")
+
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("calibrat: svc", "r.yaml:7 (calibrat): unknown key 'calibrat'; did you mean 'calibrate'?"),
         ("rule: []", "r.yaml:7 (rule): unknown key 'rule'; did you mean 'rules'?"),
-        ("zzz: 1", "unknown key 'zzz'; known: base_model, models,"),
         ("rules: [{match: '*', keeps: base}]", "(rules[0].keeps): unknown key 'keeps'; did you mean 'keep'?"),
         ("rules: [{match: '*', methd: x, keep: base}]", "rules[0].methd"),
-        ("parameters: {lamda: 1}", "r.yaml:7 (parameters.lamda): task_arithmetic takes no parameter 'lamda'"),
-        ("parameters: {lamda: 1}", "did you mean 'lambda'?"),
-        ("parameters: {density: 0.5}", "task_arithmetic takes no parameter 'density'"),
+        ("untie: true\nparameters: {lamda: 1}", "r.yaml:8 (parameters.lamda): task_arithmetic takes no parameter"),
+        ("untie: true\nparameters: {lamda: 1}", "did you mean 'lambda'?"),
         ("parameters: {lambda: big}", "lambda is 'big', but must be a number"),
-        ("parameters: {lambda: '0.3'}", "lambda is '0.3', but must be a number"),
+        ("parameters: {lambda: '0.3x'}", "lambda is '0.3x', but must be a number"),
         ("parameters: {lambda: .nan}", "lambda is nan, but must be a number"),
         ("parameters: {lambda: true}", "lambda is True, but must be a number"),
         ("parameters: {lambda: [0.1, x]}", "r.yaml:7 (parameters.lambda): task_arithmetic: lambda is 'x', but must be"),
@@ -36,7 +39,8 @@ from tests.support.recipes import MINIMAL, refused, resolved
         ("parameters: {lambda: [{filtre: a, value: 1}]}", "is not a condition"),
         ("parameters: {lambda: [{filter: 3, value: 1}]}", "the filter 3 is not text"),
         (f"parameters: {{lambda: {'9' * 400}}}", "but must be a number"),
-        ("parameters: {normalize: 1}", "normalize is 1, but must be true or false"),
+        ("parameters: {normalize: 2}", "normalize is 2, but must be true or false"),
+        ("parameters: {normalize: maybe}", "normalize is 'maybe', but must be true or false"),
         ("parameters: x", "r.yaml:7 (parameters): 'x' must be a mapping"),
         ("calibrate: {method: svc, alpha: 0}", "r.yaml:7 (calibrate.alpha): svc: alpha is 0, but must be"),
         ("calibrate:\n  method: svc\n  side: up", "r.yaml:9 (calibrate.side): svc: side is 'up', but must be one"),
@@ -85,8 +89,13 @@ def test_what_is_wrong_is_named_with_its_key_line_and_remedy(line: str, words: s
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (MINIMAL.replace("weight", "wait"), "r.yaml:4 (models[0].parameters.wait): task_arithmetic takes no parameter"),
-        (MINIMAL.replace("weight: 0.3", "lambda: 2"), "r.yaml:4 (models[0].parameters.lambda): 'lambda' is one value"),
+        (
+            MINIMAL.replace("weight", "weigth"),
+            "r.yaml:4 (models[0].parameters.weigth): task_arithmetic takes no parameter",
+        ),
+        (SPECTRAL.replace("weight: 0.3", "lambda: 2"), "r.yaml:4 (models[0].parameters.lambda): 'lambda' is one value"),
+        (SPECTRAL + "zzz: 1", "r.yaml:7 (zzz): unknown key 'zzz'; known: base_model, models,"),
+        (SPECTRAL, "r.yaml:4 (models[0].parameters.weight): tsv_m takes no parameter 'weight'"),
         (MINIMAL.replace("weight: 0.3", "weight: .inf"), "weight is inf, but must be a number"),
         (
             MINIMAL.replace("model: two", "modell: two"),
@@ -121,7 +130,7 @@ def test_models_and_methods_are_checked(text: str, words: str) -> None:
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    message = refused(MINIMAL + "one: 1\ndtype: x\nrule: 3")
+    message = refused(SPECTRAL.replace("weight: 0.3", "") + "one: 1\ndtype: x\nrule: 3")
     assert all(part in message for part in ("r.yaml:7 (one)", "r.yaml:8 (dtype)", "r.yaml:9 (rule)"))
 
 

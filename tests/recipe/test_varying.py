@@ -79,6 +79,29 @@ def test_what_is_no_number_is_chosen_not_interpolated() -> None:
     assert [varying.at("x", depth) for depth in (0, 0.49, 0.5, 0.99, 1)] == [True, True, False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("1.0", [True, True, True]),
+        ("0", [False, False, False]),
+        ("'yes'", [True, True, True]),
+        ("[1.0, 0]", [True, False, True]),
+        ("{filter: norm, value: 0.0}", [True, True, False]),
+        ("[{value: ['false', 1]}]", [False, True, False]),
+    ],
+)
+def test_booleans_may_be_numbers_or_text(models: list[Path], written: str, values: list[bool]) -> None:
+    plan = planned(models, "ties", f"normalize: {written}")
+    names = [LAYER.format(0, "mlp.up_proj"), LAYER.format(4, "mlp.up_proj"), NORM]
+    assert [parameter(plan, "normalize", name) for name in names] == values
+
+
+@pytest.mark.parametrize("written", ["'0.5'", "5e-1", "'5e-1'", "['0.5', 0.5]", "{filter: '*', value: ' .5 '}"])
+def test_numbers_may_be_text(models: list[Path], written: str) -> None:
+    plan = planned(models, "ties", f"weight: {written}")
+    assert parameter(plan, "weight", NORM) == [0.5, 0.5]
+
+
 def test_tensors_of_equal_parameters_share_a_disposition(models: list[Path]) -> None:
     plan = planned(models, "ties", "density: [{filter: mlp, value: 0.5}, {value: 0.9}]")
     assert len(plan.results[0].dispositions) == 2

@@ -16,10 +16,7 @@ REASONS = (
     "svc_dist does not assemble layers of different models",
     "no model's tokenizer has the tokens of all",
     "found another document",
-    "unknown key",
     "svc_dist does not support this key",
-    "takes no parameter",
-    "is one value for all experts",
     "the base must be a whole model",
     "no model is called",
 )
@@ -31,9 +28,9 @@ REFUSED_THERE: dict[str, str | None] = {
     "108": "t' is one value for all experts",
     "176": "is listed twice",
     "177": "needs base_model",
-    "185": "unknown key 'weight'",
+    "185": "'weight' is a parameter, not a key",
     "194": "needs base_model",
-    "196": "takes no parameter 'dare'",
+    "196": "takes no 'dare', and mergekit stops at {'drop_rate': 0.9}",
     "233": "is listed twice",
 }
 #: The methods of mergekit 0.1.5, as its registry lists them.

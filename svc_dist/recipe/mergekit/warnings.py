@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from svc_dist.errors import Warned, warned
-from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
+from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.origin import Origin
 from svc_dist.recipe.schema import Recipe
 
@@ -18,9 +18,6 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
     """
     if "fallback" in recipe.model_fields_set and not spectral:
         yield warned("no-effect", f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor")
-    for path, parameters in all_parameters(recipe):
-        for key in filter(WITHOUT_EFFECT.__contains__, parameters):
-            yield warned("no-effect", f"{origin.at(*path, key)}: has no effect: {WITHOUT_EFFECT[key]}")
     if recipe.merge_method == "linear":
         if base is None and "weight" in recipe.parameters:
             yield warned(
@@ -28,7 +25,7 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
                 f"{origin.at('base_model')}: linear does not merge the base, because it is not listed under models; "
                 "mergekit would add it with the weight of `parameters`",
             )
-    elif base is not None and set(recipe.models[base].parameters) - set(WITHOUT_EFFECT):
+    elif base is not None and set(recipe.models[base].parameters) - WITHOUT_EFFECT:
         yield warned("no-effect", f"{origin.at('models', base, 'parameters')}: has no effect: this model is the base")
     if recipe.parameters.get("rescale") is True and recipe.merge_method in ("della", "della_linear"):
         yield warned(

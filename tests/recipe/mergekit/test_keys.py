@@ -32,7 +32,6 @@ MINIMAL = "base_model: b\nmodels: [{model: one}, {model: two}]\nmerge_method: ME
             "tokenizer_source are the same key",
         ),
         ("ties", "tokenizer_source: three", "r.yaml:4 (tokenizer_source): no model is called 'three'"),
-        ("task_arithmetic", "parameters: {density: 0.5}", "mergekit ignores it; remove it"),
         ("ties", "out_dtype: bf16", "r.yaml:4 (out_dtype): 'bf16' is not one of bfloat16"),
     ],
 )

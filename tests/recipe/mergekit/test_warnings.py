@@ -23,8 +23,6 @@ def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple
 @pytest.mark.parametrize(
     ("method", "keys", "words"),
     [
-        ("ties", {"parameters": {"int8_mask": True}}, "(parameters.int8_mask): has no effect"),
-        ("linear", {"parameters": {"int8_mask": True, "weight": 1}}, "(parameters.int8_mask): has no effect"),
         ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear does not merge the base"),
         ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides kept entries"),
         ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect, because out_dtype is given"),
