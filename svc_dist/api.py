@@ -14,8 +14,8 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
-from svc_dist.recipe.load import load_recipe
-from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.plan.stages import plan_stages
+from svc_dist.recipe.load import RecipeSource, load_recipe, load_stages
 from svc_dist.run.host import detect_device
 from svc_dist.run.options import ExecutorKind, Limits, Options
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from svc_dist.run.session import MergeSummary
     from svc_dist.run_folder.report import MergeReport
 
-#: A recipe's file, the mapping that its YAML parses to, or a recipe that is resolved already.
-Recipe = str | Path | Mapping[str, Any] | ResolvedRecipe
+#: A recipe's file, what its YAML parses to (a list for several documents), or a recipe that is resolved already.
+Recipe = RecipeSource
 
 
 def merge(
@@ -85,24 +85,41 @@ def make_plan(
     changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Plan:
-    """Plan a merge from headers alone. ``changes`` to the recipe are as in ``merge``.
+    """Plan a merge from headers alone; of several documents in a recipe, the merge that is made last.
 
     Where ``precision``, ``threads_per_unit`` and ``device`` are not set, they are those of the run in ``output``, or
-    else the defaults and the best device of this machine. Raises RecipeError, PlanError, DamagedInputError,
-    StorageError.
+    else the defaults and the best device of this machine. ``changes`` to the recipe are as in ``merge``. Raises
+    RecipeError, PlanError, DamagedInputError, StorageError.
     """
+    return make_plans(
+        recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
+        max_shard_size=max_shard_size, changes=changes, access=access,
+    )[-1]  # fmt: skip
+
+
+def make_plans(
+    recipe: Recipe,
+    output: str | Path | None = None,
+    *,
+    precision: str | None = None,
+    threads_per_unit: int | None = None,
+    device: str = Device.AUTO,
+    max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    access: Access = DEFAULT_ACCESS,
+) -> list[Plan]:
+    """Plan every merge of a recipe with several documents, each after those whose models it uses; see ``make_plan``."""
     request = SettingsRequest(precision, threads_per_unit, device)
-    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    recorded = None
+    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    recorded, models = None, None
     if output is not None:
-        from svc_dist.plan.hub_models import located
         from svc_dist.run_folder.output import Output
         from svc_dist.run_folder.published import recorded_models, recorded_settings
 
-        earlier = Output(str(output), resolved.access)
+        earlier = Output(str(output), stages[-1].recipe.access)
         recorded = recorded_settings(earlier)
-        resolved = located(resolved, recorded_models(earlier) if resolved.hub_ids else ())
-    return _make_plan(resolved, request.resolve(recorded, detect_device))
+        models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
+    return plan_stages(stages, request.resolve(recorded, detect_device), models or ())
 
 
 def inspect(

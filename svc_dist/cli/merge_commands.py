@@ -118,7 +118,7 @@ def plan(
 
     Example: svc-dist plan recipe.yaml --cluster nodes=4,gpus=8,gpu=h100,net=25Gbps
     """
-    from svc_dist.api import make_plan, predict
+    from svc_dist.api import make_plans, predict
 
     access = options.access_of(endpoint_url, profile, anonymous)
     if cluster is not None:
@@ -131,18 +131,19 @@ def plan(
         )
         say_json(json.dumps(dataclasses.asdict(prediction))) if as_json else say(prediction.text())
         return
-    planned = make_plan(
+    plans = make_plans(
         recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
         max_shard_size=max_shard_size, changes=changes, access=access,
     )  # fmt: skip
     if as_json:
-        say_json(planned.to_json())
+        say_json(plans[0].to_json() if len(plans) == 1 else f"[{', '.join(plan.to_json() for plan in plans)}]")
         return
-    from svc_dist.cli.texts import plan_lines
+    from svc_dist.cli.texts import plans_lines
 
-    for warning in planned.warnings:
-        say(warning, label="warning:", colour="yellow")
-    for line in plan_lines(planned):
+    for planned in plans:
+        for warning in planned.warnings:
+            say(warning, label="warning:", colour="yellow")
+    for line in plans_lines(plans):
         say(line)
 
 

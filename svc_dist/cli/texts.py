@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from svc_dist.errors import printable
@@ -22,6 +22,19 @@ def merge_line(summary: MergeSummary) -> str:
         f"{summary.output}: {counted(summary.tensors, 'tensor')} in {counted(summary.shards, 'shard')}, "
         f"{format_size(summary.bytes_out)}, verified, {summary.seconds:.1f} s{earlier}"
     )
+
+
+def plans_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """The plan of a recipe, or of each of its documents, and what all of them take."""
+    for plan in plans:
+        if len(plans) > 1:
+            name = plan.recipe.get("name")
+            yield "document without a name:" if name is None else f"document {printable(str(name))}:"
+        yield from plan_lines(plan)
+    if len(plans) > 1:
+        read, written = (sum(getattr(plan, key) for plan in plans) for key in ("bytes_in", "bytes_out"))
+        units = counted(sum(len(plan.units) for plan in plans), "unit")
+        yield f"all {len(plans)} documents: {units}, reads {format_size(read)}, writes {format_size(written)}"
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:

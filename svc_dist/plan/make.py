@@ -102,6 +102,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         sidecars=copied,
         left_out=left_out,
         chat_template=template,
+        stages=tuple(dict(one) for one in recipe.stages),
     )
     return replace(plan, fingerprint=fingerprint(plan))
 

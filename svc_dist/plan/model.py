@@ -136,6 +136,7 @@ class Plan:
     ``results``: at least one. All results have the same shards, each in its own folder: ``shards`` lists those of the
     first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
     and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's.
+    ``stages``: the recipes, with names, that make the models ``stage://NAME``.
     """
 
     fingerprint: str
@@ -152,6 +153,7 @@ class Plan:
     sidecars: tuple[Sidecar, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     chat_template: str | None = None
+    stages: tuple[dict[str, Any], ...] = ()
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
         """A tensor's disposition in each result."""

@@ -6,13 +6,15 @@ the nearest valid name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
@@ -20,31 +22,55 @@ from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
-from svc_dist.recipe.yaml_lines import read_yaml
+from svc_dist.recipe.yaml_lines import read_documents, read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options
 from svc_dist.storage.secrets import is_secret, redact, refuse_credentials
 
+#: A recipe's file, what its YAML parses to (a list for several documents), or a recipe that is resolved already.
+RecipeSource = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | ResolvedRecipe
+
 
 def load_recipe(
-    recipe: str | Path | Mapping[str, Any] | ResolvedRecipe,
+    recipe: RecipeSource,
     *,
     access: Access = DEFAULT_ACCESS,
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
-    """A recipe from a file, or from the data that its YAML would parse to, checked and resolved. Raises RecipeError.
+    """The recipe of one merge; see ``load_stages``. Raises RecipeError, also for several documents."""
+    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    if len(stages) > 1:
+        raise RecipeError(
+            f"{stages[0].recipe.origin.name} has {len(stages)} documents; here one merge is wanted",
+            "write its document to a file of its own, with the path of a model in place of another document's name",
+            code="documents-several",
+        )
+    return stages[0].recipe
 
-    ``access``: for storages without options in the recipe. ``max_shard_size`` replaces the recipe's. ``changes``:
-    values that replace the recipe's, by key, as ``--set`` gives them.
+
+def load_stages(
+    recipe: RecipeSource,
+    *,
+    access: Access = DEFAULT_ACCESS,
+    max_shard_size: str | int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[Stage, ...]:
+    """The merges of a recipe, checked and resolved: one for each document, each after those that it uses.
+
+    ``recipe``: a file, or the data that its YAML would parse to. ``access``: for storages without options in the
+    recipe. ``max_shard_size`` replaces the recipe's. ``changes``: values that replace the recipe's, by key, as
+    ``--set`` gives them. Raises RecipeError.
     """
     if isinstance(recipe, ResolvedRecipe):
         if changes:
             raise RecipeError(
                 "a resolved recipe cannot be changed", "change the recipe that it was made from", code="set-nowhere"
             )
-        resolved = recipe if access == DEFAULT_ACCESS else recipe.with_access(access)
+        stages: tuple[Stage, ...] = (Stage(None, recipe if access == DEFAULT_ACCESS else recipe.with_access(access)),)
     elif isinstance(recipe, Mapping):
-        resolved = recipe_from(recipe, access=access, changes=changes)
+        stages = _stages([(recipe, UNNAMED)], ".", access, changes)
+    elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
+        stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes)
     else:
         path = Path(recipe)
         try:
@@ -52,8 +78,53 @@ def load_recipe(
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
-        resolved = parse_recipe(text, str(path), path.absolute().parent, access, changes)
-    return resolved if max_shard_size is None else resolved.with_shard_size(max_shard_size)
+        stages = parse_stages(text, str(path), path.absolute().parent, access, changes)
+    if max_shard_size is not None:
+        stages = tuple(replace(stage, recipe=stage.recipe.with_shard_size(max_shard_size)) for stage in stages)
+    return stages
+
+
+def parse_stages(
+    text: str,
+    name: str = "recipe",
+    folder: str | Path = ".",
+    access: Access = DEFAULT_ACCESS,
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[Stage, ...]:
+    """The merges of YAML text; relative paths are relative to ``folder``. Raises RecipeError."""
+    documents = [(data, Origin(name, lines)) for data, lines in read_documents(text, name)]
+    return _stages(documents, folder, access, changes)
+
+
+def _stages(
+    documents: Sequence[tuple[Any, Origin]], folder: str | Path, access: Access, changes: Mapping[str, Any] | None
+) -> tuple[Stage, ...]:
+    """The merges of documents. Storage options of each hold for all: they read each other's models."""
+    if not documents:
+        raise RecipeError("a recipe must have at least one document", code="not-a-recipe")
+    if changes and len(documents) > 1:
+        raise RecipeError(
+            f"{documents[0][1].name} has {len(documents)} documents: --set changes a recipe of one",
+            "write the values into the file",
+            code="documents-several",
+        )
+    every = ordered(documents)
+    recipes = [recipe_from(one.data, one.origin, folder, access, changes) for one in every]
+    options = {prefix: one for recipe in recipes for prefix, one in recipe.access.options.items()}
+    stages = [
+        Stage(one.name, recipe.with_options(options), one.uses, is_result(one, every))
+        for one, recipe in zip(every, recipes, strict=True)
+    ]
+    for stage in stages:
+        several = next((one for one in earlier(stages, stage) if one.recipe.results[0].path), None)
+        if several is not None:
+            raise RecipeError(
+                f"{several.recipe.origin.at('outputs')}: {several.title} makes several models, but "
+                f"{stage.title} uses it as one",
+                "remove `outputs` there, or write a document for each model",
+                code="documents-several",
+            )
+    return tuple(stages)
 
 
 def parse_recipe(

@@ -39,8 +39,9 @@ class ResolvedRecipe:
     each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``tokenizer``:
     the result's vocabulary. ``untie``: tied output heads become tensors of their own. ``config_source``: None where the
     recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
-    with preset and locations resolved, part of a plan's fingerprint. ``filters``: the line of each filter of a
-    parameter, and the text that a tensor's name must contain. ``warnings``: about keys without effect.
+    with preset and locations resolved, part of a plan's fingerprint. ``stages``: the same of the merges whose models it
+    uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
+    ``warnings``: about keys without effect.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
     """
@@ -58,6 +59,7 @@ class ResolvedRecipe:
     dtype: str | None
     max_shard_size: int
     plain: Mapping[str, Any]
+    stages: tuple[Mapping[str, Any], ...] = ()
     access: Access = field(default=DEFAULT_ACCESS, compare=False)
     filters: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
@@ -89,6 +91,15 @@ class ResolvedRecipe:
     def with_access(self, access: Access) -> ResolvedRecipe:
         """The same recipe with ``access`` for storages without options in the recipe."""
         return replace(self, access=_combined(self.access, access))
+
+    def with_options(self, options: Mapping[str, ClientOptions]) -> ResolvedRecipe:
+        """The same recipe with more options of storages, which come after its own."""
+        return replace(self, access=replace(self.access, options={**options, **self.access.options}))
+
+    def named(self, name: str | None, earlier: Sequence[ResolvedRecipe]) -> ResolvedRecipe:
+        """The same recipe as one of several, with its name and those whose models it uses, for the record."""
+        plain = self.plain if name is None else {"name": name, **self.plain}
+        return replace(self, plain=plain, stages=tuple(one.plain for one in earlier))
 
     def with_shard_size(self, size: str | int) -> ResolvedRecipe:
         """The same recipe with another ``max_shard_size``. Raises RecipeError."""

@@ -39,15 +39,27 @@ _Loader.add_constructor(_INT, lambda loader, node: int(str(loader.construct_scal
 
 
 def read_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The document as plain Python values, and the line (from 1) of each key and list item by its path.
+    """The only document of a text; see ``read_documents``."""
+    documents = read_documents(text, origin)
+    if len(documents) > 1:
+        raise RecipeError(
+            f"{origin}:{documents[1][1][()]}: a second document; here one is wanted", code="documents-several"
+        )
+    return documents[0]
 
-    Raises RecipeError naming ``origin`` and the line for syntax errors and duplicate keys.
+
+def read_documents(text: str, origin: str) -> list[tuple[Any, dict[KeyPath, int]]]:
+    """Each document as plain Python values, and the line (from 1) of each key and list item by its path.
+
+    Empty documents are left out where there are others. Raises RecipeError naming ``origin`` and the line for syntax
+    errors and duplicate keys.
     """
-    lines: dict[KeyPath, int] = {}
+    documents: list[tuple[Any, dict[KeyPath, int]]] = []
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
-        value = None if node is None else _plain(loader, node, (), lines, origin)
+        while loader.check_node() and (node := loader.get_node()) is not None:
+            lines: dict[KeyPath, int] = {}
+            documents.append((_plain(loader, node, (), lines, origin), lines))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{origin}:{mark.line + 1}" if mark else origin
@@ -56,7 +68,7 @@ def read_yaml(text: str, origin: str) -> tuple[Any, dict[KeyPath, int]]:
         ) from None
     except RecursionError:
         raise RecipeError(f"{origin}: not a recipe: the document is nested too deeply", code="not-a-recipe") from None
-    return value, lines
+    return [one for one in documents if one[0] is not None] or documents[:1] or [(None, {})]
 
 
 def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], origin: str) -> Any:

@@ -10,14 +10,12 @@ import xxhash
 
 from svc_dist import __version__
 from svc_dist.errors import VerificationError
-from svc_dist.plan.files.sidecars import Sidecar, content
+from svc_dist.plan.beside import index_text, sidecar_contents
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
 from svc_dist.run_folder.unchanged import unchanged_experts
-from svc_dist.storage.access import Access
-from svc_dist.storage.open import open_storage
 
 _log = logging.getLogger("svc_dist")
 
@@ -45,21 +43,19 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
             f"{expert} equals the base in every sampled entry, so it added nothing: an adapter that was never trained "
             "(all lora_B are zero), or the base's own weights?"
         )
-    sidecars = _sidecars(plan, output.access)
+    sidecars = sidecar_contents(plan, output.access, plan.sidecars)
     written = [
         WrittenSidecar(**vars(sidecar), size=len(data), checksum=f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}")
         for sidecar, data in sidecars
     ]
     files = {sidecar.name: data for sidecar, data in sidecars}
     files |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
-    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.indexed}
-    index = json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"
     for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
         storage = output.storage.sub(result.path)
         for name, data in files.items():
             storage.put(name, data)
         storage.put(REPORT_FILE, json.dumps(report, indent=1).encode())
-        storage.put(plan.index_file, index.encode())
+        storage.put(plan.index_file, index_text(plan).encode())
     if plan.results[0].path:
         outputs = {
             "fingerprint": plan.fingerprint,
@@ -71,17 +67,10 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     output.journal.clear()
 
 
-def _sidecars(plan: Plan, access: Access) -> list[tuple[Sidecar, bytes]]:
-    """Each sidecar with its content in every result. Raises ChangedInputError for one that changed since planning."""
-    dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
-    storages = {n: open_storage(plan.models[n].location, access) for n in {one.source for one in plan.sidecars}}
-    return [(one, content(one, storages[one.source], dtype, plan.chat_template)) for one in plan.sidecars]
-
-
 def _recipe_text(plan: Plan) -> str:
     import yaml
 
-    return yaml.safe_dump(plan.recipe, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump_all([*plan.stages, plan.recipe], sort_keys=False, allow_unicode=True)
 
 
 def _card(plan: Plan) -> str:

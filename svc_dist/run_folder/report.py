@@ -32,6 +32,7 @@ REPORT_KEYS = {
     "finished": "when, in UTC",
     "fingerprint": "the plan's: recipe, settings, versions of the methods, identity of every input file",
     "recipe": "the recipe with preset and paths resolved",
+    "stages": "the recipes, with names, of the merges that made the models `stage://NAME`",
     "output": "the folder inside OUTPUT, of a merge with several results",
     "settings": "what results depend on: precision, threads per unit, kind of device",
     "methods": "methods and calibrations used, and their versions",
@@ -79,6 +80,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": plan.fingerprint,
         "recipe": plan.recipe,
+        "stages": list(plan.stages),
         "output": result.path,
         "settings": dataclasses.asdict(plan.settings),
         "methods": plan.methods,
@@ -185,6 +187,7 @@ class MergeReport(PublishedMerge):
     last_start: dict[str, Any] | None = None
     sidecars: tuple[WrittenSidecar, ...] = ()
     chat_template: str | None = None
+    stages: tuple[dict[str, Any], ...] = ()
     shards: tuple[ShardFile, ...] = ()
     dispositions: tuple[Disposition, ...] = ()
     tensors: tuple[ReportedTensor, ...] = ()

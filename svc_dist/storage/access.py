@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from svc_dist.errors import RecipeError
+from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.secrets import refuse_credentials
 
 S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
+#: The beginning of the location of a model that an earlier document of a recipe file makes.
+STAGE = "stage://"
 #: The storages that fsspec reaches, and the package of each one's driver.
 DRIVERS = {
     "memory": "fsspec", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs",
@@ -41,19 +43,37 @@ class ClientOptions:
         return replace(other, **merged, client={**other.client, **self.client})
 
 
+class StageFiles(Protocol):
+    """The model of an earlier document of a recipe file: planned, or made."""
+
+    def open(self, access: Access) -> Any:
+        """The storage of its files."""
+
+
 @dataclass(frozen=True)
 class Access:
     """How every storage of a run is reached.
 
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
     for one unit. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``: seconds for which
-    a transient failure of a request is retried.
+    a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by name.
     """
 
     options: Mapping[str, ClientOptions] = field(default_factory=dict)
     parallel: int = 16
     timeout: float = 60.0
     deadline: float = 300.0
+    stages: Mapping[str, StageFiles] = field(default_factory=dict)
+
+    def stage(self, location: str) -> Any:
+        """The storage of an earlier document's model. Raises StorageError where none has the name."""
+        files = self.stages.get(location.removeprefix(STAGE))
+        if files is None:
+            raise StorageError(
+                f"{location}: made by another document of the recipe, and not kept",
+                "give every document of the recipe a name to keep all models",
+            )
+        return files.open(self)
 
     @classmethod
     def for_s3(cls, options: ClientOptions, **rest: Any) -> Access:

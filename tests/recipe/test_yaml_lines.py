@@ -44,7 +44,7 @@ def test_what_only_looks_like_a_number_is_text(text: str) -> None:
         ("a: [1", "r:1: not valid YAML"),
         ("a: 1\n\tb: 2", "r:2: not valid YAML"),
         ("a: b: c", "r:1: not valid YAML"),
-        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "r:3: a second document"),
         ("a: \x00", "r: not valid YAML"),
         ("3: 4", "r:1: the key 3 is not text"),
         ("? [a]\n: 1", "r:1: .*is not"),

@@ -1,0 +1,109 @@
+"""The plans of several merges, of which later ones use the models of earlier ones: all are planned before any runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from svc_dist.errors import StorageError
+from svc_dist.plan.beside import index_text, sidecar_contents
+from svc_dist.plan.hub_models import located
+from svc_dist.plan.inputs import PlannedModel
+from svc_dist.plan.make import make_plan
+from svc_dist.plan.model import Plan
+from svc_dist.plan.settings import Settings
+from svc_dist.recipe.documents import Stage, earlier
+from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.storage.access import STAGE, Access
+from svc_dist.storage.base import FileIdentity, Storage
+from svc_dist.storage.retry import Retries
+
+
+def plan_stages(stages: Sequence[Stage], settings: Settings, recorded: Sequence[PlannedModel] = ()) -> list[Plan]:
+    """Plan each merge, from the plans of those before it. Raises as ``make_plan``.
+
+    ``recorded``: the models of a run that these merges resume; see ``located``.
+    """
+    planned: dict[str, PlannedFiles] = {}
+    recipes: dict[str | None, ResolvedRecipe] = {}
+    plans: list[Plan] = []
+    for stage in stages:
+        recipe = located(stage.recipe, recorded).named(
+            stage.name, [recipes[one.name] for one in earlier(stages, stage)]
+        )
+        recipe = recipes[stage.name] = replace(recipe, access=replace(recipe.access, stages=dict(planned)))
+        plans.append(make_plan(recipe, settings))
+        if stage.name is not None:
+            planned[stage.name] = PlannedFiles(stage.name, plans[-1], recipe.access)
+    return plans
+
+
+def stage_version(plan: Plan) -> str:
+    """What identifies the files of a stage's model, before and after they are made: its plan."""
+    return f"stage:{plan.fingerprint}"
+
+
+class PlannedFiles(Storage):
+    """The files of a model that a plan will make. Of shards, the headers can be read."""
+
+    read_only = "it is another document's model"
+
+    def __init__(self, name: str, plan: Plan, access: Access) -> None:
+        super().__init__(f"{STAGE}{name}", access)
+        self._plan = plan
+
+    def open(self, access: Access) -> Storage:
+        return self
+
+    def names(self, folder: str = "", recursive: bool = False) -> list[str]:
+        prefix = f"{folder.strip('/')}/" if folder else ""
+        names = [name.removeprefix(prefix) for name in self._names if name.startswith(prefix)]
+        return [name for name in names if recursive or "/" not in name]
+
+    def folders(self) -> list[str]:
+        return sorted({name.partition("/")[0] for name in self._names if "/" in name})
+
+    def stat(self, name: str) -> FileIdentity | None:
+        shard = self._shards.get(name)
+        size = self._plan.shards[shard].size if shard is not None else None
+        if size is None and (data := self.get(name)) is not None:
+            size = len(data)
+        return None if size is None else FileIdentity(name, size, stage_version(self._plan))
+
+    def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
+        data = self._plan.header(self._shards[name]) if name in self._shards else self.get(name)
+        if data is None:
+            raise StorageError(f"{self.url(name)}: the model will have no such file")
+        return data[start:end]
+
+    def get(self, name: str) -> bytes | None:
+        if name not in self._contents:
+            if name == self._plan.index_file:
+                self._contents[name] = index_text(self._plan).encode()
+            for sidecar in self._plan.sidecars:
+                if sidecar.name == name:
+                    self._contents[name] = sidecar_contents(self._plan, self.access, [sidecar])[0][1]
+        return self._contents.get(name)
+
+    def require_unchanged(self, file: FileIdentity) -> None:
+        """A plan does not change."""
+
+    def put(self, name: str, data: bytes) -> None:
+        raise StorageError(f"{self.location}: {self.read_only}")
+
+    def delete(self, name: str) -> None:
+        raise StorageError(f"{self.location}: {self.read_only}")
+
+    @cached_property
+    def _shards(self) -> dict[str, int]:
+        return {self._plan.shard_file(number): number for number in range(self._plan.count)}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        beside = (sidecar.name for sidecar in self._plan.sidecars)
+        return sorted({*self._shards, *beside, self._plan.index_file})
+
+    @cached_property
+    def _contents(self) -> dict[str, bytes]:
+        return {}
