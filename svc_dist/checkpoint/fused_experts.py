@@ -47,6 +47,11 @@ class Slice:
     rows: int
 
 
+def is_single_expert(name: str) -> bool:
+    """Whether a tensor is a weight of one expert of a mixture, by its name."""
+    return _SINGLE.fullmatch(name) is not None
+
+
 def slices(fused: str, shape: tuple[int, ...], tensors: Mapping[str, TensorSpec]) -> list[Slice]:
     """The single tensors of ``tensors`` that make up the fused one, in the order of its bytes; none unless all fit.
 

@@ -95,8 +95,10 @@ def _packed(tensors: Sequence[_Tensor], max_shard_size: int, names: WeightNames,
     return shards
 
 
-def ranges(shard: Shard, grain: Callable[[TensorSpec], int]) -> list[Range]:
-    """Cut a shard into contiguous ranges.
+def ranges(
+    shard: Shard, grain: Callable[[TensorSpec], int], joined: Callable[[TensorSpec], bool] = lambda spec: False
+) -> list[Range]:
+    """Cut a shard into contiguous ranges, never after a tensor that is ``joined`` to the next one.
 
     ``grain(tensor)``: how many elements must stay together (a row, a matrix); 0 for the whole tensor. Small tensors
     share a range of at least ``MIN_RANGE`` bytes; only the last range may be smaller.
@@ -108,7 +110,7 @@ def ranges(shard: Shard, grain: Callable[[TensorSpec], int]) -> list[Range]:
         for first, last in _cuts(spec, grain(spec), max(MAX_RANGE, smallest)):
             pieces.append((spec.name, first, last))
             end = spec.start + bytes_of(spec.dtype, last)
-            if end - start >= smallest:
+            if end - start >= smallest and not joined(spec):
                 result.append(Range(start, end, tuple(pieces)))
                 start, pieces = end, []
     if pieces or start < shard.size or not result:

@@ -30,6 +30,8 @@ class WeightNames:
 
 
 TRANSFORMERS = WeightNames()
+#: An adapter of PEFT: one file, and the configuration without which it is none.
+ADAPTER = WeightNames("adapter_model", "adapter_config.json")
 
 
 def names_like(files: Sequence[str], config: Mapping[str, Any] | None) -> WeightNames:
@@ -57,6 +59,11 @@ def stored_name(name: str, file: str) -> str:
 def is_index(name: str) -> bool:
     """Whether a file is an index of safetensors shards; ``model.safetensors.index.fp16.json`` is one too."""
     return _INDEX.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def completes(name: str) -> bool:
+    """Whether a file, written last, says that a result is complete: a model's index or an adapter's configuration."""
+    return is_index(name) or name.rpartition("/")[2] == ADAPTER.index
 
 
 def missing_shards(names: Iterable[str]) -> tuple[str, int, list[str]] | None:

@@ -101,7 +101,11 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     choices = recipe.results[0]
     rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum for rule in choices.rules)
     return dataclasses.replace(
-        recipe, results=(ResultChoices("", plain_sum, choices.fallback, rules),), warnings=(), filters=()
+        recipe,
+        results=(ResultChoices("", plain_sum, choices.fallback, rules),),
+        warnings=(),
+        filters=(),
+        output="model",
     )
 
 

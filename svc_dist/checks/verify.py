@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from svc_dist.checkpoint.adapters.adapter import Adapter
+from svc_dist.checkpoint.checkpoint import Checkpoint, model_files, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
-from svc_dist.checkpoint.weight_files import INDEX_FILE, is_index, stored_name
+from svc_dist.checkpoint.weight_files import ADAPTER, INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
+from svc_dist.checks.adapter_files import base_problem, open_written
 from svc_dist.checks.tied_tensors import stored_apart, tied_problems
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
@@ -56,17 +58,23 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     output = locate_here(output, access)
     folder = open_storage(output, access)
     names = folder.names()
-    if not any(map(is_index, names)):
+    is_adapter = ADAPTER.index in names and not model_files(names)
+    if not is_adapter and not any(map(is_index, names)):
         result.problems.append(f"{output} has no {INDEX_FILE}: the merge is not complete, or not made by svc_dist")
         if not any(name.endswith(".safetensors") for name in names):
             return result
+    adapter = None
     try:
-        model = open_checkpoint(output, access)
+        if is_adapter:
+            adapter, model = open_written(output, access)
+        else:
+            model = open_checkpoint(output, access)
     except SvcDistError as error:
         result.problems.append(str(error))
         return result
+    agree = "index" if adapter is None else "configuration"
     result.checked.append(
-        f"{counted(len(model.files), 'shard')}, {counted(len(model.tensors), 'tensor')}: index and headers agree"
+        f"{counted(len(model.files), 'shard')}, {counted(len(model.tensors), 'tensor')}: {agree} and headers agree"
     )
     report = _report(output, names, result, access)
     _check_reader(folder.path, model, result)
@@ -74,8 +82,12 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     if report is not None:
         _check_report(report, model, result)
         _check_sidecars(folder, report, result)
-        _check_base(report, model, result, access)
-    _check_architecture(folder.path, model, result)
+        if adapter is None:
+            _check_base(report, model, result, access)
+        else:
+            _check_adapter(report, adapter, result, access)
+    if adapter is None:
+        _check_architecture(folder.path, model, result)
     source = Source(model.location, model.files, access)
     if (problems := tied_problems(model, source, deep)) is not None:
         result.add("tied tensors are equal" + ("" if deep else " in samples"), *problems)
@@ -179,6 +191,16 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
     problem = difference(stored, expected)
     problem = problem and f"against the base {location}: {problem}"
     result.add(f"names and shapes are the base's ({location})", problem)
+
+
+def _check_adapter(report: MergeReport, adapter: Adapter, result: Verification, access: Access) -> None:
+    base = report.models[0]
+    try:
+        problem = base_problem(adapter, base, access)
+    except SvcDistError as error:
+        result.skipped.append(f"the adapter against its base: {error.message}")
+        return
+    result.add(f"every tensor of the adapter fits the base ({base.location})", problem)
 
 
 def _check_architecture(path: Path | None, model: Checkpoint, result: Verification) -> None:

@@ -52,12 +52,12 @@ def plan_lines(plan: Plan) -> Iterator[str]:
                 what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
             yield f"{counted(len(names), 'tensor')} {what}; {entry.reason}"
             yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-    for name, reason in plan.not_written:
-        yield f"not written: {printable(name)}; {reason}"
+    yield from _not_written(plan)
     yield from _sidecar_lines(plan)
     largest = max(plan.units, key=lambda unit: unit.memory)
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
+    yield from _adapter_lines(plan)
     yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].location}"
     for model in every_location(plan.models):
         if model.hub is not None:
@@ -83,9 +83,35 @@ def _place(location: str) -> str:
     return f"the local hub cache: {location}"
 
 
+def _not_written(plan: Plan) -> Iterator[str]:
+    """The names that are not in the result; of an adapter, which leaves most of them to the base, by reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in plan.not_written:
+        groups.setdefault((reason, "" if plan.adapter is not None else name), []).append(name)
+    for (reason, _), names in groups.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield f"not written: {printable(names[0])}{more}; {reason}"
+
+
+def _adapter_lines(plan: Plan) -> Iterator[str]:
+    """The pairs of an adapter and the modules that it saves whole."""
+    if plan.adapter is None:
+        return
+    pairs = [tensor.factor for tensor in plan.tensors if tensor.factor is not None and tensor.factor.side == "a"]
+    cut = sum(not factor.exact for factor in pairs)
+    kind = f"{cut:,} of them cut to their rank: the report states each error" if cut else "all exact"
+    ranks = sorted({factor.rank for factor in pairs}) or [0]
+    several = f"ranks {ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"rank {ranks[0]}"
+    yield f"writes a LoRA adapter of {counted(len(pairs), 'pair')} of factors, {several}; {kind}"
+    if saved := plan.adapter["modules_to_save"]:
+        listed = ", ".join(map(printable, saved[:3])) + (", ..." if len(saved) > 3 else "")
+        yield f"saves {counted(len(saved), 'module')} whole (modules_to_save): {listed}"
+
+
 def _sidecar_lines(plan: Plan) -> Iterator[str]:
     """The sidecars by the model that they come from, and the files that are not copied by reason."""
     changes = {"dtype": " (with the recipe's dtype)", "template": " (with the chat template)", "text": " (written)"}
+    changes |= {"adapter": " (written)"}
     groups: dict[str, list[str]] = {}
     for sidecar in plan.sidecars:
         title = f"sidecars from {plan.models[sidecar.source].location}"

@@ -1,11 +1,11 @@
-"""The files beside the shards of each result: sidecars, and the index."""
+"""The files beside the shards of each result: sidecars, and the index or an adapter's configuration."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from svc_dist.plan.files.sidecars import Sidecar, content
+from svc_dist.plan.files.sidecars import Sidecar, content, json_text
 from svc_dist.plan.model import Plan
 from svc_dist.storage.access import Access
 from svc_dist.storage.open import open_storage
@@ -15,10 +15,20 @@ def sidecar_contents(plan: Plan, access: Access, sidecars: Sequence[Sidecar]) ->
     """Each sidecar with its content in every result. Raises ChangedInputError for one that changed since planning."""
     dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
     storages = {n: open_storage(plan.models[n].location, access) for n in {one.source for one in sidecars}}
-    return [(one, content(one, storages[one.source], dtype, plan.chat_template)) for one in sidecars]
+    return [
+        (
+            one,
+            index_text(plan).encode()
+            if one.rewrite == "adapter"
+            else content(one, storages[one.source], dtype, plan.chat_template),
+        )
+        for one in sidecars
+    ]
 
 
 def index_text(plan: Plan) -> str:
-    """The index of each result."""
+    """The file that is written last in each result: the index, or the configuration of an adapter."""
+    if plan.adapter is not None:
+        return json_text(plan.adapter).decode()
     weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.indexed}
     return json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"

@@ -11,6 +11,7 @@ from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selec
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
+from svc_dist.plan.adapters.costs import pair_memory, pair_work
 from svc_dist.plan.model import PlannedTensor
 from svc_dist.plan.tensors.dispositions import Disposition
 
@@ -41,6 +42,9 @@ def work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: i
 
     Of a matrix, the result with the most operations counts in full, each other one as one product.
     """
+    if tensor.factor is not None:
+        merging = work(tensor.dense, dispositions, tensor.factor.numel, precision)
+        return pair_work(tensor.factor, merging, precision)
     works = [_work(tensor, disposition, elements, precision) for disposition in dispositions]
     if len(works) == 1 or tensor.batch is None or not takes_matrices(tensor, dispositions):
         return sum(works[1:], works[0])
@@ -84,6 +88,9 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
 
 def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
     """Peak memory in bytes: the largest result's, and what stays between two results, at most three matrices."""
+    if tensor.factor is not None:
+        merging = memory(tensor.dense, dispositions, precision)
+        return pair_memory(tensor.factor, merging, len(dispositions), precision)
     peak = max(_memory(tensor, disposition, precision) for disposition in dispositions)
     if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
         peak += 3 * 8 * math.prod(tensor.batch[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,9 +14,12 @@ from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
+from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.adapter_bases import other_bases
+from svc_dist.plan.adapters.pairs import as_adapter
+from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, row_of, takes_matrices, work
 from svc_dist.plan.files import quantisation
@@ -58,8 +62,10 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
     decisions = by_result[0]
     recipe = with_union(recipe, vocabularies, decisions)
-    layout = _layout(recipe, decisions, base, whole)
-    by_name = {decided[0].name: decided for decided in zip(*by_result, strict=True)}
+    adapter = as_adapter(recipe, by_result, base, experts) if recipe.output == "adapter" else None
+    written = by_result if adapter is None else adapter.by_result
+    layout = _layout(recipe, written[0], base, whole)
+    by_name = {decided[0].name: decided for decided in zip(*written, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, base, experts, tied)
     paths = [choices.path for choices in recipe.results]
     planned = tuple(
@@ -70,7 +76,10 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     tokenizer = tokenizer_source(recipe, vocabularies, base, decisions)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
-    copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head)
+    if adapter is None:
+        copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head)
+    else:
+        copied, left_out = adapter_sidecars(recipe, planned), ()
     plan = Plan(
         fingerprint="",
         recipe=dict(recipe.plain),
@@ -84,7 +93,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         ),
         tensors=tensors,
         not_written=tuple(
-            (d.name, d.disposition.reason) for d in decisions if d.disposition.kind in ("tied", "left_out")
+            (d.name, d.disposition.reason) for d in written[0] if d.disposition.kind in ("tied", "left_out")
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(
@@ -103,6 +112,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         left_out=left_out,
         chat_template=template,
         stages=tuple(dict(one) for one in recipe.stages),
+        adapter=None if adapter is None else adapter.config,
     )
     return replace(plan, fingerprint=fingerprint(plan))
 
@@ -133,6 +143,8 @@ def _layout(
             f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors",
             code="nothing-to-write",
         )
+    if recipe.output == "adapter":
+        return pack(specs, sys.maxsize, ADAPTER)
     modules = {folder for model in (base, *experts) for folder in model.modules}
     return pack(specs, recipe.max_shard_size, base.weight_names, modules)
 
@@ -166,14 +178,18 @@ def _plan_tensors(
             if key not in numbers:
                 numbers[key] = len(dispositions)
                 dispositions.append(decided)
-            stored = replace(spec, name=decision.lead or spec.name)
-            sources, factors = inputs_of(stored, base, experts, None if first.kind == "merged" else first.source)
-            copies = copies_of(tied.copies.get(spec.name, ()), sources)
+            stored = decision.of or replace(spec, name=decision.lead or spec.name)
+            one = None if first.kind == "merged" or decision.factor is not None else first.source
+            sources, factors = inputs_of(stored, base, experts, one)
+            if decision.factor is not None and decision.factor.exact:
+                sources = (None,) * len(sources)  # what is added does not depend on the base
+            copies = copies_of(tied.copies.get(spec.name if decision.of is None else stored.name, ()), sources)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
             turned, rest = bool(decision.turned), 0 if decision.rows is None else first.source
             of = (spec.name, spec.dtype, spec.shape, *position, *merged, sources, factors)
-            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, decision.lead))
+            lead = decision.lead if decision.of is None else stored.name
+            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, lead, decision.factor))
     return dispositions, tuple(tensors)
 
 
@@ -190,9 +206,13 @@ def _plan_units(
         tensor = tensors[number_of[spec.name]]
         return _grain(tensor, dispositions[tensor.disposition])
 
+    def joined(spec: TensorSpec) -> bool:
+        factor = tensors[number_of[spec.name]].factor
+        return factor is not None and factor.side == "a"
+
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
-        for cut in ranges(shard, grain):
+        for cut in ranges(shard, grain, joined):
             pieces = tuple((number_of[name], first, last) for name, first, last in cut.pieces)
             bytes_in, flops, peak = 0, 0.0, 0
             for number, first, last in pieces:
@@ -209,6 +229,8 @@ def _plan_units(
 
 def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
+    if tensor.factor is not None:
+        return 0
     grain = math.lcm(row_of(tensor, dispositions), *(one.grain for added in tensor.factors for one in added or ()))
     if grain == 0 and tensor.merged_rows is not None:
         raise PlanError(

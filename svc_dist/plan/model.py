@@ -12,8 +12,9 @@ import msgspec
 
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
-from svc_dist.checkpoint.weight_files import names_like, stored_name
+from svc_dist.checkpoint.weight_files import ADAPTER, names_like, stored_name
 from svc_dist.errors import Warned
+from svc_dist.plan.adapters.factor import Factor
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
@@ -36,7 +37,8 @@ class PlannedTensor:
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
     ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are model ``rest``'s.
-    ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``: the tensor that it equals.
+    ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``: the tensor that it equals, or
+    in an adapter the one that it is written for; ``factor``: one of what is added to that, whose inputs these are.
     """
 
     name: str
@@ -54,6 +56,12 @@ class PlannedTensor:
     rest: int = 0
     copies: tuple[InputRange, ...] = ()
     tied_to: str | None = None
+    factor: Factor | None = None
+
+    @property
+    def dense(self) -> PlannedTensor:
+        """Of a factor: the tensor of the base that the adapter changes, with the same inputs."""
+        return self if self.factor is None else replace(self, shape=self.factor.shape, factor=None)
 
     def spans(self, first: int, last: int) -> list[Span]:
         """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
@@ -72,7 +80,14 @@ class PlannedTensor:
         return self.shape[-1] if self.shape else 1
 
     def reads(self, first: int, last: int) -> Iterator[tuple[int, ByteRange]]:
-        """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input."""
+        """The byte ranges that elements ``[first, last)`` are computed from, each with the number of its input.
+
+        The two factors of a pair are written by one unit, which reads their inputs once: for the first.
+        """
+        if self.factor is not None:
+            if self.factor.side == "a":
+                yield from self.dense.reads(0, self.factor.numel)
+            return
         for tensor, start, end, _ in self.spans(first, last):
             for source in (*tensor.sources, *tensor.copies):
                 for piece, low, high in source.pieces(start, end) if source is not None else ():
@@ -137,6 +152,7 @@ class Plan:
     first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
     and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's.
     ``stages``: the recipes, with names, that make the models ``stage://NAME``.
+    ``adapter``: the ``adapter_config.json`` of results that are adapters.
     """
 
     fingerprint: str
@@ -154,6 +170,7 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
     chat_template: str | None = None
     stages: tuple[dict[str, Any], ...] = ()
+    adapter: dict[str, Any] | None = None
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
         """A tensor's disposition in each result."""
@@ -175,7 +192,10 @@ class Plan:
 
     @property
     def index_file(self) -> str:
-        """The name of the index in the folder of each result."""
+        """The name of the file that is written last in the folder of each result: of the index, or of an adapter's
+        configuration."""
+        if self.adapter is not None:
+            return ADAPTER.index
         return names_like([self.shard_file(0)], None).index
 
     @property

@@ -144,7 +144,7 @@ class _Request:
     def _rule(self, index: int, rule: RuleEntry, method: Method) -> MergeChoice | KeepChoice:
         """What a rule chooses. ``method``: the recipe's, for a rule that names none."""
         where = self.origin.at("rules", index)
-        merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored)
+        merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored or rule.rank)
         if rule.keep is not None:
             if merges:
                 raise RecipeError(f"{where}: a rule with keep takes no other key than match and dtype")
@@ -154,7 +154,7 @@ class _Request:
         if not merges and rule.dtype is None:
             raise RecipeError(
                 f"{where}: the rule changes nothing",
-                "add keep, merge_method, parameters, calibrate, vocab, stored or dtype",
+                "add keep, merge_method, parameters, calibrate, vocab, stored, rank or dtype",
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
+from svc_dist.recipe.adapter_output import adapter_rank
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.locations import (
     HubIds,
@@ -41,6 +42,7 @@ class ResolvedRecipe:
     recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
     with preset and locations resolved, part of a plan's fingerprint. ``stages``: the same of the merges whose models it
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
+    ``rank``: the largest of an adapter's pairs.
     ``warnings``: about keys without effect.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
@@ -61,6 +63,8 @@ class ResolvedRecipe:
     plain: Mapping[str, Any]
     stages: tuple[Mapping[str, Any], ...] = ()
     access: Access = field(default=DEFAULT_ACCESS, compare=False)
+    output: Literal["model", "adapter"] = "model"
+    rank: int | None = None
     filters: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
@@ -143,6 +147,8 @@ def resolve(
         max_shard_size=int(recipe.max_shard_size),  # validation has parsed it
         plain=_plain(recipe, models, results[0].rules, sources),
         access=access,
+        output=recipe.output or "model",
+        rank=adapter_rank(recipe, origin),
         filters=tuple(
             (origin.at(*path, name), text)
             for path, parameters in all_parameters(recipe)

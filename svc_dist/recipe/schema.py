@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -103,6 +103,9 @@ class RuleEntry(Strict):
         description="layout of matrices: `out_in` (as nn.Linear) or `in_out`; default: as recognised",
     )
     dtype: str | None = Field(None, description="dtype of these tensors in place of the recipe's; also of kept ones")
+    rank: Annotated[int, Field(ge=1)] | Literal["full"] | None = Field(
+        None, description="`rank` for these tensors in an adapter; `full` saves them whole (modules_to_save)"
+    )
     optional: bool = Field(False, description="the rule may match no tensor")
 
     _match_list = field_validator("match", mode="before")(_list)
@@ -219,6 +222,12 @@ class Recipe(Strict):
         None, min_length=1, description="auto (that of most models), the name of a template, or a template in Jinja"
     )
     outputs: list[OutputEntry] = Field([], description="several models made in one pass, in folders inside OUTPUT")
+    output: Literal["model", "adapter"] | None = Field(
+        None, description="what is written: a `model` (default), or what the merge adds to the base as a LoRA `adapter`"
+    )
+    rank: int | None = Field(
+        None, ge=1, description="largest rank in an adapter; required where merged deltas are not of low rank"
+    )
     max_shard_size: str | int = Field(
         "5GB", validate_default=True, description="largest shard, in bytes or with an SI or IEC unit"
     )

@@ -49,6 +49,7 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
         for sidecar, data in sidecars
     ]
     files = {sidecar.name: data for sidecar, data in sidecars}
+    files.pop(plan.index_file, None)  # an adapter's configuration, which is written last
     files |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
     for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
         storage = output.storage.sub(result.path)

@@ -28,6 +28,7 @@ from svc_dist.plan.tensors.copies import require_equal_copies
 from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
+from svc_dist.run.pairs.unit_pairs import UnitPairs
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -104,7 +105,12 @@ def _run(
             header = memoryview(plan.header(unit.shard))
             for result in range(len(shards)):
                 emit(result, header)
+        pairs = UnitPairs(plan, mapped, attempt, scratch)
         for span in plan.spans(unit):
+            if span[0].factor is not None:
+                for result, values in pairs.results(span[0], matrices, overlaps):
+                    emit(result, values.view(torch.uint8).numpy().data)
+                continue
             with JoinedViews(scratch) as joined:
                 piece = _UnitTensor(plan, span, mapped, attempt, joined)
                 for result, values in piece.results(matrices, overlaps):

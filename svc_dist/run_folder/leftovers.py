@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from svc_dist.checkpoint.weight_files import is_index
+from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import RUN_FOLDER
@@ -53,7 +53,7 @@ def remains(output: Output) -> Remains:
     return Remains(
         output=output.location,
         on_disk=output.storage.path is not None,
-        files=output.existing(sorted(own_files(plan), key=lambda name: not is_index(name))),
+        files=output.existing(sorted(own_files(plan), key=lambda name: not completes(name))),
         units=len(plan.units),
         units_done=len(done),
         bytes_done=sum(plan.unit[unit].bytes_out for unit in done),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from svc_dist.checkpoint.weight_files import is_index
+from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
@@ -27,7 +27,8 @@ def own_files(plan: Plan) -> list[str]:
 def result_files(plan: Plan) -> list[str]:
     """Every name that this plan puts into the folder of each result."""
     names = [plan.shard_file(number) for number in range(plan.count)]
-    return [*names, *(sidecar.name for sidecar in plan.sidecars), CARD_FILE, RECIPE_FILE, REPORT_FILE, plan.index_file]
+    beside = [sidecar.name for sidecar in plan.sidecars if sidecar.name != plan.index_file]
+    return [*names, *beside, CARD_FILE, RECIPE_FILE, REPORT_FILE, plan.index_file]
 
 
 def recorded_settings(output: Output) -> Settings | None:
@@ -56,7 +57,7 @@ def completed(output: Output) -> PublishedMerge | None:
     published = recorded(output)
     if published is None:
         return None
-    indexes = [name for name in published.files if is_index(name)]
+    indexes = [name for name in published.files if completes(name)]
     return published if indexes and len(output.existing(indexes)) == len(indexes) else None
 
 
@@ -74,8 +75,8 @@ def own_names(output: Output, published: PublishedMerge) -> list[str]:
             report = MergeReport.parse(output.storage.get_within(where, LARGEST) or b"", where)
             names += [*(shard.file for shard in report.shards), *(one.name for one in report.sidecars)]
         ours |= {f"{folder}/{name}" if folder else name for name in names}
-    names = [name for name in published.files if is_inside(name) and (name in ours or is_index(name))]
-    return sorted(names, key=lambda name: not is_index(name))
+    names = [name for name in published.files if is_inside(name) and (name in ours or completes(name))]
+    return sorted(names, key=lambda name: not completes(name))
 
 
 def recorded(output: Output) -> PublishedMerge | None:

@@ -52,7 +52,7 @@ class AdapterConfig:
 
     ``base_model``: the name or path of the model that it was trained on, empty where the configuration names none;
     ``peft_version``: (0,) before 0.18, which first recorded it; ``ensure_weight_tying``: the output head and the
-    embedding were trained as one.
+    embedding were trained as one; ``task_type``: empty where the configuration names none.
     """
 
     rank: int
@@ -67,6 +67,7 @@ class AdapterConfig:
     peft_version: tuple[int, ...]
     modules_to_save: tuple[str, ...]
     ensure_weight_tying: bool
+    task_type: str = ""
 
     def targets(self, parameter: str) -> bool:
         """Whether a parameter is one of ``target_parameters``, by PEFT's rule for names."""
@@ -123,6 +124,7 @@ def parse_adapter_config(text: bytes, where: str) -> AdapterConfig:
         peft_version=tuple(map(int, re.findall(r"\d+", str(data.get("peft_version") or "0").partition("@")[0])[:2])),
         modules_to_save=_names(data, "modules_to_save", where),
         ensure_weight_tying=_flag(data, "ensure_weight_tying", where),
+        task_type=str(data.get("task_type") or ""),
     )
 
 

@@ -114,6 +114,12 @@ def _name(key: str, spec: TensorSpec, where: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
+def module_of(key: str) -> str:
+    """The module that a factor is for, by the factor's name in its file; empty for other tensors."""
+    factor = _FACTOR.fullmatch(_WRAPPERS.sub("", key).removeprefix("module.").removeprefix(_PREFIX))
+    return "" if factor is None else factor["module"].replace(".base_layer", "")
+
+
 def _layer(layers: dict[tuple[str, int], _Layer], wrapped: str) -> _Layer:
     module = wrapped.replace(".base_layer", "")
     return layers.setdefault((module, wrapped.count(".base_layer")), _Layer())

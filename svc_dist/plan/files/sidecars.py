@@ -68,7 +68,7 @@ class Sidecar:
     name: str
     source: int
     identity: FileIdentity | None
-    rewrite: Literal["none", "dtype", "template", "text"]
+    rewrite: Literal["none", "dtype", "template", "text", "adapter"]
     dequantised: bool
     tied: bool | None
 
@@ -140,6 +140,13 @@ def sidecars(
     if template is not None:
         copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False, None))
     return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
+
+
+def planned_files(storage: Storage, names: Sequence[str], source: int) -> list[Sidecar | LeftOut]:
+    """The plans for some files of model ``source``, copied as they are."""
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        planned = pool.map(lambda name: _planned(storage, name, source, None, None), names)
+        return [one for one in planned if one is not None]
 
 
 def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str | None) -> bytes:

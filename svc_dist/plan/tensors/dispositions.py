@@ -12,6 +12,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.methods.registry import METHODS
+from svc_dist.plan.adapters.factor import Factor
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
 from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
@@ -51,7 +52,8 @@ class Decision:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
     tells and a step depends on it; ``rows``: how many first rows are merged, None for all; the others are those of the
     disposition's source; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``lead``: the
-    name of the tensor that this one is, where it is tied to another."""
+    name of the tensor that this one is, where it is tied to another. In an adapter, ``of``: the tensor of the base that
+    it is written for; ``factor``: where it is a factor of what is added to that."""
 
     name: str
     disposition: Disposition
@@ -62,6 +64,8 @@ class Decision:
     rule: int | None = None
     dtype: str | None = None
     lead: str | None = None
+    of: TensorSpec | None = None
+    factor: Factor | None = None
 
 
 def decide(

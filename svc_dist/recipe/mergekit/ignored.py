@@ -66,10 +66,15 @@ def without_ignored(data: Mapping[str, Any], origin: Origin) -> tuple[dict[str, 
     if not isinstance(method, str) or method not in MERGEKIT_METHODS:
         return dict(data), ()
     notes = Notes()
-    own = set(_KNOWN["recipe"]) - set(_MERGEKITS)
+    own = {key for key in _KNOWN["recipe"] if not _is_place("recipe", key, data.get(key))} - set(_MERGEKITS)
     reader = Reader(method, not own & set(data), notes, origin)
     cleaned = _Cleaning(reader, model_text(data.get("base_model"))).recipe(data)
     return cleaned, tuple(notes.warnings(origin))
+
+
+def _is_place(what: str, key: Any, value: Any) -> bool:
+    """Whether a key that svc_dist has too is, by its value, the folder that other programs write to."""
+    return what == "recipe" and key == "output" and value not in (None, "model", "adapter")
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class _Cleaning:
         """The keys that ``what`` may have, without those that say nothing, and those that must be errors."""
         kept: dict[str, Any] = {}
         for key, value in given.items():
-            if key in _KNOWN[what]:
+            if key in _KNOWN[what] and not _is_place(what, key, value):
                 if value is not None or key not in _OPTIONAL:
                     kept[key] = value
             elif not isinstance(key, str) or not self._ignored(what, key, given, (*path, key)):

@@ -55,9 +55,13 @@ class TensorInputs:
         #: Each input's view as it is stored, for the message about a damaged one.
         self.stored: list[StoredView] = []
         self.views = [None if slot is None else self._view(slot) for slot in tensor.sources]
-        assert self.views[0] is not None
-        self.base = self.views[0]
         self.changes = [self._change(number, added) for number, added in enumerate(tensor.factors, 1)]
+
+    @property
+    def base(self) -> Tensor:
+        base = self.views[0]
+        assert base is not None
+        return base
 
     def damaged(self, nan_only: bool) -> DamagedInputError | None:
         """The first value of an input that is not finite, or is NaN: file, tensor and element. None where none is."""

@@ -1,0 +1,36 @@
+"""An adapter that a merge wrote, seen as a checkpoint, and compared with its base."""
+
+from __future__ import annotations
+
+from svc_dist.checkpoint.adapters.adapter import Adapter, OpenedModel, attach, open_adapter
+from svc_dist.checkpoint.checkpoint import ADAPTER_FILE, Checkpoint, open_checkpoint, open_file
+from svc_dist.errors import SvcDistError
+from svc_dist.plan.inputs import PlannedModel
+from svc_dist.storage.access import Access
+from svc_dist.storage.open import open_storage
+
+
+def open_written(location: str, access: Access) -> tuple[Adapter, Checkpoint]:
+    """An adapter, and its tensors by the names in its file.
+
+    Raises DamagedInputError unless configuration and tensors agree, StorageError.
+    """
+    adapter = open_adapter(location, access)
+    identity, tensors = open_file(open_storage(location, access), ADAPTER_FILE)
+    return adapter, Checkpoint(location, (identity,), tensors, None)
+
+
+def base_problem(adapter: Adapter, base: PlannedModel, access: Access) -> str | None:
+    """Why an adapter does not fit its base; None where each of its tensors has one of its shape there.
+
+    Raises SvcDistError where the base cannot be opened.
+    """
+    model = open_checkpoint(base.location, access).renamed(base.renames)
+    try:
+        attach(OpenedModel(adapter.location, None, adapter), model)
+    except SvcDistError as error:
+        return error.message
+    for name, spec in adapter.saved.items():
+        if name not in model.tensors or model.tensors[name].shape != spec.shape:
+            return f"{spec.name} has no tensor of its shape in {base.location}"
+    return None

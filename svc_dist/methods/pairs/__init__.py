@@ -1,0 +1,1 @@
+"""Merged deltas as pairs of factors, for adapters."""
