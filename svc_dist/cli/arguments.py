@@ -142,7 +142,9 @@ class _Arguments:
             self._require_recipe()
             where = self.rest[0] if self.rest else None
         if where is None and self.takes_output == "required":
-            raise RecipeError("OUTPUT is missing: where to write the merged model", self._forms, code="arguments")
+            raise RecipeError(
+                "OUTPUT is missing: where to write the merged model", self._forms, code="arguments-refused"
+            )
         return where
 
     def recipe(self, access: Access) -> tuple[str | ResolvedRecipe, dict[str, Any]]:
@@ -161,7 +163,7 @@ class _Arguments:
     def _data(self) -> tuple[dict[str, Any], dict[KeyPath, Line]]:
         """The recipe of models, and the argument that gives each of its keys. Raises RecipeError."""
         if not self.rest:
-            raise RecipeError("an expert is missing: BASE alone is given", self._forms, code="arguments")
+            raise RecipeError("an expert is missing: BASE alone is given", self._forms, code="arguments-refused")
         models: list[dict[str, Any]] = [{"model": expert} for expert in self.rest]
         data: dict[str, Any] = {"base_model": self.first, "models": models}
         data |= {"merge_method": self.method or "task_arithmetic", "parameters": {}}
@@ -175,7 +177,9 @@ class _Arguments:
                 if len(value) != len(models):
                     counts = f"{len(value)} weights for {counted(len(models), 'expert')}"
                     raise RecipeError(
-                        f"{option}: {counts}", "give one for all, or one for each in their order", code="arguments"
+                        f"{option}: {counts}",
+                        "give one for all, or one for each in their order",
+                        code="arguments-refused",
                     )
                 for number, one in enumerate(value):
                     models[number]["parameters"] = {"weight": one}
@@ -192,27 +196,31 @@ class _Arguments:
         if not self.first.endswith(_SUFFIXES) and recipes and Path(recipes[0]).is_file():
             right = f"write svc-dist {self.command} {recipes[0]} {self.first}"
             raise RecipeError(
-                f"{self.first} is not a recipe, but {recipes[0]} is: the recipe comes first", right, code="arguments"
+                f"{self.first} is not a recipe, but {recipes[0]} is: the recipe comes first",
+                right,
+                code="arguments-refused",
             )
         if "://" not in self.first and first.is_dir():
-            raise RecipeError(f"{self.first} is a folder, not a recipe", self._forms, code="arguments")
+            raise RecipeError(f"{self.first} is a folder, not a recipe", self._forms, code="arguments-refused")
         if len(self.rest) > 1:
             raise RecipeError(
                 f"a recipe and one OUTPUT are expected, not {len(self.rest) + 1} arguments",
                 self._forms,
-                code="arguments",
+                code="arguments-refused",
             )
         if self.target is not None:
             raise RecipeError(
                 "--output goes with --method: after a recipe, OUTPUT is the second argument",
                 self._forms,
-                code="arguments",
+                code="arguments-refused",
             )
         for name, (option, path) in _OPTIONS.items():
             if getattr(self, name) not in (None, []):
                 key = ".".join(map(str, path))
                 raise RecipeError(
-                    f"{option} goes with --method", f"to change a recipe, write --set {key}=VALUE", code="arguments"
+                    f"{option} goes with --method",
+                    f"to change a recipe, write --set {key}=VALUE",
+                    code="arguments-refused",
                 )
 
     @property

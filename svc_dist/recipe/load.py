@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed
+from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
@@ -64,7 +65,7 @@ def load_stages(
     if isinstance(recipe, ResolvedRecipe):
         if changes:
             raise RecipeError(
-                "a resolved recipe cannot be changed", "change the recipe that it was made from", code="set-nowhere"
+                "a resolved recipe cannot be changed", "change the recipe that it was made from", code="set-refused"
             )
         stages: tuple[Stage, ...] = (Stage(None, recipe if access == DEFAULT_ACCESS else recipe.with_access(access)),)
     elif isinstance(recipe, Mapping):
@@ -147,7 +148,7 @@ def recipe_from(
     changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
     """A recipe from plain data (what the YAML would parse to). Raises RecipeError."""
-    data, origin = changed(data, changes or {}, origin)
+    data, origin = expanded(*changed(data, changes or {}, origin))
     if not isinstance(data, Mapping):
         raise RecipeError(
             f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"

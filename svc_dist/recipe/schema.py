@@ -158,11 +158,18 @@ class TokenizerSource(Strict):
 class OutputEntry(Strict):
     """One of several models made in one pass: the recipe with these values."""
 
-    path: str = Field(min_length=1, description="folder of this model, relative to OUTPUT")
-    scale: float | None = Field(None, alias="lambda", description="parameter `lambda` of the merge method")
+    path: str = Field(
+        min_length=1, description="folder of this model, relative to OUTPUT; of a grid: with {lambda} for its values"
+    )
+    scale: float | None = Field(
+        None, alias="lambda", description="parameter `lambda` of the merge method; a list: a model for each value"
+    )
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(
         None, description="calibration, or keys that override the recipe's, or none"
+    )
+    grid: dict[str, list[Any]] | None = Field(
+        None, description="lists of values by key, such as {calibrate.alpha: [0.3, 0.6]}: a model for each combination"
     )
 
     _calibrate_method = field_validator("calibrate", mode="before")(_method)

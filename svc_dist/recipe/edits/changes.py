@@ -30,7 +30,7 @@ def parse_changes(given: Sequence[str]) -> dict[str, Any]:
         _, end = _steps(text, "=")
         key, value = text[: end - 1], text[end:]
         if key in changes:
-            raise RecipeError(f"{_place(key)}: this key is given twice", "give it once", code="set-twice")
+            raise RecipeError(f"{_place(key)}: this key is given twice", "give it once", code="set-refused")
         changes[key], _ = read_yaml(value, _place(key))
     return changes
 
@@ -87,7 +87,7 @@ class _Change:
         where = self.steps[len(path) - 1] if path else ""
         if not isinstance(holder, list):
             raise RecipeError(
-                f"{self.place}: {where} is {redact(str(holder))}, which has no keys", _FORM, code="set-nowhere"
+                f"{self.place}: {where} is {redact(str(holder))}, which has no keys", _FORM, code="set-refused"
             )
         if step.isascii() and step.isdigit() and int(step) < len(holder):
             return int(step)
@@ -101,7 +101,7 @@ class _Change:
         why = "is the name of several entries" if found else "is no entry"
         entries = f"{where} has {len(holder)}, from 0" if holder else f"{where} has none"
         hint = f"; {nearest(step, known)}" if known and not found and not step.isdigit() else ""
-        raise RecipeError(f"{self.place}: {step} {why} of {where}", redact(entries + hint), code="set-nowhere")
+        raise RecipeError(f"{self.place}: {step} {why} of {where}", redact(entries + hint), code="set-refused")
 
     def _remove(self, holder: Any, path: KeyPath) -> None:
         at = path[-1]
@@ -121,7 +121,7 @@ class _Change:
 
     def _missing(self, step: str, holder: Mapping[str, Any]) -> RecipeError:
         return RecipeError(
-            f"{self.place}: the recipe has no key '{step}' to remove", nearest(step, holder), code="set-nowhere"
+            f"{self.place}: the recipe has no key '{step}' to remove", nearest(step, holder), code="set-refused"
         )
 
     def _refuse_bare_parameter(self) -> None:
@@ -145,7 +145,7 @@ def _steps(text: str, end: str) -> tuple[list[str], int]:
         position, last = step.end(), step[3]
     if not steps or last != end or (not end and position < len(text)):
         raise RecipeError(
-            f"{_place(text)}: this is not {'KEY=VALUE' if end else 'the path of a key'}", _FORM, code="set-malformed"
+            f"{_place(text)}: this is not {'KEY=VALUE' if end else 'the path of a key'}", _FORM, code="set-refused"
         )
     return steps, position
 

@@ -69,6 +69,7 @@ def recipe_schema() -> dict[str, Any]:
     )
     properties["preset"] = _enum(PRESETS) | _about(properties["preset"])
     properties |= _mergekits(definitions)
+    _with_grids(definitions["OutputEntry"], properties)
     for owner, key in ((schema, "base_model"), (definitions["ModelEntry"], "model")):
         owner["properties"][key] = _either(owner["properties"][key], {"type": "object"}, about=owner["properties"][key])
     schema["required"] = []
@@ -120,6 +121,15 @@ def _written_short(properties: dict[str, Any]) -> None:
         properties["merge_method"] = _method_names() | _about(properties["merge_method"])
     if "calibrate" in properties:
         properties["calibrate"] = _reference("calibration") | _about(properties["calibrate"])
+
+
+def _with_grids(output: dict[str, Any], properties: dict[str, Any]) -> None:
+    """Allow lists of values in an entry of ``outputs``, which then needs no path, and such an entry alone."""
+    output["required"] = []
+    scale = output["properties"]["lambda"]
+    output["properties"]["lambda"] = _either(scale, {"type": "array", "items": {"type": "number"}}, about=scale)
+    listed = properties["outputs"]
+    properties["outputs"] = _either(_reference("OutputEntry"), listed, about=listed)
 
 
 def _calibration() -> dict[str, Any]:

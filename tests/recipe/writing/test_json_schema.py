@@ -99,3 +99,9 @@ def test_mergekits_slices_and_modules() -> None:
     VALIDATOR.validate(data(f"merge_method: linear\nmodules: {{default: {{{slices}}}}}"))
     assert not VALIDATOR.is_valid(data(f"merge_method: slerp\n{slices}"))
     assert not VALIDATOR.is_valid(data("merge_method: linear\nslices: [{sources: [{model: a}]}]"))
+
+
+@pytest.mark.parametrize("outputs", ["{lambda: [0.3, 1]}", "[{path: a, lambda: 1}, {grid: {calibrate.alpha: [1]}}]"])
+def test_grids(outputs: str) -> None:
+    VALIDATOR.validate({**data(MODELS), "merge_method": "ties", "outputs": data(outputs)})
+    assert not VALIDATOR.is_valid({**data(MODELS), "merge_method": "ties", "outputs": [{"grid": [1]}]})
