@@ -13,6 +13,7 @@ from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.recipe.choices import MergeChoice
+from svc_dist.recipe.mergekit.filters import unmatched
 from svc_dist.recipe.presets import UNKNOWN_MODULES
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
@@ -79,9 +80,7 @@ def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Se
     yield from _calibration_advice(recipe, decisions)
     yield from _unknown_modules(recipe, decisions)
     yield from recipe.warnings
-    for where, text in recipe.filters:
-        if not any(text in name for name in names):
-            yield warned("filter-matches-nothing", f"{where}: no tensor's name contains the filter {text!r}")
+    yield from unmatched(recipe.filters, names)
     for file in left_out:
         if file.needed:
             yield warned("file-not-copied", f"{file.location}/{file.name} is not copied: {file.reason}")

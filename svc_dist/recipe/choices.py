@@ -163,6 +163,11 @@ class _Request:
             return self._choice(method, rule.parameters, self.calibrate, where, "calibrate")
         return self._choice(method, rule.parameters, rule.calibrate, where, "rules", index, "calibrate")
 
+    def _adds_base(self) -> bool:
+        """Whether an unlisted base takes part in ``linear``, with the weight for all models, as in mergekit."""
+        recipe = self.recipe
+        return recipe.merge_method == "linear" and recipe.base_model is not None and "weight" in self.parameters
+
     def _choice(
         self,
         method: Method,
@@ -179,7 +184,7 @@ class _Request:
         entries, experts = self.recipe.models, len(self.models) - 1
         listed = None if self.models[0].position is None else entries[self.models[0].position].parameters
         base = listed if method.base != "no base" or self.recipe.base_model is None else None
-        if method.base == "model" and base is None:
+        if base is None and (method.base == "model" or (method.base == "listed" and self._adds_base())):
             base = {}
         common = {} if alike else self.parameters
         each = [{} if alike else entries[model.position or 0].parameters for model in self.models[1:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from svc_dist.errors import Warned, warned
+from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.origin import Origin
 from svc_dist.recipe.schema import Recipe
@@ -18,13 +19,10 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
     """
     if "fallback" in recipe.model_fields_set and not spectral:
         yield warned("no-effect", f"{origin.at('fallback')}: has no effect: {recipe.merge_method} merges every tensor")
+    yield from _weights(recipe, base, origin)
     if recipe.merge_method == "linear":
-        if base is None and "weight" in recipe.parameters:
-            yield warned(
-                "base-not-merged",
-                f"{origin.at('base_model')}: linear does not merge the base, because it is not listed under models; "
-                "mergekit would add it with the weight of `parameters`",
-            )
+        if base is None and recipe.base_model is not None:
+            yield from _base_of_linear(recipe, origin)
     elif base is not None and set(recipe.models[base].parameters) - WITHOUT_EFFECT:
         yield warned("no-effect", f"{origin.at('models', base, 'parameters')}: has no effect: this model is the base")
     if recipe.parameters.get("rescale") is True and recipe.merge_method in ("della", "della_linear"):
@@ -38,4 +36,37 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
             "no-effect",
             f"{origin.at('dtype')}: has no effect, because out_dtype is given: svc_dist computes in float32, or in "
             "float64 with `--precision float64`",
+        )
+
+
+def _weights(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[Warned]:
+    """A warning about models without a weight beside models that have one."""
+    method = METHODS[recipe.merge_method]
+    if method.parameter("weight") is None or "weight" in recipe.parameters:
+        return
+    idle = base if method.base == "origin" or (method.base == "no base" and recipe.base_model is not None) else None
+    taking = [number for number in range(len(recipe.models)) if number != idle]
+    missing = [number for number in taking if "weight" not in recipe.models[number].parameters]
+    if missing and len(missing) < len(taking):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield warned(
+            "weight-missing",
+            f"{origin.at('models', missing[0])}{more}: has no weight, so svc_dist takes the default 1; mergekit stops",
+        )
+
+
+def _base_of_linear(recipe: Recipe, origin: Origin) -> Iterator[Warned]:
+    """A warning about a base that ``linear`` does not list."""
+    where = origin.at("base_model")
+    if "weight" in recipe.parameters:
+        yield warned(
+            "base-merged",
+            f"{where}: linear merges the base too, with the weight of `parameters`, as mergekit does; to leave it out, "
+            "write the weights under the models",
+        )
+    elif any("weight" in entry.parameters for entry in recipe.models):
+        yield warned(
+            "base-not-merged",
+            f"{where}: linear does not merge the base, because it is not listed under models; mergekit stops, because "
+            "the base has no weight",
         )

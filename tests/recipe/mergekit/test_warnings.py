@@ -23,7 +23,7 @@ def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple
 @pytest.mark.parametrize(
     ("method", "keys", "words"),
     [
-        ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear does not merge the base"),
+        ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear merges the base too, with the weight of"),
         ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides kept entries"),
         ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect, because out_dtype is given"),
     ],
@@ -54,3 +54,39 @@ def test_what_is_written_has_the_out_dtype_else_the_dtype(models: list[Path], ke
     plan = svc_dist.make_plan(recipe_data(models, **keys))
     assert {tensor.dtype for tensor in plan.tensors} == {written}
     assert plan.warnings == ()
+
+
+def test_a_base_that_linear_does_not_list_takes_part_only_with_the_weight_for_all(models: list[Path]) -> None:
+    def base_weight(**keys: Any) -> float:
+        plan = svc_dist.make_plan(recipe_data(models, "linear", **keys))
+        parameters = plan.results[0].dispositions[0].parameters
+        assert parameters is not None
+        return float(parameters["base_weight"])
+
+    entries = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models[1:]]
+    assert base_weight(parameters={"weight": 0.25}) == 0.25
+    assert base_weight(parameters={"weight": [0.25]}) == 0.25
+    assert base_weight(models=entries) == 0.0
+    assert "(base_model): linear does not merge the base" in warnings(models, "linear", models=entries)[0]
+    assert warnings(models, "linear") == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "said"),
+    [
+        ("ties", [None, 0.5, None], "(models[2]): has no weight, so svc_dist takes the default 1; mergekit stops"),
+        ("ties", [None, 0.5, 0.5], None),
+        ("ties", [None, None, None], None),
+        ("linear", [None, 0.5, None], "(models[0]) and 1 more: has no weight"),
+        ("sce", [None, None, None], None),
+    ],
+)
+def test_a_model_without_weight_beside_others_with_one_is_named(
+    models: list[Path], method: str, weights: list[float | None], said: str | None
+) -> None:
+    entries = [
+        {"model": str(model), **({} if weight is None else {"parameters": {"weight": weight}})}
+        for model, weight in zip(models, weights, strict=True)
+    ]
+    found = warnings(models, method, models=entries)
+    assert said in found[0] if said else found == ()
