@@ -32,7 +32,17 @@ TEMPLATES = {
     "{%- elif message.role == 'user' %}{{- '### Instruction:\n' + message.content + '\n\n' }}"
     "{%- else %}{{- '### Response:\n' + message.content + eos_token + '\n\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '### Response:\n' }}{%- endif %}",
-}
+    "mistral": "{%- set first, turns = '', messages %}{%- if messages[0].role == 'system' %}"
+    "{%- set first, turns = messages[0].content + '\n\n', messages[1:] %}{%- endif %}{{- bos_token }}{%- for message in turns %}"
+    "{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') %}"
+    "{{- raise_exception('after a system message, user and assistant must take turns') }}{%- endif %}"
+    "{%- if message.role == 'user' %}"
+    "{{- ' [INST] ' + (first if loop.first else '') + message.content + ' [/INST]' }}"
+    "{%- else %}{{- ' ' + message.content + eos_token }}{%- endif %}{%- endfor %}",
+    "exaone": "{%- if messages[0].role != 'system' %}{{- '[|system|][|endofturn|]\n' }}{%- endif %}" + _TURN
+    + "{{- '[|' + message.role + '|]' + message.content + ('' if message.role == 'user' else '[|endofturn|]') + '\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '[|assistant|]' }}{%- endif %}",
+}  # fmt: skip
 
 
 def with_union(recipe: ResolvedRecipe, vocabularies: Vocabularies, decisions: Sequence[Decision]) -> ResolvedRecipe:

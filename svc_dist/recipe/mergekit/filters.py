@@ -21,7 +21,7 @@ def unmatched(filters: Sequence[tuple[str, str]], names: Sequence[str]) -> Itera
         more = len({where for where, _ in found}) - 1
         texts = list(dict.fromkeys(text for _, text in found))
         shown = ", ".join(map(repr, texts[:3])) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
-        said = f"no tensor's name contains the filter {shown}"
+        said = f"no tensor's name contains the filter{'s' if len(texts) > 1 else ''} {shown}"
         if pattern:
             plain = max(_PLAIN.findall(texts[0]) or ["mlp"], key=len).strip(".")
             said += f": a filter is a part of the name, not a pattern; write {plain!r}"

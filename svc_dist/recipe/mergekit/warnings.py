@@ -31,12 +31,26 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
             f"{origin.at('parameters', 'rescale')}: divides kept entries by their probability of being kept, as "
             "in the paper; mergekit scales a tensor to its former L1 norm",
         )
+    if recipe.chat_template in _TEMPLATES:
+        yield warned(
+            "template-differs",
+            f"{origin.at('chat_template')}: '{recipe.chat_template}' is the format that models were trained with; "
+            f"mergekit's template of this name has {_TEMPLATES[recipe.chat_template]}",
+        )
     if recipe.out_dtype is not None and recipe.dtype not in (None, "float32"):
         yield warned(
             "no-effect",
             f"{origin.at('dtype')}: has no effect, because out_dtype is given: svc_dist computes in float32, or in "
             "float64 with `--precision float64`",
         )
+
+
+#: How mergekit's chat templates of these names differ.
+_TEMPLATES = {
+    "llama3": "a line break after each <|eot_id|>",
+    "alpaca": "no line break before the last '### Response:', and no end-of-text token after an answer",
+    "exaone": "spaces before each line and after each question",
+}
 
 
 def _weights(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[Warned]:

@@ -139,6 +139,8 @@ SAID = {
     "U<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nV"
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "alpaca": "S\n\n### Instruction:\nU\n\n### Response:\nA</s>\n\n### Instruction:\nV\n\n### Response:\n",
+    "mistral": "<s> [INST] S\n\nU [/INST] A</s> [INST] V [/INST]",
+    "exaone": "[|system|]S[|endofturn|]\n[|user|]U\n[|assistant|]A[|endofturn|]\n[|user|]V\n[|assistant|]",
 }
 
 

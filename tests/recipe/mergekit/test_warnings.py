@@ -24,6 +24,7 @@ def warnings(folders: list[Path], method: str = "ties", /, **keys: Any) -> tuple
     ("method", "keys", "words"),
     [
         ("linear", {"parameters": {"weight": 0.5}}, "(base_model): linear merges the base too, with the weight of"),
+        ("ties", {"chat_template": "llama3"}, "(chat_template): 'llama3' is the format that models were trained with"),
         ("della", {"parameters": {"rescale": True, "density": 0.5}}, "(parameters.rescale): divides kept entries"),
         ("ties", {"dtype": "float16", "out_dtype": "bfloat16"}, "(dtype): has no effect, because out_dtype is given"),
     ],
