@@ -33,8 +33,8 @@ TEMPLATES = {
     "{%- else %}{{- '### Response:\n' + message.content + eos_token + '\n\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '### Response:\n' }}{%- endif %}",
     "mistral": "{%- set first, turns = '', messages %}{%- if messages[0].role == 'system' %}"
-    "{%- set first, turns = messages[0].content + '\n\n', messages[1:] %}{%- endif %}{{- bos_token }}{%- for message in turns %}"
-    "{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') %}"
+    "{%- set first, turns = messages[0].content + '\n\n', messages[1:] %}{%- endif %}{{- bos_token }}"
+    "{%- for message in turns %}{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') %}"
     "{{- raise_exception('after a system message, user and assistant must take turns') }}{%- endif %}"
     "{%- if message.role == 'user' %}"
     "{{- ' [INST] ' + (first if loop.first else '') + message.content + ' [/INST]' }}"

@@ -21,7 +21,7 @@ def test_a_pattern_is_told_to_be_none() -> None:
 
 
 def test_filters_of_several_models_are_one_warning() -> None:
-    filters = [(f"r.yaml:{n}", f"x{n % 4}") for n in range(8)]
+    filters = [(f"r:{n}", f"x{n % 4}") for n in range(8)]
     assert list(unmatched(filters, NAMES)) == [
-        "r.yaml:0 and 7 more: no tensor's name contains the filters 'x0', 'x1', 'x2' and 1 more [filter-matches-nothing]"
+        "r:0 and 7 more: no tensor's name contains the filters 'x0', 'x1', 'x2' and 1 more [filter-matches-nothing]"
     ]
