@@ -42,8 +42,8 @@ def test_a_resolved_recipe_keeps_its_access_where_the_caller_says_nothing() -> N
 
 
 def test_a_fallback_has_an_effect_where_a_rule_names_a_spectral_method() -> None:
-    assert resolved(MINIMAL + "fallback: linear").warnings == (
-        "r.yaml:7 (fallback): has no effect: task_arithmetic merges every tensor [no-effect]",
+    text = MINIMAL.replace("two", "two\n    parameters: {weight: 1}") + "fallback: linear\n"
+    assert resolved(text).warnings == (
+        "r.yaml:8 (fallback): has no effect: task_arithmetic merges every tensor [no-effect]",
     )
-    rule = "rules: [{match: '*.mlp.*', merge_method: tsv_m}]"
-    assert resolved(f"{MINIMAL}fallback: linear\n{rule}").warnings == ()
+    assert resolved(text + "rules: [{match: '*.mlp.*', merge_method: tsv_m}]").warnings == ()
