@@ -47,7 +47,8 @@ _DOWNLOAD = "the download stopped: download the model again (hf download OWNER/N
 class Checkpoint:
     """A model in a folder or prefix: its files, its tensors by name, and its ``config.json`` if there is one.
 
-    ``quantisation_files``: the names of other files that say that it is quantised.
+    ``quantisation_files``: the names of other files that say that it is quantised; ``unneeded``: tensors that nothing
+    needs once quantised weights are decoded, such as scales of activations.
     """
 
     location: str
@@ -55,6 +56,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorSpec]
     config: Mapping[str, Any] | None
     quantisation_files: tuple[str, ...] = ()
+    unneeded: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -27,7 +27,8 @@ class TensorSpec:
     """The bytes ``[start, end)`` of one tensor in ``file``.
 
     ``parts``: the tensors that make up this one, in the order of its bytes, where it is not stored whole; ``start`` and
-    ``end`` are then relative to it.
+    ``end`` are then relative to it. ``codec``: how they store it, where they are its codes and their companions, in the
+    codec's order (``formats.codecs``); ``turned``: the codec's matrices are the transposes of this one's.
     """
 
     name: str
@@ -37,6 +38,8 @@ class TensorSpec:
     start: int
     end: int
     parts: tuple[TensorSpec, ...] = ()
+    codec: str | None = None
+    turned: bool = False
 
     @property
     def nbytes(self) -> int:

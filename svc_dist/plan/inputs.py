@@ -11,6 +11,8 @@ from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
 from svc_dist.checkpoint.adapters.factors import AdapterFactors
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
+from svc_dist.checkpoint.formats.codec import Codec
+from svc_dist.checkpoint.formats.codecs import codec_of
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.reading import ByteRange
@@ -66,6 +68,7 @@ class InputRange:
     """The bytes of a tensor in one of the inputs.
 
     ``parts``: the ranges that make up the tensor, in the order of its bytes, where the input does not store it whole.
+    ``codec``, ``turned``: as those of a ``TensorSpec``; ``dtype`` is then what the codes are decoded to.
     """
 
     input: int
@@ -74,6 +77,8 @@ class InputRange:
     end: int
     dtype: str
     parts: tuple[InputRange, ...] = ()
+    codec: str | None = None
+    turned: bool = False
 
     def range(self, first: int, last: int) -> ByteRange:
         """The bytes of elements ``[first, last)`` of a tensor that is stored whole."""
@@ -81,12 +86,91 @@ class InputRange:
 
     def pieces(self, first: int, last: int) -> Iterator[tuple[InputRange, int, int]]:
         """The stored ranges that elements ``[first, last)`` lie in, each with the elements of it that are meant."""
+        if not self.parts or self.codec is not None:
+            yield self, first, last
+            return
         position = 0
-        for part in self.parts or (self,):
-            count = (part.end - part.start) // bytes_of(part.dtype, 1) if self.parts else last
-            if max(first, position) < min(last, position + count) or not self.parts:
+        for part in self.parts:
+            count = (part.end - part.start) // bytes_of(part.dtype, 1)
+            if max(first, position) < min(last, position + count):
                 yield part, max(first - position, 0), min(last - position, count)
             position += count
+
+    def reads(self, first: int, last: int) -> Iterator[ByteRange]:
+        """The bytes from which elements ``[first, last)`` are made."""
+        for piece, start, end in self.pieces(first, last):
+            if piece.codec is None:
+                yield piece.range(start, end)
+            elif start < end:
+                for slab in piece.slabs(start, end):
+                    yield from slab.ranges
+
+    def slabs(self, first: int, last: int) -> Iterator[Slab]:
+        """The rows of matrices in codes that elements ``[first, last)`` lie in: some of each matrix."""
+        codec = codec_of(self.codec or "")
+        rows, columns = codec.shape
+        size = rows * columns
+        for matrix in range(first // size, -(-last // size)):
+            top, bottom = max(first - matrix * size, 0), min(last - matrix * size, size)
+            if self.turned:
+                begin, end = 0, rows
+            else:
+                begin = top // columns // codec.grain * codec.grain
+                end = min(math.ceil(bottom / columns / codec.grain) * codec.grain, rows)
+            yield Slab(self, codec, matrix, begin, end, top, bottom)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether it stores codes, whole or in some part."""
+        return self.codec is not None or any(part.is_coded for part in self.parts)
+
+    def decoded_to(self, dtype: str) -> InputRange:
+        """The same with codes decoded to this dtype."""
+        if not self.is_coded:
+            return self
+        count = (self.end - self.start) // bytes_of(self.dtype, 1)
+        parts = self.parts if self.codec is not None else tuple(part.decoded_to(dtype) for part in self.parts)
+        return dataclasses.replace(self, dtype=dtype, end=self.start + bytes_of(dtype, count), parts=parts)
+
+    @property
+    def grain(self) -> int:
+        """How many elements must stay together so that no code is read twice: rows of a block, or a matrix."""
+        if self.codec is None:
+            return math.lcm(*(part.grain for part in self.parts)) if self.parts else 1
+        codec = codec_of(self.codec)
+        rows, columns = codec.shape
+        stacked = bytes_of(self.dtype, rows * columns) < self.end - self.start
+        return rows * columns if self.turned or (stacked and rows % codec.grain) else codec.grain * columns
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows ``[begin, end)`` of one ``matrix`` that an input stores in codes, of which elements ``[first, last)`` count.
+
+    They are counted in the tensor's own layout, from the matrix's first element on.
+    """
+
+    slot: InputRange
+    codec: Codec
+    matrix: int
+    begin: int
+    end: int
+    first: int
+    last: int
+
+    @property
+    def ranges(self) -> list[ByteRange]:
+        """The bytes of each part, in the codec's order."""
+        return [self.range_of(number, self.begin, self.end) for number in range(len(self.codec.parts))]
+
+    def range_of(self, number: int, begin: int, end: int) -> ByteRange:
+        """The bytes of a part for rows ``[begin, end)``, which begin a block."""
+        part, stored = self.codec.parts[number], self.slot.parts[number]
+        whole = bytes_of(part.dtype, math.prod(part.shape))
+        row = bytes_of(part.dtype, math.prod(part.shape[1:]))
+        top, bottom = part.range(begin, end)
+        start = stored.start + self.matrix * whole
+        return ByteRange(stored.file, start + top * row, start + bottom * row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +260,7 @@ def inputs_of(
         slots.append(None if own is None else _slot(input_number, own, count))
         added = expert.factors.get(spec.name)
         factors.append(None if added is None else tuple(_factors(adapter, one) for one in added))
+    slots = _as_decoded(slots)
     if source is not None:
         slots, factors = [slots[source] or slots[0]], [None, factors[source]]
     return tuple(slots), tuple(factors[1:]) if any(factors) else ()
@@ -194,7 +279,20 @@ def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputR
 def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
     count = min(count, spec.numel)
     parts = tuple(_slot(number, part, part.numel) for part in spec.parts)
-    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), spec.dtype, parts)
+    of = (spec.dtype, parts, spec.codec, spec.turned)
+    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), *of)
+
+
+def _as_decoded(slots: list[InputRange | None]) -> list[InputRange | None]:
+    """The sources with the dtype to which codes are decoded.
+
+    That is float32, which holds every product of code and scale; beside a source that is stored in 16 bits it is
+    bfloat16, because such a model was trained from the decoded weights in it: what it did not change is then equal.
+    """
+    if not any(slot is not None and slot.is_coded for slot in slots):
+        return slots
+    narrow = any(slot is not None and not slot.is_coded and slot.dtype in ("BF16", "F16") for slot in slots)
+    return [slot if slot is None else slot.decoded_to("BF16" if narrow else "F32") for slot in slots]
 
 
 def _factors(number: int, stored: AdapterFactors) -> FactorRanges:

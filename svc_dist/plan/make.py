@@ -22,6 +22,7 @@ from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, row_of, takes_matrices, work
+from svc_dist.plan.decoded import decoded_models
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -127,7 +128,7 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
         opened = [OpenedModel(base.location, base, None), *(expert.result() for expert in opening)]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
-    models, prefixes = renamed(recipe, opened)
+    models, prefixes = renamed(recipe, decoded_models(recipe, opened))
     whole = models[0].model
     assert whole is not None
     return [models[0], *(model.in_layout_of(whole) for model in models[1:])], prefixes
@@ -231,7 +232,10 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
     if tensor.factor is not None:
         return 0
-    grain = math.lcm(row_of(tensor, dispositions), *(one.grain for added in tensor.factors for one in added or ()))
+    read = [source.grain for source in tensor.sources if source is not None]
+    grain = math.lcm(
+        row_of(tensor, dispositions), *read, *(one.grain for added in tensor.factors for one in added or ())
+    )
     if grain == 0 and tensor.merged_rows is not None:
         raise PlanError(
             f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "

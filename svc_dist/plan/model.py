@@ -90,8 +90,8 @@ class PlannedTensor:
             return
         for tensor, start, end, _ in self.spans(first, last):
             for source in (*tensor.sources, *tensor.copies):
-                for piece, low, high in source.pieces(start, end) if source is not None else ():
-                    yield piece.input, piece.range(low, high)
+                if source is not None:
+                    yield from ((source.input, needed) for needed in source.reads(start, end))
             for added in tensor.factors:
                 for one in added or ():
                     low, high = one.within(start, end)

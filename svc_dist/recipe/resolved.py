@@ -59,6 +59,7 @@ class ResolvedRecipe:
     config_source: int | None
     chat_template: str | None
     dtype: str | None
+    quantization: str | None
     max_shard_size: int
     plain: Mapping[str, Any]
     stages: tuple[Mapping[str, Any], ...] = ()
@@ -144,6 +145,7 @@ def resolve(
         config_source=config_source,
         chat_template=recipe.chat_template,
         dtype=recipe.out_dtype or recipe.dtype,
+        quantization=recipe.quantization,
         max_shard_size=int(recipe.max_shard_size),  # validation has parsed it
         plain=_plain(recipe, models, results[0].rules, sources),
         access=access,

@@ -206,6 +206,9 @@ class Recipe(Strict):
     dtype: str | None = Field(None, description="dtype of the merged tensors; default: each tensor's dtype in the base")
     out_dtype: str | None = Field(None, description="as in mergekit: dtype of the merged tensors in place of `dtype`")
     rules: list[RuleEntry] = Field([], description="exceptions by tensor name; the first rule that matches decides")
+    quantization: Literal["base", "none"] | None = Field(
+        None, description="of a quantised base: `none` writes bfloat16; `base`, its format, is not written yet"
+    )
     vocab: Vocab = Field(
         "error",
         description="for experts with other tokens: stop, merge only the rows that the `base` has, or only those that "

@@ -64,6 +64,10 @@ class Codec(ABC):
         """
         return {}
 
+    def damage(self, stored: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with the parts of a slab, beyond values that are no numbers; None for nothing."""
+        return None
+
     @abstractmethod
     def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
         """A slab as float32 ``(rows, columns)``. ``stored``: the slab's own rows of each part, by suffix."""

@@ -58,6 +58,12 @@ class PackedIntegers(Codec):
     def grain(self) -> int:
         return 32 // math.gcd(32, self.bits) if self.zero_points else 1
 
+    def damage(self, stored: Mapping[str, Tensor]) -> str | None:
+        held = stored[_SHAPE].tolist()
+        return (
+            None if held == [*self.shape] else f"its weight_shape is {held}, but codes and scales are {[*self.shape]}"
+        )
+
     def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
         rows, columns = len(stored[_CODES]), self.shape[1]
         offset = 1 << (self.bits - 1)

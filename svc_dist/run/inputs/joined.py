@@ -5,13 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.storage.base import os_errors
 from svc_dist.storage.reading import SCRATCH_HINTS, map_read_only
@@ -38,9 +39,9 @@ class JoinedViews:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def view(self, views: Sequence[Tensor], dtype: str) -> Tensor:
-        """One flat view of these, in order, of the safetensors dtype ``dtype``."""
-        size = sum(view.numel() * view.element_size() for view in views)
+    def view(self, views: Iterable[Tensor], dtype: str, elements: int) -> Tensor:
+        """One flat view of these, in order, of the safetensors dtype ``dtype``; ``elements``: of all together."""
+        size = bytes_of(dtype, elements)
         if not size:
             return tensor_view(memoryview(b""), dtype)
         with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}", SCRATCH_HINTS):

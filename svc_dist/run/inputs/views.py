@@ -18,6 +18,7 @@ from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
 from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.run.inputs.codes import decoded_values
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.storage.reading import ByteRange, MappedRanges
 
@@ -82,12 +83,31 @@ class TensorInputs:
         return None
 
     def _view(self, slot: InputRange) -> Tensor:
-        """The elements of an input. Where it stores the tensor in parts, they are copied one after the other."""
+        """The elements of an input. Where it stores them in parts or in codes, they lie together in scratch."""
+        if slot.is_coded:
+            return self._decoded(slot)
         views: list[Tensor] = []
         for piece, start, end in slot.pieces(self.first, self.last):
             shape = [(piece.end - piece.start) // bytes_of(piece.dtype, 1)] if slot.parts else list(self.tensor.shape)
             views.append(self._stored(piece, piece.range(start, end), "tensor", shape))
-        return views[0] if len(views) == 1 else self.joined.view(views, slot.dtype)
+        return views[0] if len(views) == 1 else self.joined.view(views, slot.dtype, self.last - self.first)
+
+    def _decoded(self, slot: InputRange) -> Tensor:
+        """The elements of an input that stores them in codes, all or some."""
+        where = f"{self.plan.inputs[slot.input].location}/{slot.file}: tensor {self.tensor.name!r}"
+
+        def values() -> Iterator[Tensor]:
+            for piece, start, end in slot.pieces(self.first, self.last):
+                if piece.codec is None:
+                    yield tensor_view(self.mapped[slot.input].view(piece.range(start, end)), piece.dtype)
+                else:
+                    yield from decoded_values(piece, start, end, self.mapped[slot.input], where)
+
+        view = self.joined.view(values(), slot.dtype, self.last - self.first)
+        size = view.element_size()
+        part = ByteRange(slot.file, slot.start + self.first * size, slot.start + self.last * size)
+        self.stored.append(StoredView(view, slot, part, "tensor", list(self.tensor.shape)))
+        return view
 
     def _stored(self, slot: InputRange, part: ByteRange, what: str, shape: list[int]) -> Tensor:
         view = tensor_view(self.mapped[slot.input].view(part), slot.dtype)
