@@ -103,6 +103,7 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     return dataclasses.replace(
         recipe,
         results=(ResultChoices("", plain_sum, choices.fallback, rules),),
+        quantization="none",
         warnings=(),
         filters=(),
         output="model",

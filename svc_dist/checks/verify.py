@@ -12,6 +12,7 @@ from typing import Any
 from svc_dist.checkpoint.adapters.adapter import Adapter
 from svc_dist.checkpoint.checkpoint import Checkpoint, model_files, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.checkpoint.weight_files import ADAPTER, INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
 from svc_dist.checks.adapter_files import base_problem, open_written
@@ -178,7 +179,7 @@ def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) 
 def _check_base(report: MergeReport, model: Checkpoint, result: Verification, access: Access) -> None:
     location = report.models[0].location
     try:
-        base = open_checkpoint(location, access).renamed(report.models[0].renames)
+        base = decoded_checkpoint(open_checkpoint(location, access), access).renamed(report.models[0].renames)
     except SvcDistError as error:
         result.skipped.append(f"names and shapes against the base: {error.message}")
         return

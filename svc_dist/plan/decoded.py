@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
-from svc_dist.checkpoint.checkpoint import Checkpoint
-from svc_dist.checkpoint.formats.logical import decoded
-from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import DamagedInputError, PlanError
+from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
+from svc_dist.errors import PlanError
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
-from svc_dist.storage.access import Access
-from svc_dist.storage.open import open_storage
 
 
 def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> list[OpenedModel]:
@@ -23,7 +18,9 @@ def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> lis
     Raises PlanError where the base is quantised and the recipe does not say what to write, DamagedInputError naming the
     location for codes and scales that do not go together.
     """
-    models = [replace(one, model=None if one.model is None else _decoded(one.model, recipe.access)) for one in opened]
+    models = [
+        one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access)) for one in opened
+    ]
     base = models[0].model
     coded = [] if base is None else [name for name, spec in base.tensors.items() if spec.codec is not None]
     if base is not None and coded and recipe.quantization != "none":
@@ -36,17 +33,3 @@ def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> lis
             code="quantization-choice",
         )
     return models
-
-
-def _decoded(model: Checkpoint, access: Access) -> Checkpoint:
-    sizes = {file.name: file for file in model.files}
-
-    def shape_of(spec: TensorSpec) -> tuple[int, ...]:
-        data = open_storage(model.location, access).read_pinned(sizes[spec.file], spec.start, spec.end)
-        return struct.unpack(f"<{spec.numel}{'q' if spec.dtype == 'I64' else 'i'}", data)
-
-    try:
-        tensors, unneeded = decoded(model.tensors, model.config, bool(model.quantisation_files), shape_of)
-    except DamagedInputError as error:
-        raise DamagedInputError(f"{model.location}/{error.message}", error.hint, code=error.code) from None
-    return replace(model, tensors=tensors, unneeded=unneeded) if len(tensors) < len(model.tensors) else model

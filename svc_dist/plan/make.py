@@ -93,8 +93,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             ShardFile(f"{path}/{shard.file}" if path else shard.file, shard.size) for path in paths for shard in layout
         ),
         tensors=tensors,
-        not_written=tuple(
-            (d.name, d.disposition.reason) for d in written[0] if d.disposition.kind in ("tied", "left_out")
+        not_written=(
+            *((d.name, d.disposition.reason) for d in written[0] if d.disposition.kind in ("tied", "left_out")),
+            *((name, "a scale that no weight has: the result is not quantised") for name in base.unneeded),
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(

@@ -15,12 +15,9 @@ from svc_dist.checkpoint.formats.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.scheme import quantisation_config, scheme_of
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import DamagedInputError
 
 #: What a weight has once it is decoded: the dtype from which such models are quantised.
 _DECODED = "BF16"
-#: Scales of a quantised cache of keys and values, which no weight needs.
-_CACHE_SCALES = (".k_scale", ".v_scale", ".q_scale")
 _UNDER_OTHER_NAMES = {".weight_packed": ".weight", "_blocks": ""}
 _SHAPE = ".weight_shape"
 
@@ -79,36 +76,6 @@ def logical_tensors(
             one = _logical(tensors, name, candidate, sorted(beside.get(name, [])), section, shape_of)
             found[one.name] = one
     return found
-
-
-def decoded(
-    tensors: Mapping[str, TensorSpec],
-    config: Mapping[str, Any] | None,
-    declared: bool = False,
-    shape_of: Callable[[TensorSpec], tuple[int, ...]] | None = None,
-) -> tuple[dict[str, TensorSpec], tuple[str, ...]]:
-    """A checkpoint's tensors with each quantised weight as one, and the names of those that no weight needs then.
-
-    The latter are scales of activations and of the cache. Raises DamagedInputError.
-    """
-    found = logical_tensors(tensors, config, declared, shape_of)
-    if not found:
-        return dict(tensors), ()
-    stored = {spec.name for one in found.values() for spec in one.stored.values()}
-    parts = {spec.name for one in found.values() for _, spec in one.parts}
-    carried = [
-        name for name in tensors if name in stored - parts or (name not in stored and name.endswith(_CACHE_SCALES))
-    ]
-    plain = {name: spec for name, spec in tensors.items() if name not in stored and name not in carried}
-    for name, one in found.items():
-        if name in plain:
-            raise DamagedInputError(
-                f"{plain[name].file}: the tensor {name!r} is stored twice: as it is, and in codes by "
-                f"{one.stored[one.format.suffix].name!r}",
-                "use a checkpoint that was saved once",
-            )
-        plain[name] = one.spec
-    return plain, tuple(carried)
 
 
 def _logical(

@@ -37,12 +37,13 @@ def _decoded(slab: Slab, mapped: MappedRanges, where: str) -> Iterator[Tensor]:
     """The rows of a slab in float32, about a chunk at a time."""
     codec = slab.codec
     step = max(CHUNK // (codec.grain * codec.shape[1]), 1) * codec.grain
+    whole = [(needed.start, mapped.view(needed)) for needed in slab.ranges]
     for begin in range(slab.begin, slab.end, step):
         end = min(begin + step, slab.end)
-        stored = {
-            part.suffix: _view(part, mapped.view(slab.range_of(number, begin, end)))
-            for number, part in enumerate(codec.parts)
-        }
+        stored = {}
+        for number, (part, (start, data)) in enumerate(zip(codec.parts, whole, strict=True)):
+            needed = slab.range_of(number, begin, end)
+            stored[part.suffix] = _view(part, data[needed.start - start : needed.end - start])
         damage = codec.damage(stored)
         if damage is not None:
             raise DamagedInputError(f"{where}: {damage}", "download the model again")
