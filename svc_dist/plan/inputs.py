@@ -11,9 +11,9 @@ from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
 from svc_dist.checkpoint.adapters.factors import AdapterFactors
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
-from svc_dist.checkpoint.formats.codec import Codec
-from svc_dist.checkpoint.formats.codecs import codec_of
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.plan.slabs import Slab, slabs
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.reading import ByteRange
 
@@ -106,18 +106,9 @@ class InputRange:
                     yield from slab.ranges
 
     def slabs(self, first: int, last: int) -> Iterator[Slab]:
-        """The rows of matrices in codes that elements ``[first, last)`` lie in: some of each matrix."""
-        codec = codec_of(self.codec or "")
-        rows, columns = codec.shape
-        size = rows * columns
-        for matrix in range(first // size, -(-last // size)):
-            top, bottom = max(first - matrix * size, 0), min(last - matrix * size, size)
-            if self.turned:
-                begin, end = 0, rows
-            else:
-                begin = top // columns // codec.grain * codec.grain
-                end = min(math.ceil(bottom / columns / codec.grain) * codec.grain, rows)
-            yield Slab(self, codec, matrix, begin, end, top, bottom)
+        """The rows of matrices in codes that elements ``[first, last)`` lie in."""
+        stored = tuple((part.file, part.start) for part in self.parts)
+        return slabs(codec_of(self.codec or ""), stored, self.turned, first, last)
 
     @property
     def is_coded(self) -> bool:
@@ -141,36 +132,6 @@ class InputRange:
         rows, columns = codec.shape
         stacked = bytes_of(self.dtype, rows * columns) < self.end - self.start
         return rows * columns if self.turned or (stacked and rows % codec.grain) else codec.grain * columns
-
-
-@dataclass(frozen=True)
-class Slab:
-    """Rows ``[begin, end)`` of one ``matrix`` that an input stores in codes, of which elements ``[first, last)`` count.
-
-    They are counted in the tensor's own layout, from the matrix's first element on.
-    """
-
-    slot: InputRange
-    codec: Codec
-    matrix: int
-    begin: int
-    end: int
-    first: int
-    last: int
-
-    @property
-    def ranges(self) -> list[ByteRange]:
-        """The bytes of each part, in the codec's order."""
-        return [self.range_of(number, self.begin, self.end) for number in range(len(self.codec.parts))]
-
-    def range_of(self, number: int, begin: int, end: int) -> ByteRange:
-        """The bytes of a part for rows ``[begin, end)``, which begin a block."""
-        part, stored = self.codec.parts[number], self.slot.parts[number]
-        whole = bytes_of(part.dtype, math.prod(part.shape))
-        row = bytes_of(part.dtype, math.prod(part.shape[1:]))
-        top, bottom = part.range(begin, end)
-        start = stored.start + self.matrix * whole
-        return ByteRange(stored.file, start + top * row, start + bottom * row)
 
 
 @dataclass(frozen=True, slots=True)

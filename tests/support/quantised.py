@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svc_dist.checkpoint.formats.codec import Codec
-from svc_dist.checkpoint.formats.fp8_block import Fp8Block
-from svc_dist.checkpoint.formats.fp8_scaled import Fp8Scaled
-from svc_dist.checkpoint.formats.mxfp import Mxfp
-from svc_dist.checkpoint.formats.nvfp4 import Nvfp4
-from svc_dist.checkpoint.formats.packed_integers import PackedIntegers
+from svc_dist.checkpoint.formats.codecs.codec import Codec
+from svc_dist.checkpoint.formats.codecs.fp8_block import Fp8Block
+from svc_dist.checkpoint.formats.codecs.fp8_scaled import Fp8Scaled
+from svc_dist.checkpoint.formats.codecs.mxfp import Mxfp
+from svc_dist.checkpoint.formats.codecs.nvfp4 import Nvfp4
+from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from tests.support.checkpoints import write_checkpoint
 
 Matrix = tuple[int, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from svc_dist.checkpoint.formats.codec import Codec
+from svc_dist.checkpoint.formats.codecs.codec import Codec
 from svc_dist.checkpoint.formats.scheme import Scheme
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import DamagedInputError

@@ -9,9 +9,9 @@ from typing import Any
 
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.base import Format, Stored
-from svc_dist.checkpoint.formats.codec import Codec
-from svc_dist.checkpoint.formats.codecs import codec_text
-from svc_dist.checkpoint.formats.packed_integers import PackedIntegers
+from svc_dist.checkpoint.formats.codecs.codec import Codec
+from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
+from svc_dist.checkpoint.formats.codecs.texts import codec_text
 from svc_dist.checkpoint.formats.scheme import quantisation_config, scheme_of
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec

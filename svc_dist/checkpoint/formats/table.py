@@ -14,11 +14,11 @@ from typing import Any
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, QUANTISED_DTYPES
 from svc_dist.checkpoint.formats.base import SCALES, Format
+from svc_dist.checkpoint.formats.codecs.fp8_scaled import fp8
+from svc_dist.checkpoint.formats.codecs.mxfp import mxfp4, mxfp4_of_gpt_oss, mxfp8
+from svc_dist.checkpoint.formats.codecs.nvfp4 import nvfp4
+from svc_dist.checkpoint.formats.codecs.packed_integers import packed_integers
 from svc_dist.checkpoint.formats.declarations import declarations
-from svc_dist.checkpoint.formats.fp8_scaled import fp8
-from svc_dist.checkpoint.formats.mxfp import mxfp4, mxfp4_of_gpt_oss, mxfp8
-from svc_dist.checkpoint.formats.nvfp4 import nvfp4
-from svc_dist.checkpoint.formats.packed_integers import packed_integers
 from svc_dist.checkpoint.header import TensorSpec
 
 _E4M3, _U8, _I32 = ("F8_E4M3",), ("U8",), ("I32",)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from svc_dist.checkpoint.dtype import torch_dtype
-from svc_dist.checkpoint.formats.codec import Part
+from svc_dist.checkpoint.formats.codecs.codec import Part
 from svc_dist.errors import DamagedInputError
 from svc_dist.methods.chunking import CHUNK
-from svc_dist.plan.inputs import InputRange, Slab
+from svc_dist.plan.inputs import InputRange
+from svc_dist.plan.slabs import Slab
 from svc_dist.storage.reading import MappedRanges
 
 

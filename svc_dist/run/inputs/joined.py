@@ -39,7 +39,7 @@ class JoinedViews:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def view(self, views: Iterable[Tensor], dtype: str, elements: int) -> Tensor:
+    def view(self, views: Iterable[Tensor], elements: int, dtype: str) -> Tensor:
         """One flat view of these, in order, of the safetensors dtype ``dtype``; ``elements``: of all together."""
         size = bytes_of(dtype, elements)
         if not size:

@@ -90,7 +90,7 @@ class TensorInputs:
         for piece, start, end in slot.pieces(self.first, self.last):
             shape = [(piece.end - piece.start) // bytes_of(piece.dtype, 1)] if slot.parts else list(self.tensor.shape)
             views.append(self._stored(piece, piece.range(start, end), "tensor", shape))
-        return views[0] if len(views) == 1 else self.joined.view(views, slot.dtype, self.last - self.first)
+        return views[0] if len(views) == 1 else self.joined.view(views, self.last - self.first, slot.dtype)
 
     def _decoded(self, slot: InputRange) -> Tensor:
         """The elements of an input that stores them in codes, all or some."""
@@ -103,7 +103,7 @@ class TensorInputs:
                 else:
                     yield from decoded_values(piece, start, end, self.mapped[slot.input], where)
 
-        view = self.joined.view(values(), slot.dtype, self.last - self.first)
+        view = self.joined.view(values(), self.last - self.first, slot.dtype)
         size = view.element_size()
         part = ByteRange(slot.file, slot.start + self.first * size, slot.start + self.last * size)
         self.stored.append(StoredView(view, slot, part, "tensor", list(self.tensor.shape)))

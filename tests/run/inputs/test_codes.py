@@ -48,7 +48,7 @@ def test_any_rows_are_decoded_as_in_the_whole(family: str, tmp_path: Path, monke
 
 
 def test_fused_experts_are_turned(tmp_path: Path) -> None:
-    from svc_dist.checkpoint.formats.mxfp import Mxfp
+    from svc_dist.checkpoint.formats.codecs.mxfp import Mxfp
 
     codec = Mxfp((6, 64), "openai", 4, "_blocks", "_scales", blocked=True)
     each = [encoded(weight, codec) for weight in tensors_of(2, {str(n): (6, 64) for n in range(3)}).values()]

@@ -14,8 +14,8 @@ def test_parts_become_one_view_after_the_other(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     parts = [torch.arange(count, dtype=torch.bfloat16) for count in (3, 0, 2500)]
     with JoinedViews(str(scratch)) as joined:
-        one = joined.view(parts, "BF16", 2503)
-        other = joined.view(parts[::-1], "BF16", 2503)
+        one = joined.view(parts, 2503, "BF16")
+        other = joined.view(parts[::-1], 2503, "BF16")
     assert torch.equal(one, torch.cat(parts))
     assert torch.equal(other, torch.cat(parts[::-1]))
     assert list(scratch.iterdir()) == [], "the file has no name any more"
@@ -25,5 +25,5 @@ def test_parts_become_one_view_after_the_other(tmp_path: Path) -> None:
 
 def test_nothing_takes_no_space(tmp_path: Path) -> None:
     with JoinedViews(str(tmp_path / "scratch")) as joined:
-        assert joined.view([], "F32", 0).numel() == 0
+        assert joined.view([], 0, "F32").numel() == 0
     assert not (tmp_path / "scratch").exists()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist.checkpoint.formats import elements
+from svc_dist.checkpoint.formats.codecs import elements
 
-TABLES = load_file(Path(__file__).parents[2] / "vectors" / "formats" / "tables_all_codes.safetensors")
+TABLES = load_file(Path(__file__).parents[3] / "vectors" / "formats" / "tables_all_codes.safetensors")
 
 
 def test_e8m0_is_decoded_as_torch_does() -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svc_dist.checkpoint.dtype import torch_dtype
-from svc_dist.checkpoint.formats import elements
 from svc_dist.checkpoint.formats.base import Stored
-from svc_dist.checkpoint.formats.codec import Codec, Part, Rule
-from svc_dist.checkpoint.formats.fp8_block import fp8_block
+from svc_dist.checkpoint.formats.codecs import elements
+from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, Rule
+from svc_dist.checkpoint.formats.codecs.fp8_block import fp8_block
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svc_dist.checkpoint.dtype import torch_dtype
-from svc_dist.checkpoint.formats import elements
 from svc_dist.checkpoint.formats.base import Stored
-from svc_dist.checkpoint.formats.codec import Codec, Part, Rule, rounded
+from svc_dist.checkpoint.formats.codecs import elements
+from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, Rule, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,9 @@
 """Files that public tools wrote: decoded to what those tools decode, encoded to the bytes that they wrote.
 
-Covers svc_dist.checkpoint.formats.fp8_block, svc_dist.checkpoint.formats.fp8_scaled, svc_dist.checkpoint.formats.mxfp,
-svc_dist.checkpoint.formats.nvfp4, svc_dist.checkpoint.formats.packed_integers and svc_dist.checkpoint.formats.codec.
+Covers these modules of svc_dist.checkpoint.formats.codecs: svc_dist.checkpoint.formats.codecs.codec,
+svc_dist.checkpoint.formats.codecs.fp8_block, svc_dist.checkpoint.formats.codecs.fp8_scaled,
+svc_dist.checkpoint.formats.codecs.mxfp, svc_dist.checkpoint.formats.codecs.nvfp4 and
+svc_dist.checkpoint.formats.codecs.packed_integers.
 Each file holds a checkpoint's tensors under their own names, what its tool decodes them to (``expect_f32.NAME``,
 ``expect_bf16.NAME``) and what it encoded (``source.NAME``); its metadata name the tools.
 """
@@ -22,7 +24,7 @@ from torch import Tensor
 from svc_dist.checkpoint.formats.logical import LogicalTensor, logical_tensors
 from svc_dist.checkpoint.header import TensorSpec, parse_header
 
-FOLDER = Path(__file__).parents[2] / "vectors" / "formats"
+FOLDER = Path(__file__).parents[3] / "vectors" / "formats"
 FILES = sorted(file.name for file in FOLDER.glob("*.safetensors") if not file.name.startswith("tables"))
 MADE = ("expect_", "source")
 CROSSED = "fp8_block_crossshard_1of2.safetensors"
