@@ -89,12 +89,14 @@ def test_what_an_expert_did_not_change_is_the_base_s(tmp_path: Path) -> None:
     assert all(torch.equal(value, base[name].bfloat16()) for name, value in result.items())
 
 
-def test_the_base_s_format_must_be_chosen(tmp_path: Path) -> None:
-    names, _ = models(tmp_path, "fp8 blocks", [None])
+def test_without_a_choice_codes_are_refused_or_kept(tmp_path: Path) -> None:
+    names, _ = models(tmp_path, "fp8 blocks", ["fp8 blocks"])
     for more in ({}, {"quantization": "base"}):
-        with pytest.raises(PlanError, match="is quantised") as refused:
+        with pytest.raises(PlanError, match="`quantization: none` in the recipe writes bfloat16") as refused:
             svc_dist.make_plan(recipe(names, **more))
         assert "quantization: none" in str(refused.value.hint)
+    result = merged(tmp_path, names, rules=[{"match": "*_proj.weight*", "keep": "base"}])
+    assert result["model.layers.0.mlp.down_proj.weight"].dtype == torch.float8_e4m3fn
 
 
 def test_scales_of_activations_are_left_out_and_listed(tmp_path: Path) -> None:

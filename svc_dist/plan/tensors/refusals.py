@@ -19,7 +19,11 @@ _SHOWN = 8  # refused tensors in a message
 _BUFFERS = ("*.inv_freq", "*.position_ids", "*.attn.bias", "*.attn.masked_bias", "*.masked_bias")
 _PATTERNS = 40  # patterns in a remedy
 #: What to do where all refused tensors are quantised.
-QUANTISED = "merge the checkpoints that were not quantised, or dequantise these first"
+QUANTISED = (
+    "write `quantization: none` where svc_dist reads the format, merge the checkpoints that were not quantised, or "
+    "dequantise these first"
+)
+_READ = "svc_dist reads this format, but does not write it yet; `quantization: none` in the recipe writes bfloat16"
 
 
 def refusal(
@@ -61,7 +65,8 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
         codes, companions = quantised_tensors(model.tensors, model.config, bool(model.quantisation_files))
         for name, format in codes.items():
             what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
-            reasons.setdefault(name, f"{what}, which svc_dist does not merge: {format.instead}")
+            why = f", which svc_dist does not merge: {format.instead}" if format.codec is None else f": {_READ}"
+            reasons.setdefault(name, what + why)
         for name, value in companions.items():
             reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
     return reasons
