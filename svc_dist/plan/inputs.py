@@ -13,7 +13,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.plan.slabs import Slab, slabs
+from svc_dist.plan.quantised.slabs import Slab, slabs
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.reading import ByteRange
 

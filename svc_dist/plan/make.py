@@ -22,7 +22,6 @@ from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import memory, row_of, takes_matrices, work
-from svc_dist.plan.decoded import decoded_models
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -33,6 +32,7 @@ from svc_dist.plan.folders import require_folders
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import copies_of, inputs_of, model_of
 from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
+from svc_dist.plan.quantised.decoded import decoded_models
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors import dtypes
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide

@@ -12,7 +12,7 @@ from svc_dist.checkpoint.formats.codecs.codec import Part
 from svc_dist.errors import DamagedInputError
 from svc_dist.methods.chunking import CHUNK
 from svc_dist.plan.inputs import InputRange
-from svc_dist.plan.slabs import Slab
+from svc_dist.plan.quantised.slabs import Slab
 from svc_dist.storage.reading import MappedRanges
 
 

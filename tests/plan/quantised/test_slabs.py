@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svc_dist.checkpoint.formats.codecs.fp8_block import Fp8Block
-from svc_dist.plan.slabs import slabs
+from svc_dist.plan.quantised.slabs import slabs
 from svc_dist.storage.reading import ByteRange
 
 CODEC = Fp8Block((40, 10), "deepgemm", (16, 8))  # blocks of 16, 16 and 8 rows, two a row

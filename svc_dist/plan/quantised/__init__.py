@@ -1,0 +1,1 @@
+"""Quantised models in a plan: what is merged of them, and where its bytes lie."""
