@@ -26,6 +26,7 @@ for command in (
     merge_commands.measure_host,
     model_commands.verify,
     model_commands.inspect,
+    model_commands.extract,
     model_commands.report,
     model_commands.smoke,
     model_commands.diff,

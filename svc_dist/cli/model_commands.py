@@ -1,4 +1,4 @@
-"""Commands about models, experts and methods: inspect, report, verify, smoke, diff, methods, demo."""
+"""Commands about models, experts and methods: inspect, extract, report, verify, smoke, diff, methods, demo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svc_dist.cli import options
+from svc_dist.cli import logs, options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.terminal import say, say_json
 from svc_dist.errors import VerificationError
@@ -57,6 +57,83 @@ def inspect(
         name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
         _write_page(report, f"Inspection of {name}", page)
     say_json(json.dumps(dataclasses.asdict(report))) if as_json else say(Diagnosis(report).text())
+
+
+def extract(
+    base: Annotated[str, typer.Argument(help="folder, URL or hub id of the base model", metavar="BASE")],
+    model: Annotated[str, typer.Argument(help="folder, URL or hub id of the fine-tuned model", metavar="MODEL")],
+    output: Annotated[str, typer.Argument(help="folder or URL for the adapter", metavar="OUTPUT")],
+    rank: Annotated[int, typer.Option(min=1, metavar="R", help="rank of each pair of factors")] = 32,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="only tensors whose name matches, such as '*_proj.weight'; can be repeated", metavar="PATTERN"
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="leave tensors whose name matches as in BASE; can be repeated", metavar="PATTERN"),
+    ] = None,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="save tensors whose name matches whole (modules_to_save), such as lm_head.weight; can be repeated",
+            metavar="PATTERN",
+        ),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype of the factors; default: float32", metavar="DTYPE")] = None,
+    untie: Annotated[
+        bool, typer.Option("--untie", help="give an output head that is tied to the embedding factors of its own")
+    ] = False,
+    as_json: options.Json = False,
+    slots: options.Slots = None,
+    device: options.Device = Device.AUTO,
+    precision: options.Precision = None,
+    threads_per_unit: options.Threads = None,
+    scratch: options.Scratch = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
+    restart: Annotated[bool, typer.Option("--restart", help="discard what an earlier run wrote to OUTPUT")] = False,
+) -> None:
+    """Make a LoRA adapter of the difference between two models. Run the same command again to resume it.
+
+    Short for a recipe with `output: adapter` and `rank`. States what the factors miss of each matrix.
+
+    Example: svc-dist extract base/ chat/ adapter/ --rank 64
+    """
+    logs.set_up(logs.Format.TEXT)
+    from svc_dist.api import merge as run
+    from svc_dist.cli.texts import merge_line
+    from svc_dist.recipe.adapters.extraction import extraction_recipe
+    from svc_dist.report.factor_errors import FactorErrors
+    from svc_dist.run.process import return_freed_memory
+    from svc_dist.run_folder.report import read_report
+
+    return_freed_memory()
+    access = options.access_of(endpoint_url, profile, anonymous)
+    recipe = extraction_recipe(
+        base,
+        model,
+        rank,
+        include=include or (),
+        exclude=exclude or (),
+        save=save or (),
+        dtype=dtype,
+        untie=untie,
+    )
+    with logs.prints_logged():
+        summary = run(
+            recipe, output, slots=slots, device=device, precision=precision, threads_per_unit=threads_per_unit,
+            scratch=scratch, access=access, restart=restart, progress=sys.stderr.isatty(),
+        )  # fmt: skip
+    errors = FactorErrors.of(read_report(output, access))
+    if as_json:
+        say_json(json.dumps({"error": errors.total, "matrices": errors.matrices}))
+        return
+    say(merge_line(summary))
+    for line in errors.lines():
+        say(line)
 
 
 def report(

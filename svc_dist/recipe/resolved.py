@@ -10,7 +10,7 @@ from typing import Any, Literal
 from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
-from svc_dist.recipe.adapter_output import adapter_rank
+from svc_dist.recipe.adapters.keys import adapter_rank
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.locations import (
     HubIds,

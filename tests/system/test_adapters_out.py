@@ -14,6 +14,7 @@ from torch import Tensor
 
 import svc_dist
 from svc_dist.checks.verify import verify
+from svc_dist.recipe.adapters.extraction import extraction_recipe
 from tests.support.adapters import PREFIX, config, llama_modules, lora, write_adapter
 from tests.support.checkpoints import write_llamas
 from tests.support.stopped import stop_merge
@@ -162,3 +163,24 @@ def test_several_adapters_in_one_pass(tmp_path: Path) -> None:
     name = f"{PREFIX}model.layers.0.self_attn.q_proj"
     torch.testing.assert_close(weak[f"{name}.lora_B.weight"], strong[f"{name}.lora_B.weight"] / 4)
     assert torch.equal(weak[f"{name}.lora_A.weight"], strong[f"{name}.lora_A.weight"])
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tied_llama, tiny_gpt2, tiny_mixture])
+def test_an_extracted_adapter_of_full_rank_is_the_model(make: Callable[[], Any], tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    for seed, name in enumerate(("base", "tuned")):
+        torch.manual_seed(seed)
+        make().save_pretrained(tmp_path / name)
+    svc_dist.merge(
+        extraction_recipe(str(tmp_path / "base"), str(tmp_path / "tuned"), 16, untie=make is tiny_gpt2),
+        tmp_path / "adapter",
+    )
+    assert not verify(str(tmp_path / "adapter"), deep=True).problems
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")(tokens).logits
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        actual = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(tokens).logits
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)

@@ -16,9 +16,13 @@ from svc_dist.plan.adapters.factor import Factor, Side
 from svc_dist.plan.adapters.layouts import PairLayouts
 from svc_dist.plan.adapters.peft import PairName, Parts, adapter_config
 from svc_dist.plan.adapters.ranks import ExactRank, changes, exact_methods, exact_rank
+from svc_dist.plan.tensors.alias_groups import alias_groups, with_absent_heads
 from svc_dist.plan.tensors.dispositions import Decision, Disposition
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
+
+#: Names of embeddings whose output head PEFT changes with them (``ensure_weight_tying``).
+_TIED_BY_PEFT = ("embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def as_adapter(
     adapting = _Adapting(recipe, base, experts)
     for decided in every.values():
         adapting.add(decided)
-    adapting.refuse()
+    adapting.refuse(every)
     written = adapting.written(every)
     config = adapter_config(adapting.parts, base, experts)
     return AdapterDecisions([list(of_result) for of_result in zip(*written, strict=True)], config)
@@ -84,9 +88,18 @@ class _Adapting:
         else:
             self._write(decided, touching)
 
-    def refuse(self) -> None:
-        """Raise PlanError for tensors that an adapter cannot hold."""
+    def refuse(self, every: Mapping[str, Sequence[Decision]]) -> None:
+        """Raise PlanError for tensors that an adapter cannot hold. ``every``: the decisions by name."""
         where = self.recipe.origin.at("output")
+        self.leads |= self._embeddings_of_absent_heads(every)
+        tied = [str(name) for name in self.leads if name in self.pairs or name in self.wholes]
+        if others := sorted(name for name in tied if not name.endswith(_TIED_BY_PEFT)):
+            raise PlanError(
+                f"{where}: {others[0]!r} is the output head too, and PEFT ties only embeddings that are called "
+                "embed_tokens: the adapter would leave the head as it is",
+                "add `untie: true`, which gives the head a pair of its own",
+                code="adapter-cannot-hold",
+            )
         if self.impossible:
             name, why = self.impossible[0]
             raise PlanError(
@@ -153,6 +166,12 @@ class _Adapting:
             (METHODS[one.method], one.parameters or {}) for one in (d.disposition for d in decided) if one.method
         ]
         return any(method.zero == "never" and not method.has_factored_form(given) for method, given in methods)
+
+    def _embeddings_of_absent_heads(self, every: Mapping[str, Sequence[Decision]]) -> set[str]:
+        """Embeddings that are the output head too, although no model stores that."""
+        shapes = {name: spec.shape for name, spec in self.base.tensors.items()}
+        groups = with_absent_heads(alias_groups(shapes), shapes, self.base.config)
+        return {group.names[0] for group in groups if group.head is not None and group.head not in every}
 
     def _even_experts(self) -> None:
         """Give the pairs of single experts one rank: loaders stack them, and take the configuration's ``r`` for all."""
