@@ -15,6 +15,7 @@ from svc_dist.methods.method import Method, any_deferred
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
+from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.varying import Varying, check_setting, typed
@@ -205,7 +206,7 @@ class _Request:
 def find_method(name: Any, where: str) -> Method:
     """The merge method of this name. Raises RecipeError."""
     if not isinstance(name, str) or name not in METHODS:
-        raise RecipeError(f"{where}: there is no merge method '{name}'", nearest(str(name), METHODS))
+        raise RecipeError(f"{where}: there is no merge method '{name}'", method_hint(str(name), list(METHODS)))
     return METHODS[name]
 
 

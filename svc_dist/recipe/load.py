@@ -19,6 +19,7 @@ from svc_dist.recipe.edits.changes import changed
 from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
+from svc_dist.recipe.mergekit.refused import refuse_other_programs
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
@@ -153,6 +154,7 @@ def recipe_from(
         raise RecipeError(
             f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"
         )
+    refuse_other_programs(data, origin)
     data, ignored = without_ignored(data, origin)
     refuse(data, origin)
     try:

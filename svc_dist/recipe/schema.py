@@ -53,10 +53,23 @@ def _method(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
+#: Other names of dtypes.
+_DTYPES = {
+    **dict.fromkeys(("bf16", "bfloat"), "bfloat16"), **dict.fromkeys(("fp16", "f16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "f32", "float", "full"), "float32"), **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+}  # fmt: skip
+
+
+def _meant_dtype(value: str) -> str:
+    plain = value.casefold()
+    name = plain if plain in RECIPE_DTYPES else _DTYPES.get(plain)
+    return f"; did you mean {name}?" if name else ""
+
+
 def _dtype(value: str | None) -> str | None:
     value = value and value.removeprefix("torch.")
     if value is not None and value not in RECIPE_DTYPES:
-        raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}")
+        raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}" + _meant_dtype(value))
     return value
 
 

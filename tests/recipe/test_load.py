@@ -62,6 +62,8 @@ SPECTRAL = MINIMAL.replace("task_arithmetic", "tsv_m")
         ("calibrate: 3", "r.yaml:7 (calibrate): 3 must be a mapping"),
         ("calibrate: {method: [svc]}", "there is no calibration '['svc']'"),
         ("dtype: bf16", "r.yaml:7 (dtype): 'bf16' is not one of bfloat16, float16, float32, float64"),
+        ("dtype: bf16", "; did you mean bfloat16?"),
+        ("dtype: Float16", "; did you mean float16?"),
         ("max_shard_size: 5 parsecs", "r.yaml:7 (max_shard_size): '5 parsecs' is not a size"),
         ("max_shard_size: true", "r.yaml:7 (max_shard_size): True is not a size"),
         ("fallback: {method: linear, alpha: 1}", "fallback takes method and parameters, not 'alpha'"),

@@ -214,6 +214,11 @@ class _Cleaning:
         return any(self.reader.needs(name, around, own) for own in list(self._settings(given)) or [{}])
 
 
+def _is_path(output: Any) -> bool:
+    """Whether the value of ``output`` is a path, as in recipes whose author took the key for mergekit's."""
+    return isinstance(output, str) and ("/" in output or "." in output)
+
+
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 

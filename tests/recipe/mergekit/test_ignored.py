@@ -44,6 +44,11 @@ def cleaned(text: str) -> dict[str, Any]:
             "the output [key-ignored]",
         ),
         (
+            "output: ./merged",
+            "r.yaml:6 (output): mergekit ignores 'output' here, and so does svc_dist; the command line names the "
+            "output [key-ignored]",
+        ),
+        (
             "density: 0.5",
             "r.yaml:6 (density): mergekit ignores 'density' here, and so does svc_dist; it is a parameter: to give it "
             "effect, write it under `parameters` [key-ignored]",
