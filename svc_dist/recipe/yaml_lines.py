@@ -94,10 +94,11 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath,
             key = _scalar(loader, key_node, origin)
             if not isinstance(key, str):
                 raise RecipeError(f"{origin}:{line}: the key {key!r} is not text; put it in quotes", code="not-yaml")
-            if key in mapping:
+            value = _plain(loader, value_node, (*path, key), lines, origin)
+            if key in mapping and mapping[key] != value:
                 raise RecipeError(f"{origin}:{line}: duplicate key '{key}'", code="duplicate-key")
             lines[(*path, key)] = line
-            mapping[key] = _plain(loader, value_node, (*path, key), lines, origin)
+            mapping[key] = value
         return mapping if shared is None else _shared(loader, shared, path, lines, origin) | mapping
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), lines, origin) for index, item in enumerate(node.value)]

@@ -35,6 +35,8 @@ _KNOWN = {
     "tokenizer": ("source", "tokens", "pad_to_multiple_of"),
 }
 
+#: The keys of which one says what is merged.
+_MERGED = ("models", "slices", "modules")
 #: Keys without a value say nothing.
 _OPTIONAL = frozenset((*_MERGEKITS, "residual_weight")) - {"merge_method"}
 
@@ -75,6 +77,13 @@ def without_ignored(data: Mapping[str, Any], origin: Origin) -> tuple[dict[str, 
 def _is_place(what: str, key: Any, value: Any) -> bool:
     """Whether a key that svc_dist has too is, by its value, the folder that other programs write to."""
     return what == "recipe" and key == "output" and value not in (None, "model", "adapter")
+
+
+def _is_empty(key: str, value: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a key says nothing: a key without a value, or no models where another key says what is merged."""
+    if key in _MERGED:
+        return not value and any(given.get(other) for other in _MERGED)
+    return key in _OPTIONAL and (value is None or (key == "chat_template" and value == ""))
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class _Cleaning:
         kept: dict[str, Any] = {}
         for key, value in given.items():
             if key in _KNOWN[what] and not _is_place(what, key, value):
-                if value is not None or key not in _OPTIONAL:
+                if not _is_empty(key, value, given):
                     kept[key] = value
             elif not isinstance(key, str) or not self._ignored(what, key, given, (*path, key)):
                 kept[key] = value
@@ -206,17 +215,14 @@ class _Cleaning:
         """Whether mergekit stops without a key that ``given`` does not have."""
         if key == "parameters":
             return any(self._needs(name, given) for name in REQUIRED)
+        if key == "base_model":
+            return METHODS[self.reader.method].base == "origin"
         return key == "models" and not (given.get("slices") or given.get("modules"))
 
     def _needs(self, name: str, given: Mapping[str, Any]) -> bool:
         """Whether mergekit stops because a model in ``given``, or that is ``given``, has no such parameter."""
         around = {**self.around, **_parameters(given)}
         return any(self.reader.needs(name, around, own) for own in list(self._settings(given)) or [{}])
-
-
-def _is_path(output: Any) -> bool:
-    """Whether the value of ``output`` is a path, as in recipes whose author took the key for mergekit's."""
-    return isinstance(output, str) and ("/" in output or "." in output)
 
 
 def _list(value: Any) -> list[Any]:

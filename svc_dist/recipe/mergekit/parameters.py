@@ -117,7 +117,7 @@ class Reader:
         kept: dict[str, Any] = {}
         for name, value in given.items():
             if name in known:
-                kept[name] = value
+                kept[name] = self._conditions(value, (*path, name))
                 continue
             real = name if self.takes(name) is not None else meant(name, [one for one in known if one not in given])
             stops = real is not None and any(self.needs(real, settings) for settings in missing)
@@ -130,6 +130,20 @@ class Reader:
             _require_setting(value, name, f"{self.origin.at(*path, name)}: {self.method}")
             if name not in WITHOUT_EFFECT and real != name:
                 self._note(name, real, value, (*path, name))
+        return kept
+
+    def _conditions(self, value: Any, path: KeyPath) -> Any:
+        """A setting whose conditions have no other keys than ``filter`` and ``value``, and typos of these."""
+        if isinstance(value, list):
+            return [self._conditions(one, (*path, number)) for number, one in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        kept = {}
+        for key, given in value.items():
+            if key in ("filter", "value") or not isinstance(key, str) or meant(key, ("filter", "value")):
+                kept[key] = given
+            else:
+                self.notes.add((*path, key), "mergekit ignores {names}, and so does svc_dist", code="key-ignored")
         return kept
 
     def _note(self, name: str, real: str | None, value: Any, path: KeyPath) -> None:
