@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,14 @@ _KINDS = tuple(
         (
             r".+\.distcp|\.metadata",
             "a checkpoint of torch.distributed (DCP, FSDP)",
-            "make a model of it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR out.pt, "
-            "load that into the model, then save_pretrained(new_path); for accelerate's: accelerate merge-weights",
+            "make a model of it first, where you trust it:\n"
+            "  python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR out.pt\n"
+            "  mkdir -p new_path\n"
+            "  python -c \"import torch; from safetensors.torch import save_file; s = torch.load('out.pt'); "
+            "s = s.get('app', s); s = s.get('model', s); save_file({k: v.clone() for k, v in s.items() if "
+            "torch.is_tensor(v)}, 'new_path/model.safetensors', {'format': 'pt'})\"\n"
+            "  then copy config.json and the tokenizer into new_path; of a folder that holds nothing but the model, "
+            "`accelerate merge-weights DIR new_path` does all of it",
         ),
         (
             r"model_world_size_\d+_rank_\d+\.pt|fsdp_config\.json",
@@ -82,7 +89,11 @@ def refuse_foreign(folder: Storage, names: Sequence[str]) -> DamagedInputError:
         name = next((name for name in _every_name(folder, names) if pattern.fullmatch(name)), None)
         if name is not None:
             pickled = f"; {_PICKLED}" if what == "only pickled weights" else ""
-            return DamagedInputError(f"{folder.location}: {what} ({name}){pickled}", hint)
+            where = shlex.quote(folder.location)
+            return DamagedInputError(f"{folder.location}: {what} ({name}){pickled}", hint.replace("DIR", where))
+    shards = next((one for one in folder.folders() if one.startswith("pytorch_model_fsdp")), None)
+    if shards is not None:
+        return refuse_foreign(folder.sub(shards), ["__0_0.distcp"])
     return DamagedInputError(
         f"{folder.location}: no safetensors file", _inner(folder) or "check the path or URL in the recipe"
     )

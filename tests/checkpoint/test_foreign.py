@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.errors import DamagedInputError, RecipeError
@@ -39,6 +43,24 @@ def test_other_formats_are_named(tmp_path: Path, files: list[str], what: str, hi
         open_checkpoint(str(tmp_path))
     assert caught.value.hint is not None
     assert hint in caught.value.hint
+
+
+def test_the_commands_for_a_distributed_checkpoint_make_a_model_of_it(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("torch.distributed.checkpoint")
+    weight = torch.arange(6.0).view(2, 3).bfloat16()
+    state = {"model.embed_tokens.weight": weight, "lm_head.weight": weight, "model.norm.weight": torch.ones(3)}
+    saved = tmp_path / "step 100" / "pytorch_model_fsdp_0"
+    distributed.save({"model": state, "optimizer": {"lr": 0.1}, "step": torch.tensor(7)}, checkpoint_id=saved)
+    (tmp_path / "step 100" / "trainer_state.json").write_text("{}")
+    with pytest.raises(DamagedInputError, match=r"torch.distributed \(DCP, FSDP\)") as caught:
+        open_checkpoint(str(tmp_path / "step 100"))
+    lines = str(caught.value.hint).splitlines()[1:4]
+    commands = " && ".join(line.strip().replace("python", sys.executable) for line in lines)
+    subprocess.run(commands, shell=True, check=True, cwd=tmp_path)
+    made = load_file(tmp_path / "new_path" / "model.safetensors")
+    assert set(made) == set(state)
+    assert all(torch.equal(made[name], state[name]) for name in state)
+    assert set(open_checkpoint(str(tmp_path / "new_path")).tensors) == set(state)
 
 
 def test_a_folder_of_folders_names_the_one_with_the_model(tmp_path: Path) -> None:
