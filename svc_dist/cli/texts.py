@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from svc_dist.errors import printable
 from svc_dist.plan.inputs import every_location
+from svc_dist.recipe.training.checkpoints import step_of
 from svc_dist.sizes import counted, format_size
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
     yield from _adapter_lines(plan)
+    yield from _checkpoint_lines(plan)
     yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].location}"
     for model in every_location(plan.models):
         if model.hub is not None:
@@ -106,6 +108,20 @@ def _adapter_lines(plan: Plan) -> Iterator[str]:
     if saved := plan.adapter["modules_to_save"]:
         listed = ", ".join(map(printable, saved[:3])) + (", ..." if len(saved) > 3 else "")
         yield f"saves {counted(len(saved), 'module')} whole (modules_to_save): {listed}"
+
+
+def _checkpoint_lines(plan: Plan) -> Iterator[str]:
+    """The weight of each checkpoint of a training run, in each result."""
+    models = plan.recipe.get("models") or []
+    if plan.recipe["merge_method"] != "linear" or not all(step_of(one["model"]) is not None for one in models):
+        return
+    own = [[(one.get("parameters") or {}).get("weight") for one in models]]
+    outputs = plan.recipe.get("outputs") or []
+    for number, weights in enumerate([one["weights"] for one in outputs if one.get("weights")] or own):
+        title = f"output {plan.results[number].path}: " if plan.results[number].path else ""
+        for model, weight in zip(models, weights, strict=True):
+            if weight:
+                yield f"{title}{printable(model['model'])} with weight {shown(weight)}"
 
 
 def _sidecar_lines(plan: Plan) -> Iterator[str]:

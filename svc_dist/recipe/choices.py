@@ -97,9 +97,21 @@ def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origi
         calibrate = recipe.calibrate if entry.calibrate is None else entry.calibrate
         if entry.calibrate is not None and "method" not in entry.calibrate:
             calibrate = {**(recipe.calibrate or {}), **entry.calibrate}
-        request = _Request(recipe, models, replace(origin, overlay=("outputs", index)), parameters, calibrate)
+        chosen = recipe if entry.weights is None else _weighted(recipe, entry.weights, origin.at("outputs", index))
+        request = _Request(chosen, models, replace(origin, overlay=("outputs", index)), parameters, calibrate)
         results.append(request.result(entry.path))
     return tuple(results)
+
+
+def _weighted(recipe: Recipe, weights: Sequence[float], where: str) -> Recipe:
+    """The recipe with a weight for each model. Raises RecipeError."""
+    if len(weights) != len(recipe.models):
+        raise RecipeError(f"{where}: {len(weights)} weights for {len(recipe.models)} models", code="checkpoints")
+    models = [
+        one.model_copy(update={"parameters": {**one.parameters, "weight": weight}})
+        for one, weight in zip(recipe.models, weights, strict=True)
+    ]
+    return recipe.model_copy(update={"models": models})
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
+from svc_dist.recipe.training.checkpoints import with_checkpoints
 from svc_dist.recipe.yaml_lines import read_documents, read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options
 from svc_dist.storage.secrets import is_secret, redact, refuse_credentials
@@ -154,6 +155,7 @@ def recipe_from(
         raise RecipeError(
             f"{origin.at()}: a recipe must be a mapping with base_model, models and merge_method", code="not-a-recipe"
         )
+    data = with_checkpoints(data, origin, folder, access)
     refuse_other_programs(data, origin)
     data, ignored = without_ignored(data, origin)
     refuse(data, origin)

@@ -56,7 +56,7 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
         for location in (entry.model,) if "+" not in entry.model else entry.model.split("+"):
             require_known(location, origin.at("models", index, "model"))
     written = recipe.base_model or recipe.models[0].model
-    base = _absolute(written, folder)
+    base = absolute(written, folder)
     if split_location(base, access)[1] is not None:
         where = origin.at("base_model") if recipe.base_model else origin.at("models", 0, "model")
         raise RecipeError(
@@ -64,7 +64,7 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
         )
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
-        whole, location = _absolute(entry.model, folder), _location(entry.model, base, folder, access)
+        whole, location = absolute(entry.model, folder), _location(entry.model, base, folder, access)
         known = next((model for model in models if model.location == location), None)
         if known is not None and known.position is not None:
             raise RecipeError(f"{origin.at('models', index, 'model')}: {location} is listed twice")
@@ -91,7 +91,7 @@ def hub_ids(recipe: Recipe, origin: Origin, folder: Path) -> HubIds:
     named |= {origin.at("models", index, "model"): entry.model for index, entry in enumerate(recipe.models)}
     parts = [(part, where) for where, text in named.items() for part in (text, *text.split("+"))]
     ids = [(part, parse_hub_id(part), where) for part, where in reversed(parts)]  # the first line of each counts
-    return {_absolute(part, folder): (hub_id, where) for part, hub_id, where in ids if hub_id is not None}
+    return {absolute(part, folder): (hub_id, where) for part, hub_id, where in ids if hub_id is not None}
 
 
 def resolve_renames(keys: Sequence[RenameEntry], origin: Origin, *path: str | int) -> tuple[Rename, ...]:
@@ -122,13 +122,13 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
 
 def _location(text: str, base: str, folder: Path, access: Access) -> str:
     """The location, for ``model+adapter`` of both; for an adapter to the base, of the adapter alone."""
-    model, adapter = split_location(text, access, lambda part: _absolute(part, folder))
+    model, adapter = split_location(text, access, lambda part: absolute(part, folder))
     if adapter is None:
         return model
     return adapter if model == base else f"{model}+{adapter}"
 
 
-def _absolute(text: str, folder: Path) -> str:
+def absolute(text: str, folder: Path) -> str:
     """A URL without trailing slashes, or an absolute path."""
     return trimmed(text) if "://" in text else os.path.normpath(folder / os.path.expanduser(text))  # noqa: PTH111  (pathlib's raises for an unknown user)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from svc_dist.checkpoint.dtype import RECIPE_DTYPES
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.training.entry import CheckpointsEntry
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
 
@@ -181,6 +182,10 @@ class OutputEntry(Strict):
     calibrate: dict[str, Any] | None = Field(
         None, description="calibration, or keys that override the recipe's, or none"
     )
+    weights: list[float] | None = Field(None, description="weight of each model in this result, in order")
+    checkpoints: dict[str, Any] | None = Field(
+        None, description="keys that override those of the recipe's `checkpoints`, such as {last: 4}"
+    )
     grid: dict[str, list[Any]] | None = Field(
         None, description="lists of values by key, such as {calibrate.alpha: [0.3, 0.6]}: a model for each combination"
     )
@@ -210,6 +215,9 @@ class Recipe(Strict):
 
     base_model: str | None = Field(None, description="common ancestor of the experts; only `linear` works without one")
     models: list[ModelEntry] = Field(min_length=1, description="the experts")
+    checkpoints: CheckpointsEntry | str | None = Field(
+        None, description="in place of `models`: the checkpoints of a training run, merged as their mean"
+    )
     merge_method: str = Field(description="merge method of all tensors that no rule changes")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method, for all experts")
     calibrate: dict[str, Any] | None = Field(None, description="svc, or {method: svc, alpha: ..., side: ...}")

@@ -74,8 +74,8 @@ def recipe_schema() -> dict[str, Any]:
         owner["properties"][key] = _either(owner["properties"][key], {"type": "object"}, about=owner["properties"][key])
     schema["required"] = []
     schema["allOf"] = [
-        {"anyOf": [{"required": [key]} for key in ("merge_method", "preset")]},
-        {"anyOf": [{"required": [key]} for key in ("models", "slices", "modules")]},
+        {"anyOf": [{"required": [key]} for key in ("merge_method", "preset", "checkpoints")]},
+        {"anyOf": [{"required": [key]} for key in ("models", "slices", "modules", "checkpoints")]},
         *(_of_method(name) for name in METHODS),
     ]
     rule = definitions["RuleEntry"]

@@ -1,0 +1,1 @@
+"""Checkpoints of one training run as the models of a merge."""
