@@ -60,7 +60,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     settings = plan.settings
     yield from _adapter_lines(plan)
     yield from _checkpoint_lines(plan)
-    yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].location}"
+    yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].name}"
     for model in every_location(plan.models):
         if model.hub is not None:
             yield f"reads {model.hub} from {_place(model.location)}"

@@ -22,7 +22,7 @@ def other_bases(models: Sequence[OpenedModel]) -> Iterator[Warned]:
     base = models[0].model
     assert base is not None
     differing: dict[tuple[str, str], list[str]] = {}
-    for model in models[1:]:
+    for model in models:
         below = model.model or base
         if model.adapter is None or not model.adapter.config.base_model:
             continue

@@ -101,7 +101,7 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     chunked = memory_of_chunks(precision)
     if disposition.method is not None and METHODS[disposition.method].statistics is not None:
         chunked += memory_of_selection(math.prod(tensor.shape), precision)
-    added = [one for each in tensor.factors for one in each or ()]
+    added = [one for each in (*tensor.factors, tensor.base_factors) for one in each or ()]
     if added:
         chunked += int(max(formed_memory(one.rows, one.columns, one.rank, precision) for one in added))
     if any(one.magnitude is not None for one in added):

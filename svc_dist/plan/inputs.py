@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
 from svc_dist.checkpoint.adapters.factors import AdapterFactors
-from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.header import TensorSpec
@@ -203,28 +202,42 @@ Added = tuple[FactorRanges, ...]
 
 
 def inputs_of(
-    spec: TensorSpec, base: Checkpoint, experts: Sequence[Expert], source: int | None = None
-) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...]]:
-    """The ``sources`` and ``factors`` of a planned tensor: of all models, or of ``source`` alone (0: the base)."""
+    spec: TensorSpec, base: Expert, experts: Sequence[Expert], source: int | None = None
+) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...], Added]:
+    """The ``sources``, ``factors`` and ``base_factors`` of a planned tensor: of all models, or of ``source`` alone (0:
+    the base)."""
     count = math.prod(spec.shape)  # an expert may have more rows, or fewer: the difference comes last
-    slots = [_slot(0, base.tensors[spec.name], count) if spec.name in base.tensors else None]
-    factors: list[Added | None] = [None]
+    slots: list[InputRange | None] = []
+    factors: list[Added | None] = []
     last_adapter = len(experts)
-    for number, expert in enumerate(experts, 1):
+    for number, model in enumerate((base, *experts)):
         adapter = number
-        if expert.model is not None and expert.adapter is not None:
+        if model.model is not None and model.adapter is not None:
             last_adapter += 1
             adapter = last_adapter
-        stored = None if expert.model is None else expert.model.tensors.get(spec.name)
-        saved = expert.saved(spec.name)
-        own, input_number = (stored, number) if saved is None else (saved, adapter)
+        stored = None if model.model is None else model.model.tensors.get(spec.name)
+        saved = model.saved(spec.name)
+        own, input_number = (stored, 0 if _is_below(base, model) else number) if saved is None else (saved, adapter)
         slots.append(None if own is None else _slot(input_number, own, count))
-        added = expert.factors.get(spec.name)
+        added = model.factors.get(spec.name)
         factors.append(None if added is None else tuple(_factors(adapter, one) for one in added))
     slots = _as_decoded(slots)
+    base_factors = factors[0] or ()
+    factors[0] = None
     if source is not None:
+        base_factors = base_factors if slots[source] is None or source == 0 else ()
         slots, factors = [slots[source] or slots[0]], [None, factors[source]]
-    return tuple(slots), tuple(factors[1:]) if any(factors) else ()
+    return tuple(slots), tuple(factors[1:]) if any(factors) else (), base_factors
+
+
+def _is_below(base: Expert, model: Expert) -> bool:
+    """Whether an expert is stored as the model below the base's adapter: its ranges are read once for both."""
+    return (
+        base.adapter is not None
+        and base.model is not None
+        and model.model is not None
+        and model.model.location == base.model.location
+    )
 
 
 def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputRange | None]) -> tuple[InputRange, ...]:

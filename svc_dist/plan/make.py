@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, open_expert
+from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, attach_to_base, open_expert
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
-from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.checkpoint.weight_files import ADAPTER
@@ -53,8 +53,13 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     recipe = located(recipe)
     models, renames = _open_models(recipe)
     models, tied = tie(recipe, models)
-    base = models[0].model
-    assert base is not None
+    over, base = attach_to_base(models[0])
+    if over.adapter is not None and recipe.output == "adapter":
+        raise RecipeError(
+            f"{recipe.origin.at('output')}: the base has an adapter, but PEFT loads the result over the plain model",
+            "name the plain model as base_model",
+            code="adapter-cannot-hold",
+        )
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
     differing, vocabularies = compared(base, whole), Vocabularies(base.location, experts, recipe.access)
@@ -67,7 +72,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     written = by_result if adapter is None else adapter.by_result
     layout = _layout(recipe, written[0], base, whole)
     by_name = {decided[0].name: decided for decided in zip(*written, strict=True)}
-    dispositions, tensors = _plan_tensors(layout, by_name, base, experts, tied)
+    dispositions, tensors = _plan_tensors(layout, by_name, over, experts, tied)
     paths = [choices.path for choices in recipe.results]
     planned = tuple(
         model_of(model, prefixes, recipe.hub_models) for model, prefixes in zip(models, renames, strict=True)
@@ -125,8 +130,8 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     locations = [model.location for model in recipe.models]
     with ThreadPoolExecutor(min(8, len(locations))) as pool:
         opening = [pool.submit(open_expert, model.location, recipe.access, model.use) for model in recipe.models[1:]]
-        base = open_checkpoint(locations[0], recipe.access)
-        opened = [OpenedModel(base.location, base, None), *(expert.result() for expert in opening)]
+        base = open_expert(locations[0], recipe.access, "model")
+        opened = [base, *(expert.result() for expert in opening)]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
     models, prefixes = renamed(recipe, decoded_models(recipe, opened))
@@ -161,7 +166,7 @@ def _versions(dispositions: Sequence[Sequence[Disposition]]) -> dict[str, int]:
 def _plan_tensors(
     layout: Sequence[Shard],
     by_name: Mapping[str, Sequence[Decision]],
-    base: Checkpoint,
+    base: Expert,
     experts: Sequence[Expert],
     tied: Ties,
 ) -> tuple[list[tuple[Disposition, ...]], tuple[PlannedTensor, ...]]:
@@ -182,16 +187,16 @@ def _plan_tensors(
                 dispositions.append(decided)
             stored = decision.of or replace(spec, name=decision.lead or spec.name)
             one = None if first.kind == "merged" or decision.factor is not None else first.source
-            sources, factors = inputs_of(stored, base, experts, one)
+            sources, factors, base_factors = inputs_of(stored, base, experts, one)
             if decision.factor is not None and decision.factor.exact:
-                sources = (None,) * len(sources)  # what is added does not depend on the base
+                sources, base_factors = (None,) * len(sources), ()  # what is added does not depend on the base
             copies = copies_of(tied.copies.get(spec.name if decision.of is None else stored.name, ()), sources)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
             turned, rest = bool(decision.turned), 0 if decision.rows is None else first.source
             of = (spec.name, spec.dtype, spec.shape, *position, *merged, sources, factors)
             lead = decision.lead if decision.of is None else stored.name
-            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, lead, decision.factor))
+            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, lead, decision.factor, base_factors))
     return dispositions, tuple(tensors)
 
 
@@ -234,9 +239,8 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     if tensor.factor is not None:
         return 0
     read = [source.grain for source in tensor.sources if source is not None]
-    grain = math.lcm(
-        row_of(tensor, dispositions), *read, *(one.grain for added in tensor.factors for one in added or ())
-    )
+    added = [one.grain for each in (*tensor.factors, tensor.base_factors) for one in each or ()]
+    grain = math.lcm(row_of(tensor, dispositions), *read, *added)
     if grain == 0 and tensor.merged_rows is not None:
         raise PlanError(
             f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "

@@ -36,9 +36,9 @@ class PlannedTensor:
     stored as their transposes, which some step does not merge to the transposes of results. ``sources``: of a copied
     tensor the one model that it comes from, of a merged one all models, None for an expert that has the base's.
     ``factors``: what an adapter adds to each expert (or to the copied tensor), empty where no adapter adds anything.
-    ``merged_rows``: how many first rows of a merged tensor are merged (None: all); the others are model ``rest``'s.
-    ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``: the tensor that it equals, or
-    in an adapter the one that it is written for; ``factor``: one of what is added to that, whose inputs these are.
+    ``base_factors``: what the base's own adapter adds. ``merged_rows``: how many first rows are merged (None: all); the
+    others are model ``rest``'s. ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``:
+    the tensor that it equals, or in an adapter the one that it is for; ``factor``: one of what is added to that.
     """
 
     name: str
@@ -57,6 +57,7 @@ class PlannedTensor:
     copies: tuple[InputRange, ...] = ()
     tied_to: str | None = None
     factor: Factor | None = None
+    base_factors: Added = ()
 
     @property
     def dense(self) -> PlannedTensor:
@@ -71,7 +72,8 @@ class PlannedTensor:
         cut = min(max(first, end), last)
         sources = self.sources[self.rest : self.rest + 1]
         copies = tuple(copy for copy in self.copies if any(one and one.input == copy.input for one in sources))
-        copied = replace(self, sources=sources, factors=(), merged_rows=None, copies=copies)
+        added = self.base_factors if self.rest == 0 else ()
+        copied = replace(self, sources=sources, factors=(), merged_rows=None, copies=copies, base_factors=added)
         return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]
 
     @property
@@ -92,7 +94,7 @@ class PlannedTensor:
             for source in (*tensor.sources, *tensor.copies):
                 if source is not None:
                     yield from ((source.input, needed) for needed in source.reads(start, end))
-            for added in tensor.factors:
+            for added in (*tensor.factors, tensor.base_factors):
                 for one in added or ():
                     low, high = one.within(start, end)
                     for needed in one.ranges(low, high) if low < high else ():
@@ -238,8 +240,8 @@ class Plan:
 
     @functools.cached_property
     def joins(self) -> bool:
-        """Whether units lay parts of inputs one after the other in scratch space."""
-        return any(source is not None and source.parts for tensor in self.tensors for source in tensor.sources)
+        """Whether units lay parts of inputs, or the base with its adapter, in scratch space."""
+        return any(one.base_factors or any(each and each.parts for each in one.sources) for one in self.tensors)
 
     @functools.cached_property
     def unit(self) -> dict[str, Unit]:

@@ -32,7 +32,8 @@ class Rename:
 
 @dataclass(frozen=True)
 class RecipeModel:
-    """The base or an expert: an absolute path, a URL, or two of them as ``model+adapter``.
+    """The base or an expert: an absolute path, a URL, or two of them as ``model+adapter``. An adapter alone is one to
+    the base, with the adapter that this may have.
 
     ``position``: its number under ``models``; None for a base that is not listed there. ``names``: those by which the
     recipe may refer to it. ``renames``: prefixes that the recipe replaces in this model alone. ``use``: which is meant
@@ -56,18 +57,16 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
         for location in (entry.model,) if "+" not in entry.model else entry.model.split("+"):
             require_known(location, origin.at("models", index, "model"))
     written = recipe.base_model or recipe.models[0].model
-    base = absolute(written, folder)
-    if split_location(base, access)[1] is not None:
-        where = origin.at("base_model") if recipe.base_model else origin.at("models", 0, "model")
-        raise RecipeError(
-            f"{where}: the base must be a whole model, not model+adapter", "merge the adapter into it with peft first"
-        )
+    base = _location(written, None, folder, access)
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
         whole, location = absolute(entry.model, folder), _location(entry.model, base, folder, access)
         known = next((model for model in models if model.location == location), None)
         if known is not None and known.position is not None:
-            raise RecipeError(f"{origin.at('models', index, 'model')}: {location} is listed twice")
+            raise RecipeError(
+                f"{origin.at('models', index, 'model')}: {location} is listed twice",
+                "remove one of them; mergekit refuses this, too",
+            )
         names = (entry.model, _last_part(entry.model), *([entry.name] if entry.name else []))
         renames = resolve_renames(entry.rename, origin, "models", index, "rename")
         if known is not None:
@@ -120,7 +119,7 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
     return numbers[0]
 
 
-def _location(text: str, base: str, folder: Path, access: Access) -> str:
+def _location(text: str, base: str | None, folder: Path, access: Access) -> str:
     """The location, for ``model+adapter`` of both; for an adapter to the base, of the adapter alone."""
     model, adapter = split_location(text, access, lambda part: absolute(part, folder))
     if adapter is None:

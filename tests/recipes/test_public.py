@@ -17,15 +17,14 @@ REASONS = (
     "no model's tokenizer has the tokens of all",
     "found another document",
     "svc_dist does not support this key",
-    "the base must be a whole model",
     "no model is called",
 )
 #: Recipes that mergekit 0.1.5 refuses: a part of the reason that svc_dist gives, or None where it plans them.
 REFUSED_THERE: dict[str, str | None] = {
     "031": "density - epsilon must be above 0",
     "035": "takes exactly one expert",
-    "055": "the key 'models' is missing",  # a mixture of experts (mergekit-moe)
-    "108": "t' is one value for all experts",
+    "055": "mergekit-moe",
+    "108": "'t'",
     "176": "is listed twice",
     "177": "needs base_model",
     "185": "'weight' is a parameter, not a key",

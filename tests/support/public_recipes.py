@@ -23,7 +23,7 @@ from tests.support.checkpoints import llama_shapes
 FOLDER = Path(__file__).parent.parent / "recipes" / "public"
 #: Methods whose results depend on random draws.
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
-_NAME = re.compile(r"\b(?:base|m\d+|a\d+)\b")
+_NAME = re.compile(r"\b(?:base\d*|m\d+|a\d+)\b")
 _LAYERS = 6  # where a recipe does not say how many
 _TOKENS, _ADDED = 40, 3
 

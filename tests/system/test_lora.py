@@ -396,10 +396,6 @@ def test_an_adapter_needs_a_base(tmp_path: Path, run: Run) -> None:
     ended = run("plan", file)
     assert ended.code == 2
     assert "base_model is missing" in ended.err
-    write_recipe(file, [f"{model}+{adapter}", adapter])
-    ended = run("plan", file)
-    assert ended.code == 2
-    assert "the base must be a whole model, not model+adapter" in ended.err
 
 
 def test_an_adapter_has_no_config_but_may_have_a_tokenizer(tmp_path: Path, run: Run) -> None:

@@ -183,6 +183,15 @@ def attach(opened: OpenedModel, base: Checkpoint) -> Expert:
     return Expert(opened.model, adapter, whole, factors)
 
 
+def attach_to_base(opened: OpenedModel) -> tuple[Expert, Checkpoint]:
+    """The base over itself, and as a checkpoint: of a model with an adapter, the one that merging it would give."""
+    assert opened.model is not None
+    over = attach(opened, opened.model)
+    if over.adapter is None:
+        return over, opened.model
+    return over, replace(opened.model, tensors={name: replace(s, name=name) for name, s in over.whole.tensors.items()})
+
+
 def _files(folder: Storage, names: list[str]) -> list[str]:
     """The files of an adapter's tensors: one, or all shards of it."""
     location = folder.location

@@ -189,7 +189,7 @@ class _Group:
 
     def _adapters(self, head: str, result: Ties) -> Literal["one", "untied"]:
         """Whether adapters leave the head tied, as PEFT's merge does."""
-        for model in self.models[1:]:
+        for model in self.models:
             why = model.separates(self.group.shared, head)
             if why is not None and scales_tied_logits(self.base.config):
                 raise self._error(f"{model.location} {why}")
@@ -203,7 +203,7 @@ class _Group:
                 )
         if result.warnings:
             return "untied"
-        for model in self.models[1:]:
+        for model in self.models:
             if model.trains_embedding_alone(self.group.shared):
                 result.warnings.append(
                     warned(

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svc_dist.checkpoint.dtype import bytes_of
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import DamagedInputError
 from svc_dist.methods.blocks import Blocks
 from svc_dist.methods.chunking import CHUNK
+from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
@@ -39,7 +40,7 @@ class StoredView(NamedTuple):
 class TensorInputs:
     """Elements ``[first, last)`` of one tensor in each input (base first; None: the base's), from mapped ranges.
 
-    ``changes``: what an adapter adds to each expert's elements, or None.
+    ``changes``: what an adapter adds to each expert's elements, or None. The base has what its own adapter adds.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class TensorInputs:
         #: Each input's view as it is stored, for the message about a damaged one.
         self.stored: list[StoredView] = []
         self.views = [None if slot is None else self._view(slot) for slot in tensor.sources]
+        if self.views[0] is not None and (change := self._change(0, tensor.base_factors or None)) is not None:
+            self.views[0] = self._applied(self.views[0], change)
         self.changes = [self._change(number, added) for number, added in enumerate(tensor.factors, 1)]
 
     @property
@@ -63,6 +66,13 @@ class TensorInputs:
         base = self.views[0]
         assert base is not None
         return base
+
+    def _applied(self, base: Tensor, change: Change) -> Tensor:
+        """The base with what its adapter adds, in the compute dtype and in scratch space, not in memory."""
+        deltas = TaskDeltas([None], base, changes=[change], precision=self.plan.settings.precision, row=self.tensor.row)
+        dtype = next(code for code, name in FLOAT_DTYPES.items() if deltas.dtype == getattr(torch, name))
+        values = (chunk.model(0) for chunk in deltas.chunks())
+        return self.joined.view(values, base.numel(), dtype)
 
     def damaged(self, nan_only: bool) -> DamagedInputError | None:
         """The first value of an input that is not finite, or is NaN: file, tensor and element. None where none is."""
