@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svc_dist.errors import RecipeError, require_choice
+from svc_dist.errors import RecipeError
 from svc_dist.linalg.precision import Precision
-from svc_dist.methods.method import Method
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.registry import CALIBRATIONS
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
 from svc_dist.plan.stages import plan_stages
-from svc_dist.recipe.load import RecipeSource, load_recipe, load_stages
+from svc_dist.recipe.edits.given_models import of_given_models
+from svc_dist.recipe.load import RecipeSource, load_recipe, load_stages, read_recipe, recipe_from
 from svc_dist.run.host import detect_device
+from svc_dist.run.memory.keywords import recipe_data
 from svc_dist.run.options import ExecutorKind, Limits, Options
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
@@ -170,6 +170,47 @@ def predict(
     return simulate(_make_plan(resolved, settings), machines)
 
 
+def merge_state_dicts(
+    base: Mapping[str, Tensor] | None,
+    experts: Mapping[str, Mapping[str, Tensor]] | Sequence[Mapping[str, Tensor]],
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    *,
+    method: str | None = None,
+    calibrate: str | Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    threads_per_unit: int | None = None,
+    device: str = Device.AUTO,
+    slots: int = 1,
+    scratch: str | None = None,
+    **parameters: Any,
+) -> dict[str, Tensor]:
+    """Merge models in memory: the bytes that ``merge`` writes for the same tensors, as tensors on the CPU.
+
+    ``base``: None where the method takes none. ``experts``: by name, or a list (then called ``expert0``, ...); tensors
+    may be on any device. ``recipe``: a file or its data; its ``models`` may be left out, or name the experts. In place
+    of it ``method``, ``calibrate``, ``dtype`` and ``parameters``: a value for all experts or a list of one for each.
+    ``config``: that of the models (``model.config.to_dict()``), for architectures that cannot be told by names.
+    ``slots``: units that are computed in parallel; each takes its memory beside the result. Other options are as in
+    ``merge``. Raises SvcDistError.
+    """
+    from svc_dist.run.memory.merge import merge_in_memory
+
+    named = experts if isinstance(experts, Mapping) else {f"expert{n}": one for n, one in enumerate(experts)}
+    if (recipe is None) == (method is None) or (recipe is not None and (parameters or calibrate or dtype)):
+        raise RecipeError(
+            "merge_state_dicts takes either a recipe or a method with its parameters",
+            'change a recipe like changes={"parameters.lambda": 0.4}',
+            code="in-memory-refused",
+        )
+    data, origin = read_recipe(recipe or recipe_data([*named], str(method), calibrate, dtype, parameters))
+    resolved = recipe_from(of_given_models(data, origin, [*named], base is not None), origin, changes=changes)
+    settings = SettingsRequest(precision, threads_per_unit, device)
+    return merge_in_memory(resolved, base, named, settings, config=config, slots=slots, scratch=scratch)
+
+
 def merge_deltas(
     deltas: Iterable[Tensor],
     method: str,
@@ -185,43 +226,9 @@ def merge_deltas(
     ``calibrate``: ``"svc"`` or ``{"method": "svc", "alpha": 1.0, "side": "left"}``. Returns a tensor of that shape in
     the compute dtype of ``precision``, scaled by ``lambda``. Raises RecipeError, NumericsError.
     """
-    import torch
+    from svc_dist.run.memory.deltas import merged_delta
 
-    from svc_dist.linalg.finite import require_finite
-    from svc_dist.linalg.given import given_deltas
-    from svc_dist.linalg.threads import threads_fixed
-    from svc_dist.methods.apply import ResultParameters, merged_chunks
-    from svc_dist.methods.deltas import Copy, TaskDeltas
-    from svc_dist.methods.low_rank import LowRank
-
-    precision = Precision.of(precision)
-    deltas = given_deltas(deltas)
-    require_choice("method", method, METHODS)
-    complete = _parameters(METHODS[method], parameters, len(deltas))
-    scale = complete.pop("lambda", 1.0)
-    calibration = _calibration(calibrate, len(deltas))
-    shape = deltas[0].shape
-    batch: tuple[int, int, int] | None = None
-    if len(shape) > 1:
-        batch = (shape[0], shape[1], shape[2]) if len(shape) == 3 else (1, shape[0], math.prod(shape[1:]))
-    if batch is None and METHODS[method].family == "spectral":
-        raise RecipeError(f"{method} takes matrices; these deltas have shape {list(shape)}")
-    device = str(deltas[0].device)
-    row = batch[2] if batch is not None and METHODS[method].whole_rows else None
-    data = TaskDeltas([delta.contiguous() for delta in deltas], precision=precision, device=device, row=row)
-    result = torch.zeros(shape, dtype=data.dtype, device=device)
-    flat = result.view(-1)
-    results = [ResultParameters(complete, calibration)]
-    with threads_fixed():
-        for _, (start, end, merged, _) in merged_chunks(data, method, results, batch):
-            if isinstance(merged, Copy):
-                merged = data.chunk(start, end)[merged.expert]
-            if isinstance(merged, LowRank):
-                merged = merged.dense(data.dtype, device)
-            if merged is not None:
-                torch.mul(merged, scale, out=flat[start:end])
-    require_finite(result, f"the delta merged by {method}")
-    return result
+    return merged_delta(deltas, method, calibrate, Precision.of(precision), parameters)
 
 
 def calibrate(
@@ -268,32 +275,3 @@ def calibrate(
             require_distinct(result)
     calibrated: Calibrated = result
     return calibrated
-
-
-def _parameters(method: Method, keywords: Mapping[str, Any], experts: int) -> dict[str, Any]:
-    """Complete parameters from keywords; a list has one value for each expert."""
-    shared = {name.rstrip("_"): value for name, value in keywords.items()}  # lambda_, as lambda is Python's keyword
-    method.refuse_unknown(shared)
-    by_expert: list[dict[str, Any]] = [{} for _ in range(experts)]
-    for parameter in method.all_parameters:
-        values = shared.get(parameter.name)
-        if not parameter.per_model or not isinstance(values, list | tuple):
-            continue
-        if len(values) != experts:
-            raise RecipeError(f"{method.name}: {len(values)} values of {parameter.name} for {experts} deltas")
-        for settings, value in zip(by_expert, shared.pop(parameter.name), strict=True):
-            settings[parameter.name] = value
-    return method.complete(experts, shared, by_expert)
-
-
-def _calibration(given: object, experts: int) -> dict[str, Any] | None:
-    """The complete settings of a calibration from its name or settings; None for none."""
-    settings = {"method": given} if isinstance(given, str) else given
-    if settings is None:
-        return None
-    if not isinstance(settings, Mapping):
-        raise RecipeError(f"calibrate is {given!r}, but must be a name, or a mapping with the name as its `method`")
-    if settings.get("method") == "none":
-        return None
-    require_choice("calibrate", settings.get("method"), CALIBRATIONS)
-    return CALIBRATIONS[settings["method"]].complete(settings, experts)

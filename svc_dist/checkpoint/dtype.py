@@ -27,6 +27,14 @@ RECIPE_DTYPES = {name: code for code, name in FLOAT_DTYPES.items()}
 QUANTISED_DTYPES = frozenset(name for name in _BITS if name in ("I8", "U8") or name.startswith(("F8_", "F6_", "F4")))
 
 
+#: The names of torch's dtypes.
+_TORCH = FLOAT_DTYPES | {
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+
+
 def byte_count(dtype: str, shape: tuple[int, ...]) -> int | None:
     """Bytes of a tensor of this dtype and shape; None for an unknown dtype, or where they are not a whole number."""
     size, rest = divmod(math.prod(shape) * _BITS.get(dtype, 0), 8)
@@ -39,11 +47,14 @@ def bytes_of(dtype: str, elements: int) -> int:
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype of a safetensors dtype. Raises KeyError for dtypes without arithmetic."""
+    """The torch dtype of a safetensors dtype. Raises KeyError for dtypes that torch does not have."""
     import torch
 
-    return {
-        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-        "U8": torch.uint8, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E8M0": torch.float8_e8m0fnu,
-    }[dtype]  # fmt: skip
+    found: torch.dtype = {name: getattr(torch, kind) for name, kind in _TORCH.items() if hasattr(torch, kind)}[dtype]
+    return found
+
+
+def safetensors_dtype(dtype: torch.dtype) -> str | None:
+    """The safetensors dtype of a torch dtype; None where the format has none."""
+    kind = str(dtype).removeprefix("torch.")
+    return next((name for name, other in _TORCH.items() if other == kind), None)

@@ -75,16 +75,27 @@ def load_stages(
     elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
         stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes)
     else:
-        path = Path(recipe)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
-        stages = parse_stages(text, str(path), path.absolute().parent, access, changes)
+        stages = parse_stages(_text(recipe), str(recipe), Path(recipe).absolute().parent, access, changes)
     if max_shard_size is not None:
         stages = tuple(replace(stage, recipe=stage.recipe.with_shard_size(max_shard_size)) for stage in stages)
     return stages
+
+
+def read_recipe(recipe: str | Path | Mapping[str, Any]) -> tuple[Any, Origin]:
+    """The data of one merge's recipe, unchecked, and its origin. Raises RecipeError."""
+    if isinstance(recipe, Mapping):
+        return recipe, UNNAMED
+    data, lines = read_yaml(_text(recipe), str(recipe))
+    return data, Origin(str(recipe), lines)
+
+
+def _text(recipe: str | Path) -> str:
+    path = Path(recipe)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
 
 
 def parse_stages(

@@ -33,7 +33,7 @@ from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.reading import MappedRanges, Source, map_ranges
-from svc_dist.storage.writing.base import Sink
+from svc_dist.storage.writing.base import RangeSink
 
 _log = logging.getLogger("svc_dist")
 _RELEASE_EVERY = 16  # chunks after which the pages of the inputs are released
@@ -44,7 +44,7 @@ def run_unit(
     plan: Plan,
     unit: Unit,
     sources: list[Source],
-    sink: Sink,
+    sink: RangeSink,
     scratch: str | None = None,
     parallel: int = DEFAULT_ACCESS.parallel,
     low_memory: bool = False,
@@ -78,7 +78,7 @@ def run_unit(
 
 
 def _run(
-    plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: Sink, attempt: Attempt, scratch: str | None
+    plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: RangeSink, attempt: Attempt, scratch: str | None
 ) -> Receipt:
     """Merge and write a unit whose inputs are mapped."""
     began = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.secrets import refuse_credentials
@@ -12,6 +12,8 @@ from svc_dist.storage.secrets import refuse_credentials
 S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
 #: The beginning of the location of a model that an earlier document of a recipe file makes.
 STAGE = "stage://"
+#: The same of a state dict in this process's memory.
+MEMORY = "dict://"
 #: The storages that fsspec reaches, and the package of each one's driver.
 DRIVERS = {
     "memory": "fsspec", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs",
@@ -50,13 +52,22 @@ class StageFiles(Protocol):
         """The storage of its files."""
 
 
+@runtime_checkable
+class InMemory(Protocol):
+    """A storage whose files are in this process's memory."""
+
+    def view(self, name: str, start: int, end: int) -> memoryview:
+        """Bytes ``[start, end)`` of a file, without a copy where possible."""
+
+
 @dataclass(frozen=True)
 class Access:
     """How every storage of a run is reached.
 
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
     for one unit. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``: seconds for which
-    a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by name.
+    a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by name,
+    and a location ``dict://NAME``, by itself.
     """
 
     options: Mapping[str, ClientOptions] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.access import DEFAULT_ACCESS, Access, InMemory
 from svc_dist.storage.base import FileIdentity, Storage, changed, os_errors
 from svc_dist.storage.local import NOT_SUPPORTED, local_identity
 from svc_dist.storage.open import open_storage
@@ -45,6 +45,11 @@ class MappedRanges:
     def __init__(self) -> None:
         self._maps: list[mmap.mmap] = []
         self._offsets: dict[ByteRange, tuple[mmap.mmap, int]] = {}
+        self._held: dict[ByteRange, memoryview] = {}
+
+    def hold(self, views: Mapping[ByteRange, memoryview]) -> None:
+        """Add ranges that are in memory already."""
+        self._held |= views
 
     def add(self, descriptor: int, offset_of: Mapping[ByteRange, int]) -> None:
         """Map ranges, which start at these offsets of an open file; neighbours share a mapping."""
@@ -68,6 +73,8 @@ class MappedRanges:
         """The bytes of a range, read-only. Empty ranges are empty views."""
         if item.end == item.start:
             return memoryview(b"")
+        if item in self._held:
+            return self._held[item]
         mapped, offset = self._offsets[item]
         return memoryview(mapped)[offset : offset + item.end - item.start]
 
@@ -83,6 +90,7 @@ class MappedRanges:
         self.release()
         self._maps.clear()
         self._offsets.clear()
+        self._held.clear()
 
 
 class Source:
@@ -126,7 +134,9 @@ def map_ranges(
         remote: list[tuple[MappedRanges, dict[ByteRange, int]]] = []
         size = 0
         for source, items, mapped in zip(sources, ranges, reading.mapped, strict=True):
-            if source.storage.path is None or not _map_local(source, source.storage.path, items, mapped):
+            if isinstance(source.storage, InMemory):
+                mapped.hold({item: source.storage.view(item.file, item.start, item.end) for item in items})
+            elif source.storage.path is None or not _map_local(source, source.storage.path, items, mapped):
                 size, offset_of = _plan_requests(source, items, size, requests)
                 remote.append((mapped, offset_of))
         if requests:

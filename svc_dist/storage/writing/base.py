@@ -52,8 +52,15 @@ class RangeWriter(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class Sink(Protocol):
-    """The destination of a model.
+class RangeSink(Protocol):
+    """Where units write their ranges."""
+
+    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
+        """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
+
+
+class Sink(RangeSink, Protocol):
+    """The destination of a model on a storage.
 
     ``memory``: bytes of buffers for each range in flight, at most; ``self_proving``: whether the tokens of parts, and
     what the storage says of a finished shard, prove their content.
@@ -67,9 +74,6 @@ class Sink(Protocol):
 
     def state(self, shard: ShardFile) -> ShardState | None:
         """How much of a shard the storage has; None when this plan has written nothing of it."""
-
-    def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> RangeWriter:
-        """A writer for bytes ``[start, end)`` of a prepared shard: parts of these sizes from ``first_part`` on."""
 
     def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
         """The XXH3-128 of bytes ``[start, end)`` of a shard, finished or not, as the storage has them; "" without them.

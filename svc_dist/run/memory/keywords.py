@@ -1,0 +1,59 @@
+"""Methods and calibrations as keywords of the Python functions: a list has one value for each expert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from svc_dist.errors import RecipeError, require_choice
+from svc_dist.methods.method import Method
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
+
+
+def complete_parameters(method: Method, keywords: Mapping[str, Any], experts: int) -> dict[str, Any]:
+    """Complete parameters from keywords. Raises RecipeError."""
+    shared, by_expert = _by_expert(method, keywords, experts)
+    return method.complete(experts, shared, by_expert)
+
+
+def complete_calibration(given: object, experts: int) -> dict[str, Any] | None:
+    """The complete settings of a calibration from its name or settings; None for none. Raises RecipeError."""
+    settings = {"method": given} if isinstance(given, str) else given
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise RecipeError(f"calibrate is {given!r}, but must be a name, or a mapping with the name as its `method`")
+    if settings.get("method") == "none":
+        return None
+    require_choice("calibrate", settings.get("method"), CALIBRATIONS)
+    return CALIBRATIONS[settings["method"]].complete(settings, experts)
+
+
+def recipe_data(
+    experts: Sequence[str], method: str, calibrate: Any, dtype: str | None, keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The data of a recipe for these experts from keywords. Raises RecipeError."""
+    require_choice("method", method, METHODS)
+    shared, by_expert = _by_expert(METHODS[method], keywords, len(experts))
+    models = [{"model": name, "parameters": own} for name, own in zip(experts, by_expert, strict=True)]
+    given = {"calibrate": calibrate, "dtype": dtype}
+    data = {"models": models, "merge_method": method, "parameters": shared}
+    return data | {key: value for key, value in given.items() if value is not None}
+
+
+def _by_expert(
+    method: Method, keywords: Mapping[str, Any], experts: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The parameters that all experts share, and those of each."""
+    shared = {name.rstrip("_"): value for name, value in keywords.items()}  # lambda_, as lambda is Python's keyword
+    method.refuse_unknown(shared)
+    by_expert: list[dict[str, Any]] = [{} for _ in range(experts)]
+    for parameter in method.all_parameters:
+        values = shared.get(parameter.name)
+        if not parameter.per_model or not isinstance(values, list | tuple):
+            continue
+        if len(values) != experts:
+            raise RecipeError(f"{method.name}: {len(values)} values of {parameter.name} for {experts} deltas")
+        for settings, value in zip(by_expert, shared.pop(parameter.name), strict=True):
+            settings[parameter.name] = value
+    return shared, by_expert
