@@ -1,7 +1,7 @@
 """A recipe read, checked and resolved, before any model is opened.
 
 An unknown key, a parameter that its method does not take, or a value outside its range is an error with its line and
-the nearest valid name.
+the nearest valid name. What mergekit takes without effect is the exception: ``mergekit.ignored``.
 """
 
 from __future__ import annotations
