@@ -17,6 +17,7 @@ from svc_dist.checkpoint.weight_files import ADAPTER, INDEX_FILE, is_index, stor
 from svc_dist.checks import architecture
 from svc_dist.checks.adapter_files import base_problem, open_written
 from svc_dist.checks.tied_tensors import stored_apart, tied_problems
+from svc_dist.checks.token_rows import token_rows
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
@@ -85,6 +86,8 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
         _check_sidecars(folder, report, result)
         if adapter is None:
             _check_base(report, model, result, access)
+            if (checked := token_rows(folder, report)) is not None:
+                result.add(*checked)
         else:
             _check_adapter(report, adapter, result, access)
     if adapter is None:
@@ -184,7 +187,7 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
         result.skipped.append(f"names and shapes against the base: {error.message}")
         return
     other = {name for name, _ in report.not_written} | stored_apart(model.tensors, base.tensors)
-    other |= {tensor.name for tensor in report.tensors if report.dispositions[tensor.disposition].source != 0}
+    other |= {one.name for one in report.tensors if one.by_token or report.dispositions[one.disposition].source != 0}
     stored, expected = (
         {s.name: list(s.shape) for s in checkpoint.tensors.values() if s.name not in other}
         for checkpoint in (model, base)

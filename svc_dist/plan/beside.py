@@ -20,7 +20,7 @@ def sidecar_contents(plan: Plan, access: Access, sidecars: Sequence[Sidecar]) ->
             one,
             index_text(plan).encode()
             if one.rewrite == "adapter"
-            else content(one, storages[one.source], dtype, plan.chat_template),
+            else content(one, storages[one.source], dtype, plan.chat_template, plan.added_tokens),
         )
         for one in sidecars
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -202,11 +203,12 @@ Added = tuple[FactorRanges, ...]
 
 
 def inputs_of(
-    spec: TensorSpec, base: Expert, experts: Sequence[Expert], source: int | None = None
+    spec: TensorSpec, base: Expert, experts: Sequence[Expert], source: int | None = None, mapped: bool = False
 ) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...], Added]:
     """The ``sources``, ``factors`` and ``base_factors`` of a planned tensor: of all models, or of ``source`` alone (0:
-    the base)."""
-    count = math.prod(spec.shape)  # an expert may have more rows, or fewer: the difference comes last
+    the base). ``mapped``: rows are matched by token, so that any of a model may be needed."""
+    # An expert may have more rows, or fewer: the difference comes last.
+    count = sys.maxsize if mapped else math.prod(spec.shape)
     slots: list[InputRange | None] = []
     factors: list[Added | None] = []
     last_adapter = len(experts)

@@ -26,7 +26,14 @@ from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
 from svc_dist.plan.files.sidecars import sidecars
-from svc_dist.plan.files.tokenizer import planned_template, tokenizer_source, vocabulary_warnings, with_union
+from svc_dist.plan.files.tokenizer import (
+    common_vocabulary,
+    new_vocab_size,
+    planned_template,
+    tokenizer_source,
+    vocabulary_warnings,
+    with_config_source,
+)
 from svc_dist.plan.fingerprint import fingerprint
 from svc_dist.plan.folders import require_folders
 from svc_dist.plan.hub_models import located
@@ -40,6 +47,8 @@ from svc_dist.plan.tensors.dtypes import with_dtypes
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.plan.tensors.ties import Ties, tie
+from svc_dist.plan.vocabulary.row_maps import SCATTERED
+from svc_dist.plan.vocabulary.rows import Rows
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
@@ -67,7 +76,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         decided = [decide(recipe, choices, base, whole, vocabularies, tied) for choices in recipe.results]
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
     decisions = by_result[0]
-    recipe = with_union(recipe, vocabularies, decisions)
+    result = common_vocabulary(recipe, decisions)
+    recipe = with_config_source(recipe, vocabularies, result)
     adapter = as_adapter(recipe, by_result, base, experts) if recipe.output == "adapter" else None
     written = by_result if adapter is None else adapter.by_result
     layout = _layout(recipe, written[0], base, whole)
@@ -79,11 +89,13 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
-    tokenizer = tokenizer_source(recipe, vocabularies, base, decisions)
+    tokenizer = tokenizer_source(recipe, vocabularies, base, decisions, result)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
+    added, vocab_size = () if result is None else result.added, new_vocab_size(base, described, decisions)
     if adapter is None:
-        copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head)
+        rows = (vocab_size, bool(added))
+        copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head, *rows)
     else:
         copied, left_out = adapter_sidecars(recipe, planned), ()
     plan = Plan(
@@ -106,7 +118,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         warnings=(
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
             *conversation_warnings(recipe, planned_locations, tokenizer, template),
-            *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described),
+            *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described, vocab_size),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
             *tied.warnings,
@@ -120,6 +132,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         chat_template=template,
         stages=tuple(dict(one) for one in recipe.stages),
         adapter=None if adapter is None else adapter.config,
+        added_tokens=added,
     )
     return replace(plan, fingerprint=fingerprint(plan))
 
@@ -187,16 +200,24 @@ def _plan_tensors(
                 dispositions.append(decided)
             stored = decision.of or replace(spec, name=decision.lead or spec.name)
             one = None if first.kind == "merged" or decision.factor is not None else first.source
-            sources, factors, base_factors = inputs_of(stored, base, experts, one)
+            rows = decision.rows or Rows(spec.shape)
+            sources, factors, base_factors = inputs_of(stored, base, experts, one, rows.maps is not None)
+            if base_factors and rows.maps is not None:
+                raise PlanError(
+                    f"{spec.name}: the base's adapter is LoRA on this tensor, whose rows are matched by token",
+                    MERGE_FIRST,
+                    code="lora-rows-move",
+                )
             if decision.factor is not None and decision.factor.exact:
                 sources, base_factors = (None,) * len(sources), ()  # what is added does not depend on the base
             copies = copies_of(tied.copies.get(spec.name if decision.of is None else stored.name, ()), sources)
             position = (shard_number, spec.start, spec.end)
             merged = (numbers[key], decision.batch)
-            turned, rest = bool(decision.turned), 0 if decision.rows is None else first.source
-            of = (spec.name, spec.dtype, spec.shape, *position, *merged, sources, factors)
+            of = (spec.name, spec.dtype, spec.shape, *position, *merged, sources, factors, bool(decision.turned))
+            rest = 0 if rows.merged is None else rows.rest
             lead = decision.lead if decision.of is None else stored.name
-            tensors.append(PlannedTensor(*of, turned, decision.rows, rest, copies, lead, decision.factor, base_factors))
+            tied_to = (copies, lead, decision.factor, base_factors)
+            tensors.append(PlannedTensor(*of, rows.merged, rest, *tied_to, rows.maps))
     return dispositions, tuple(tensors)
 
 
@@ -250,6 +271,8 @@ def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
         )
     method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
     if method is not None and method.statistics is not None:
+        return 0
+    if tensor.maps is not None and tensor.maps.runs > SCATTERED:
         return 0
     if takes_matrices(tensor, dispositions):
         assert tensor.batch is not None

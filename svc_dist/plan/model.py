@@ -20,7 +20,8 @@ from svc_dist.plan.inputs import Added, InputRange, PlannedModel, every_location
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.plan.tensors.matrices import Batch
-from svc_dist.storage.base import is_inside
+from svc_dist.plan.vocabulary.added_tokens import AddedToken
+from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
@@ -39,6 +40,7 @@ class PlannedTensor:
     ``base_factors``: what the base's own adapter adds. ``merged_rows``: how many first rows are merged (None: all); the
     others are model ``rest``'s. ``copies``: of the sources, stored under other names; they must be equal. ``tied_to``:
     the tensor that it equals, or in an adapter the one that it is for; ``factor``: one of what is added to that.
+    ``maps``: where the sources store the merged rows, None where each has one number in all.
     """
 
     name: str
@@ -58,6 +60,7 @@ class PlannedTensor:
     tied_to: str | None = None
     factor: Factor | None = None
     base_factors: Added = ()
+    maps: RowMaps | None = None
 
     @property
     def dense(self) -> PlannedTensor:
@@ -68,12 +71,14 @@ class PlannedTensor:
         """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
         if self.merged_rows is None:
             return [(self, first, last, True)]
-        end = self.merged_rows * (math.prod(self.shape) // self.shape[0])
+        end = self.merged_rows * math.prod(self.shape[1:])
         cut = min(max(first, end), last)
         sources = self.sources[self.rest : self.rest + 1]
         copies = tuple(copy for copy in self.copies if any(one and one.input == copy.input for one in sources))
-        added = self.base_factors if self.rest == 0 else ()
-        copied = replace(self, sources=sources, factors=(), merged_rows=None, copies=copies, base_factors=added)
+        mine = self.base_factors if self.rest == 0 else ()
+        copied = replace(
+            self, sources=sources, factors=(), base_factors=mine, copies=copies, merged_rows=None, maps=None
+        )
         return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]
 
     @property
@@ -91,14 +96,25 @@ class PlannedTensor:
                 yield from self.dense.reads(0, self.factor.numel)
             return
         for tensor, start, end, _ in self.spans(first, last):
-            for source in (*tensor.sources, *tensor.copies):
-                if source is not None:
-                    yield from ((source.input, needed) for needed in source.reads(start, end))
+            copies = ((copy, low, high) for _, copy, low, high in tensor.repeated(start, end))
+            for source, low, high in (*tensor.stored(start, end), *copies):
+                yield from ((source.input, needed) for needed in source.reads(low, high))
             for added in (*tensor.factors, tensor.base_factors):
                 for one in added or ():
                     low, high = one.within(start, end)
                     for needed in one.ranges(low, high) if low < high else ():
                         yield one.a.input, needed
+
+    def stored(self, first: int, last: int) -> Iterator[tuple[InputRange, int, int]]:
+        """The stored elements that elements ``[first, last)`` are made of: of each source, from, to."""
+        numbers = ((number, first, last) for number in range(len(self.sources)))
+        numbered = numbers if self.maps is None else self.maps.elements(first, last, math.prod(self.shape[1:]))
+        yield from ((one, low, high) for number, low, high in numbered if (one := self.sources[number]) is not None)
+
+    def repeated(self, first: int, last: int) -> Iterator[tuple[InputRange, InputRange, int, int]]:
+        """A source, a copy that its input stores of it, and their stored elements, for elements ``[first, last)``."""
+        for source, low, high in self.stored(first, last) if self.copies else ():
+            yield from ((source, copy, low, high) for copy in self.copies if copy.input == source.input)
 
     def ranks(self) -> list[int] | None:
         """The rank of each expert's deltas of the matrices; None where some delta is not the product of two factors."""
@@ -173,6 +189,7 @@ class Plan:
     chat_template: str | None = None
     stages: tuple[dict[str, Any], ...] = ()
     adapter: dict[str, Any] | None = None
+    added_tokens: tuple[AddedToken, ...] = ()
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
         """A tensor's disposition in each result."""
@@ -240,8 +257,11 @@ class Plan:
 
     @functools.cached_property
     def joins(self) -> bool:
-        """Whether units lay parts of inputs, or the base with its adapter, in scratch space."""
-        return any(one.base_factors or any(each and each.parts for each in one.sources) for one in self.tensors)
+        """Whether units lay parts or rows of inputs, or the base with its adapter, in scratch space."""
+        laid = (
+            one.maps or one.base_factors or any(each and each.parts for each in one.sources) for one in self.tensors
+        )
+        return any(laid)
 
     @functools.cached_property
     def unit(self) -> dict[str, Unit]:
@@ -277,24 +297,3 @@ class Plan:
     def from_json(cls, text: str | bytes) -> Plan:
         """Raises ValueError naming the field that is damaged."""
         return msgspec.json.decode(text, type=cls)
-
-
-def require_sound(plan: Plan) -> None:
-    """Raise ValueError where a plan refers to what it does not have, or would write outside the output."""
-    if not plan.results or not plan.shards or len(plan.shards) % len(plan.results):
-        raise ValueError("its results have no shards")
-    names = [*(shard.file for shard in plan.shards), *(one.name for one in plan.sidecars)]
-    names += [result.path for result in plan.results if result.path]
-    if outside := next((name for name in names if not is_inside(name)), None):
-        raise ValueError(f"the name {outside!r} lies outside the output")
-    models, inputs, kinds = len(plan.models), len(plan.inputs), min(len(one.dispositions) for one in plan.results)
-    for tensor in plan.tensors:
-        if not (0 <= tensor.shard < plan.count and 0 <= tensor.disposition < kinds):
-            raise ValueError(f"the tensor {tensor.name!r} has no shard or disposition")
-        if any(source is not None and not 0 <= source.input < inputs for source in tensor.sources):
-            raise ValueError(f"the tensor {tensor.name!r} has no input")
-    for unit in plan.units:
-        if not 0 <= unit.shard < plan.count or any(not 0 <= piece[0] < len(plan.tensors) for piece in unit.pieces):
-            raise ValueError(f"the unit {unit.id!r} has no shard or tensor")
-    if any(not 0 <= sidecar.source < models for sidecar in plan.sidecars):
-        raise ValueError("a sidecar has no model")

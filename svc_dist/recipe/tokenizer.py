@@ -57,6 +57,7 @@ def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Ori
             f"{origin.at('vocab')}: `vocab: {recipe.vocab}` and the union of vocabularies that {where} asks for "
             "contradict each other",
             "give one of them",
+            code="vocab-no-union",
         )
     follows = recipe.vocab == "error"
     vocab: Vocab = "union" if name == "union" else "base" if follows else recipe.vocab
@@ -69,6 +70,7 @@ def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Ori
             f"{origin.at('tokenizer')}: with `vocab: common`, the rows are the base's: `tokens` and "
             "`pad_to_multiple_of` have no effect",
             "take one of them out",
+            code="vocab-no-union",
         )
     tokens = tuple(
         _choice(token, row, models, origin.at("tokenizer", "tokens", token)) for token, row in given.tokens.items()
@@ -95,6 +97,7 @@ def _choice(token: str, row: TokenRow | None, models: Sequence[RecipeModel], whe
             raise RecipeError(
                 f"{where}: `force: true` gives every model the row of `source`, which is missing",
                 "write source: a model, {kind: zero}, or {kind: model_token, model: ..., token: ...}",
+                code="token-row-missing",
             )
         return TokenChoice(token, None, token, False, default=True, where=where)
     if isinstance(row.source, str):

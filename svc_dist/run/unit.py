@@ -162,8 +162,7 @@ class _UnitTensor:
             return
         if self.tensor.copies:
             inputs = [(one.location, mapped) for one, mapped in zip(self.plan.inputs, self.mapped, strict=True)]
-            elements = (self.first, self.last)
-            require_equal_copies(self.tensor.name, self.tensor.sources, self.tensor.copies, elements, inputs)
+            require_equal_copies(self.tensor.name, self.tensor.repeated(self.first, self.last), inputs)
         steps = self._merged(matrices, overlaps)
         if self.copies:
             steps = ((number, values) for values in self._copied() for number in range(len(self.dispositions)))

@@ -13,9 +13,10 @@ import msgspec
 
 from svc_dist.errors import DamagedInputError, RecipeError, printable
 from svc_dist.plan.fingerprint import fingerprint
-from svc_dist.plan.model import Plan, require_sound
+from svc_dist.plan.model import Plan
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
+from svc_dist.run_folder.sound_plan import require_sound
 from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage, is_inside
 from svc_dist.storage.local import remove_tree
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink

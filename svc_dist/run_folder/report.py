@@ -50,7 +50,7 @@ REPORT_KEYS = {
     "chat_template": "the chat template in place of the tokenizer's own",
     "shards": "file and size of each shard",
     "dispositions": "the dispositions of tensors: kind, reason, method, parameters, calibration",
-    "tensors": "name, dtype, shape, shard and disposition of each tensor",
+    "tensors": "name, dtype, shape, shard and disposition of each tensor; `by_token`: its rows were matched so",
     "not_written": "names that are not in the result, and why",
     "ranges": "the unit, byte range and checksum of every range of every shard",
     "matrices": "one summary per matrix that was decomposed",
@@ -100,6 +100,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "dispositions": [dataclasses.asdict(entry) for entry in result.dispositions],
         "tensors": [
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "shard": t.shard, "disposition": t.disposition}
+            | ({} if t.maps is None else {"by_token": True})
             for t in plan.tensors
         ],
         "not_written": [list(entry) for entry in plan.not_written],
@@ -114,13 +115,15 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
 
 @dataclass(frozen=True)
 class ReportedTensor:
-    """A tensor of the result. ``shard`` and ``disposition`` are positions in the report's lists."""
+    """A tensor of the result. ``shard`` and ``disposition`` are positions in the report's lists; ``by_token``: whether
+    its rows were matched by token, so that they need not be as many as the base's."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     shard: int
     disposition: int
+    by_token: bool = False
 
 
 @dataclass(frozen=True)

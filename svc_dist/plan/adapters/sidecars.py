@@ -28,7 +28,7 @@ def adapter_sidecars(recipe: ResolvedRecipe, models: Sequence[PlannedModel]) -> 
         copied = [one for one in planned if isinstance(one, Sidecar)]
         if copied:
             break
-    configuration = Sidecar(ADAPTER.index, 0, None, "adapter", False, None)
+    configuration = Sidecar(ADAPTER.index, 0, None, "adapter", False, None, None, False)
     return tuple(sorted([*copied, configuration], key=lambda one: one.name))
 
 

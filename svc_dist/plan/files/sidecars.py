@@ -33,6 +33,8 @@ from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, RecipeError
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.tensors.alias_groups import with_tied
+from svc_dist.plan.vocabulary.added_tokens import LISTS, AddedToken, with_tokens
+from svc_dist.plan.vocabulary.vocabularies import with_vocab_size
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
 from svc_dist.storage.base import FileIdentity, Storage
@@ -62,7 +64,8 @@ class Sidecar:
     ``name``: its path in the result and in the folder of the model ``source`` (0: the base); ``identity``: of the file
     there, None for text in the plan. ``rewrite``: ``dtype`` sets a config's dtype, ``template`` a tokenizer config's
     chat template; ``text`` writes the plan's chat template. ``dequantised``: a config without the keys that say that
-    the model is quantised. ``tied``: the value of ``tie_word_embeddings`` in a config, None for its own.
+    the model is quantised. ``tied``, ``vocab_size``: the value of ``tie_word_embeddings`` and the number of rows of the
+    vocabulary in a config, None for its own. ``more_tokens``: a tokenizer's file with the plan's added tokens.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Sidecar:
     rewrite: Literal["none", "dtype", "template", "text", "adapter"]
     dequantised: bool
     tied: bool | None
+    vocab_size: int | None
+    more_tokens: bool
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,16 @@ def sidecars(
     template: str | None,
     dequantised: bool = False,
     tied: bool | None = None,
+    vocab_size: int | None = None,
+    more_tokens: bool = False,
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
     """The files that the merge copies beside the weights, and those that it leaves out.
 
     ``models``: the base first; ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat
     template in place of that tokenizer's; ``dequantised``: the config says that the model is quantised, and what is
-    written is not; ``tied``: what the config must say about the output head. Raises RecipeError for a
-    ``config_source`` without a config,
-    DamagedInputError for a file that its loader cannot read, StorageError.
+    written is not; ``tied``, ``vocab_size``: what the config must say about the output head and the rows of the
+    vocabulary; ``more_tokens``: the tokenizer gets added tokens. Raises RecipeError for a ``config_source`` without a
+    config, DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
     copied: list[Sidecar] = []
@@ -131,14 +138,13 @@ def sidecars(
                 if dequantised and isinstance(one, Sidecar) and one.name in QUANTISATION_FILES:
                     one = LeftOut(storage.location, one.name, "the merged model is not quantised")
                 if isinstance(one, Sidecar):
-                    config_file = one.name == "config.json"
-                    copied.append(
-                        replace(one, dequantised=dequantised and config_file, tied=tied if config_file else None)
-                    )
+                    if one.name == "config.json":
+                        one = replace(one, dequantised=dequantised, tied=tied, vocab_size=vocab_size)
+                    copied.append(replace(one, more_tokens=more_tokens and one.name in LISTS))
                 elif one is not None:
                     left_out.append(one)
     if template is not None:
-        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False, None))
+        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False, None, None, False))
     return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
 
 
@@ -149,8 +155,11 @@ def planned_files(storage: Storage, names: Sequence[str], source: int) -> list[S
         return [one for one in planned if one is not None]
 
 
-def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str | None) -> bytes:
-    """The content of a sidecar in a result. ``storage``: of its source; ``dtype``: None for the config's own.
+def content(
+    sidecar: Sidecar, storage: Storage, dtype: str | None, template: str | None, tokens: Sequence[AddedToken] = ()
+) -> bytes:
+    """The content of a sidecar in a result. ``storage``: of its source; ``dtype``: None for the config's own;
+    ``tokens``: the plan's added tokens.
 
     Raises ChangedInputError when the file is not the planned one.
     """
@@ -161,6 +170,10 @@ def content(sidecar: Sidecar, storage: Storage, dtype: str | None, template: str
         data = json_text(without_declarations(json.loads(data)))
     if sidecar.tied is not None:
         data = json_text(with_tied(json.loads(data), sidecar.tied))
+    if sidecar.vocab_size is not None:
+        data = json_text(with_vocab_size(json.loads(data), sidecar.vocab_size))
+    if sidecar.more_tokens:
+        data = with_tokens(sidecar.name, data, tokens)
     if sidecar.rewrite == "template" and template is not None:
         return with_template(data, template)
     return _with_dtype(data, dtype) if sidecar.rewrite == "dtype" and dtype is not None else data
@@ -216,10 +229,10 @@ def _planned(
                 raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None
             return LeftOut(storage.location, name, "not valid JSON")
     if name == "config.json" and dtype is not None:
-        return Sidecar(name, source, identity, "dtype", False, None)
+        return Sidecar(name, source, identity, "dtype", False, None, None, False)
     if name == CONFIG_FILE and template is not None:
-        return Sidecar(name, source, identity, "template", False, None)
-    return Sidecar(name, source, identity, "none", False, None)
+        return Sidecar(name, source, identity, "template", False, None, None, False)
+    return Sidecar(name, source, identity, "none", False, None, None, False)
 
 
 def _require_json(data: bytes, where: str, name: str) -> None:

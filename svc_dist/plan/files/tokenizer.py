@@ -13,7 +13,9 @@ from svc_dist.checkpoint.tokenizer import chat_template
 from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, missing_token
 from svc_dist.errors import PlanError, RecipeError, Warned, printable, warned
 from svc_dist.plan.tensors.dispositions import Decision
-from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary, refuse_clashes, vocabulary_sizes
+from svc_dist.plan.vocabulary.result import ResultVocabulary
+from svc_dist.plan.vocabulary.rows import refuse_clashes
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary, vocabulary_sizes
 from svc_dist.recipe.origin import nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.open import open_storage
@@ -45,50 +47,67 @@ TEMPLATES = {
 }  # fmt: skip
 
 
-def with_union(recipe: ResolvedRecipe, vocabularies: Vocabularies, decisions: Sequence[Decision]) -> ResolvedRecipe:
-    """The recipe with the sources of config and tokenizer that a union of vocabularies needs.
-
-    Raises PlanError where the recipe names others, or the model with all tokens has no config.
-    """
-    merged = (decision.disposition for decision in decisions if decision.disposition.kind == "merged")
-    sources = list(dict.fromkeys(one.source for one in merged if one.source))
-    if not sources:
-        return recipe
-    source = sources[0]
-    location = vocabularies.models[source]
-    named = {"config_source": recipe.config_source, "tokenizer_source": recipe.tokenizer.source}
-    for key, number in named.items():
-        if number not in (None, source) or len(sources) > 1:
+def common_vocabulary(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> ResultVocabulary | None:
+    """The vocabulary by whose tokens rows are matched; None where no row is. Raises PlanError for two of them."""
+    mapped = [one for one in decisions if one.rows is not None and one.rows.maps is not None]
+    found = [(one.name, one.rows.vocabulary) for one in mapped if one.rows is not None and one.rows.vocabulary]
+    if not found:
+        return None
+    name, first = found[0]
+    for other, vocabulary in found[1:]:
+        if (vocabulary.start, vocabulary.added) != (first.start, first.added):
             raise PlanError(
-                f"{recipe.origin.at(key)}: `vocab: union` takes the rows, the tokenizer and the config of {location}",
-                f"take the key out, or write {key}: {location}",
+                f"{recipe.tokenizer.where}: {name} and {other} would get different vocabularies",
+                "write one `vocab` for both, at the top of the recipe",
+                code="vocab-differs",
             )
-    if vocabularies.experts[source - 1].adapter is not None:
-        raise PlanError(
-            f"{recipe.origin.at('vocab')}: {location} has all tokens, but is an adapter, whose rows belong to its base",
-            "merge it into its base with peft first, and name the result as the expert",
-        )
-    return replace(recipe, config_source=source)
+    return first
+
+
+def with_config_source(
+    recipe: ResolvedRecipe, vocabularies: Vocabularies, result: ResultVocabulary | None
+) -> ResolvedRecipe:
+    """The recipe with the config of the model whose tokenizer has the tokens of all, where it names no other."""
+    named = recipe.config_source is not None or recipe.tokenizer.source is not None
+    if result is None or named or not result.start:
+        return recipe
+    model = vocabularies.experts[result.start - 1].model
+    return recipe if model is None or model.config is None else replace(recipe, config_source=result.start)
 
 
 def tokenizer_source(
-    recipe: ResolvedRecipe, vocabularies: Vocabularies, base: Checkpoint, decisions: Sequence[Decision]
+    recipe: ResolvedRecipe,
+    vocabularies: Vocabularies,
+    base: Checkpoint,
+    decisions: Sequence[Decision],
+    result: ResultVocabulary | None,
 ) -> int:
-    """The model (0: the base) whose tokenizer is copied.
+    """The model (0: the base) whose tokenizer is copied. ``result``: by whose tokens rows are matched.
 
     Reads vocabularies where the merge takes rows of tokens. Raises RecipeError, and PlanError where a row is another
     token in another model.
     """
     source = (recipe.config_source or 0) if recipe.tokenizer.source is None else recipe.tokenizer.source
-    merged = [
-        d for d in decisions if d.disposition.kind == "merged" and d.spec is not None and is_vocabulary(d.spec, base)
-    ]
+    merged = [d for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
     asked = recipe.tokenizer.source is not None
+    if result is not None:
+        if recipe.tokenizer.source not in (None, result.start):
+            rows_of = vocabularies.models[result.start]
+            raise PlanError(
+                f"{recipe.tokenizer.where}: `vocab: {recipe.tokenizer.vocab}` gives the result the rows of {rows_of}, "
+                "which do not go with this tokenizer",
+                "take out `vocab`, so that rows are matched by the tokens of the tokenizer",
+                code="vocab-differs",
+            )
+        source = result.start
+    merged = [one for one in merged if one.rows is None or one.rows.maps is None]
     if not merged:
         return source
     where, location = recipe.tokenizer.where, vocabularies.models[source]
     if asked and vocabularies.read[source] is None:
-        raise RecipeError(f"{where}: {location} has no tokenizer", "name a model that has one")
+        raise RecipeError(
+            f"{where}: {location} has no tokenizer", "name a model that has one", code="tokenizer-missing"
+        )
     if not asked:
         where = recipe.origin.at("config_source" if recipe.tokenizer.vocab == "error" else "vocab")
     others = vocabularies.incomparable([decision.name for decision in merged])
@@ -96,21 +115,32 @@ def tokenizer_source(
         raise PlanError(
             f"{where}: the tokenizers of {others[0]} and {', '.join(others[1:])} cannot be compared",
             "save them by one version of transformers: AutoTokenizer.from_pretrained(path).save_pretrained(path)",
+            code="vocab-incomparable",
         )
     clashes: dict[Clash, None] = {}
     for decision in merged:
         assert decision.spec is not None
-        rows = decision.spec.shape[0] if decision.rows is None else decision.rows
+        count = None if decision.rows is None else decision.rows.merged
+        rows = decision.spec.shape[0] if count is None else count
         clashes |= dict.fromkeys(vocabularies.clashes(decision.name, rows, source))
         beyond = vocabularies.beyond(source, decision.name, decision.spec.shape[0], rows)
         if beyond is not None and decision.disposition.source != source:
             raise PlanError(
                 f"{where}: {location} has tokens like {beyond[0]!r}, of number {beyond[1]}, but the merged embeddings "
                 f"have {rows} rows",
-                f"keep its embedding and head by a rule, unmerged: keep: {location}",
+                f"write `tokenizer_source:` without `vocab`, or keep its embedding and head unmerged: keep: {location}",
+                code="vocab-beyond-rows",
             )
     refuse_clashes(list(clashes), where, asked)
     return source
+
+
+def new_vocab_size(base: Checkpoint, config: Checkpoint, decisions: Sequence[Decision]) -> int | None:
+    """The ``vocab_size`` of the results where merged rows are not as many as ``config`` says, else None."""
+    merged = [d for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
+    rows = {d.spec.shape[0] for d in merged if d.spec is not None}
+    sizes = vocabulary_sizes(config)
+    return rows.pop() if sizes and len(rows) == 1 and not rows & set(sizes) else None
 
 
 def vocabulary_warnings(
@@ -120,12 +150,14 @@ def vocabulary_warnings(
     decisions: Sequence[Decision],
     tokenizer: int,
     config: Checkpoint,
+    vocab_size: int | None,
 ) -> Iterator[Warned]:
     """Warnings about rows that are not those of the result's tokenizer and config, and about unknown tokenizers.
 
-    ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied.
+    ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied;
+    ``vocab_size``: what is written there in place of its own.
     """
-    names = [d.name for d in decisions if d.disposition.kind == "merged" and d.spec and is_vocabulary(d.spec, base)]
+    names = [d.name for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
     if names and (others := vocabularies.incomparable(names)):
         yield warned(
             "tokenizers-incomparable",
@@ -146,7 +178,7 @@ def vocabulary_warnings(
                     f"{clash}; set `tokenizer_source: {recipe.models[source].names[0]}`, or keep those of "
                     f"{other.location}",
                 )
-    sizes = vocabulary_sizes(config)
+    sizes = vocabulary_sizes(config) if vocab_size is None else [vocab_size]
     for name, decision in rows.items():
         count = decision.spec.shape[0] if decision.spec else 0
         if sizes and count not in sizes and config.tensors.keys() >= {name} and config.tensors[name].shape[0] in sizes:
@@ -155,6 +187,12 @@ def vocabulary_warnings(
                 f"{name} has {count:,} rows in the result, but the {CONFIG} of {config.location} says vocab_size "
                 f"{sizes[0]:,}: loaders will refuse it; name the model that it comes from as `config_source`",
             )
+
+
+def _has_tokens(decision: Decision, base: Checkpoint) -> bool:
+    """Whether a tensor has a row for each token. It is asked of the base's, which may have another number of them."""
+    spec = base.tensors.get(decision.lead or decision.name) or decision.spec
+    return decision.spec is not None and spec is not None and is_vocabulary(spec, base)
 
 
 def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,19 +47,17 @@ def _part(spec: TensorSpec, start: int, end: int) -> ByteRange:
 
 def require_equal_copies(
     name: str,
-    sources: Sequence[InputRange | None],
-    copies: Sequence[InputRange],
-    elements: tuple[int, int],
+    copies: Iterable[tuple[InputRange, InputRange, int, int]],
     inputs: Sequence[tuple[str, MappedRanges]],
 ) -> None:
-    """Raise DamagedInputError where an input stores these elements of the tensor ``name`` again with other values.
+    """Raise DamagedInputError where an input stores elements of the tensor ``name`` again with other values.
 
-    ``inputs``: each one's location and what is mapped of it.
+    ``copies``: a source, a copy of it, and the stored elements to compare; ``inputs``: each one's location and what is
+    mapped of it.
     """
-    for copy in copies:
-        source = next(one for one in sources if one is not None and one.input == copy.input)
+    for source, copy, first, last in copies:
         location, mapped = inputs[copy.input]
-        if not _equal(mapped, source.range(*elements), copy.range(*elements)):
+        if not _equal(mapped, source.range(first, last), copy.range(first, last)):
             raise DamagedInputError(
                 f"{location}: {printable(name)} and a tensor tied to it ({copy.file}, from byte {copy.start:,}) hold "
                 "different values, so they are not one tensor",

@@ -18,7 +18,8 @@ from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
-from svc_dist.plan.vocabulary.vocabularies import Vocabularies, rows_of, vocab_choice
+from svc_dist.plan.vocabulary.rows import RowChoices, Rows, vocab_choice
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.schema import Vocab
@@ -50,8 +51,8 @@ class Disposition:
 class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
-    tells and a step depends on it; ``rows``: how many first rows are merged, None for all; the others are those of the
-    disposition's source; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``lead``: the
+    tells and a step depends on it; ``rows``: what becomes of the rows of a merged tensor, None where all are merged by
+    number; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``lead``: the
     name of the tensor that this one is, where it is tied to another. In an adapter, ``of``: the tensor of the base that
     it is written for; ``factor``: where it is a factor of what is added to that."""
 
@@ -60,7 +61,7 @@ class Decision:
     batch: Batch | None = None
     spec: TensorSpec | None = None
     turned: bool | None = False
-    rows: int | None = None
+    rows: Rows | None = None
     rule: int | None = None
     dtype: str | None = None
     lead: str | None = None
@@ -124,6 +125,7 @@ class _Deciding:
 
     def __post_init__(self) -> None:
         self._codes = quantised((self.base, *self.experts))
+        self._rows = RowChoices(self.recipe, self.base, self.experts, self.vocabularies)
         self._layouts = Layouts(self.base, self.recipe)
         # Equal parameters are one object, by which plans tell dispositions apart.
         self._shared: dict[str, dict[str, Any]] = {}
@@ -154,12 +156,12 @@ class _Deciding:
         reason = "the recipe" if number is None else f"rules[{number}]"
         if batch is None and METHODS[chosen.method].family == "spectral":
             chosen, reason = self.choices.fallback, "not a matrix: the fallback"
-        rows = rows_of(spec, base, experts, vocab, self.vocabularies)
+        rows = self._rows.of(spec, vocab)
         spec = spec if rows.shape == spec.shape else replace(spec, shape=rows.shape)
-        if rows.merged is not None:
-            count = rows.merged
+        reason += rows.reason(vocab, [model.location for model in (base, *experts)])
+        if rows.merged is not None or rows.maps is not None:
+            count = rows.shape[0] if rows.merged is None else rows.merged
             batch = None if batch is None else (1, count, batch[2]) if batch[0] == 1 else (count, *batch[1:])
-            reason += rows.reason(vocab, (base, *experts)[rows.rest].location)
         elif vocab != "error" and any(has_more_rows(name, base, expert) for expert in experts):
             reason += f", without the rows beyond the base's (vocab: {vocab})"
         parameters = chosen.at(name, self.depths.get(name, 0.0))
@@ -170,7 +172,8 @@ class _Deciding:
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
-        return Decision(name, disposition, batch, spec, turned, rows.merged, number)
+        partly = rows.merged is not None or rows.maps is not None
+        return Decision(name, disposition, batch, spec, turned, rows if partly else None, number)
 
 
 def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str]) -> list[Decision]:

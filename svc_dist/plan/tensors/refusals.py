@@ -46,8 +46,8 @@ def refusal(
         return quantised
     for expert in experts:
         other = expert.tensors[name]
-        allowed = {"base": has_more_rows, "common": has_other_rows, "union": has_other_rows}.get(vocab)
-        if other.shape != spec.shape and not (allowed is not None and allowed(name, base, expert)):
+        allowed = vocab != "error" and has_other_rows(name, base, expert)
+        if other.shape != spec.shape and not allowed:
             vocabulary = other.shape[1:] == spec.shape[1:] and matches(name, VOCABULARY_PATTERNS)
             why = " (another vocabulary)" if vocabulary else ""
             if not other.numel:

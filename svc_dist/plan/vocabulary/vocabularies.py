@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
@@ -21,20 +22,14 @@ from svc_dist.checkpoint.vocabulary import (
     read_vocabulary,
     tokens_of,
 )
-from svc_dist.errors import DamagedInputError, PlanError
-from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.recipe.schema import Vocab
+from svc_dist.errors import DamagedInputError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.open import open_storage
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, matches, parse_name
 
 _TOGETHER = 8
-_SHOWN = 4  # clashes in a message
-_BUILD_UNION = (
-    "svc_dist does not renumber tokens: give all models one tokenizer first (tokenizer.add_tokens and "
-    "model.resize_token_embeddings of transformers), or write `vocab: common` (docs/vocabulary.md)"
-)
+_LANGUAGE = ("text_config", "llm_config")
 
 
 def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
@@ -49,9 +44,19 @@ def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
 def vocabulary_sizes(model: Checkpoint) -> list[int]:
     """The ``vocab_size`` of a model's config, that of its language model first."""
     config = model.config or {}
-    sections = (config.get("text_config"), config.get("llm_config"), config)
+    sections = (*map(config.get, _LANGUAGE), config)
     sizes = [section.get("vocab_size") for section in sections if isinstance(section, Mapping)]
     return [size for size in sizes if isinstance(size, int)]
+
+
+def with_vocab_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """A config with another ``vocab_size``: its language model's, and that of the whole where it says the same."""
+    section = next((key for key in _LANGUAGE if isinstance(config.get(key), Mapping)), None)
+    inner = config if section is None else config[section]
+    changed = dict(config) if section is None else {**config, section: {**inner, "vocab_size": rows}}
+    if section is None or config.get("vocab_size") == inner.get("vocab_size") is not None:
+        changed["vocab_size"] = rows
+    return changed
 
 
 @dataclass
@@ -61,6 +66,8 @@ class Vocabularies:
     base: str
     experts: Sequence[Expert]
     access: Access = DEFAULT_ACCESS
+    #: What was decided about the rows of tensors, by sizes: for all results alike.
+    decided: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
     _clashes: dict[tuple[int, int, int], Clash | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,6 +104,14 @@ class Vocabularies:
             number
             for number, expert in enumerate(self.experts, 1)
             if expert.model is not None or expert.saved(name) is not None or name in expert.factors
+        ]
+
+    def storing(self, name: str) -> list[int]:
+        """The experts that store a tensor of this name whole: those that can have rows for tokens of their own."""
+        return [
+            number
+            for number, expert in enumerate(self.experts, 1)
+            if expert.model is not None or expert.saved(name) is not None
         ]
 
     def clash(self, one: int, other: int, rows: int) -> Clash | None:
@@ -154,34 +169,24 @@ class Vocabularies:
                     return clash.token, clash.number
         return None if first is None else (first[1], first[0])
 
-    def union(self, name: str, rows: Sequence[int]) -> int:
-        """The model whose vocabulary holds the tokens of all models at their numbers. Raises PlanError for none.
+    def with_all_tokens(self, numbers: Sequence[int], rows: Mapping[int, int]) -> int | None:
+        """The first of these models whose vocabulary holds the tokens of all at their numbers; None for none.
 
-        ``rows``: how many rows each model has; tokens beyond them count for nothing.
+        ``rows``: how many rows each has; tokens beyond them count for nothing. Raises IncomparableError.
         """
-        numbers = [number for number in (0, *self.training(name)) if self.read[number] is not None]
         last = {
-            one: max((n for n in tokens_of(self._known(one)).values() if n < rows[one]), default=-1) for one in numbers
+            one: max((n for n in tokens_of(self.known(one)).values() if n < rows[one]), default=-1) for one in numbers
         }
-        lost: list[tuple[int, int, Clash]] = []
         for one in numbers:
-            try:
-                missing = [missing_token(self._known(one), self._known(other), rows[other]) for other in numbers]
-            except IncomparableError:
-                continue
-            if any(rows[one] <= last[other] for other in numbers):
-                continue
-            first = [clash for clash in missing if clash is not None]
-            if not first:
+            if all(
+                last[other] < rows[one] and missing_token(self.known(one), self.known(other), rows[other]) is None
+                for other in numbers
+            ):
                 return one
-            lost.append((len(first), one, first[0]))
-        if not numbers or not lost:
-            raise PlanError(
-                "vocab: union: no model has a tokenizer that can be compared with the others'", _BUILD_UNION
-            )
-        raise PlanError(f"vocab: union: no model's tokenizer has the tokens of all: {min(lost)[2]}", _BUILD_UNION)
+        return None
 
-    def _known(self, number: int) -> Vocabulary:
+    def known(self, number: int) -> Vocabulary:
+        """The vocabulary of a model that has one."""
         found = self.read[number]
         assert found is not None
         return found
@@ -189,83 +194,3 @@ class Vocabularies:
     def is_the_base_s(self, clash: Clash) -> bool:
         """Whether the number of a clash is that of a token of the base."""
         return self.read[0] is not None and (clash.location == self.base or clash.instead is not None)
-
-
-def vocab_choice(recipe: ResolvedRecipe, rule: int | None, spec: TensorSpec | None, base: Checkpoint) -> Vocab:
-    """The recipe's choice for a tensor: that of its rule, else the recipe's for tensors with a row for each token."""
-    own = None if rule is None else recipe.rules[rule].vocab
-    chosen = recipe.tokenizer
-    if own is not None or spec is None or chosen.vocab == "error" or (chosen.rows_follow and chosen.source):
-        return own or "error"
-    return chosen.vocab if is_vocabulary(spec, base) else "error"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What becomes of the rows of a tensor: of ``shape``, the first ``merged`` rows are merged (None: all), the others
-    are those of model ``rest``."""
-
-    shape: tuple[int, ...]
-    merged: int | None = None
-    rest: int = 0
-
-    def reason(self, vocab: Vocab, location: str) -> str:
-        """What a disposition adds to its reason."""
-        whose = "the base's" if self.rest == 0 else f"those of {location}"
-        return f", in its first {self.merged:,} of {self.shape[0]:,} rows; the others are {whose} (vocab: {vocab})"
-
-
-def rows_of(
-    spec: TensorSpec, base: Checkpoint, experts: Sequence[Checkpoint], choice: Vocab, vocabularies: Vocabularies | None
-) -> Rows:
-    """What becomes of the rows of the base's tensor by the recipe's choice.
-
-    Raises PlanError where a token of the base is another one in an expert (``base``), hardly any row is common, or no
-    model has all tokens (``union``).
-    """
-    if choice == "error" or not spec.shape:
-        return Rows(spec.shape)
-    rows = min(model.tensors[spec.name].shape[0] for model in (base, *experts))
-    rest = 0
-    if choice == "union" and vocabularies is not None and is_vocabulary(spec, base):
-        rest = vocabularies.union(spec.name, [model.tensors[spec.name].shape[0] for model in (base, *experts)])
-    shape = (base, *experts)[rest].tensors[spec.name].shape
-    whole = shape[0]
-    if vocabularies is None or not is_vocabulary(spec, base):
-        return Rows(shape, None if rows == whole else rows)
-    clashes = list(vocabularies.clashes(spec.name, rows))
-    agreed = min([rows, *(clash.number for clash in clashes)])
-    lost = [clash for clash in clashes if choice == "base" and vocabularies.is_the_base_s(clash)]
-    if lost or agreed * 2 < rows:
-        others = "; or `vocab: common`, which merges the rows before such a token" if agreed * 2 >= rows else ""
-        raise PlanError(
-            "\n".join(map(str, (lost or clashes)[:_SHOWN])) + ": embeddings would have to be rearranged",
-            "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
-            f"(docs/vocabulary.md){others}",
-        )
-    return Rows(shape) if agreed == whole else Rows(shape, agreed, rest)
-
-
-def refuse_clashes(clashes: Sequence[Clash], where: str, asked: bool) -> None:
-    """Raise PlanError for rows that are different tokens in different models.
-
-    ``asked``: the recipe names a tokenizer, at ``where``.
-    """
-    if not clashes:
-        return
-    lines = [str(clash) for clash in clashes[:_SHOWN]]
-    if len(clashes) > _SHOWN:
-        lines.append(f"and {len(clashes) - _SHOWN} more models")
-    if asked:
-        lines[-1] += ": embeddings would have to be rearranged"
-        raise PlanError(
-            f"{where}: " + "\n".join(lines),
-            "rearrange the embeddings of one model first, or keep embedding and head of one model, unmerged "
-            "(docs/vocabulary.md)",
-        )
-    raise PlanError(
-        "the merge would add up rows of different tokens:\n  " + "\n  ".join(lines),
-        "`vocab: common` merges the rows before the first such token, `vocab: base` those of the base's tokens if all "
-        "experts have them; the other rows stay the base's. Or keep embedding and head of one model, unmerged "
-        "(docs/vocabulary.md)",
-    )

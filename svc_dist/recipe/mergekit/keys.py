@@ -25,10 +25,6 @@ _KEYS = {
     ),
     "residual_weight": ("svc_dist does not assemble layers of different models", "use mergekit to assemble layers"),
 }
-_UNION = (
-    "resize the embeddings of all models to one vocabulary first, or write `vocab: base` or `vocab: common` "
-    "(docs/vocabulary.md)"
-)
 
 
 def refuse(data: Mapping[str, Any], origin: Origin) -> None:
@@ -36,11 +32,6 @@ def refuse(data: Mapping[str, Any], origin: Origin) -> None:
     for key, (why, instead) in _KEYS.items():
         if key in data:
             raise RecipeError(f"{origin.at(key)}: {why}", _models_of(data) or instead)
-    tokenizer = data.get("tokenizer")
-    for key in ("tokens", "pad_to_multiple_of"):
-        if isinstance(tokenizer, Mapping) and tokenizer.get(key) is not None:
-            where = origin.at("tokenizer", key)
-            raise RecipeError(f"{where}: svc_dist does not rebuild embeddings token by token", _UNION)
 
 
 def _models_of(data: Mapping[str, Any]) -> str | None:

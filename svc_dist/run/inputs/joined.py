@@ -12,12 +12,12 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from svc_dist.checkpoint.dtype import bytes_of
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of, torch_dtype
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.storage.base import os_errors
 from svc_dist.storage.reading import SCRATCH_HINTS, map_read_only
 
-_PIECE = 8 << 20  # bytes copied at a time
+_PIECE = 2 << 20  # elements copied at a time
 
 
 class JoinedViews:
@@ -54,9 +54,8 @@ class JoinedViews:
                 os.ftruncate(descriptor, self._size)
             position = start
             for view in views:
-                data = view.view(torch.uint8).numpy().data
-                for first in range(0, len(data), _PIECE):
-                    position += os.pwrite(descriptor, data[first : first + _PIECE], position)
+                for first in range(0, view.numel(), _PIECE):
+                    position = _written(descriptor, _bytes(view[first : first + _PIECE], dtype), position)
             mapped = map_read_only(descriptor, size, start)
         return tensor_view(memoryview(mapped), dtype)
 
@@ -67,3 +66,18 @@ class JoinedViews:
             self._descriptor, path = tempfile.mkstemp(prefix="svc-dist-joined-", dir=self._scratch)
             Path(path).unlink()
         return self._descriptor
+
+
+def _bytes(view: Tensor, dtype: str) -> memoryview:
+    """A flat piece as bytes, in another dtype of weights if it has another one."""
+    if dtype in FLOAT_DTYPES and view.dtype != torch_dtype(dtype):
+        view = view.to(torch_dtype(dtype))
+    return view.view(torch.uint8).numpy().data
+
+
+def _written(descriptor: int, data: memoryview, position: int) -> int:
+    """The position after the data, written at ``position``."""
+    while len(data):
+        count = os.pwrite(descriptor, data, position)
+        data, position = data[count:], position + count
+    return position

@@ -19,8 +19,10 @@ from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
 from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.run.inputs.codes import decoded_values
 from svc_dist.run.inputs.joined import JoinedViews
+from svc_dist.run.inputs.rows import StoredRows
 from svc_dist.storage.reading import ByteRange, MappedRanges
 
 
@@ -56,7 +58,7 @@ class TensorInputs:
         self.first, self.last = first, last
         #: Each input's view as it is stored, for the message about a damaged one.
         self.stored: list[StoredView] = []
-        self.views = [None if slot is None else self._view(slot) for slot in tensor.sources]
+        self.views = self._by_token(tensor.maps) if tensor.maps is not None else list(map(self._view, tensor.sources))
         if self.views[0] is not None and (change := self._change(0, tensor.base_factors or None)) is not None:
             self.views[0] = self._applied(self.views[0], change)
         self.changes = [self._change(number, added) for number, added in enumerate(tensor.factors, 1)]
@@ -92,30 +94,51 @@ class TensorInputs:
                 )
         return None
 
-    def _view(self, slot: InputRange) -> Tensor:
+    def _view(self, slot: InputRange | None) -> Tensor | None:
         """The elements of an input. Where it stores them in parts or in codes, they lie together in scratch."""
-        if slot.is_coded:
-            return self._decoded(slot)
-        views: list[Tensor] = []
-        for piece, start, end in slot.pieces(self.first, self.last):
-            shape = [(piece.end - piece.start) // bytes_of(piece.dtype, 1)] if slot.parts else list(self.tensor.shape)
-            views.append(self._stored(piece, piece.range(start, end), "tensor", shape))
+        if slot is None:
+            return None
+        views = self._elements(slot, self.first, self.last)
         return views[0] if len(views) == 1 else self.joined.view(views, self.last - self.first, slot.dtype)
 
-    def _decoded(self, slot: InputRange) -> Tensor:
+    def _by_token(self, maps: RowMaps) -> list[Tensor | None]:
+        """The elements of each input, whose rows lie elsewhere in it."""
+
+        def stored(source: int, first: int, last: int) -> list[Tensor]:
+            slot = self.tensor.sources[source]
+            assert slot is not None
+            return self._elements(slot, first, last)
+
+        width = math.prod(self.tensor.shape[1:])
+        rows = StoredRows(maps, self.first // width, -(-self.last // width), width, stored)
+        return [
+            None if slot is None else rows.view(number, self.joined) for number, slot in enumerate(self.tensor.sources)
+        ]
+
+    def _elements(self, slot: InputRange, first: int, last: int) -> list[Tensor]:
+        """Stored elements of an input, in its parts; where it stores codes, in scratch."""
+        if slot.is_coded:
+            return [self._decoded(slot, first, last)]
+        views: list[Tensor] = []
+        for piece, start, end in slot.pieces(first, last):
+            shape = [(piece.end - piece.start) // bytes_of(piece.dtype, 1)] if slot.parts else list(self.tensor.shape)
+            views.append(self._stored(piece, piece.range(start, end), "tensor", shape))
+        return views
+
+    def _decoded(self, slot: InputRange, first: int, last: int) -> Tensor:
         """The elements of an input that stores them in codes, all or some."""
         where = f"{self.plan.inputs[slot.input].location}/{slot.file}: tensor {self.tensor.name!r}"
 
         def values() -> Iterator[Tensor]:
-            for piece, start, end in slot.pieces(self.first, self.last):
+            for piece, start, end in slot.pieces(first, last):
                 if piece.codec is None:
                     yield tensor_view(self.mapped[slot.input].view(piece.range(start, end)), piece.dtype)
                 else:
                     yield from decoded_values(piece, start, end, self.mapped[slot.input], where)
 
-        view = self.joined.view(values(), self.last - self.first, slot.dtype)
+        view = self.joined.view(values(), last - first, slot.dtype)
         size = view.element_size()
-        part = ByteRange(slot.file, slot.start + self.first * size, slot.start + self.last * size)
+        part = ByteRange(slot.file, slot.start + first * size, slot.start + last * size)
         self.stored.append(StoredView(view, slot, part, "tensor", list(self.tensor.shape)))
         return view
 

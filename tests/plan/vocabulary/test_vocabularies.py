@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ def model(folder: Path, seed: int, tokens: dict[str, int] | None = None, rows: i
     """A model of an embedding and a head with ``rows`` rows, of which ``tokens`` names some, and a norm."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: torch.randn(rows, WIDTH, generator=generator) for name in NAMES}
-    config = {"vocab_size": rows, "hidden_size": WIDTH, "architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    config = {
+        "vocab_size": rows, "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 0,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    }  # fmt: skip
     path = write_checkpoint(folder, {**tensors, "model.norm.weight": torch.ones(WIDTH), **more}, config=config)
     if tokens is not None:
         write_tokenizer(path, tokens)
@@ -123,11 +127,12 @@ def test_fewer_rows_than_the_base_are_merged_as_common_rows(tmp_path: Path) -> N
     error = refusal(models)
     assert "shape [64, 8] in the base, [60, 8] in" in error.message
     assert "`vocab: common` merges the rows that all models have" in error.message
-    assert "shape [64, 8]" in refusal(models, vocab="base").message
-    found, base, one = merged(models, vocab="common"), *map(tensors_of, models)
-    for name in NAMES:
-        assert torch.equal(found[name][60:], base[name][60:])
-        assert torch.allclose(found[name][:60], one[name], atol=1e-6)
+    for choice in ("base", "common"):
+        found, base, one = merged(models, vocab=choice), *map(tensors_of, models)
+        for name in NAMES:
+            assert torch.equal(found[name][60:], base[name][60:])
+            assert torch.allclose(found[name][:60], one[name], atol=1e-6)
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_some_experts_have_fewer_rows_and_some_more(tmp_path: Path) -> None:
@@ -144,12 +149,16 @@ def test_a_reserved_token_that_an_expert_renamed_ends_the_common_rows(tmp_path: 
     tokens = {f"t{number}": number for number in range(40)} | {f"<reserved_{n}>": 40 + n for n in range(10)}
     renamed = {"<think>" if token == "<reserved_3>" else token: number for token, number in tokens.items()}
     models = [model(tmp_path / "base", 0, tokens), model(tmp_path / "one", 1, renamed)]
-    for keys in ({}, {"vocab": "base"}):
-        error = refusal(models, **keys)
-        assert "'<reserved_3>' is number 43 in" in error.message
-        assert "(there 43 is '<think>')" in error.message
-        assert "`vocab: common`" in str(error.hint)
+    error = refusal(models)
+    assert "'<reserved_3>' is number 43 in" in error.message
+    assert "(there 43 is '<think>')" in error.message
+    assert "`vocab: common`" in str(error.hint)
     assert "in its first 43 of 64 rows" in reasons(models, vocab="common")[NAMES[1]]
+    expected = (
+        "the recipe, 64 rows by token (vocab: base): 49 that all models have, 1 from the base, 14 of no token, "
+        "unmerged, the base's"
+    )
+    assert reasons(models, vocab="base")[NAMES[1]] == expected
 
 
 @pytest.mark.parametrize("choice", ["error", "base", "common"])
@@ -257,16 +266,18 @@ def test_a_union_is_the_vocabulary_of_the_model_that_has_all_tokens(tmp_path: Pa
     base, one, two = map(tensors_of, models)
     for name in NAMES:
         assert found[name].shape == (54, WIDTH)
-        assert torch.equal(found[name][50:], two[name][50:])
+        assert torch.equal(found[name][52:], two[name][52:])
+        assert torch.allclose(found[name][50:52], (one[name][50:52] + two[name][50:52]) / 2, atol=1e-6)
         total = base[name] + (one[name][:50] - base[name]) + (two[name][:50] - base[name])
         assert torch.allclose(found[name][:50], total, atol=1e-6)
     output = tmp_path / "out"
     assert json.loads((output / "config.json").read_text())["vocab_size"] == 54
     assert (output / "tokenizer.json").read_bytes() == (models[2] / "tokenizer.json").read_bytes()
-    expected = f"the recipe, in its first 50 of 54 rows; the others are those of {models[2]} (vocab: union)"
+    expected = (
+        "the recipe, 54 rows by token (vocab: union): 50 that all models have, 2 the mean of the models that have "
+        f"them, 1 from {models[2]}, 1 of no token, unmerged, those of {models[2]}"
+    )
     assert reasons(models, vocab="union")[NAMES[0]] == expected
-    assert "take the key out" in str(refusal(models, vocab="union", config_source="one").hint)
-    assert "take the key out" in str(refusal(models, vocab="union", tokenizer_source="base").hint)
 
 
 def test_a_union_of_padding_rows(tmp_path: Path) -> None:
@@ -284,11 +295,19 @@ def test_a_union_of_equal_vocabularies_is_a_plain_merge(tmp_path: Path) -> None:
     assert reasons(models, vocab="union")[NAMES[0]].endswith("60 of 64 rows; the others are the base's (vocab: union)")
 
 
-def test_a_union_that_would_renumber_tokens_is_refused_by_token(tmp_path: Path) -> None:
-    error = refusal(padded(tmp_path), vocab="union")
-    assert error.message.startswith("vocab: union: no model's tokenizer has the tokens of all: the token '<t")
-    assert "is number 50 in" in error.message
-    assert "svc_dist does not renumber tokens" in str(error.hint)
+def test_tokens_that_share_a_row_get_a_row_each_in_a_union(tmp_path: Path) -> None:
+    models = padded(tmp_path)
+    found, (base, one, two) = merged(models, vocab="union"), map(tensors_of, models)
+    written = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert [(entry["content"], entry["id"]) for entry in written["added_tokens"][-2:]] == [
+        ("<think>", 50),
+        ("<tool>", 51),
+    ]
+    for name in NAMES:
+        assert found[name].shape == (64, WIDTH)
+        assert torch.equal(found[name][50], one[name][50])
+        assert torch.equal(found[name][51], two[name][50])
+        assert torch.equal(found[name][52:], base[name][52:])
 
 
 def test_a_union_needs_a_row_for_each_token(tmp_path: Path) -> None:
@@ -317,4 +336,5 @@ def test_rows_that_the_config_does_not_say_are_warned_about(tmp_path: Path) -> N
     assert first.startswith("lm_head.weight has 70 rows in the result, but the config.json of")
     assert "`config_source`" in second
     assert not svc_dist.make_plan(recipe_data(models, rules=rules, config_source="one")).warnings
-    assert len(svc_dist.make_plan(recipe_data(models, vocab="base", config_source="one")).warnings) == 2
+    merged(models, vocab="base", config_source="one")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 64

@@ -18,16 +18,6 @@ MINIMAL = "base_model: b\nmodels: [{model: one}, {model: two}]\nmerge_method: ME
         ("ties", "modules: {text: {}}", "r.yaml:4 (modules): svc_dist does not support this key"),
         (
             "ties",
-            "tokenizer: {source: base, tokens: {x: {source: one}}}",
-            "r.yaml:4 (tokenizer.tokens): svc_dist does not rebuild",
-        ),
-        (
-            "ties",
-            "tokenizer: {source: base, pad_to_multiple_of: 64}",
-            "(tokenizer.pad_to_multiple_of): svc_dist does not",
-        ),
-        (
-            "ties",
             "tokenizer: {source: base}\ntokenizer_source: base",
             "tokenizer_source are the same key",
         ),
