@@ -173,7 +173,8 @@ class _Arguments:
             value = getattr(self, name)
             if value in (None, []):
                 continue
-            if isinstance(value, list) and len(value) > 1:
+            if isinstance(value, list):
+                value = value * len(models) if len(value) == 1 else value
                 if len(value) != len(models):
                     counts = f"{len(value)} weights for {counted(len(models), 'expert')}"
                     raise RecipeError(
@@ -186,7 +187,7 @@ class _Arguments:
                     lines["models", number, *path] = option
                 continue
             holder = data["parameters"] if len(path) > 1 else data
-            holder[str(path[-1])] = value[0] if isinstance(value, list) else value
+            holder[str(path[-1])] = value
             lines[path] = option
         return data, lines
 
@@ -202,6 +203,10 @@ class _Arguments:
             )
         if "://" not in self.first and first.is_dir():
             raise RecipeError(f"{self.first} is a folder, not a recipe", self._forms, code="arguments-refused")
+        if self.rest and not (
+            self.first.endswith(_SUFFIXES) or "://" in self.first or first.exists() or self.first == "-"
+        ):
+            raise RecipeError(f"there is no recipe {self.first}", self._forms, code="arguments-refused")
         if len(self.rest) > 1:
             raise RecipeError(
                 f"a recipe and one OUTPUT are expected, not {len(self.rest) + 1} arguments",

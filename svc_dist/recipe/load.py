@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
-from svc_dist.recipe.edits.changes import changed
+from svc_dist.recipe.edits.changes import changed, changed_documents
 from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
@@ -116,14 +116,8 @@ def _stages(
     """The merges of documents. Storage options of each hold for all: they read each other's models."""
     if not documents:
         raise RecipeError("a recipe must have at least one document", code="not-a-recipe")
-    if changes and len(documents) > 1:
-        raise RecipeError(
-            f"{documents[0][1].name} has {len(documents)} documents: --set changes a recipe of one",
-            "write the values into the file",
-            code="documents-several",
-        )
-    every = ordered(documents)
-    recipes = [recipe_from(one.data, one.origin, folder, access, changes) for one in every]
+    every = ordered(changed_documents(documents, changes or {}))
+    recipes = [recipe_from(one.data, one.origin, folder, access) for one in every]
     options = {prefix: one for recipe in recipes for prefix, one in recipe.access.options.items()}
     stages = [
         Stage(one.name, recipe.with_options(options), one.uses, is_result(one, every))

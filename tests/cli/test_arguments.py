@@ -72,6 +72,7 @@ def test_plan_doctor_and_inspect_take_the_same_form(models: list[Path], tmp_path
         ("merge {base} {one} {two} --method ties", "or svc-dist merge BASE EXPERT... --method NAME --output OUTPUT"),
         ("merge {base} --method ties --output x", "an expert is missing: BASE alone is given"),
         ("merge {base} {one} out", "is a folder, not a recipe\n  write svc-dist merge RECIPE OUTPUT, or"),
+        ("merge nothing out", "there is no recipe nothing\n  write svc-dist merge RECIPE OUTPUT, or svc-dist merge"),
         ("merge {recipe}", "OUTPUT is missing"),
         ("merge {recipe} a b", "a recipe and one OUTPUT are expected, not 3 arguments"),
         ("merge out {recipe}", "out is not a recipe, but {recipe} is: the recipe comes first\n  write svc-"),

@@ -35,26 +35,40 @@ def parse_changes(given: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def changed(data: Any, changes: Mapping[str, Any], origin: Origin) -> tuple[Any, Origin]:
+def changed_documents(documents: Sequence[tuple[Any, Origin]], changes: Mapping[str, Any]) -> list[tuple[Any, Origin]]:
+    """The documents of a recipe with these values: a key that begins with a document's name is of that one, any other
+    of the last. Raises RecipeError; see ``changed``."""
+    names = [data.get("name") if isinstance(data, Mapping) else None for data, _ in documents]
+    own: list[dict[str, Any]] = [{} for _ in documents]
+    for key, value in changes.items():
+        steps, _ = _steps(key, "")
+        named = len(documents) > 1 and len(steps) > 1 and steps[0] in names
+        own[names.index(steps[0]) if named else -1][key] = value
+    every = zip(documents, own, names if len(documents) > 1 else [None], strict=True)
+    return [changed(data, values, origin, name) for (data, origin), values, name in every]
+
+
+def changed(data: Any, changes: Mapping[str, Any], origin: Origin, document: str | None = None) -> tuple[Any, Origin]:
     """A recipe's data with these values by key, and its origin, which names ``--set KEY`` for them.
 
     A key is a path with dots; a step into a list is a number, or the name of an entry. None removes what is there.
-    Raises RecipeError for a path that leads nowhere.
+    ``document``: a name that a key may begin with. Raises RecipeError for a path that leads nowhere.
     """
     if not changes or not isinstance(data, Mapping):
         return data, origin
     data, lines = copy.deepcopy(dict(data)), dict(origin.lines)
     for key, value in changes.items():
-        _Change(key, data, lines).make(copy.deepcopy(value))
+        _Change(key, data, lines, document).make(copy.deepcopy(value))
     return data, replace(origin, lines=lines)
 
 
 class _Change:
     """One change of the data and of the lines of its keys."""
 
-    def __init__(self, key: str, data: dict[str, Any], lines: dict[KeyPath, Line]) -> None:
+    def __init__(self, key: str, data: dict[str, Any], lines: dict[KeyPath, Line], document: str | None) -> None:
         self.place, self.data, self.lines = _place(key), data, lines
-        self.steps, _ = _steps(key, "")
+        steps, _ = _steps(key, "")
+        self.steps = steps[1:] if len(steps) > 1 and steps[0] == document else steps
 
     def make(self, value: Any) -> None:
         self._refuse_bare_parameter()

@@ -35,6 +35,10 @@ def recipe_data(
     """The data of a recipe for these experts from keywords. Raises RecipeError."""
     require_choice("method", method, METHODS)
     shared, by_expert = _by_expert(METHODS[method], keywords, len(experts))
+    for parameter in METHODS[method].all_parameters:
+        if parameter.per_model and parameter.name in shared:  # under `parameters` it would be the base's too
+            value = shared.pop(parameter.name)
+            by_expert = [{**own, parameter.name: value} for own in by_expert]
     models = [{"model": name, "parameters": own} for name, own in zip(experts, by_expert, strict=True)]
     given = {"calibrate": calibrate, "dtype": dtype}
     data = {"models": models, "merge_method": method, "parameters": shared}

@@ -13,8 +13,11 @@ def test_a_list_has_a_value_for_each_expert() -> None:
     parameters = complete_parameters(METHODS["task_arithmetic"], {"weight": [0.3, 0.5], "lambda_": 2.0}, 2)
     assert parameters == {"weight": [0.3, 0.5], "normalize": False, "lambda": 2.0}
     data = recipe_data(["one", "two"], "ties", "svc", None, {"weight": (0.3, 0.5), "density": 0.2})
-    assert [entry["parameters"] for entry in data["models"]] == [{"weight": 0.3}, {"weight": 0.5}]
-    assert data["parameters"] == {"density": 0.2}
+    assert [entry["parameters"] for entry in data["models"]] == [
+        {"weight": 0.3, "density": 0.2},
+        {"weight": 0.5, "density": 0.2},
+    ]
+    assert data["parameters"] == {}
     assert data["calibrate"] == "svc"
 
 
