@@ -66,15 +66,15 @@ class Varying(Deferred):
     settings: tuple[Any, ...]
 
     def at(self, name: str, depth: float) -> Any:
-        """The value for a tensor. Raises RecipeError where no condition for a weight holds: none is usual."""
+        """The value for a tensor. Raises RecipeError where no condition holds for a weight or t: none is usual."""
         for setting in self.settings:
             for condition in _conditions(setting, ""):
                 text = condition.get("filter")
                 if text is None or text == "*" or text in name:
                     return self._interpolated(condition["value"], depth)
-        if self.parameter.name == "weight":
+        if self.parameter.name in ("weight", "t"):  # mergekit asks for these
             raise RecipeError(
-                "none of the conditions for weight holds",
+                f"none of the conditions for {self.parameter.name} holds",
                 "end the list with {value: ...} for all other tensors",
             )
         return self.parameter.default

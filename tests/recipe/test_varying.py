@@ -114,6 +114,8 @@ def test_tensors_of_equal_parameters_share_a_disposition(models: list[Path]) -> 
 def test_a_weight_without_a_value_for_a_tensor_is_an_error_that_names_it(models: list[Path]) -> None:
     with pytest.raises(RecipeError, match=r"parameters\): tensor 'lm_head\.weight': none of the conditions for weight"):
         planned(models, "ties", "weight: {filter: model, value: 1}")
+    with pytest.raises(RecipeError, match="none of the conditions for t holds"):
+        planned(models[:2], "slerp", "t: {filter: model, value: 1}")
 
 
 def test_values_that_do_not_go_together_for_one_tensor_are_an_error_that_names_it(models: list[Path]) -> None:
