@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.foreign import missing_folder
+from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.checks import architecture
 from svc_dist.checks.made_inputs import attempts
 from svc_dist.errors import MissingExtraError, RecipeError, ResourceError, VerificationError
@@ -63,6 +64,11 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
         raise RecipeError(f"{output}: transformers loads from local folders only", "copy the model to a disk first")
     if (missing := missing_folder(open_storage(output))) is not None:
         raise missing
+    if (path / ADAPTER.index).exists() and not (path / "config.json").exists():
+        raise RecipeError(
+            f"{output}: an adapter, and smoke loads whole models",
+            "svc-dist verify checks it; PeftModel.from_pretrained(base, path) loads it",
+        )
     folder = str(path)
     began = time.monotonic()
     model, name = _load(folder)

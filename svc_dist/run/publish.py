@@ -80,13 +80,16 @@ def _card(plan: Plan) -> str:
     method = plan.recipe["merge_method"]
     calibration = plan.recipe.get("calibrate")
     title = method + (f" + {calibration['method']}" if calibration and calibration["method"] != "none" else "")
-    data = ModelCardData(library_name="transformers", tags=["merge", "svc-dist", method])
+    library, what = ("transformers", "model") if plan.adapter is None else ("peft", "adapter")
+    data = ModelCardData(library_name=library, tags=["merge", "svc-dist", method])
+    if plan.adapter is not None and not plan.adapter["base_model_name_or_path"].startswith("/"):
+        data.base_model = plan.adapter["base_model_name_or_path"]
     models = "\n".join(f"- `{model.name}`" for model in plan.models[1:])
     text = f"""---
 {data.to_yaml()}
 ---
 
-# Merged model ({title})
+# Merged {what} ({title})
 
 Made by svc_dist {__version__} from the base `{plan.models[0].name}` and
 

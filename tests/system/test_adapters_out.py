@@ -15,8 +15,11 @@ from torch import Tensor
 import svc_dist
 from svc_dist.checks.verify import verify
 from svc_dist.recipe.adapters.extraction import extraction_recipe
+from svc_dist.storage.open import open_storage
 from tests.support.adapters import PREFIX, config, llama_modules, lora, write_adapter
 from tests.support.checkpoints import write_llamas
+from tests.support.s3_files import put_folder
+from tests.support.s3_servers import Bucket
 from tests.support.stopped import stop_merge
 
 
@@ -152,6 +155,28 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert 0 < summary.units_resumed < summary.units
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_from_and_to_s3(tmp_path: Path, s3: Bucket) -> None:
+    base, expert = write_llamas(tmp_path, experts=1)
+    adapter = write_adapter(tmp_path / "adapter", lora(llama_modules()))
+    keys = {"output": "adapter", "rank": 4}
+    svc_dist.merge(recipe(base, [expert, adapter], **keys), tmp_path / "out")
+    locations = [str(put_folder(s3, tmp_path / name, name)) for name in ("base", "expert0", "adapter")]
+    data = {"base_model": locations[0], "models": [{"model": one} for one in locations[1:]]}
+    svc_dist.merge(data | {"merge_method": "task_arithmetic"} | keys, f"{s3.url}/out")
+    file = "adapter_model.safetensors"
+    assert open_storage(f"{s3.url}/out").read(file) == (tmp_path / "out" / file).read_bytes()
+    assert not verify(f"{s3.url}/out", deep=True).problems
+
+
+def test_on_ray(tmp_path: Path) -> None:
+    base, expert = write_llamas(tmp_path, experts=1)
+    keys = recipe(base, [expert], output="adapter", rank=4)
+    svc_dist.merge(keys, tmp_path / "inline", executor="inline")
+    svc_dist.merge(keys, tmp_path / "ray", executor="ray", slots=2)
+    inline, ray = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("inline", "ray"))
+    assert inline == ray
 
 
 def test_several_adapters_in_one_pass(tmp_path: Path) -> None:

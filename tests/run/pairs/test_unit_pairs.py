@@ -14,7 +14,7 @@ from torch import Tensor
 import svc_dist
 from svc_dist.errors import DamagedInputError
 from tests.support.adapters import PREFIX, config, llama_modules, lora, write_adapter
-from tests.support.checkpoints import poke, recipe_data, write_llamas
+from tests.support.checkpoints import poke, recipe_data, write_checkpoint, write_llamas
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -66,6 +66,12 @@ def test_a_method_of_full_rank_at_full_rank(tmp_path: Path) -> None:
         torch.testing.assert_close(again[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
 
 
+def report_of(folder: Path) -> list[dict[str, Any]]:
+    """The summaries of a result's matrices."""
+    entries: list[dict[str, Any]] = json.loads((folder / "merge_report.json").read_text())["matrices"]
+    return entries
+
+
 def test_receipts_state_the_error_of_each_matrix(tmp_path: Path) -> None:
     base, expert = write_llamas(tmp_path, experts=1)
     svc_dist.merge(recipe_data([base, expert], output="adapter", rank=4), tmp_path / "out")
@@ -95,3 +101,25 @@ def test_a_damaged_adapter_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(DamagedInputError, match=r"one/adapter_model.safetensors: lora_B of tensor .*v_proj"):
         svc_dist.merge(recipe_data(locations, output="adapter"), tmp_path / "out")
+
+
+def test_adapters_of_single_experts_over_fused_ones(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    block = "model.layers.0.mlp.experts"
+    base = write_checkpoint(
+        tmp_path / "base",
+        {
+            f"{block}.gate_up_proj": torch.randn(3, 8, 6, generator=generator),
+            f"{block}.down_proj": torch.randn(3, 6, 4, generator=generator),
+        },
+    )
+    modules = {f"{block}.{number}.{part}": (4, 6) for number in (0, 2) for part in ("gate_proj", "up_proj")}
+    one = write_adapter(tmp_path / "one", lora(modules | {f"{block}.1.down_proj": (6, 4)}, seed=1))
+    two = write_adapter(tmp_path / "two", lora({f"{block}.2.up_proj": (4, 6)}, rank=3, seed=2), config(3, 2))
+    recipe = recipe_data([base, one, two], parameters={"weight": 0.4})
+    dense, again = both(tmp_path, recipe)
+    for name, tensor in dense.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=2e-6, msg=name)
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["target_parameters"] == ["down_proj", "gate_up_proj"]
+    assert all(entry["error"] == 0 for entry in report_of(tmp_path / "adapter"))
