@@ -81,6 +81,11 @@ CASES: dict[str, tuple[Callable[[], Any], list[dict[str, Any]], dict[str, Any]]]
     ),
     "embeddings": (tiny_llama, [{"r": 2, "target_modules": ["embed_tokens", "q_proj"]}] * 2, {}),
     "tied embeddings": (tied_llama, [{"r": 2, "target_modules": ["embed_tokens", "q_proj"]}] * 2, {}),
+    "saved embeddings": (
+        tied_llama,
+        [{"r": 2, "target_modules": ["embed_tokens", "q_proj"], "save_embedding_layers": "auto"}] * 2,
+        {},
+    ),
     "stored (in, out)": (
         tiny_gpt2,
         [{"r": 2, "target_modules": ["c_attn", "c_fc"]}, {"r": 1, "target_modules": ["c_attn"], "bias": "all"}],

@@ -60,7 +60,8 @@ class _Adapting:
         self.parts = Parts()
         self.pairs: dict[str, tuple[PairName, Factor]] = {}  # the factor of side a
         self.wholes: set[str] = set()
-        self.leads: set[str | None] = set()  # tensors that others are tied to
+        self.saved_aliases: set[str] = set()  # other names of these, which PEFT loads as modules of their own
+        self.aliases: dict[str, list[str]] = {}  # the other names of tensors
         self.left: dict[str, str] = {}  # names that are not written, and why
         self.full: list[tuple[str, str]] = []
         self.impossible: list[tuple[str, str]] = []
@@ -70,11 +71,12 @@ class _Adapting:
         first = decided[0]
         name, spec, kept = first.name, first.spec, first.disposition
         if spec is None:
-            self.leads.add(first.lead)
+            if first.lead is not None:
+                self.aliases.setdefault(first.lead, []).append(name)
             return
         if first.lead is not None:
             self.left[name] = f"it is {printable(first.lead)}, to which it is tied"
-            self.leads.add(first.lead)
+            self.aliases.setdefault(first.lead, []).append(name)
             return
         touching = [number for number, expert in enumerate(self.experts) if changes(expert, name)]
         if kept.kind == "copied":
@@ -91,8 +93,8 @@ class _Adapting:
     def refuse(self, every: Mapping[str, Sequence[Decision]]) -> None:
         """Raise PlanError for tensors that an adapter cannot hold. ``every``: the decisions by name."""
         where = self.recipe.origin.at("output")
-        self.leads |= self._embeddings_of_absent_heads(every)
-        tied = [str(name) for name in self.leads if name in self.pairs or name in self.wholes]
+        self._add_absent_heads(every)
+        tied = [name for name in self.aliases if name in self.pairs]
         if others := sorted(name for name in tied if not name.endswith(_TIED_BY_PEFT)):
             raise PlanError(
                 f"{where}: {others[0]!r} is the output head too, and PEFT ties only embeddings that are called "
@@ -119,14 +121,19 @@ class _Adapting:
     def written(self, every: Mapping[str, Sequence[Decision]]) -> list[tuple[Decision, ...]]:
         """The decisions about the tensors of the file, each in all results, and about those that are not written."""
         self._even_experts()
+        self.saved_aliases = {alias for name in self.wholes for alias in self.aliases.get(name, ())}
         self._complete_modules(every)
-        self.parts.tied = any(name in self.pairs or name in self.wholes for name in self.leads)
+        self.parts.tied = any(name in self.pairs for name in self.aliases)
         written: list[tuple[Decision, ...]] = []
         for name, decided in every.items():
             if name in self.pairs:
                 written += [self._factor(decided, *self.pairs[name], side) for side in ("a", "b")]
             elif name in self.wholes:
-                written.append(tuple(self._whole(one) for one in decided))
+                written += [
+                    tuple(self._whole(one, alias) for one in decided) for alias in (name, *self.aliases.get(name, ()))
+                ]
+            elif name in self.saved_aliases:
+                continue
             else:
                 written.append(tuple(self._left_out(one) for one in decided))
         return written
@@ -167,11 +174,13 @@ class _Adapting:
         ]
         return any(method.zero == "never" and not method.has_factored_form(given) for method, given in methods)
 
-    def _embeddings_of_absent_heads(self, every: Mapping[str, Sequence[Decision]]) -> set[str]:
-        """Embeddings that are the output head too, although no model stores that."""
+    def _add_absent_heads(self, every: Mapping[str, Sequence[Decision]]) -> None:
+        """Add the output heads that no model stores to the other names of their embeddings."""
         shapes = {name: spec.shape for name, spec in self.base.tensors.items()}
         groups = with_absent_heads(alias_groups(shapes), shapes, self.base.config)
-        return {group.names[0] for group in groups if group.head is not None and group.head not in every}
+        for group in groups:
+            if group.head is not None and group.head not in every:
+                self.aliases.setdefault(group.names[0], []).append(group.head)
 
     def _even_experts(self) -> None:
         """Give the pairs of single experts one rank: loaders stack them, and take the configuration's ``r`` for all."""
@@ -190,12 +199,13 @@ class _Adapting:
         siblings: dict[str, list[str]] = {}
         for name in self.base.tensors:
             siblings.setdefault(name.rpartition(".")[0], []).append(name)
-        for name in sorted(self.wholes):
+        for name in sorted(self.wholes | self.saved_aliases):
             module, _, parameter = name.rpartition(".")
             if module not in paired and (parameter == "weight" or f"{module}.weight" in self.wholes):
                 if parameter == "weight":
                     self.parts.saved.append(module)
-                    self.wholes |= {one for one in siblings[module] if every[one][0].spec is not None}
+                    own = {one for one in siblings.get(module, ()) if every[one][0].spec is not None}
+                    self.wholes |= own - self.saved_aliases
             elif parameter == "bias":
                 self.parts.biases = True
 
@@ -228,8 +238,9 @@ class _Adapting:
         }
         return used.pop() if factor.blocks and len(used) == 1 else "F64" if "F64" in used else "F32"
 
-    def _whole(self, decision: Decision) -> Decision:
-        name = self.parts.whole(decision.name)
+    def _whole(self, decision: Decision, alias: str) -> Decision:
+        """The decision about a tensor that is saved whole, under its own name or another one that it has."""
+        name = self.parts.whole(alias)
         of = self.base.tensors[decision.name]
         spec = None if decision.spec is None else replace(decision.spec, name=name)
         reason = _because(decision.disposition, "saved whole")
