@@ -232,8 +232,8 @@ class Recipe(Strict):
     )
     vocab: Vocab = Field(
         "error",
-        description="for experts with other tokens: stop, merge only the rows that the `base` has, or only those that "
-        "are `common` to all models; the other rows are the base's, or those of the model with all tokens (`union`)",
+        description="for experts with other tokens: stop, or give the result the tokens of the `base` or of all models "
+        "(`union`), with rows matched by token, or merge only the rows that are `common` to all",
     )
     untie: bool = Field(
         False, description="give models whose output head is their embedding a head of its own, and the result too"

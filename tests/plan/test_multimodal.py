@@ -144,4 +144,4 @@ def test_without_a_word_about_towers_the_plan_is_refused_and_says_what_may_be_do
     message = str(caught.value)
     assert "audio_tower.conv1.bias: in" in message
     assert "written out by `keep: owner` or `keep: <model>`" in message
-    assert "`vocab: base` merges the rows that the base has" in message
+    assert "`vocab: base` those of the base" in message

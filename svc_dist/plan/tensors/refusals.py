@@ -95,8 +95,8 @@ def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpo
         has_more_rows(name, base, expert) and matches(name, VOCABULARY_PATTERNS) for name in names for expert in experts
     ):
         lines += [
-            "Experts with more tokens than the base: where they were appended, so that a number is the same token in",
-            "all models, `vocab: base` merges the rows that the base has, without the others (docs/vocabulary.md).",
+            "Experts with more tokens than the base: `vocab: union` gives the result the tokens of all models,",
+            "`vocab: base` those of the base. Both match rows by token (docs/vocabulary.md).",
         ]
     if any(
         has_other_rows(name, base, expert)

@@ -145,7 +145,7 @@ CASES = {
     "a grown vocabulary": Case(
         lambda: pair(llama(), llama(vocabulary=48)),
         {"model.embed_tokens.weight": "copied", "lm_head.weight": "copied"},
-        ("[40, 16] in the base, [48, 16] in /expert0 (another vocabulary)", "`vocab: base` merges", "2 tensors cannot"),
+        ("[40, 16] in the base, [48, 16] in /expert0 (another vocabulary)", "`vocab: base` those", "2 tensors cannot"),
     ),
     "head tied in one expert only": Case(
         lambda: (*pair(llama(), llama()), model("/two", llama(head=False), TIED)),
