@@ -1,12 +1,19 @@
-"""Commands about recipes themselves: recipe explain, recipe schema."""
+"""Commands about recipes themselves: recipe fix, recipe explain, recipe schema."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from svc_dist.cli import options
 from svc_dist.cli.terminal import say
+from svc_dist.errors import OutputError, PlanError, RecipeError, StorageError, SvcDistError
+
+#: Errors that the author of a recipe decides about.
+OPEN = (RecipeError, PlanError)
 
 recipe = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -17,6 +24,41 @@ def _about() -> None:
 
     Example: svc-dist recipe explain unknown-key
     """
+
+
+NewFile = Annotated[
+    Path | None, typer.Option("--output", help="new file for the recipe; default: standard output", metavar="FILE")
+]
+
+
+@recipe.command()
+def fix(
+    file: Annotated[Path, typer.Argument(help="recipe (YAML), also mergekit's", metavar="FILE")],
+    output: NewFile = None,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
+) -> None:
+    """Write a recipe anew in svc_dist's own terms. With a comment above each change; the result stays the same.
+
+    Example: svc-dist recipe fix mergekit.yml --output recipe.yaml
+    """
+    _require_new(output, beside=file)
+    from svc_dist.checks.proposals.planning import planned
+    from svc_dist.recipe.writing.fix import fix as fixed
+    from svc_dist.recipe.writing.repairs import with_comment
+
+    done = fixed(file)
+    text, notes = done.text, [*done.changes]
+    if not done.left_open:
+        folder = file.absolute().parent
+        error = planned(text, str(file), folder, options.access_of(endpoint_url, profile, anonymous))
+        if isinstance(error, OPEN):
+            text = with_comment(text, str(file), error)
+            notes.append(f"left open: {error.message.splitlines()[0]}")
+        elif isinstance(error, SvcDistError):
+            notes.append(f"not planned: {error.message.splitlines()[0]}")
+    _write(text, output, notes or ["nothing to change"])
 
 
 @recipe.command()
@@ -49,3 +91,37 @@ def schema() -> None:
     from svc_dist.recipe.writing.json_schema import render
 
     say(render(), end=False)
+
+
+def _require_new(output: Path | None, beside: Path | None = None) -> None:
+    """Raise OutputError or RecipeError, before any work, for a file that exists or cannot be written.
+
+    ``beside``: the recipe whose relative paths the new one has too.
+    """
+    options.require_writable_file(output, "--output")
+    if output is None:
+        return
+    if output.exists():
+        raise OutputError(f"--output is {output}, which exists", "name a new file")
+    if beside is not None and output.absolute().parent.resolve() != beside.absolute().parent.resolve():
+        raise OutputError(
+            f"--output is {output}, but a recipe's paths are relative to its folder",
+            f"name a file in {beside.absolute().parent}",
+        )
+
+
+def _write(text: str, output: Path | None, notes: Sequence[str]) -> None:
+    """Write a recipe to a new file or to standard output, and say on standard error what was done."""
+    for note in notes:
+        say(note, err=True)
+    if output is None:
+        say(text, end=False)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise OutputError(f"--output is {output}, which exists", "name a new file") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {output}: {error.strerror}", "name another file as --output") from None
+    say(f"wrote {output}", err=True)

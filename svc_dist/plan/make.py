@@ -146,7 +146,10 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
         base = open_expert(locations[0], recipe.access, "model")
         opened = [base, *(expert.result() for expert in opening)]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
-        raise RecipeError(f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing")
+        raise RecipeError(
+            f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing",
+            code="base-missing",
+        )
     models, prefixes = renamed(recipe, decoded_models(recipe, opened))
     whole = models[0].model
     assert whole is not None

@@ -59,7 +59,7 @@ class MergeChoice:
             }
             METHODS[self.method].require_possible(values, self.experts)
         except RecipeError as error:
-            raise RecipeError(f"{self.where}: tensor {name!r}: {error.message}", error.hint) from None
+            raise RecipeError(f"{self.where}: tensor {name!r}: {error.message}", error.hint, code=error.code) from None
         return values
 
 
@@ -146,10 +146,16 @@ class _Request:
         extra = sorted(set(given) - {"method", "parameters"})
         if extra:
             where = self.origin.at("fallback", extra[0])
-            raise RecipeError(f"{where}: fallback takes method and parameters, not '{extra[0]}'")
+            raise RecipeError(
+                f"{where}: fallback takes method and parameters, not '{extra[0]}'", code="fallback-not-elementwise"
+            )
         method = find_method(given.get("method", "linear"), where)
         if method.family != "elementwise":
-            raise RecipeError(f"{where}: {method.name} cannot merge every tensor", "choose an element-wise method")
+            raise RecipeError(
+                f"{where}: {method.name} cannot merge every tensor",
+                "choose an element-wise method",
+                code="fallback-not-elementwise",
+            )
         own = given.get("parameters", {})
         _check_parameters(method, own, self.origin, "fallback", "parameters")
         return self._choice(method, own, None, where, alike=True)
@@ -160,7 +166,9 @@ class _Request:
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored or rule.rank)
         if rule.keep is not None:
             if merges:
-                raise RecipeError(f"{where}: a rule with keep takes no other key than match and dtype")
+                raise RecipeError(
+                    f"{where}: a rule with keep takes no other key than match and dtype", code="rule-keys-contradict"
+                )
             if rule.keep == "owner":
                 return KeepChoice(None)
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
@@ -168,6 +176,7 @@ class _Request:
             raise RecipeError(
                 f"{where}: the rule changes nothing",
                 "add keep, merge_method, parameters, calibrate, vocab, stored, rank or dtype",
+                code="rule-changes-nothing",
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))
@@ -209,7 +218,7 @@ class _Request:
                 None if alike or base is None else _settings(method, base, common),
             )
         except RecipeError as error:
-            raise RecipeError(f"{where}: {error.message}", error.hint) from None
+            raise RecipeError(f"{where}: {error.message}", error.hint, code=error.code) from None
         calibration = _calibration(calibrate, experts, self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
         return MergeChoice(method.name, parameters, calibration, experts, where, default_alpha)
@@ -218,7 +227,9 @@ class _Request:
 def find_method(name: Any, where: str) -> Method:
     """The merge method of this name. Raises RecipeError."""
     if not isinstance(name, str) or name not in METHODS:
-        raise RecipeError(f"{where}: there is no merge method '{name}'", method_hint(str(name), list(METHODS)))
+        raise RecipeError(
+            f"{where}: there is no merge method '{name}'", method_hint(str(name), list(METHODS)), code="unknown-method"
+        )
     return METHODS[name]
 
 
@@ -238,7 +249,9 @@ def _settings(method: Method, *layers: Mapping[str, Any]) -> dict[str, Any]:
 def _check_parameters(method: Method, given: Any, origin: Origin, *path: str | int, per_model: bool = False) -> None:
     """Names and values that the method takes, at ``path``. ``per_model``: of one expert. Raises RecipeError."""
     if not isinstance(given, Mapping):
-        raise RecipeError(f"{origin.at(*path)}: parameters must be a mapping, like {{weight: 0.3}}")
+        raise RecipeError(
+            f"{origin.at(*path)}: parameters must be a mapping, like {{weight: 0.3}}", code="value-not-allowed"
+        )
     for name, value in given.items():
         where = origin.at(*path, name)
         if name in WITHOUT_EFFECT:
@@ -248,10 +261,13 @@ def _check_parameters(method: Method, given: Any, origin: Origin, *path: str | i
             raise RecipeError(
                 f"{where}: {method.name} takes no parameter '{name}'",
                 nearest(name, [known.name for known in method.all_parameters]),
+                code="unknown-parameter",
             )
         if per_model and not parameter.per_model:
             raise RecipeError(
-                f"{where}: '{name}' is one value for all experts", "put it under the top-level parameters"
+                f"{where}: '{name}' is one value for all experts",
+                "put it under the top-level parameters",
+                code="parameter-not-per-model",
             )
         check_setting(parameter, value, f"{where}: {method.name}")
 
@@ -264,13 +280,23 @@ def _calibration(
         return None
     name = given.get("method")
     if name is None:
-        raise RecipeError(f"{origin.at(*path)}: the key 'method' is missing", "write it like {method: svc, alpha: 0.5}")
+        raise RecipeError(
+            f"{origin.at(*path)}: the key 'method' is missing",
+            "write it like {method: svc, alpha: 0.5}",
+            code="key-missing",
+        )
     if not isinstance(name, str) or name not in CALIBRATIONS:
         raise RecipeError(
-            f"{origin.at(*path)}: there is no calibration '{name}'", nearest(str(name), [*CALIBRATIONS, "none"])
+            f"{origin.at(*path)}: there is no calibration '{name}'",
+            nearest(str(name), [*CALIBRATIONS, "none"]),
+            code="unknown-calibration",
         )
     known = [parameter.name for parameter in CALIBRATIONS[name].parameters]
     for key in given:
         if key not in ("method", *known):
-            raise RecipeError(f"{origin.at(*path, key)}: {name} takes no parameter '{key}'", nearest(key, known))
+            raise RecipeError(
+                f"{origin.at(*path, key)}: {name} takes no parameter '{key}'",
+                nearest(key, known),
+                code="unknown-parameter",
+            )
     return CALIBRATIONS[name].complete(given, experts, lambda key: origin.at(*path, key))

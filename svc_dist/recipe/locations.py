@@ -66,21 +66,26 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
             raise RecipeError(
                 f"{origin.at('models', index, 'model')}: {location} is listed twice",
                 "remove one of them; mergekit refuses this, too",
+                code="model-listed-twice",
             )
         names = (entry.model, _last_part(entry.model), *([entry.name] if entry.name else []))
         renames = resolve_renames(entry.rename, origin, "models", index, "rename")
         if known is not None:
             if entry.use == "adapter":
-                raise RecipeError(f"{origin.at('models', index, 'use')}: the base must be a whole model")
+                raise RecipeError(
+                    f"{origin.at('models', index, 'use')}: the base must be a whole model", code="base-not-whole"
+                )
             models[0] = RecipeModel(base, index, (*known.names, *names), renames)
         else:
             if entry.use is not None and location != whole:
                 raise RecipeError(
-                    f"{origin.at('models', index, 'use')}: model+adapter already says which is meant", "remove `use`"
+                    f"{origin.at('models', index, 'use')}: model+adapter already says which is meant",
+                    "remove `use`",
+                    code="values-contradict",
                 )
             models.append(RecipeModel(location, index, names, renames, entry.use))
     if len(models) == 1:
-        raise RecipeError(f"{origin.at('models')}: no expert besides the base")
+        raise RecipeError(f"{origin.at('models')}: no expert besides the base", code="no-expert")
     return tuple(models)
 
 
@@ -109,12 +114,15 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
     numbers = [number for number, model in enumerate(models) if name in model.names]
     if not numbers:
         known = {"base", *(_last_part(text) for model in models for text in model.names)}
-        raise RecipeError(f"{where}: no model is called '{redact(name)}'", nearest(name, sorted(known)))
+        raise RecipeError(
+            f"{where}: no model is called '{redact(name)}'", nearest(name, sorted(known)), code="unknown-model"
+        )
     if len(numbers) > 1:
         first, second = (models[number].location for number in numbers[:2])
         raise RecipeError(
             f"{where}: '{redact(name)}' is ambiguous: {first} or {second}",
             "write the path as under models, or give the models a `name`",
+            code="ambiguous-model",
         )
     return numbers[0]
 

@@ -22,7 +22,7 @@ def check_setting(parameter: Parameter, setting: Any, owner: str) -> None:
             parameter.check(each, owner)
         if value == [] or (isinstance(value, list) and parameter.kind is int):
             what = "an empty list" if value == [] else f"a list, but {parameter.name} is a whole number"
-            raise RecipeError(f"{owner}: {what}", "give it one value")
+            raise RecipeError(f"{owner}: {what}", "give it one value", code="value-not-allowed")
 
 
 def typed(parameter: Parameter, setting: Any, owner: str) -> list[dict[str, Any]]:
@@ -52,9 +52,10 @@ def _conditions(setting: Any, owner: str) -> list[Mapping[str, Any]]:
             raise RecipeError(
                 f"{owner}: {item!r} is not a condition",
                 "write {filter: part of a name, value: ...}, and last of all {value: ...} for all other tensors",
+                code="condition-malformed",
             )
         if not isinstance(item.get("filter"), str | None):
-            raise RecipeError(f"{owner}: the filter {item['filter']!r} is not text")
+            raise RecipeError(f"{owner}: the filter {item['filter']!r} is not text", code="condition-malformed")
     return setting
 
 
@@ -76,6 +77,7 @@ class Varying(Deferred):
             raise RecipeError(
                 f"none of the conditions for {self.parameter.name} holds",
                 "end the list with {value: ...} for all other tensors",
+                code="weight-not-given",
             )
         return self.parameter.default
 

@@ -198,7 +198,11 @@ class _Cleaning:
         if key in _PARAMETERS:
             if self._needs(key, given):
                 where = self.reader.origin.at(*path)
-                raise RecipeError(f"{where}: '{key}' is a parameter, not a key", f"write parameters: {{{key}: ...}}")
+                raise RecipeError(
+                    f"{where}: '{key}' is a parameter, not a key",
+                    f"write parameters: {{{key}: ...}}",
+                    code="unknown-key",
+                )
             if self.reader.takes(key) is not None:
                 instead = "it is a parameter: to give it effect, write it under `parameters`"
         elif key in _MERGEKITS:

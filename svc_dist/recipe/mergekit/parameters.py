@@ -179,4 +179,5 @@ def _require_setting(value: Any, name: str, owner: str) -> None:
             f"{owner} takes no '{name}', and mergekit stops at {value!r}: it is no value, no list of values and no "
             "{filter, value}",
             "remove it",
+            code="value-not-allowed",
         )

@@ -23,7 +23,7 @@ def warnings(recipe: Recipe, base: int | None, spectral: bool, origin: Origin) -
     if recipe.merge_method == "linear":
         if base is None and recipe.base_model is not None:
             yield from _base_of_linear(recipe, origin)
-    elif base is not None and set(recipe.models[base].parameters) - WITHOUT_EFFECT:
+    elif base is not None and not _takes_part(recipe) and set(recipe.models[base].parameters) - WITHOUT_EFFECT:
         yield warned("no-effect", f"{origin.at('models', base, 'parameters')}: has no effect: this model is the base")
     if recipe.parameters.get("rescale") is True and recipe.merge_method in ("della", "della_linear"):
         yield warned(
@@ -51,6 +51,12 @@ _TEMPLATES = {
     "alpaca": "no line break before the last '### Response:', and no end-of-text token after an answer",
     "exaone": "spaces before each line and after each question",
 }
+
+
+def _takes_part(recipe: Recipe) -> bool:
+    """Whether a base that is listed among the models is one of those that are merged."""
+    policy = METHODS[recipe.merge_method].base
+    return policy == "model" or (policy == "no base" and recipe.base_model is None)
 
 
 def _weights(recipe: Recipe, base: int | None, origin: Origin) -> Iterator[Warned]:

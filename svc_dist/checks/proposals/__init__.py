@@ -1,0 +1,1 @@
+"""Recipes that svc_dist proposes, and what planning says about them."""
