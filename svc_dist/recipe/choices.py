@@ -280,11 +280,7 @@ def _calibration(
         return None
     name = given.get("method")
     if name is None:
-        raise RecipeError(
-            f"{origin.at(*path)}: the key 'method' is missing",
-            "write it like {method: svc, alpha: 0.5}",
-            code="key-missing",
-        )
+        raise RecipeError(f"{origin.at(*path)}: the key 'method' is missing", "write {method: svc}", code="key-missing")
     if not isinstance(name, str) or name not in CALIBRATIONS:
         raise RecipeError(
             f"{origin.at(*path)}: there is no calibration '{name}'",
