@@ -204,11 +204,14 @@ def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | Non
         templates = [chat_template(open_storage(model, recipe.access)) for model in models]
         counts = Counter(template.strip() for template in templates if template is not None)
         if not counts:
-            raise RecipeError(f"{where}: no model has a chat template", "take the key out, or name one")
+            raise RecipeError(
+                f"{where}: no model has a chat template", "take the key out, or name one", code="chat-template-missing"
+            )
         return counts.most_common(1)[0][0]  # of equals the first: the base's, then the experts' in order
     if asked not in TEMPLATES:
         raise RecipeError(
             f"{where}: there is no chat template '{printable(asked)}'",
             nearest(asked, ["auto", *TEMPLATES]) + "; or write the template itself, in Jinja",
+            code="chat-template-unknown",
         )
     return TEMPLATES[asked]
