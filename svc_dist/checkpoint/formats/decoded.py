@@ -50,11 +50,9 @@ def decoded(
     if not found:
         return dict(tensors), ()
     stored = {spec.name for one in found.values() for spec in one.stored.values()}
-    parts = {spec.name for one in found.values() for _, spec in one.parts}
-    carried = [
-        name for name in tensors if name in stored - parts or (name not in stored and name.endswith(_CACHE_SCALES))
-    ]
-    plain = {name: spec for name, spec in tensors.items() if name not in stored and name not in carried}
+    unneeded = stored - {spec.name for one in found.values() for _, spec in one.parts}
+    unneeded |= {name for name in tensors if name not in stored and name.endswith(_CACHE_SCALES)}
+    plain = {name: spec for name, spec in tensors.items() if name not in stored and name not in unneeded}
     for name, one in found.items():
         if name in plain:
             raise DamagedInputError(
@@ -63,4 +61,4 @@ def decoded(
                 "use a checkpoint that was saved once",
             )
         plain[name] = one.spec
-    return plain, tuple(carried)
+    return plain, tuple(name for name in tensors if name in unneeded)

@@ -11,8 +11,8 @@ from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.base import Format, Stored
 from svc_dist.checkpoint.formats.codecs.codec import Codec
 from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
-from svc_dist.checkpoint.formats.codecs.texts import codec_text
-from svc_dist.checkpoint.formats.scheme import quantisation_config, scheme_of
+from svc_dist.checkpoint.formats.codecs.texts import codec_text, shared
+from svc_dist.checkpoint.formats.scheme import Schemes, quantisation_config
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 
@@ -69,11 +69,11 @@ def logical_tensors(
     beside: dict[str, list[str]] = {}
     for companion, name in companions.items():
         beside.setdefault(name, []).append(companion)
-    section = quantisation_config(config)
+    schemes = Schemes(quantisation_config(config))
     found: dict[str, LogicalTensor] = {}
     for name, candidate in codes.items():
         if candidate.codec is not None:
-            one = _logical(tensors, name, candidate, sorted(beside.get(name, [])), section, shape_of)
+            one = _logical(tensors, name, candidate, sorted(beside.get(name, [])), schemes, shape_of)
             found[one.name] = one
     return found
 
@@ -83,17 +83,17 @@ def _logical(
     name: str,
     candidate: Format,
     beside: list[str],
-    section: Mapping[str, Any],
+    schemes: Schemes,
     shape_of: Callable[[TensorSpec], tuple[int, ...]] | None,
 ) -> LogicalTensor:
     stem, spec = name[: len(name) - len(candidate.suffix)], tensors[name]
     known = [suffix for suffix in (*candidate.companions, *candidate.optional) if stem + suffix in tensors]
-    module = stem.removesuffix(".weight")
-    stored = Stored(stem, spec, {suffix: tensors[stem + suffix] for suffix in known}, scheme_of(section, module))
+    scheme = schemes.of(stem.removesuffix(".weight"))
+    stored = Stored(stem, spec, {suffix: tensors[stem + suffix] for suffix in known}, scheme)
     assert candidate.codec is not None
-    codec = candidate.codec(stored)
+    codec = shared(candidate.codec(stored))
     if isinstance(codec, PackedIntegers) and shape_of is not None and codec.needs_shape(spec.shape[-1]):
-        codec = replace(codec, shape=(codec.shape[0], shape_of(stored.beside[_SHAPE])[-1]))
+        codec = shared(replace(codec, shape=(codec.shape[0], shape_of(stored.beside[_SHAPE])[-1])))
     stacked = len(spec.shape) - len(codec.parts[0].shape)
     count = spec.shape[0] if stacked else 1
     for part in codec.parts:

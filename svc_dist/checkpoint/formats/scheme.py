@@ -37,6 +37,18 @@ def quantisation_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {}
 
 
+class Schemes:
+    """What a ``quantization_config`` declares for each module."""
+
+    def __init__(self, declared: Mapping[str, Any]) -> None:
+        self._declared = declared
+        # Without groups, all modules have one.
+        self._one = None if declared.get("config_groups") else scheme_of(declared, "")
+
+    def of(self, module: str) -> Scheme:
+        return scheme_of(self._declared, module) if self._one is None else self._one
+
+
 def scheme_of(declared: Mapping[str, Any], module: str) -> Scheme:
     """What a ``quantization_config`` declares for the weight of ``module``."""
     weights = next(_groups(declared, module), {})

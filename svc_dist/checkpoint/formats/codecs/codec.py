@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ class Codec(ABC):
     shape: tuple[int, int]
     rule: Rule
 
-    @property
-    @abstractmethod
+    @functools.cached_property
     def parts(self) -> tuple[Part, ...]:
         """The stored tensors, that of the codes first."""
+        return self._parts()
+
+    @abstractmethod
+    def _parts(self) -> tuple[Part, ...]: ...
 
     @property
     def grain(self) -> int:

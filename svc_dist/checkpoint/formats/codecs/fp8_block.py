@@ -35,8 +35,7 @@ class Fp8Block(Codec):
     codes: str = ".weight"
     scale_shape: tuple[int, ...] | None = None
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[Part, ...]:
         (rows, columns), (height, width) = self.shape, self.block
         grid = (-(-rows // height), -(-columns // width))
         stored = grid if self.scale_shape is None else self.scale_shape

@@ -28,8 +28,7 @@ class Fp8Scaled(Codec):
     scale_dtype: str = "F32"
     codes: str = ".weight"
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[Part, ...]:
         rows = 1 if self._by_row else 0
         return Part(self.codes, "F8_E4M3", self.shape), Part(self.scale, self.scale_dtype, self.scale_shape, rows)
 

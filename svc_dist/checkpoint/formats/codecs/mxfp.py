@@ -36,8 +36,7 @@ class Mxfp(Codec):
     scale_dtype: str = "U8"
     blocked: bool = False
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         groups = columns // _GROUP
         packed = (rows, columns if self.bits == 8 or self.codes_dtype == "F4" else columns // 2)

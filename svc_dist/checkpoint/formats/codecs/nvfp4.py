@@ -30,8 +30,7 @@ class Nvfp4(Codec):
     upper: str = ".weight_global_scale"
     scale: str = ".weight_scale"
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         upper = (1,) if self._divides else ()
         return (

@@ -37,8 +37,7 @@ class PackedIntegers(Codec):
     zero_points: bool = False
     symmetric_range: bool = False
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         groups = -(-columns // self.group)
         stored = [

@@ -25,6 +25,12 @@ _NAMES = {codec: name for name, codec in CODECS.items()}
 
 
 @functools.lru_cache(maxsize=4096)
+def shared(codec: Codec) -> Codec:
+    """The same codec, one object for all equal ones: what it computes once is computed once for all."""
+    return codec
+
+
+@functools.lru_cache(maxsize=4096)
 def codec_text(codec: Codec) -> str:
     """A codec as text: its name and its values."""
     return f"{_NAMES[type(codec)]} {json.dumps(dataclasses.astuple(codec), separators=(',', ':'))}"
