@@ -23,6 +23,21 @@ class TensorName:
     kind: str
 
 
+@dataclass(frozen=True)
+class LayerRange:
+    """Layers ``[first, last)`` of a model, which have the numbers from ``at`` on in a merge."""
+
+    first: int
+    last: int
+    at: int
+
+
+def layer_of(name: str) -> tuple[str, int, str] | None:
+    """``model.layers.3.mlp.up.weight`` is ``("model.layers", 3, ".mlp.up.weight")``; None outside of layers."""
+    layer = next((match for match in _NUMBERED.finditer(name) if match[1] in _LAYER_LISTS), None)
+    return None if layer is None else (name[: layer.end(1)], int(layer[2]), name[layer.end(2) :])
+
+
 def parse_name(name: str) -> TensorName:
     """``model.layers.3.mlp.up_proj.weight`` is of the stack ``model``, layer 3, kind ``mlp.up_proj``.
 

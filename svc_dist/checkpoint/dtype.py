@@ -58,3 +58,24 @@ def safetensors_dtype(dtype: torch.dtype) -> str | None:
     """The safetensors dtype of a torch dtype; None where the format has none."""
     kind = str(dtype).removeprefix("torch.")
     return next((name for name, other in _TORCH.items() if other == kind), None)
+
+
+#: Other names of dtypes.
+_DTYPES = {
+    **dict.fromkeys(("bf16", "bfloat"), "bfloat16"), **dict.fromkeys(("fp16", "f16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "f32", "float", "full"), "float32"), **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+}  # fmt: skip
+
+
+def recipe_dtype(value: str | None) -> str | None:
+    """A dtype in a recipe by its name there, which may begin with ``torch.``. Raises ValueError."""
+    value = value and value.removeprefix("torch.")
+    if value is not None and value not in RECIPE_DTYPES:
+        raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}" + _meant_dtype(value))
+    return value
+
+
+def _meant_dtype(value: str) -> str:
+    plain = value.casefold()
+    name = plain if plain in RECIPE_DTYPES else _DTYPES.get(plain)
+    return f"; did you mean {name}?" if name else ""

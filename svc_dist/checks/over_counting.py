@@ -94,20 +94,17 @@ def _spans(text: str) -> list[range]:
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
     """The recipe as a plain sum with SVC; of its rules, only those that keep a tensor unmerged apply."""
-    experts = len(recipe.models) - 1
-    parameters = METHODS["task_arithmetic"].complete(experts, {})
-    calibration = CALIBRATIONS["svc"].complete({}, experts)
-    plain_sum = MergeChoice("task_arithmetic", parameters, calibration, experts)
     choices = recipe.results[0]
-    rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum for rule in choices.rules)
-    return dataclasses.replace(
-        recipe,
-        results=(ResultChoices("", plain_sum, choices.fallback, rules),),
-        quantization="none",
-        warnings=(),
-        filters=(),
-        output="model",
-    )
+
+    def plain_sum(models: tuple[int, ...] | None) -> MergeChoice:
+        experts = len(models or recipe.models) - 1
+        parameters = METHODS["task_arithmetic"].complete(experts, {})
+        calibration = CALIBRATIONS["svc"].complete({}, experts)
+        return MergeChoice("task_arithmetic", parameters, calibration, models, experts=experts)
+
+    rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum(rule.models) for rule in choices.rules)
+    results = (ResultChoices("", plain_sum(choices.default.models), choices.fallback, rules),)
+    return dataclasses.replace(recipe, results=results, quantization="none", warnings=(), filters=(), output="model")
 
 
 def _is_inspected(plan: Plan, unit: Unit, spans: Collection[range] | None) -> bool:

@@ -19,6 +19,7 @@ from svc_dist.checks.adapter_files import base_problem, open_written
 from svc_dist.checks.tied_tensors import stored_apart, tied_problems
 from svc_dist.checks.token_rows import token_rows
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
+from svc_dist.plan.tensors.layers import view_of
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
@@ -190,11 +191,10 @@ def _check_base(report: MergeReport, model: Checkpoint, result: Verification, ac
     other |= {one.name for one in report.tensors if one.by_token or report.dispositions[one.disposition].source != 0}
     stored, expected = (
         {s.name: list(s.shape) for s in checkpoint.tensors.values() if s.name not in other}
-        for checkpoint in (model, base)
+        for checkpoint in (model, view_of(base, report.models[0].layers))
     )
     problem = difference(stored, expected)
-    problem = problem and f"against the base {location}: {problem}"
-    result.add(f"names and shapes are the base's ({location})", problem)
+    result.add(f"names and shapes are the base's ({location})", problem and f"against the base {location}: {problem}")
 
 
 def _check_adapter(report: MergeReport, adapter: Adapter, result: Verification, access: Access) -> None:

@@ -85,7 +85,8 @@ class Method(Declaration):
 
     ``scaled``: takes ``lambda``. ``base``: whether the base takes part like an expert: ``origin`` (never), ``listed``
     (where the recipe lists it under ``models``), ``no base`` (where the recipe names no base, so that its first model
-    is the base), ``model`` (always); all but the first take recipes without a base. ``experts``: the smallest and the
+    is the base), ``model`` (always), ``none`` (there is one model and no delta); all but the first take recipes without
+    a base. ``experts``: the smallest and the
     largest number of experts (None: no limit). ``requires`` raises RecipeError for complete parameters that do not
     go together.
 
@@ -100,7 +101,7 @@ class Method(Declaration):
     whole_rows: bool = False
     zero: Literal["chunk", "tensor", "never"] = "chunk"
     scaled: bool = True
-    base: Literal["origin", "listed", "no base", "model"] = "origin"
+    base: Literal["origin", "listed", "no base", "model", "none"] = "origin"
     experts: tuple[int, int | None] = (1, None)
     requires: Callable[[Mapping[str, Any]], None] | None = None
     factored: str | None = None
@@ -137,7 +138,7 @@ class Method(Declaration):
             else parameter.complete(shared, experts, self.name)
             for parameter in self.all_parameters
         }
-        if self.base != "origin":
+        if self.base not in ("origin", "none"):
             absent = 0.0 if self.base == "listed" else None
             values["base_weight"] = absent if base is None else WEIGHT.complete(base, experts, self.name)
         if not any_deferred(values):

@@ -49,7 +49,9 @@ def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> I
     for index, rule in enumerate(recipe.rules):
         if {"match": tuple(rule.match), "keep": rule.keep, "optional": rule.optional} != UNKNOWN_MODULES:
             continue
-        names = [one.name for one in decisions if one.disposition.reason.endswith(f" by rules[{index}]")]
+        names = [
+            one.name for one in decisions if one.disposition.reason.endswith(f" by {recipe.origin.key('rules', index)}")
+        ]
         modules = Counter(_MODULE.match(name).group() for name in names)  # type: ignore[union-attr]
         if modules:
             listed = [f"{printable(module)} ({counted(number, 'tensor')})" for module, number in modules.items()]
@@ -66,7 +68,7 @@ def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> I
 
 def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[Warned]:
     names = [decision.name for decision in decisions]
-    _, used = first_matches(names, [rule.match for rule in recipe.rules])
+    _, used = first_matches(names, recipe.rules)
     for index, rule in enumerate(recipe.rules):
         for number, pattern in enumerate(rule.match if len(rule.match) > 1 and not rule.optional else ()):
             if (index, number) not in used:

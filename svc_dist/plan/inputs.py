@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,11 @@ from svc_dist.checkpoint.adapters.factors import AdapterFactors
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.header import TensorSpec
+from svc_dist.errors import PlanError, printable
 from svc_dist.plan.quantised.slabs import Slab, slabs
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.reading import ByteRange
+from svc_dist.tensor_names import LayerRange
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class PlannedModel:
 
     An expert is a model, an adapter to the base, or a model with an ``adapter`` to it. ``renames``: prefixes
     ``(from, to)`` of its tensors' names; the first that matches counts. ``hub``: the hub id by which the recipe names
-    it, if any; its commit is part of the location.
+    it, if any; its commit is part of the location. ``layers``: those that are used of it.
     """
 
     location: str
@@ -32,6 +35,7 @@ class PlannedModel:
     renames: tuple[tuple[str, str], ...] = ()
     adapter: PlannedModel | None = None
     hub: str | None = None
+    layers: LayerRange | None = None
 
     @property
     def label(self) -> str:
@@ -40,10 +44,9 @@ class PlannedModel:
 
     @property
     def name(self) -> str:
-        """As a recipe names it."""
-        if self.hub is not None or (self.adapter is not None and self.adapter.hub is not None):
-            return "+".join(one.label for one in (self, self.adapter) if one is not None)
-        return self.location if self.adapter is None else f"{self.location}+{self.adapter.location}"
+        """As a recipe names it, with the layers that are used of it."""
+        both = "+".join(one.label for one in (self, self.adapter) if one is not None)
+        return both if self.layers is None else f"{both}[{self.layers.first}:{self.layers.last}]"
 
 
 def every_location(models: Sequence[PlannedModel]) -> tuple[PlannedModel, ...]:
@@ -52,11 +55,14 @@ def every_location(models: Sequence[PlannedModel]) -> tuple[PlannedModel, ...]:
 
 
 def model_of(
-    opened: OpenedModel, renames: tuple[tuple[str, str], ...], hub_models: Mapping[str, str] = {}
+    opened: OpenedModel,
+    renames: tuple[tuple[str, str], ...],
+    hub_models: Mapping[str, str] = {},
+    layers: LayerRange | None = None,
 ) -> PlannedModel:
     """The identity of a model, an adapter, or both. ``hub_models``: hub ids by location."""
     both = [
-        PlannedModel(one.location, one.files, renames, hub=hub_models.get(one.location))
+        PlannedModel(one.location, one.files, renames, hub=hub_models.get(one.location), layers=layers)
         for one in (opened.model, opened.adapter)
         if one is not None
     ]
@@ -203,43 +209,57 @@ Added = tuple[FactorRanges, ...]
 
 
 def inputs_of(
-    spec: TensorSpec, base: Expert, experts: Sequence[Expert], source: int | None = None, mapped: bool = False
+    spec: TensorSpec, base: Expert, experts: Sequence[Expert], models: Sequence[int], mapped: bool = False
 ) -> tuple[tuple[InputRange | None, ...], tuple[Added | None, ...], Added]:
-    """The ``sources``, ``factors`` and ``base_factors`` of a planned tensor: of all models, or of ``source`` alone (0:
-    the base). ``mapped``: rows are matched by token, so that any of a model may be needed."""
-    # An expert may have more rows, or fewer: the difference comes last.
-    count = sys.maxsize if mapped else math.prod(spec.shape)
+    """The ``sources``, ``factors`` and ``base_factors`` of a planned tensor, of the models of these numbers (0: the
+    base of the recipe): the base of the merge and its experts, or the one model that it is copied from.
+
+    Where the base of the merge is an expert too, that has only what its adapter adds to it. ``mapped``: rows are
+    matched by token, so that any of a model may be needed. Raises PlanError for an adapter beside another base.
+    """
+    count = sys.maxsize if mapped else math.prod(spec.shape)  # other rows of experts come last
+    every = (base, *experts)
+    adapters = _adapter_inputs(tuple(one.model is not None and one.adapter is not None for one in every))
     slots: list[InputRange | None] = []
     factors: list[Added | None] = []
-    last_adapter = len(experts)
-    for number, model in enumerate((base, *experts)):
-        adapter = number
-        if model.model is not None and model.adapter is not None:
-            last_adapter += 1
-            adapter = last_adapter
+    below: Added = ()
+    for position, number in enumerate(models):
+        model, again = every[number], position > 0 and number == models[0]
         stored = None if model.model is None else model.model.tensors.get(spec.name)
         saved = model.saved(spec.name)
-        own, input_number = (stored, 0 if _is_below(base, model) else number) if saved is None else (saved, adapter)
-        slots.append(None if own is None else _slot(input_number, own, count))
+        own, source = (stored, 0 if _is_below(base, model) else number) if saved is None else (saved, adapters[number])
         added = model.factors.get(spec.name)
-        factors.append(None if added is None else tuple(_factors(adapter, one) for one in added))
-    slots = _as_decoded(slots)
-    base_factors = factors[0] or ()
-    factors[0] = None
-    if source is not None:
-        base_factors = base_factors if slots[source] is None or source == 0 else ()
-        slots, factors = [slots[source] or slots[0]], [None, factors[source]]
-    return tuple(slots), tuple(factors[1:]) if any(factors) else (), base_factors
+        factors.append(None if added is None else tuple(_factors(adapters[number], one) for one in added))
+        if own is None and models[0] != 0:  # an adapter to the base of the recipe, which is not that of this merge
+            (slot,), _, below = inputs_of(spec, base, experts, (0,))
+            slots.append(None if again else slot)
+        else:
+            slots.append(None if own is None or again else _slot(source, own, count))
+    if len(models) == 1:
+        if slots[0] is not None and slots[0].is_coded:  # decoded as where all models are merged
+            slots = list(inputs_of(spec, base, experts, (*models, *range(len(every))))[0][:1])
+        own_factors, base_factors = (factors[0], below) if models[0] else (None, factors[0] or ())
+        return tuple(_as_decoded(slots)), () if own_factors is None else (own_factors,), base_factors
+    if below:
+        raise PlanError(
+            f"{printable(spec.name)}: an adapter to {base.whole.location}, which has one itself, beside another base",
+            "merge the adapters into their models with peft first",
+        )
+    alone = models[0] in models[1:]
+    return tuple(_as_decoded(slots)), tuple(factors[1:]) if any(factors[1:]) else (), () if alone else factors[0] or ()
+
+
+@functools.lru_cache(maxsize=2)
+def _adapter_inputs(both: tuple[bool, ...]) -> tuple[int, ...]:
+    """The number of the input that each model's adapter is: adapters of models come after all models."""
+    last = len(both) - 1
+    return tuple(last + sum(both[: number + 1]) if one else number for number, one in enumerate(both))
 
 
 def _is_below(base: Expert, model: Expert) -> bool:
     """Whether an expert is stored as the model below the base's adapter: its ranges are read once for both."""
-    return (
-        base.adapter is not None
-        and base.model is not None
-        and model.model is not None
-        and model.model.location == base.model.location
-    )
+    below = None if base.adapter is None else base.model
+    return below is not None and model.model is not None and model.model.location == below.location
 
 
 def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputRange | None]) -> tuple[InputRange, ...]:

@@ -25,6 +25,7 @@ from svc_dist.plan.costs import memory, row_of, takes_matrices, work
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
+from svc_dist.plan.files.layers import layer_values, without_layers
 from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import (
     common_vocabulary,
@@ -44,6 +45,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors import dtypes
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
 from svc_dist.plan.tensors.dtypes import with_dtypes
+from svc_dist.plan.tensors.layers import with_layers
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.plan.tensors.ties import Ties, tie
@@ -71,7 +73,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         )
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
-    differing, vocabularies = compared(base, whole), Vocabularies(base.location, experts, recipe.access)
+    differing = without_layers(recipe, compared(base, whole))
+    vocabularies = Vocabularies(base.location, experts, recipe.access)
     with no_fine_tunes(base.location, differing):
         decided = [decide(recipe, choices, base, whole, vocabularies, tied) for choices in recipe.results]
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
@@ -85,7 +88,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     dispositions, tensors = _plan_tensors(layout, by_name, over, experts, tied)
     paths = [choices.path for choices in recipe.results]
     planned = tuple(
-        model_of(model, prefixes, recipe.hub_models) for model, prefixes in zip(models, renames, strict=True)
+        model_of(model, prefixes, recipe.hub_models, source.layers)
+        for model, prefixes, source in zip(models, renames, recipe.models, strict=True)
     )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
@@ -93,9 +97,10 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
     added, vocab_size = () if result is None else result.added, new_vocab_size(base, described, decisions)
+    values, of_layers = layer_values(recipe, models, decisions, recipe.config_source or 0)
     if adapter is None:
-        rows = (vocab_size, bool(added))
-        copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head, *rows)
+        said = (vocab_size, bool(added), values)
+        copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head, *said)
     else:
         copied, left_out = adapter_sidecars(recipe, planned), ()
     plan = Plan(
@@ -123,6 +128,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *other_bases(models),
             *tied.warnings,
             *quantisation.warnings(described, decisions, stale),
+            *of_layers,
             *dtypes.warnings(recipe, base, decisions),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
@@ -140,11 +146,12 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
 def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes]]:
     """The base and the experts with tensors renamed for the merge, and the renamed prefixes of each."""
     require_folders(recipe)
-    locations = [model.location for model in recipe.models]
-    with ThreadPoolExecutor(min(8, len(locations))) as pool:
-        opening = [pool.submit(open_expert, model.location, recipe.access, model.use) for model in recipe.models[1:]]
-        base = open_expert(locations[0], recipe.access, "model")
-        opened = [base, *(expert.result() for expert in opening)]
+    first, *others = recipe.models
+    distinct = dict.fromkeys((model.location, model.use) for model in others)  # several may be layers of one model
+    with ThreadPoolExecutor(8) as pool:
+        opening = {each: pool.submit(open_expert, each[0], recipe.access, each[1]) for each in distinct}
+        opened = [open_expert(first.location, recipe.access, "model")]
+        opened += [opening[model.location, model.use].result() for model in others]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(
             f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing",
@@ -153,7 +160,8 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     models, prefixes = renamed(recipe, decoded_models(recipe, opened))
     whole = models[0].model
     assert whole is not None
-    return [models[0], *(model.in_layout_of(whole) for model in models[1:])], prefixes
+    models = [models[0], *(model.in_layout_of(whole) for model in models[1:])]
+    return with_layers(recipe, models), prefixes
 
 
 def _layout(
@@ -190,6 +198,7 @@ def _plan_tensors(
     numbers: dict[tuple[Any, ...], int] = {}
     dispositions: list[tuple[Disposition, ...]] = []
     tensors: list[PlannedTensor] = []
+    everyone = tuple(range(len(experts) + 1))
     for shard_number, shard in enumerate(layout):
         for spec in shard.tensors:
             decision = by_name[spec.name][0]
@@ -197,14 +206,15 @@ def _plan_tensors(
             first = decided[0]
             # Equal parameters and calibrations are one object each, so that their identity is enough.
             values = (id(value) for one in decided for value in (one.parameters, one.calibration))
-            key = (first.source, first.reason, first.method, *values)
+            key = (first.source, first.reason, first.method, first.models, *values)
             if key not in numbers:
                 numbers[key] = len(dispositions)
                 dispositions.append(decided)
             stored = decision.of or replace(spec, name=decision.lead or spec.name)
-            one = None if first.kind == "merged" or decision.factor is not None else first.source
+            whole = first.kind == "merged" or decision.factor is not None
+            numbers_of = (first.models or everyone) if whole else (first.source,)
             rows = decision.rows or Rows(spec.shape)
-            sources, factors, base_factors = inputs_of(stored, base, experts, one, rows.maps is not None)
+            sources, factors, base_factors = inputs_of(stored, base, experts, numbers_of, rows.maps is not None)
             if base_factors and rows.maps is not None:
                 raise PlanError(
                     f"{spec.name}: the base's adapter is LoRA on this tensor, whose rows are matched by token",

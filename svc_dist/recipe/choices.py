@@ -17,6 +17,7 @@ from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
+from svc_dist.recipe.rules.subsets import Subset, all_models, named_models, takes_the_rest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.varying import Varying, check_setting, typed
 
@@ -26,12 +27,15 @@ class MergeChoice:
     """A merge method with its parameters complete (``per_model`` ones as a list over experts) and a calibration.
 
     Parameters that vary by tensor are ``Varying``. ``where``: where the choice stands, for messages.
-    ``default_alpha``: the recipe gives the calibration no ``alpha``.
+    ``default_alpha``: the recipe gives the calibration no ``alpha``. ``models``: the numbers of the base and of the
+    experts that take part, None for all. ``fallback``: for tensors that a spectral method cannot merge.
     """
 
     method: str
     parameters: dict[str, Any]
     calibration: dict[str, Any] | None
+    models: tuple[int, ...] | None = None
+    fallback: MergeChoice | None = None
     experts: int = field(default=0, compare=False)
     where: str = field(default="", compare=False)
     default_alpha: bool = field(default=False, compare=False)
@@ -130,6 +134,10 @@ class _Request:
         _check_parameters(method, self.parameters, origin, "parameters")
         for index, entry in enumerate(recipe.models):
             _check_parameters(method, entry.parameters, origin, "models", index, "parameters", per_model=True)
+        rules = tuple(self._rule(index, rule, method) for index, rule in enumerate(recipe.rules))
+        rest = next((rules[index] for index, rule in enumerate(recipe.rules) if takes_the_rest(rule)), None)
+        if isinstance(rest, MergeChoice):
+            return ResultChoices(path, rest, rest.fallback or self._fallback(), rules)
         blamed = "parameters"
         if method.experts != (1, None):
             blamed = "merge_method"
@@ -137,10 +145,9 @@ class _Request:
             blamed = "models"
         default = self._choice(method, {}, self.calibrate, origin.at(blamed), "calibrate")
         default = replace(default, where=origin.at("parameters"))
-        rules = tuple(self._rule(index, rule, method) for index, rule in enumerate(recipe.rules))
-        return ResultChoices(path, default, self._fallback(), rules)
+        return ResultChoices(path, default, default if len(self.models) == 1 else self._fallback(), rules)
 
-    def _fallback(self) -> MergeChoice:
+    def _fallback(self, subset: Subset | None = None) -> MergeChoice:
         """The choice for tensors that a spectral method cannot merge: the same parameters for all experts."""
         given, where = self.recipe.fallback, self.origin.at("fallback")
         extra = sorted(set(given) - {"method", "parameters"})
@@ -158,32 +165,40 @@ class _Request:
             )
         own = given.get("parameters", {})
         _check_parameters(method, own, self.origin, "fallback", "parameters")
-        return self._choice(method, own, None, where, alike=True)
+        return self._choice(method, own, None, where, alike=True, subset=subset)
 
     def _rule(self, index: int, rule: RuleEntry, method: Method) -> MergeChoice | KeepChoice:
         """What a rule chooses. ``method``: the recipe's, for a rule that names none."""
         where = self.origin.at("rules", index)
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored or rule.rank)
+        merges = merges or bool(rule.models or rule.base_model)
         if rule.keep is not None:
             if merges:
-                raise RecipeError(
-                    f"{where}: a rule with keep takes no other key than match and dtype", code="rule-keys-contradict"
-                )
+                what = "no other key than match, layer_range and dtype"
+                raise RecipeError(f"{where}: a rule with keep takes {what}", code="rule-keys-contradict")
             if rule.keep == "owner":
                 return KeepChoice(None)
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
         if not merges and rule.dtype is None:
             raise RecipeError(
                 f"{where}: the rule changes nothing",
-                "add keep, merge_method, parameters, calibrate, vocab, stored, rank or dtype",
+                "add keep, merge_method, parameters, calibrate, models, vocab, stored, rank or dtype",
                 code="rule-changes-nothing",
             )
         if rule.merge_method is not None:
             method = find_method(rule.merge_method, self.origin.at("rules", index, "merge_method"))
         _check_parameters(method, rule.parameters, self.origin, "rules", index, "parameters")
-        if rule.calibrate is None:
-            return self._choice(method, rule.parameters, self.calibrate, where, "calibrate")
-        return self._choice(method, rule.parameters, rule.calibrate, where, "rules", index, "calibrate")
+        for position, entry in enumerate(rule.models or ()):
+            inner = ("rules", index, "models", position, "parameters")
+            _check_parameters(method, entry.parameters, self.origin, *inner, per_model=True)
+        named = self.recipe.base_model is not None
+        subset = named_models(rule, index, self.models, method, named, self.origin)
+        path: tuple[str | int, ...] = ("calibrate",) if rule.calibrate is None else ("rules", index, "calibrate")
+        calibrate = self.calibrate if rule.calibrate is None else rule.calibrate
+        choice = self._choice(method, rule.parameters, calibrate, where, *path, subset=subset)
+        if subset is None or method.family != "spectral":
+            return choice
+        return replace(choice, fallback=self._fallback(subset))
 
     def _adds_base(self) -> bool:
         """Whether an unlisted base takes part in ``linear``, with the weight for all models, as in mergekit."""
@@ -198,30 +213,37 @@ class _Request:
         where: str,
         *calibrate_path: str | int,
         alike: bool = False,
+        subset: Subset | None = None,
     ) -> MergeChoice:
         """A choice with each parameter from ``own``, else the expert's, else the result's, else the default.
 
-        ``alike``: without the parameters of experts and of the result.
+        ``alike``: without the parameters of experts and of the result; ``subset``: the models that take part, whose
+        own parameters come first.
         """
-        entries, experts = self.recipe.models, len(self.models) - 1
-        listed = None if self.models[0].position is None else entries[self.models[0].position].parameters
-        base = listed if method.base != "no base" or self.recipe.base_model is None else None
-        if base is None and (method.base == "model" or (method.base == "listed" and self._adds_base())):
-            base = {}
+        subset = subset or all_models(self.models, method, self.recipe.base_model is not None)
+        entries, experts = self.recipe.models, len(subset.experts)
         common = {} if alike else self.parameters
-        each = [{} if alike else entries[model.position or 0].parameters for model in self.models[1:]]
+
+        def of(number: int, own: Mapping[str, Any]) -> dict[str, Any]:
+            position = self.models[number].position
+            listed = {} if position is None or alike else entries[position].parameters
+            return _settings(method, {} if alike else subset.given.get(number, {}), own, listed, common)
+
+        listed = subset.listed and (method.base != "no base" or not subset.named)
+        added = method.base == "model" or (method.base == "listed" and subset.everyone and self._adds_base())
+        takes_part = not alike and (listed or added)
         try:
             parameters = method.complete(
                 experts,
                 _settings(method, own, common),
-                [_settings(method, own, entry, common) for entry in each],
-                None if alike or base is None else _settings(method, base, common),
+                [of(number, own) for number in subset.experts],
+                of(subset.base, {} if subset.everyone else own) if takes_part else None,
             )
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint, code=error.code) from None
         calibration = _calibration(calibrate, experts, self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
-        return MergeChoice(method.name, parameters, calibration, experts, where, default_alpha)
+        return MergeChoice(method.name, parameters, calibration, subset.models, None, experts, where, default_alpha)
 
 
 def find_method(name: Any, where: str) -> Method:

@@ -20,6 +20,7 @@ from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.mergekit.refused import refuse_other_programs
+from svc_dist.recipe.mergekit.slices import without_slices
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
@@ -164,6 +165,7 @@ def recipe_from(
     refuse_other_programs(data, origin)
     data, ignored = without_ignored(data, origin)
     refuse(data, origin)
+    data, origin, translated = without_slices(data, origin)
     try:
         recipe = Recipe.model_validate(_with_preset(data, origin))
     except ValidationError as error:
@@ -173,7 +175,7 @@ def recipe_from(
         )
         raise RecipeError("\n".join(redact(_explain(one, origin)) for one in problems), code=code) from None
     _check_storage(recipe.storage, origin)
-    return resolve(recipe, origin, Path(folder).absolute(), access, ignored)
+    return resolve(recipe, origin, Path(folder).absolute(), access, [*ignored, *translated])
 
 
 def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> None:

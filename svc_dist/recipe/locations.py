@@ -10,12 +10,13 @@ from pathlib import Path
 from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import Origin, nearest
-from svc_dist.recipe.schema import Recipe, RenameEntry
+from svc_dist.recipe.schema import ModelEntry, Recipe, RenameEntry
 from svc_dist.storage.access import Access
 from svc_dist.storage.base import trimmed
 from svc_dist.storage.hub.cache import HubId, parse_hub_id
 from svc_dist.storage.open import require_known, split_location
 from svc_dist.storage.secrets import redact, refuse_credentials
+from svc_dist.tensor_names import LayerRange
 
 #: By path: the hub id that it means where it does not exist, and where the recipe names it.
 HubIds = Mapping[str, tuple[HubId, str]]
@@ -37,7 +38,7 @@ class RecipeModel:
 
     ``position``: its number under ``models``; None for a base that is not listed there. ``names``: those by which the
     recipe may refer to it. ``renames``: prefixes that the recipe replaces in this model alone. ``use``: which is meant
-    of a model and an adapter in one folder.
+    of a model and an adapter in one folder. ``layers``: those that are used of it, None for all.
     """
 
     location: str
@@ -45,10 +46,16 @@ class RecipeModel:
     names: tuple[str, ...] = field(default=(), compare=False)
     renames: tuple[Rename, ...] = ()
     use: Use | None = None
+    layers: LayerRange | None = None
 
 
-def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access) -> tuple[RecipeModel, ...]:
-    """The base, then the experts in order. Paths are relative to ``folder``. Raises RecipeError."""
+def resolve_models(
+    recipe: Recipe, origin: Origin, folder: Path, access: Access, alone: bool = False
+) -> tuple[RecipeModel, ...]:
+    """The base, then the experts in order. Paths are relative to ``folder``. ``alone``: there may be one model only.
+
+    Raises RecipeError.
+    """
     refuse_credentials(recipe.base_model or "", origin.at("base_model"))
     require_known(recipe.base_model or "", origin.at("base_model"))
     for index, entry in enumerate(recipe.models):
@@ -60,8 +67,12 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
     base = _location(written, None, folder, access)
     models = [RecipeModel(base, None, (written, _last_part(written)))]
     for index, entry in enumerate(recipe.models):
-        whole, location = absolute(entry.model, folder), _location(entry.model, base, folder, access)
+        layers = _layers(entry, origin.at("models", index, "layer_range"))
+        whole = absolute(entry.model, folder)
+        location = _location(entry.model, base if layers is None else None, folder, access)
         known = next((model for model in models if model.location == location), None)
+        if known is not None and known.position is not None and layers is not None:
+            known = next((model for model in models if (model.location, model.layers) == (location, layers)), None)
         if known is not None and known.position is not None:
             raise RecipeError(
                 f"{origin.at('models', index, 'model')}: {location} is listed twice",
@@ -75,7 +86,7 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
                 raise RecipeError(
                     f"{origin.at('models', index, 'use')}: the base must be a whole model", code="base-not-whole"
                 )
-            models[0] = RecipeModel(base, index, (*known.names, *names), renames)
+            models[0] = RecipeModel(base, index, (*known.names, *names), renames, layers=layers)
         else:
             if entry.use is not None and location != whole:
                 raise RecipeError(
@@ -83,8 +94,8 @@ def resolve_models(recipe: Recipe, origin: Origin, folder: Path, access: Access)
                     "remove `use`",
                     code="values-contradict",
                 )
-            models.append(RecipeModel(location, index, names, renames, entry.use))
-    if len(models) == 1:
+            models.append(RecipeModel(location, index, names, renames, entry.use, layers))
+    if len(models) == 1 and not alone:
         raise RecipeError(f"{origin.at('models')}: no expert besides the base", code="no-expert")
     return tuple(models)
 
@@ -117,7 +128,7 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
         raise RecipeError(
             f"{where}: no model is called '{redact(name)}'", nearest(name, sorted(known)), code="unknown-model"
         )
-    if len(numbers) > 1:
+    if len(numbers) > 1 and len({models[number].location for number in numbers}) > 1:
         first, second = (models[number].location for number in numbers[:2])
         raise RecipeError(
             f"{where}: '{redact(name)}' is ambiguous: {first} or {second}",
@@ -125,6 +136,16 @@ def model_number(name: str, models: Sequence[RecipeModel], where: str) -> int:
             code="ambiguous-model",
         )
     return numbers[0]
+
+
+def _layers(entry: ModelEntry, where: str) -> LayerRange | None:
+    """The layers that an entry names."""
+    if entry.layer_range is None:
+        if entry.at is not None:
+            raise RecipeError(f"{where}: `at` needs a layer_range", "write layer_range: [first, after the last]")
+        return None
+    first, last = entry.layer_range
+    return LayerRange(first, last, first if entry.at is None else entry.at)
 
 
 def _location(text: str, base: str | None, folder: Path, access: Access) -> str:

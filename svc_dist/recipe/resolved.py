@@ -24,6 +24,7 @@ from svc_dist.recipe.locations import (
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
 from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
+from svc_dist.recipe.rules.subsets import ALONE, takes_the_rest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.tokenizer import TokenizerChoice, plain_tokenizer, resolve_tokenizer
 from svc_dist.recipe.varying import filters
@@ -120,11 +121,11 @@ def resolve(
     ``access``: for storages without options in the recipe; ``ignored``: warnings about keys that were left out.
     """
     method = find_method(recipe.merge_method, origin.at("merge_method"))
-    if recipe.base_model is None and method.base == "origin":
+    if recipe.base_model is None and method.base == "origin" and not any(map(takes_the_rest, recipe.rules)):
         raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model", code="base-missing")
     options = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
     access = _combined(options, access)
-    models = resolve_models(recipe, origin, folder, access)
+    models = resolve_models(recipe, origin, folder, access, alone=recipe.base_model is None and method.base in ALONE)
     results = resolve_results(recipe, models, origin)
     spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
     config = recipe.config_source

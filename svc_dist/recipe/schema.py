@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from svc_dist.checkpoint.dtype import RECIPE_DTYPES
+from svc_dist.checkpoint.dtype import recipe_dtype
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.rules.keys import Layers, RuleModels
 from svc_dist.recipe.training.entry import CheckpointsEntry
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
@@ -54,26 +55,6 @@ def _method(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
-#: Other names of dtypes.
-_DTYPES = {
-    **dict.fromkeys(("bf16", "bfloat"), "bfloat16"), **dict.fromkeys(("fp16", "f16", "half"), "float16"),
-    **dict.fromkeys(("fp32", "f32", "float", "full"), "float32"), **dict.fromkeys(("fp64", "f64", "double"), "float64"),
-}  # fmt: skip
-
-
-def _meant_dtype(value: str) -> str:
-    plain = value.casefold()
-    name = plain if plain in RECIPE_DTYPES else _DTYPES.get(plain)
-    return f"; did you mean {name}?" if name else ""
-
-
-def _dtype(value: str | None) -> str | None:
-    value = value and value.removeprefix("torch.")
-    if value is not None and value not in RECIPE_DTYPES:
-        raise ValueError(f"'{value}' is not one of {', '.join(RECIPE_DTYPES)}" + _meant_dtype(value))
-    return value
-
-
 class ModelEntry(Strict):
     """One expert, or the base where it takes part in ``linear``."""
 
@@ -87,6 +68,8 @@ class ModelEntry(Strict):
         None, description="which is meant, where a folder holds a `model` and an `adapter`"
     )
     rename: list[RenameEntry] = Field([], description="prefixes of names to replace: {from: ..., to: ...}, or a list")
+    layer_range: Layers | None = Field(None, description="its layers that are used: [first, after the last]")
+    at: int | None = Field(None, ge=0, description="number of the first of them in the result; default: its own")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method for this expert")
 
     _rename_list = field_validator("rename", mode="before")(_list)
@@ -104,6 +87,9 @@ class RuleEntry(Strict):
     """An exception for tensors whose name matches; the first rule that matches a name decides."""
 
     match: list[str] = Field(min_length=1, description="one name pattern with * and ?, or a list")
+    layer_range: Layers | None = Field(None, description="only these layers: [first, after the last]")
+    models: RuleModels | None = Field(None, description="only these take part: names, or mappings")
+    base_model: str | None = Field(None, description="base of these tensors in place of the recipe's")
     keep: str | None = Field(
         None,
         description="copy from `base`, from the model of this name, or from the `owner`, the only model that has it",
@@ -123,7 +109,7 @@ class RuleEntry(Strict):
     optional: bool = Field(False, description="the rule may match no tensor")
 
     _match_list = field_validator("match", mode="before")(_list)
-    _known_dtype = field_validator("dtype")(_dtype)
+    _known_dtype = field_validator("dtype")(recipe_dtype)
     _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
 
@@ -272,7 +258,7 @@ class Recipe(Strict):
     _rename_list = field_validator("rename", mode="before")(_list)
     _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
     _methods = field_validator("calibrate", "fallback", mode="before")(_method)
-    _known_dtype = field_validator("dtype", "out_dtype")(_dtype)
+    _known_dtype = field_validator("dtype", "out_dtype")(recipe_dtype)
 
     @field_validator("max_shard_size", mode="before")
     @classmethod

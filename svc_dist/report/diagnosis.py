@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -65,7 +65,9 @@ class Diagnosis:
         grams: dict[str, tuple[Array, float]] = {}
         for entry in self.report.deltas:  # several for a tensor that several units merged
             gram, base = grams.get(entry["tensor"], (0.0, 0.0))
-            grams[entry["tensor"]] = gram + _square(entry["gram"], len(self.experts)), base + float(entry["base"])
+            models = entry.get("models", range(len(self.experts) + 1))[1:]
+            square = _square(entry["gram"], models, len(self.experts))
+            grams[entry["tensor"]] = gram + square, base + float(entry["base"])
         return grams
 
     def overlap(self, tensors: Iterable[str] | None = None) -> Array:
@@ -160,8 +162,10 @@ def short_names(locations: list[str]) -> list[str]:
     return locations
 
 
-def _square(upper: list[float], size: int) -> Array:
-    """A symmetric matrix from its upper triangle, row by row."""
-    square = np.zeros((size, size))
-    square[np.triu_indices(size)] = upper
-    return square + np.triu(square, 1).T
+def _square(upper: list[float], models: Sequence[int], size: int) -> Array:
+    """A symmetric matrix over ``size`` experts, from the upper triangle of that over these models, row by row."""
+    square = np.zeros((len(models), len(models)))
+    square[np.triu_indices(len(models))] = upper
+    whole = np.zeros((size + 1, size + 1))
+    whole[np.ix_(models, models)] = square + np.triu(square, 1).T
+    return whole[1:, 1:]

@@ -220,8 +220,10 @@ class _UnitTensor:
             raise self._damaged(error) from None
         for of_result, new in zip(matrices, summaries, strict=True):
             of_result += [{"tensor": self.tensor.name, **summary} for summary in new]
-        if (overlap := delta_overlap(deltas)) is not None:
-            overlaps.append({"tensor": self.tensor.name, **overlap})
+        models = self.disposition.models
+        if not self.disposition.alone and (overlap := delta_overlap(deltas)) is not None:
+            of = {} if models is None else {"models": list(models)}
+            overlaps.append({"tensor": self.tensor.name, **of, **overlap})
 
     def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""

@@ -137,7 +137,7 @@ class ReportedRange:
     checksum: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WrittenSidecar(Sidecar):
     """A sidecar as it was written to a result. ``checksum``: ``xxh3_128:HEX``."""
 

@@ -12,15 +12,16 @@ def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
     """The experts whose task deltas are zero in every entry that the receipts sample, as the recipe names them."""
     experts = [model.name for model in plan.models[1:]]
     still = dict.fromkeys(range(len(experts)))
-    sampled = False
+    merged: set[int] = set()
     for receipt in receipts:
         for delta in receipt.deltas:
-            sampled = True
             gram, position = delta["gram"], 0
-            for index in range(len(experts)):  # the diagonal of an upper triangle, row by row
+            models = delta.get("models", range(len(plan.models)))[1:]
+            for index, model in enumerate(models):  # the diagonal of an upper triangle, row by row
+                merged.add(model - 1)
                 if gram[position] != 0:
-                    still.pop(index, None)
-                position += len(experts) - index
+                    still.pop(model - 1, None)
+                position += len(models) - index
         if not still:
             return []
-    return [experts[index] for index in still] if sampled else []
+    return [experts[index] for index in still if index in merged]

@@ -184,7 +184,8 @@ ELEMENTWISE = (
     ),
     Method(
         name="passthrough", function=".elementwise.linear:passthrough", family="elementwise",
-        doc="the one model's tensor, unchanged but for a factor", scaled=False, zero="never", experts=(1, 1),
+        doc="the one model's tensor, unchanged but for a factor", scaled=False, zero="never", base="none",
+        experts=(1, 1),
         parameters=(Parameter("scale", float, 1.0, "factor of the tensor", per_model=True),),
         work=costs.per_entry(1), memory=costs.of_result,
     ),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from svc_dist.checkpoint.checkpoint import ADAPTER_CONFIG
@@ -31,6 +31,7 @@ from svc_dist.checkpoint.tokenizer import (
 )
 from svc_dist.checkpoint.weight_files import is_index
 from svc_dist.errors import DamagedInputError, RecipeError
+from svc_dist.plan.files.layers import with_values
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.tensors.alias_groups import with_tied
 from svc_dist.plan.vocabulary.added_tokens import LISTS, AddedToken, with_tokens
@@ -66,6 +67,7 @@ class Sidecar:
     chat template; ``text`` writes the plan's chat template. ``dequantised``: a config without the keys that say that
     the model is quantised. ``tied``, ``vocab_size``: the value of ``tie_word_embeddings`` and the number of rows of the
     vocabulary in a config, None for its own. ``more_tokens``: a tokenizer's file with the plan's added tokens.
+    ``values``: what other keys of a config get, by their paths, like ``text_config.num_hidden_layers``.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Sidecar:
     tied: bool | None
     vocab_size: int | None
     more_tokens: bool
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,15 @@ def sidecars(
     tied: bool | None = None,
     vocab_size: int | None = None,
     more_tokens: bool = False,
+    values: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[Sidecar, ...], tuple[LeftOut, ...]]:
     """The files that the merge copies beside the weights, and those that it leaves out.
 
     ``models``: the base first; ``tokenizer``: the number of the model whose tokenizer is copied; ``template``: a chat
     template in place of that tokenizer's; ``dequantised``: the config says that the model is quantised, and what is
     written is not; ``tied``, ``vocab_size``: what the config must say about the output head and the rows of the
-    vocabulary; ``more_tokens``: the tokenizer gets added tokens. Raises RecipeError for a ``config_source`` without a
-    config, DamagedInputError for a file that its loader cannot read, StorageError.
+    vocabulary; ``values``: about other keys; ``more_tokens``: the tokenizer gets added tokens. Raises RecipeError for a
+    ``config_source`` without a config, DamagedInputError for a file that its loader cannot read, StorageError.
     """
     config = recipe.config_source or 0
     copied: list[Sidecar] = []
@@ -140,6 +144,7 @@ def sidecars(
                 if isinstance(one, Sidecar):
                     if one.name == "config.json":
                         one = replace(one, dequantised=dequantised, tied=tied, vocab_size=vocab_size)
+                        one = replace(one, values=dict(values or {}))
                     copied.append(replace(one, more_tokens=more_tokens and one.name in LISTS))
                 elif one is not None:
                     left_out.append(one)
@@ -168,6 +173,8 @@ def content(
     data = _read(storage, sidecar.identity)
     if sidecar.dequantised:
         data = json_text(without_declarations(json.loads(data)))
+    if sidecar.values:
+        data = json_text(with_values(json.loads(data), sidecar.values))
     if sidecar.tied is not None:
         data = json_text(with_tied(json.loads(data), sidecar.tied))
     if sidecar.vocab_size is not None:

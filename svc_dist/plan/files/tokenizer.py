@@ -75,6 +75,16 @@ def with_config_source(
     return recipe if model is None or model.config is None else replace(recipe, config_source=result.start)
 
 
+def _is_merged(decision: Decision) -> bool:
+    """Whether rows of several models are added up."""
+    return decision.disposition.kind == "merged" and not decision.disposition.alone
+
+
+def _is_kept(decision: Decision) -> bool:
+    """Whether rows are those of one model."""
+    return decision.disposition.kind == "copied" or decision.disposition.alone
+
+
 def tokenizer_source(
     recipe: ResolvedRecipe,
     vocabularies: Vocabularies,
@@ -88,7 +98,7 @@ def tokenizer_source(
     token in another model.
     """
     source = (recipe.config_source or 0) if recipe.tokenizer.source is None else recipe.tokenizer.source
-    merged = [d for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
+    merged = [d for d in decisions if _is_merged(d) and _has_tokens(d, base)]
     asked = recipe.tokenizer.source is not None
     if result is not None:
         if recipe.tokenizer.source not in (None, result.start):
@@ -137,7 +147,7 @@ def tokenizer_source(
 
 def new_vocab_size(base: Checkpoint, config: Checkpoint, decisions: Sequence[Decision]) -> int | None:
     """The ``vocab_size`` of the results where merged rows are not as many as ``config`` says, else None."""
-    merged = [d for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
+    merged = [d for d in decisions if _is_merged(d) and _has_tokens(d, base)]
     rows = {d.spec.shape[0] for d in merged if d.spec is not None}
     sizes = vocabulary_sizes(config)
     return rows.pop() if sizes and len(rows) == 1 and not rows & set(sizes) else None
@@ -157,7 +167,7 @@ def vocabulary_warnings(
     ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied;
     ``vocab_size``: what is written there in place of its own.
     """
-    names = [d.name for d in decisions if d.disposition.kind == "merged" and _has_tokens(d, base)]
+    names = [d.name for d in decisions if _is_merged(d) and _has_tokens(d, base)]
     if names and (others := vocabularies.incomparable(names)):
         yield warned(
             "tokenizers-incomparable",
@@ -166,7 +176,7 @@ def vocabulary_warnings(
         )
     written = [d for d in decisions if d.spec is not None and d.disposition.kind in ("merged", "copied")]
     rows = {d.name: d for d in written if d.spec and d.spec.shape and matches(d.name, VOCABULARY_PATTERNS)}
-    kept = [d for d in rows.values() if d.disposition.kind == "copied" and d.disposition.source != tokenizer]
+    kept = [d for d in rows.values() if _is_kept(d) and d.disposition.source != tokenizer]
     for source in sorted({decision.disposition.source for decision in kept}):
         names = [decision.name for decision in kept if decision.disposition.source == source]
         own, other = vocabularies.read[source], vocabularies.read[tokenizer]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
@@ -28,6 +29,7 @@ from svc_dist.tensor_names import (
     depths,
     matches,
     natural_key,
+    parse_name,
 )
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
@@ -37,7 +39,7 @@ Kind = Literal["merged", "copied", "tied", "left_out"]
 class Disposition:
     """``merged`` by a method with complete parameters and maybe a calibration, rows that are not merged from model
     ``source`` (0: the base); ``copied`` from ``source``; ``tied`` to another tensor as in the base, or ``left_out`` as
-    in the base: not written."""
+    in the base: not written. ``models``: the numbers of the models that are merged, the base's first; None for all."""
 
     kind: Kind
     reason: str
@@ -45,6 +47,12 @@ class Disposition:
     parameters: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     source: int = 0
+    models: tuple[int, ...] | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether one model passes through a merge."""
+        return self.models is not None and self.models[0] in self.models[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ def decide(
     """
     tied = tied or Ties()
     names = sorted({name for model in (base, *experts) for name in model.tensors} | {*tied.lead_of}, key=natural_key)
-    rule_of, _ = first_matches(names, [rule.match for rule in recipe.rules])
+    rule_of, _ = first_matches(names, recipe.rules)
     _require_matches(recipe, names, rule_of)
     require_one_rule(recipe, choices, tied, rule_of)
     one = _Deciding(recipe, choices, base, experts, vocabularies, rule_of, depths(names))
@@ -124,39 +132,58 @@ class _Deciding:
     depths: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        self._codes = quantised((self.base, *self.experts))
-        self._rows = RowChoices(self.recipe, self.base, self.experts, self.vocabularies)
+        self._models = (self.base, *self.experts)
+        self._codes: dict[tuple[int, ...], dict[str, str]] = {}
+        self._rows: dict[tuple[int, ...], RowChoices] = {}
         self._layouts = Layouts(self.base, self.recipe)
         # Equal parameters are one object, by which plans tell dispositions apart.
         self._shared: dict[str, dict[str, Any]] = {}
 
     def all_quantised(self, refused: Sequence[tuple[str, str]]) -> bool:
         """Whether every one of these tensors is quantised, or belongs to such a tensor."""
-        return all(name in self._codes for name, _ in refused)
+        codes = self._quantised(tuple(range(len(self._models))))
+        return all(name in codes for name, _ in refused)
 
     def decide(self, name: str) -> Decision | str:
         """The decision about a name, or why a rule must say what to do."""
         number = self.rule_of.get(name)
         chosen = self.choices.default if number is None else self.choices.rules[number]
         if isinstance(chosen, KeepChoice):
-            copied = _copied(name, chosen, (self.base, *self.experts), f"rules[{number}]")
+            copied = _copied(name, chosen, self._models, self.recipe.origin.key("rules", number or 0))
             return copied if isinstance(copied, str) else replace(copied, rule=number)
-        vocab = vocab_choice(self.recipe, number, self.base.tensors.get(name), self.base)
-        refused_for = refusal(name, self.base, self.experts, vocab, self._codes.get(name))
+        models = chosen.models or tuple(range(len(self._models)))
+        base, experts = self._models[models[0]], [self._models[one] for one in models[1:]]
+        if chosen.models is not None and all(name not in self._models[one].tensors for one in models):
+            which = "the recipe" if number is None else self.recipe.origin.key("rules", number)
+            return Decision(name, Disposition("left_out", f"in no model that takes part by {which}"), rule=number)
+        vocab = vocab_choice(self.recipe, number, base.tensors.get(name), base)
+        refused_for = refusal(name, base, experts, vocab, self._quantised(models).get(name))
         if refused_for is not None:
             return refused_for
-        spec = self.base.tensors[name]
+        spec = base.tensors[name]
         if spec.dtype not in FLOAT_DTYPES:
-            return Decision(name, Disposition("copied", f"{spec.dtype} is not merged"), spec=spec)
-        return self._merged(spec, chosen, number, vocab)
+            return Decision(name, Disposition("copied", f"{spec.dtype} is not merged", source=models[0]), spec=spec)
+        return self._merged(spec, chosen, number, vocab, models)
 
-    def _merged(self, spec: TensorSpec, chosen: MergeChoice, number: int | None, vocab: Vocab) -> Decision:
-        name, base, experts = spec.name, self.base, self.experts
+    def _quantised(self, models: tuple[int, ...]) -> dict[str, str]:
+        if models not in self._codes:
+            self._codes[models] = quantised([self._models[one] for one in dict.fromkeys(models)])
+        return self._codes[models]
+
+    def _merged(
+        self, spec: TensorSpec, chosen: MergeChoice, number: int | None, vocab: Vocab, models: tuple[int, ...]
+    ) -> Decision | str:
+        name, base, experts = spec.name, self._models[models[0]], [self._models[one] for one in models[1:]]
         batch = matrices(spec, self.recipe.embedding_patterns)
-        reason = "the recipe" if number is None else f"rules[{number}]"
+        reason = "the recipe" if number is None else self.recipe.origin.key("rules", number)
         if batch is None and METHODS[chosen.method].family == "spectral":
-            chosen, reason = self.choices.fallback, "not a matrix: the fallback"
-        rows = self._rows.of(spec, vocab)
+            chosen, reason = chosen.fallback or self.choices.fallback, "not a matrix: the fallback"
+        rows = self._row_choices(models).of(spec, vocab)
+        if chosen.models is not None and rows.maps is not None:
+            return (
+                f"its rows are not the same tokens in {listed([base, *experts])}, and rows are matched by token only "
+                "where all models of the recipe take part: give these models one vocabulary first"
+            )
         spec = spec if rows.shape == spec.shape else replace(spec, shape=rows.shape)
         reason += rows.reason(vocab, [model.location for model in (base, *experts)])
         if rows.merged is not None or rows.maps is not None:
@@ -164,16 +191,37 @@ class _Deciding:
             batch = None if batch is None else (1, count, batch[2]) if batch[0] == 1 else (count, *batch[1:])
         elif vocab != "error" and any(has_more_rows(name, base, expert) for expert in experts):
             reason += f", without the rows beyond the base's (vocab: {vocab})"
-        parameters = chosen.at(name, self.depths.get(name, 0.0))
+        parameters = chosen.at(name, self._depth(name, number))
         if chosen.varies:
             parameters = self._shared.setdefault(json.dumps([chosen.method, parameters]), parameters)
         calibration = chosen.calibration if batch is not None else None
         turned = batch is not None and self._layouts.turned(spec, chosen.method, number)
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
-        disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rows.rest)
+        rest = models[rows.rest]
+        disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rest, chosen.models)
         partly = rows.merged is not None or rows.maps is not None
         return Decision(name, disposition, batch, spec, turned, rows if partly else None, number)
+
+    def _row_choices(self, models: tuple[int, ...]) -> RowChoices:
+        """What becomes of rows where these models take part."""
+        if models not in self._rows:
+            base, *experts = (self._models[one] for one in models)
+            vocabularies = self.vocabularies
+            if vocabularies is not None and models != tuple(range(len(self._models))):
+                every = (Expert(self.base, None, self.base, {}), *vocabularies.experts)
+                experts_of = [every[one] for one in models[1:]]
+                vocabularies = replace(vocabularies, base=base.location, experts=experts_of, decided={}, _clashes={})
+            self._rows[models] = RowChoices(self.recipe, base, experts, vocabularies)
+        return self._rows[models]
+
+    def _depth(self, name: str, number: int | None) -> float:
+        """The depth of a name's layer, from 0 to 1: among all layers, or among those of its rule."""
+        layers, layer = None if number is None else self.recipe.rules[number].layer_range, parse_name(name).layer
+        if layers is None or layer is None:
+            return self.depths.get(name, 0.0)
+        count = layers[1] - layers[0]
+        return (layer - layers[0]) / (count - 1) if count > 1 else 1.0
 
 
 def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str]) -> list[Decision]:

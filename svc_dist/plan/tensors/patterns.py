@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import translate
 
+from svc_dist.recipe.schema import RuleEntry
+from svc_dist.tensor_names import parse_name
+
 _WILD = re.compile(r"[*?]|\[!?\]?[^\]]*\]?")
 
 
@@ -53,23 +56,32 @@ class Patterns:
                 yield from self._holds.get(text, ())
 
 
-def first_matches(names: Sequence[str], rules: Sequence[Sequence[str]]) -> tuple[dict[str, int], set[tuple[int, int]]]:
-    """For each name the first of ``rules``, lists of patterns, that matches it, if one does; and the patterns that
-    match some name, as the number of the rule and of the pattern in it."""
-    return _first_matches(tuple(names), tuple(map(tuple, rules)))
+def first_matches(names: Sequence[str], rules: Sequence[RuleEntry]) -> tuple[dict[str, int], set[tuple[int, int]]]:
+    """For each name the first of the rules that matches it, if one does; and the patterns that match some name, as the
+    number of the rule and of the pattern in it."""
+    return _first_matches(tuple(names), tuple((tuple(rule.match), rule.layer_range) for rule in rules))
 
 
 @functools.lru_cache(maxsize=2)  # several results, and warnings, ask for the same
 def _first_matches(
-    names: tuple[str, ...], rules: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...], rules: tuple[tuple[tuple[str, ...], tuple[int, int] | None], ...]
 ) -> tuple[dict[str, int], set[tuple[int, int]]]:
-    places = [(rule, number) for rule, patterns in enumerate(rules) for number in range(len(patterns))]
-    patterns = Patterns([rules[rule][number] for rule, number in places])
+    places = [(rule, number) for rule, (patterns, _) in enumerate(rules) for number in range(len(patterns))]
+    patterns = Patterns([rules[rule][0][number] for rule, number in places])
+    ranges = [layers for _, layers in rules]
+    ranged = any(layers is not None for layers in ranges)
     first: dict[str, int] = {}
     used: set[tuple[int, int]] = set()
     for name in names:
         matching = [places[number] for number in patterns.matching(name)]
+        if ranged and matching:
+            layer = parse_name(name).layer
+            matching = [place for place in matching if _within(layer, ranges[place[0]])]
         if matching:
             first[name] = min(matching)[0]
             used.update(matching)
     return first, used
+
+
+def _within(layer: int | None, layers: tuple[int, int] | None) -> bool:
+    return layers is None or (layer is not None and layers[0] <= layer < layers[1])

@@ -57,6 +57,8 @@ def all_parameters(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Mapp
     yield ("fallback", "parameters"), recipe.fallback.get("parameters", {})
     for n, rule in enumerate(recipe.rules):
         yield ("rules", n, "parameters"), rule.parameters
+        for m, one in enumerate(rule.models or ()):
+            yield ("rules", n, "models", m, "parameters"), one.parameters
     for n, output in enumerate(recipe.outputs):
         yield ("outputs", n, "parameters"), output.parameters
 

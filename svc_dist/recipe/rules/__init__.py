@@ -1,0 +1,1 @@
+"""The models and the layers that a rule is about."""
