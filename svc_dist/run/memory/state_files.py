@@ -34,7 +34,9 @@ class StateFiles(Storage):
         super().__init__(location, access)
         if not isinstance(state, Mapping):
             raise RecipeError(f"{what} is of type {type(state).__name__}, but must be a mapping of names to tensors")
-        dtypes = {name: _dtype(value, f"{what}: {printable(str(name))}") for name, value in state.items()}
+        if odd := next((name for name in state if not isinstance(name, str)), None):
+            raise RecipeError(f"{what} has the name {odd!r}, but names must be text")
+        dtypes = {name: _dtype(value, f"{what}: {printable(name)}") for name, value in state.items()}
         self._header = render_header((name, dtype, tuple(state[name].shape)) for name, dtype in dtypes.items())
         self._files = {CONFIG: json.dumps(config).encode()} if config is not None else {}
         self._tensors = [tensor.detach() for tensor in state.values() if tensor.numel()]
@@ -88,6 +90,8 @@ def _dtype(value: object, what: str) -> str:
     """The safetensors dtype of a tensor. Raises RecipeError for anything that a file could not hold."""
     if not isinstance(value, Tensor):
         raise RecipeError(f"{what} is of type {type(value).__name__}, but must be a tensor", "leave it out")
+    if hasattr(value, "full_tensor"):
+        raise RecipeError(f"{what} is a part of a tensor on several devices", "pass its .full_tensor()")
     if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
         raise RecipeError(f"{what} is a {value.layout} tensor on {value.device}, but must be dense", "leave it out")
     dtype = safetensors_dtype(value.dtype)

@@ -94,6 +94,47 @@ def test_recipes_give_the_bytes_of_files(tmp_path: Path, recipe: dict[str, Any])
     assert same(svc_dist.merge_state_dicts(states[0], experts, recipe, config=config, device="cpu", slots=2), written)
 
 
+def random_states(shapes: Mapping[str, tuple[int, ...]]) -> list[State]:
+    drawn = torch.Generator().manual_seed(0)
+    base = {name: torch.randn(shape, generator=drawn) for name, shape in shapes.items()}
+    deltas = [{name: torch.randn(one.shape, generator=drawn) / 9 for name, one in base.items()} for _ in range(2)]
+    return [base, *({name: base[name] + one for name, one in delta.items()} for delta in deltas)]
+
+
+def test_matrices_that_are_stored_turned(tmp_path: Path) -> None:
+    layer = "transformer.h.0"
+    states = random_states({f"{layer}.attn.c_attn.weight": (16, 48), f"{layer}.mlp.c_fc.weight": (16, 64)})
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    written = merged_files(tmp_path, states, {"merge_method": "swudi", "calibrate": "svc"}, config)
+    keywords: dict[str, Any] = {"method": "swudi", "calibrate": "svc", "config": config, "device": "cpu"}
+    assert same(svc_dist.merge_state_dicts(states[0], states[1:], **keywords), written)
+
+
+def test_experts_of_a_mixture_that_are_stored_apart(tmp_path: Path) -> None:
+    experts = "model.layers.0.mlp.experts"
+    shapes = {f"{experts}.gate_up_proj": (4, 32, 16), f"{experts}.down_proj": (4, 16, 16)}
+    states = random_states(shapes | {"model.layers.0.mlp.gate.weight": (4, 16)})
+    both, down = states[1].pop(f"{experts}.gate_up_proj"), states[1].pop(f"{experts}.down_proj")
+    for number in range(4):
+        states[1][f"{experts}.{number}.gate_proj.weight"] = both[number, :16].clone()
+        states[1][f"{experts}.{number}.up_proj.weight"] = both[number, 16:].clone()
+        states[1][f"{experts}.{number}.down_proj.weight"] = down[number].clone()
+    config = {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
+    written = merged_files(tmp_path, states, {"merge_method": "ties"}, config)
+    assert same(svc_dist.merge_state_dicts(states[0], states[1:], method="ties", config=config, device="cpu"), written)
+
+
+def test_rows_that_only_an_expert_has(tmp_path: Path) -> None:
+    states = models()
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        states[1][name] = torch.cat([states[1][name], states[1][name][:3]])
+    recipe = {"merge_method": "task_arithmetic", "vocab": "common"}
+    written = merged_files(tmp_path, states, recipe)
+    assert same(svc_dist.merge_state_dicts(states[0], states[1:], recipe, config=CONFIG, device="cpu"), written)
+    with pytest.raises(PlanError, match="vocab: base"):
+        svc_dist.merge_state_dicts(states[0], states[1:], method="ties", device="cpu")
+
+
 def test_transposed_strided_and_shared_tensors(tmp_path: Path) -> None:
     states = models()
     written = merged_files(tmp_path, [{name: one.clone() for name, one in state.items()} for state in states], {})
@@ -145,6 +186,8 @@ def test_errors_are_those_of_files() -> None:
         merge(base, {"one": one | {"x": 3}}, method="ties")  # type: ignore[dict-item]
     with pytest.raises(RecipeError, match="must be dense"):
         merge(base, {"one": one | {"x": torch.empty(3, device="meta")}}, method="ties")
+    with pytest.raises(RecipeError, match="base has the name 3, but names must be text"):
+        merge({3: torch.ones(2)}, {"one": one}, method="ties")  # type: ignore[dict-item]
     with pytest.raises(PlanError, match="dict://experts/one"):
         merge(base, {"one": one | {"model.norm.weight": torch.ones(3)}}, method="ties", device="cpu")
     one["model.norm.weight"] = torch.full_like(one["model.norm.weight"], torch.nan)
