@@ -12,11 +12,12 @@ from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method, any_deferred
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
+from svc_dist.recipe.rules.calibrations import complete_calibration
 from svc_dist.recipe.rules.subsets import Subset, all_models, named_models, takes_the_rest
 from svc_dist.recipe.schema import Recipe, RuleEntry
 from svc_dist.recipe.varying import Varying, check_setting, typed
@@ -241,7 +242,7 @@ class _Request:
             )
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint, code=error.code) from None
-        calibration = _calibration(calibrate, experts, self.origin, *calibrate_path)
+        calibration = complete_calibration(calibrate, experts, self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
         return MergeChoice(method.name, parameters, calibration, subset.models, None, experts, where, default_alpha)
 
@@ -292,29 +293,3 @@ def _check_parameters(method: Method, given: Any, origin: Origin, *path: str | i
                 code="parameter-not-per-model",
             )
         check_setting(parameter, value, f"{where}: {method.name}")
-
-
-def _calibration(
-    given: Mapping[str, Any] | None, experts: int, origin: Origin, *path: str | int
-) -> dict[str, Any] | None:
-    """A calibration that stands at ``path``, complete; None for none. Raises RecipeError."""
-    if given is None or given.get("method") == "none":
-        return None
-    name = given.get("method")
-    if name is None:
-        raise RecipeError(f"{origin.at(*path)}: the key 'method' is missing", "write {method: svc}", code="key-missing")
-    if not isinstance(name, str) or name not in CALIBRATIONS:
-        raise RecipeError(
-            f"{origin.at(*path)}: there is no calibration '{name}'",
-            nearest(str(name), [*CALIBRATIONS, "none"]),
-            code="unknown-calibration",
-        )
-    known = [parameter.name for parameter in CALIBRATIONS[name].parameters]
-    for key in given:
-        if key not in ("method", *known):
-            raise RecipeError(
-                f"{origin.at(*path, key)}: {name} takes no parameter '{key}'",
-                nearest(key, known),
-                code="unknown-parameter",
-            )
-    return CALIBRATIONS[name].complete(given, experts, lambda key: origin.at(*path, key))

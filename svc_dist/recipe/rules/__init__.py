@@ -1,1 +1,1 @@
-"""The models and the layers that a rule is about."""
+"""What a rule is about: models, layers, calibration."""

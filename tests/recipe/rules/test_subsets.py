@@ -1,6 +1,7 @@
 """A rule names the models that take part: their parameters, their base, and what it may not name.
 
-The keys are those of svc_dist.recipe.rules.keys.
+The keys are those of svc_dist.recipe.rules.keys; tests/recipe/test_choices.py has those of
+svc_dist.recipe.rules.calibrations.
 """
 
 from __future__ import annotations
