@@ -130,7 +130,7 @@ def _sidecar_lines(plan: Plan) -> Iterator[str]:
     changes |= {"adapter": " (written)"}
     groups: dict[str, list[str]] = {}
     for sidecar in plan.sidecars:
-        title = f"sidecars from {plan.models[sidecar.source].location}"
+        title = f"sidecars from {sidecar.elsewhere or plan.models[sidecar.source].location}"
         change = changes.get(sidecar.rewrite, "") + (" (without quantization_config)" if sidecar.dequantised else "")
         if sidecar.tied is not None:
             change += f" (with tie_word_embeddings: {str(sidecar.tied).lower()})"

@@ -14,15 +14,16 @@ from svc_dist.storage.open import open_storage
 def sidecar_contents(plan: Plan, access: Access, sidecars: Sequence[Sidecar]) -> list[tuple[Sidecar, bytes]]:
     """Each sidecar with its content in every result. Raises ChangedInputError for one that changed since planning."""
     dtype = plan.recipe.get("out_dtype") or plan.recipe.get("dtype")
-    storages = {n: open_storage(plan.models[n].location, access) for n in {one.source for one in sidecars}}
+    locations = [one.elsewhere or plan.models[one.source].location for one in sidecars]
+    storages = {location: open_storage(location, access) for location in dict.fromkeys(locations)}
     return [
         (
             one,
             index_text(plan).encode()
             if one.rewrite == "adapter"
-            else content(one, storages[one.source], dtype, plan.chat_template, plan.added_tokens),
+            else content(one, storages[location], dtype, plan.chat_template, plan.added_tokens),
         )
-        for one in sidecars
+        for one, location in zip(sidecars, locations, strict=True)
     ]
 
 

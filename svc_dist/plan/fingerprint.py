@@ -62,7 +62,8 @@ def _files(planned: PlannedFrom) -> dict[str, dict[str, FileIdentity]]:
         files.setdefault(model.location, {}).update((file.name, file) for file in model.files)
     for sidecar in planned.sidecars:
         if sidecar.identity is not None:
-            files[planned.models[sidecar.source].location][sidecar.name] = sidecar.identity
+            location = sidecar.elsewhere or planned.models[sidecar.source].location
+            files.setdefault(location, {})[sidecar.name] = sidecar.identity
     return files
 
 

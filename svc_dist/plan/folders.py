@@ -16,3 +16,7 @@ def require_folders(recipe: ResolvedRecipe) -> None:
             error = missing_folder(open_storage(location, recipe.access), where)
             if error is not None:
                 raise error
+    if recipe.tokenizer.other is not None:
+        error = missing_folder(open_storage(recipe.tokenizer.other, recipe.access), recipe.tokenizer.where)
+        if error is not None:
+            raise error

@@ -25,6 +25,6 @@ def located(recipe: ResolvedRecipe, recorded: Sequence[PlannedModel] = ()) -> Re
             continue
         location = before.get(str(hub_id), "")
         if not location.startswith("hf://") and not (location and Path(location).is_dir()):
-            location = locate(hub_id, Path(path), recipe.access, where)
+            location = locate(hub_id, Path(path), recipe.access, where, tokenizer=path == recipe.tokenizer.other)
         moved[path], hub_models[location] = location, str(hub_id)
     return replace(recipe.moved(moved), hub_ids={}, hub_models={**recipe.hub_models, **hub_models})

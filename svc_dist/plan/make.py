@@ -74,7 +74,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
     differing = without_layers(recipe, compared(base, whole))
-    vocabularies = Vocabularies(base.location, experts, recipe.access)
+    vocabularies = Vocabularies(base.location, experts, recipe.access, recipe.tokenizer.other)
     with no_fine_tunes(base.location, differing):
         decided = [decide(recipe, choices, base, whole, vocabularies, tied) for choices in recipe.results]
     by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
@@ -122,7 +122,9 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
-            *conversation_warnings(recipe, planned_locations, tokenizer, template),
+            *conversation_warnings(
+                recipe, [*planned_locations, *filter(None, [recipe.tokenizer.other])], tokenizer, template
+            ),
             *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described, vocab_size),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),

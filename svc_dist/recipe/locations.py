@@ -104,6 +104,9 @@ def hub_ids(recipe: Recipe, origin: Origin, folder: Path) -> HubIds:
     """The hub ids that paths of models and adapters mean where they do not exist."""
     named = {origin.at("base_model"): recipe.base_model or ""}
     named |= {origin.at("models", index, "model"): entry.model for index, entry in enumerate(recipe.models)}
+    named[origin.at("tokenizer_source")] = recipe.tokenizer_source or ""
+    named[origin.at("tokenizer", "source")] = "" if recipe.tokenizer is None else recipe.tokenizer.source or ""
+    named = {where: text.removeprefix("model:") for where, text in named.items()}
     parts = [(part, where) for where, text in named.items() for part in (text, *text.split("+"))]
     ids = [(part, parse_hub_id(part), where) for part, where in reversed(parts)]  # the first line of each counts
     return {absolute(part, folder): (hub_id, where) for part, hub_id, where in ids if hub_id is not None}

@@ -92,7 +92,8 @@ class ResolvedRecipe:
         if not locations:
             return self
         models = tuple(replace(model, location=_moved(model.location, locations)) for model in self.models)
-        return replace(self, models=models, plain=_moved(self.plain, locations))
+        tokenizer = replace(self.tokenizer, other=_moved(self.tokenizer.other, locations))
+        return replace(self, models=models, tokenizer=tokenizer, plain=_moved(self.plain, locations))
 
     def with_access(self, access: Access) -> ResolvedRecipe:
         """The same recipe with ``access`` for storages without options in the recipe."""
@@ -130,7 +131,7 @@ def resolve(
     spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
     config = recipe.config_source
     config_source = None if config is None else model_number(config, models, origin.at("config_source"))
-    tokenizer = resolve_tokenizer(recipe, models, origin)
+    tokenizer = resolve_tokenizer(recipe, models, origin, folder)
     sources: dict[str, Any] = plain_tokenizer(recipe, tokenizer, models)
     if config_source is not None:
         sources["config_source"] = "base" if config == "base" else models[config_source].location

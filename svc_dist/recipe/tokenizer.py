@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.locations import RecipeModel, model_number
+from svc_dist.recipe.locations import RecipeModel, absolute, model_number
 from svc_dist.recipe.origin import Origin
 from svc_dist.recipe.schema import Recipe, TokenRow, TokenRowOf, Vocab
+from svc_dist.storage.hub.cache import parse_hub_id
+from svc_dist.storage.open import require_known
+from svc_dist.storage.secrets import refuse_credentials
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,21 @@ class TokenizerChoice:
     """What a recipe says about the result's vocabulary.
 
     ``vocab``: which rows are merged; ``source``: the model whose tokenizer is copied or extended, None where the recipe
-    names none; ``rows_follow``: the rows are those of that tokenizer (mergekit's keys say so), not the base's.
-    ``tokens``: rows of single tokens; ``multiple``: what the number of rows must be a multiple of. ``where``: the line.
+    names none; ``other``: its location if it is not merged (then its number is that after the models); ``rows_follow``:
+    the rows are those of that tokenizer (mergekit's keys say so), not the base's. ``tokens``: rows of single tokens;
+    ``multiple``: what the number of rows must be a multiple of. ``where``: the line.
     """
 
     vocab: Vocab
     source: int | None = None
+    other: str | None = field(default=None, kw_only=True)
     rows_follow: bool = False
     tokens: tuple[TokenChoice, ...] = ()
     multiple: int | None = None
     where: str = field(default="", compare=False)
 
 
-def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Origin) -> TokenizerChoice:
+def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Origin, folder: Path) -> TokenizerChoice:
     """The choice of ``vocab``, ``tokenizer_source`` and ``tokenizer``. Raises RecipeError."""
     name, where = recipe.tokenizer_source, origin.at("tokenizer_source")
     if recipe.tokenizer is not None:
@@ -61,10 +67,10 @@ def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Ori
         )
     follows = recipe.vocab == "error"
     vocab: Vocab = "union" if name == "union" else "base" if follows else recipe.vocab
-    source = None if name == "union" else model_number(name, models, where)
+    source, other = (None, None) if name == "union" else _source(name, models, where, folder)
     given = recipe.tokenizer
     if given is None or not (given.tokens or given.pad_to_multiple_of):
-        return TokenizerChoice(vocab, source, follows, where=where)
+        return TokenizerChoice(vocab, source, follows, where=where, other=other)
     if vocab == "common":
         raise RecipeError(
             f"{origin.at('tokenizer')}: with `vocab: common`, the rows are the base's: `tokens` and "
@@ -75,7 +81,22 @@ def resolve_tokenizer(recipe: Recipe, models: Sequence[RecipeModel], origin: Ori
     tokens = tuple(
         _choice(token, row, models, origin.at("tokenizer", "tokens", token)) for token, row in given.tokens.items()
     )
-    return TokenizerChoice(vocab, source, follows, tokens, given.pad_to_multiple_of, where)
+    return TokenizerChoice(vocab, source, follows, tokens, given.pad_to_multiple_of, where, other=other)
+
+
+def _source(name: str, models: Sequence[RecipeModel], where: str, folder: Path) -> tuple[int, str | None]:
+    """The number of the model that a tokenizer is taken from; of one that is not merged, also its location."""
+    name = name.removeprefix("model:")
+    if name == "base" or any(name in model.names for model in models):
+        return model_number(name, models, where), None
+    is_location = "://" in name or parse_hub_id(name) is not None or name.startswith((".", "/", "~"))
+    if not is_location and not (folder / name).is_dir():
+        return model_number(name, models, where), None  # which says that no model is called so
+    refuse_credentials(name, where)
+    require_known(name, where)
+    location = absolute(name, folder)
+    known = next((number for number, model in enumerate(models) if model.location == location), None)
+    return (len(models), location) if known is None else (known, None)
 
 
 def plain_tokenizer(recipe: Recipe, choice: TokenizerChoice, models: Sequence[RecipeModel]) -> dict[str, Any]:
@@ -83,7 +104,7 @@ def plain_tokenizer(recipe: Recipe, choice: TokenizerChoice, models: Sequence[Re
     name = recipe.tokenizer_source if recipe.tokenizer is None else recipe.tokenizer.source
     if name is None:
         return {}
-    source = name if name in ("base", "union") else models[choice.source or 0].location
+    source = choice.other or (name if name in ("base", "union") else models[choice.source or 0].location)
     if not choice.tokens and choice.multiple is None:
         return {"tokenizer_source": source}
     tokens = {one.token: _plain(one, models) for one in choice.tokens}

@@ -16,7 +16,6 @@ REASONS = (
     "svc_dist does not assemble layers of different models",
     "found another document",
     "svc_dist does not support this key",
-    "no model is called",
 )
 #: Recipes that mergekit 0.1.5 refuses: a part of the reason that svc_dist gives, or None where it plans them.
 REFUSED_THERE: dict[str, str | None] = {

@@ -67,6 +67,7 @@ class Sidecar:
     chat template; ``text`` writes the plan's chat template. ``dequantised``: a config without the keys that say that
     the model is quantised. ``tied``, ``vocab_size``: the value of ``tie_word_embeddings`` and the number of rows of the
     vocabulary in a config, None for its own. ``more_tokens``: a tokenizer's file with the plan's added tokens.
+    ``elsewhere``: the location in place of the source's, of a tokenizer whose model is not merged.
     ``values``: what other keys of a config get, by their paths, like ``text_config.num_hidden_layers``.
     """
 
@@ -78,6 +79,7 @@ class Sidecar:
     tied: bool | None
     vocab_size: int | None
     more_tokens: bool
+    elsewhere: str | None
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +112,8 @@ def sidecars(
     vocabulary; ``values``: about other keys; ``more_tokens``: the tokenizer gets added tokens. Raises RecipeError for a
     ``config_source`` without a config, DamagedInputError for a file that its loader cannot read, StorageError.
     """
-    config = recipe.config_source or 0
+    config, other = recipe.config_source or 0, recipe.tokenizer.other
+    models = models if other is None else [*models, PlannedModel(other, ())]
     copied: list[Sidecar] = []
     left_out: list[LeftOut] = []
     for number in dict.fromkeys((config, tokenizer)):
@@ -148,8 +151,10 @@ def sidecars(
                     copied.append(replace(one, more_tokens=more_tokens and one.name in LISTS))
                 elif one is not None:
                     left_out.append(one)
+    if other is not None:
+        copied = [replace(one, source=0, elsewhere=other) if one.source == tokenizer else one for one in copied]
     if template is not None:
-        copied.append(Sidecar(TEMPLATE_FILE, tokenizer, None, "text", False, None, None, False))
+        copied.append(Sidecar(TEMPLATE_FILE, 0 if other else tokenizer, None, "text", False, None, None, False, other))
     return tuple(sorted(copied, key=lambda one: one.name)), tuple(left_out)
 
 
@@ -236,10 +241,10 @@ def _planned(
                 raise DamagedInputError(error.message, error.hint or "download the file again, or repair it") from None
             return LeftOut(storage.location, name, "not valid JSON")
     if name == "config.json" and dtype is not None:
-        return Sidecar(name, source, identity, "dtype", False, None, None, False)
+        return Sidecar(name, source, identity, "dtype", False, None, None, False, None)
     if name == CONFIG_FILE and template is not None:
-        return Sidecar(name, source, identity, "template", False, None, None, False)
-    return Sidecar(name, source, identity, "none", False, None, None, False)
+        return Sidecar(name, source, identity, "template", False, None, None, False, None)
+    return Sidecar(name, source, identity, "none", False, None, None, False, None)
 
 
 def _require_json(data: bytes, where: str, name: str) -> None:

@@ -133,6 +133,8 @@ class _ByToken:
         if plain is not None:
             return plain
         last = max([stored, *(one.id + 1 for one in result.added)])
+        if result.start > len(self.of.experts):  # of no model here: it may have tokens that none has
+            last = result.rows
         tokens = min(result.rows, last) if choice.multiple is None else result.rows
         fixed = {result.tokens[one.token]: self._fixed(one) for one in choice.tokens if not one.default}
         fixed = {row: one for row, one in fixed.items() if row < tokens}
@@ -148,6 +150,8 @@ class _ByToken:
     def _by_number(self, result: ResultVocabulary, start: int, choice: TokenizerChoice) -> Rows | None:
         """The rows where no model has a token at another number than the result: those after the tokens may differ."""
         if result.added or choice.multiple is not None or any(not one.default for one in choice.tokens):
+            return None
+        if result.start > len(self.of.experts) and result.rows > self.sizes[start]:
             return None
         whole, least = self.sizes[start], min(self.sizes.values())
         clashes = list(self.vocabularies.clashes(self.name, least, result.start))

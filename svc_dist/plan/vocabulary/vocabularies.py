@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -61,18 +62,26 @@ def with_vocab_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
 
 @dataclass
 class Vocabularies:
-    """The vocabularies of the base and of the experts, read when a tensor's rows are first asked for."""
+    """The vocabularies of the base and of the experts, read when a tensor's rows are first asked for.
+
+    ``other``: the location of one more tokenizer, after those of the models, whose model is not merged.
+    """
 
     base: str
     experts: Sequence[Expert]
     access: Access = DEFAULT_ACCESS
+    other: str | None = None
     #: What was decided about the rows of tensors, by sizes: for all results alike.
     decided: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
     _clashes: dict[tuple[int, int, int], Clash | None] = field(default_factory=dict, repr=False)
 
     @property
     def models(self) -> list[str]:
-        return [self.base, *(expert.whole.location for expert in self.experts)]
+        return [self.base, *(expert.whole.location for expert in self.experts), *self._others]
+
+    @property
+    def _others(self) -> list[str]:
+        return [] if self.other is None else [self.other]
 
     @cached_property
     def read(self) -> list[Vocabulary | None]:
@@ -93,7 +102,7 @@ class Vocabularies:
 
         both = [[one.location for one in (each.adapter, each.model) if one is not None] for each in self.experts]
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            folders = list(pool.map(folder, [[self.base], *both]))
+            folders = list(pool.map(folder, [[self.base], *both, *([one] for one in self._others)]))
             compared = sum(one is not None for one in folders) > 1
             return list(pool.map(vocabulary, folders))
 
@@ -160,7 +169,7 @@ class Vocabularies:
         vocabulary = self.read[source]
         if vocabulary is None or not source:
             return None
-        own = self.experts[source - 1].whole.tensors[name].shape[0]
+        own = sys.maxsize if source > len(self.experts) else self.experts[source - 1].whole.tensors[name].shape[0]
         words = vocabulary.words if vocabulary.words is not None else vocabulary.added
         first = min(((n, token) for token, n in words.items() if rows <= n < own), default=None)
         if first is None and merged < rows:
