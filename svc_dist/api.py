@@ -62,7 +62,7 @@ def merge(
     ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention. Raises
     SvcDistError; its ``exit_code`` is that of the command.
     """
-    from svc_dist.run.session import run_merge
+    from svc_dist.run.stages.chain import run_stages
 
     settings = SettingsRequest(precision, threads_per_unit, device)
     limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
@@ -70,8 +70,8 @@ def merge(
         executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
         limits=limits, progress=progress,
     )  # fmt: skip
-    resolved = load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    return run_merge(resolved, str(output), options)
+    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    return run_stages(stages, str(output), options)
 
 
 def make_plan(
@@ -114,10 +114,11 @@ def make_plans(
     recorded, models = None, None
     if output is not None:
         from svc_dist.run_folder.output import Output
-        from svc_dist.run_folder.published import recorded_models, recorded_settings
+        from svc_dist.run_folder.published import recorded_models
+        from svc_dist.run_folder.stages.records import settings_of_run
 
         earlier = Output(str(output), stages[-1].recipe.access)
-        recorded = recorded_settings(earlier)
+        recorded = settings_of_run(earlier)
         models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
     return plan_stages(stages, request.resolve(recorded, detect_device), models or ())
 

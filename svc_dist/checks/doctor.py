@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from svc_dist.checkpoint.adapters.adapter import open_expert
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
-from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.recipe.load import load_recipe
+from svc_dist.plan.stages import plan_stages
+from svc_dist.recipe.documents import title
+from svc_dist.recipe.load import load_stages
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import recorded_settings
+from svc_dist.run_folder.stages.records import settings_of_run
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.access import DEFAULT_ACCESS, STAGE, Access
 from svc_dist.storage.base import MultipartStorage, Storage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import can_map
@@ -71,43 +72,56 @@ def examine(
 ) -> Iterator[Finding]:
     """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong.
 
-    ``changes``: as in ``load_recipe``.
+    ``changes``: as in ``load_stages``.
     """
     access = replace(access, timeout=20.0, deadline=10.0)
-    checked = located(load_recipe(recipe, access=access, max_shard_size=max_shard_size, changes=changes))
+    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in stages)
     sound = True
-    for location in checked.locations:
-        finding = _finding(f"input {location}", functools.partial(_reads, location, checked))
-        sound = sound and finding.problem is None
-        yield finding
-    plan: Plan | None = None
-    target = Output(output, checked.access)
+    inputs: dict[str, ResolvedRecipe] = {}
+    for stage in stages:
+        for location in stage.recipe.locations:
+            inputs.setdefault(location, stage.recipe)
+    for location, checked in inputs.items():
+        if not location.startswith(STAGE):
+            finding = _finding(f"input {location}", functools.partial(_reads, location, checked))
+            sound = sound and finding.problem is None
+            yield finding
+    plans: list[Plan] = []
+    target = Output(output, stages[-1].recipe.access)
     if sound:
         recorded = None
         with contextlib.suppress(SvcDistError):  # `_writes` reports an output that cannot be read
-            recorded = recorded_settings(target)
+            recorded = settings_of_run(target)
         try:
-            plan = make_plan(checked, settings_here(settings, recorded))
+            plans = plan_stages(stages, settings_here(settings, recorded))
         except SvcDistError as error:
             yield Finding("plan", "", error)
-    if plan is not None:
+    for plan in plans:
         size, device = format_size(plan.bytes_out), plan.settings.device
         work = f"{counted(len(plan.tensors), 'tensor')}, {counted(len(plan.units), 'unit')}"
-        yield Finding("plan", f"{work} on {device}, {size}")
+        yield Finding(
+            "plan" if len(plans) == 1 else f"plan of {title(plan.recipe.get('name'))}", f"{work} on {device}, {size}"
+        )
     yield from _writes(target)
-    if plan is not None:
-        if plan.joins or any(_fetched(model, access) for model in plan.inputs):
-            yield _finding("scratch space", lambda: _scratch(plan, scratch, slots))
+    if plans:
+        remote = target.storage.path is None
+        if any(plan.joins or any(_fetched(model, access, remote) for model in plan.inputs) for plan in plans):
+            yield _finding("scratch space", lambda: _scratch(plans, scratch, slots))
         if target.storage.path is not None:
-            space = functools.partial(_space, target.storage.path, plan.bytes_out, "the model needs")
+            needed = sum(plan.bytes_out for plan in plans)
+            user = "the model needs" if len(plans) == 1 else "all models need"
+            space = functools.partial(_space, target.storage.path, needed, user)
             yield _finding("space for the output", lambda: space("free space there, or name another OUTPUT"))
-        yield _finding("memory", lambda: _memory(plan))
+        yield _finding("memory", lambda: _memory(plans))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
     yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
 
 
-def _fetched(model: PlannedModel, access: Access) -> bool:
-    """Whether units read a model into scratch space."""
+def _fetched(model: PlannedModel, access: Access, remote: bool) -> bool:
+    """Whether units read a model into scratch space. ``remote``: whether the output is remote."""
+    if model.location.startswith(STAGE):
+        return remote
     folder = open_storage(model.location, access).path
     return folder is None or not all(can_map(folder / file.name) for file in model.files[:1])
 
@@ -217,9 +231,9 @@ def _conditional(storage: Storage, name: str) -> str:
     return "not honoured: the lock rests on its heartbeat"
 
 
-def _scratch(plan: Plan, scratch: str | None, slots: int | None) -> str:
-    slots = slots or default_slots(plan.settings)
-    needed = sum(sorted((unit.bytes_in for unit in plan.units), reverse=True)[:slots])
+def _scratch(plans: Sequence[Plan], scratch: str | None, slots: int | None) -> str:
+    slots = slots or default_slots(plans[0].settings)
+    needed = max(sum(sorted((unit.bytes_in for unit in plan.units), reverse=True)[:slots]) for plan in plans)
     return _space(
         Path(scratch or tempfile.gettempdir()), needed, f"{counted(slots, 'unit')} in parallel need up to",
         "name a folder on a larger disk with --scratch, or lower --slots",
@@ -236,11 +250,11 @@ def _space(folder: Path, needed: int, user: str, hint: str) -> str:
     return seen
 
 
-def _memory(plan: Plan) -> str:
+def _memory(plans: Sequence[Plan]) -> str:
     """Compare the largest unit with the memory where it computes: of a device, or of the host if it is too large."""
-    largest = max(unit.memory for unit in plan.units)
+    largest = max(unit.memory for plan in plans for unit in plan.units)
     need, host = format_size(largest), available_memory()
-    device = device_memory(plan.settings.device)
+    device = device_memory(plans[0].settings.device)
     if device is not None and largest <= device:
         return f"{format_size(device)} for units on the smallest device, the largest unit needs {need}"
     if largest > host:

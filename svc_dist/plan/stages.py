@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -32,7 +33,8 @@ def plan_stages(stages: Sequence[Stage], settings: Settings, recorded: Sequence[
         recipe = located(stage.recipe, recorded).named(
             stage.name, [recipes[one.name] for one in earlier(stages, stage)]
         )
-        recipe = recipes[stage.name] = replace(recipe, access=replace(recipe.access, stages=dict(planned)))
+        access = replace(recipe.access, stages={**recipe.access.stages, **planned})
+        recipe = recipes[stage.name] = replace(recipe, access=access)
         plans.append(make_plan(recipe, settings))
         if stage.name is not None:
             planned[stage.name] = PlannedFiles(stage.name, plans[-1], recipe.access)
@@ -45,7 +47,11 @@ def stage_version(plan: Plan) -> str:
 
 
 class PlannedFiles(Storage):
-    """The files of a model that a plan will make. Of shards, the headers can be read."""
+    """The files of a model that a plan will make.
+
+    Shards have their headers, and in place of data stand-ins, which are equal for tensors that the plan makes equal: to
+    tell tied tensors apart, planning compares samples of them.
+    """
 
     read_only = "it is another document's model"
 
@@ -55,6 +61,9 @@ class PlannedFiles(Storage):
 
     def open(self, access: Access) -> Storage:
         return self
+
+    def known(self, file: FileIdentity) -> FileIdentity:
+        return file
 
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
         prefix = f"{folder.strip('/')}/" if folder else ""
@@ -72,10 +81,24 @@ class PlannedFiles(Storage):
         return None if size is None else FileIdentity(name, size, stage_version(self._plan))
 
     def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
-        data = self._plan.header(self._shards[name]) if name in self._shards else self.get(name)
+        if name in self._shards:
+            shard = self._shards[name]
+            return self._shard(shard, start, self._plan.shards[shard].size if end is None else end)
+        data = self.get(name)
         if data is None:
             raise StorageError(f"{self.url(name)}: the model will have no such file")
         return data[start:end]
+
+    def _shard(self, number: int, start: int, end: int) -> bytes:
+        pieces = [self._plan.header(number)[start:end]]
+        for tensor in self._plan.shard_tensors[number]:
+            first, last = max(start, tensor.start), min(end, tensor.end)
+            if first < last:
+                stand_in = hashlib.sha256((tensor.tied_to or tensor.name).encode()).digest()
+                offset = (first - tensor.start) % len(stand_in)
+                repeated = stand_in * ((last - first + offset) // len(stand_in) + 1)
+                pieces.append(repeated[offset : offset + last - first])
+        return b"".join(pieces)
 
     def get(self, name: str) -> bytes | None:
         if name not in self._contents:

@@ -43,8 +43,12 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """The stage in messages."""
-        return "the document without a name" if self.name is None else f"the document '{self.name}'"
+        return title(self.name)
+
+
+def title(name: str | None) -> str:
+    """A document in messages."""
+    return "the document without a name" if name is None else f"the document '{name}'"
 
 
 def ordered(documents: Sequence[tuple[Any, Origin]]) -> list[Document]:

@@ -40,16 +40,22 @@ _log = logging.getLogger("svc_dist")
 
 
 def drive(
-    schedule: Schedule, executor: Executor, progress: Progress, journal: Journal, limits: Limits, lock: Lock
+    schedule: Schedule,
+    executor: Executor,
+    progress: Progress,
+    journal: Journal,
+    limits: Limits,
+    lock: Lock,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Run a schedule to its end.
+    """Run a schedule to its end. ``stop``: is set, also by others, when the run is asked to stop.
 
     SIGTERM, SIGINT or the end of ``limits.runtime`` drains: nothing new starts, running instructions may finish for
     ``limits.grace`` seconds, then DrainedError. An instruction that does not answer within its time is abandoned and
     counts as lost. Raises the error of what failed permanently; the next start resumes.
     """
-    driver = _Driver(schedule, executor, progress, limits)
-    with _signals(driver.stop):
+    driver = _Driver(schedule, executor, progress, limits, stop or threading.Event())
+    with signals(driver.stop):
         driver.submit(schedule.start())
         while not schedule.over and not driver.out_of_grace():
             driver.step()
@@ -70,9 +76,11 @@ def drive(
 class _Driver:
     """The clock of a run: start times, lost work that waits for its retry, and time limits."""
 
-    def __init__(self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits) -> None:
+    def __init__(
+        self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits, stop: threading.Event
+    ) -> None:
         self.schedule, self.executor, self.progress, self.limits = schedule, executor, progress, limits
-        self.stop, self.rounding = threading.Event(), RoundingWarning()
+        self.stop, self.rounding = stop, RoundingWarning()
         self._began = self._last_busy = time.monotonic()
         self._end_of_grace: float | None = None
         self._started: dict[Instruction, float] = {}
@@ -209,7 +217,7 @@ def _error_of_run(first: SvcDistError, failures: dict[str, FailureRecord], units
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
+def signals(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set ``stop``; a second SIGINT interrupts immediately."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from svc_dist.errors import ChangedInputError, LockedError, OutputError, warning_code
@@ -27,7 +27,9 @@ from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
+from svc_dist.run_folder.stages.records import read_stages
 from svc_dist.sizes import counted, format_size
+from svc_dist.storage.access import STAGE
 from svc_dist.storage.open import open_storage, overlap
 from svc_dist.storage.writing.base import Sink
 
@@ -51,35 +53,48 @@ class MergeSummary:
     executor: str
     precision: str
     warnings: tuple[str, ...]
+    stages: tuple[MergeSummary, ...] = ()
 
 
 def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSummary:
     """Start or resume a merge, or detect that it is done. See ``api.merge``."""
     began = time.monotonic()
     target = Output(output, recipe.access)
-    if options.executor != "ray" and options.address is None:  # importing torch takes seconds: do it in the background
-        threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
+    import_torch(options)
     exists = target.exists()
     restart = exists and options.restart
     recipe = located(recipe, recorded_models(target) if exists and not restart and recipe.hub_ids else ())
-    _refuse_nesting(target, recipe.locations)
+    refuse_nesting(target, recipe.locations)
     complete = completed(target) if exists and not restart else None
     if complete is not None:
         return _already_complete(recipe, target, complete, options, began)
     if exists and not restart:
-        _refuse_foreign(target, recipe)
+        refuse_foreign(target, recipe)
+    with held(target) as lock:
+        try:
+            plan = _planned(recipe, target, options, restart)
+        except BaseException:
+            if target.storage.path is not None and not target.journal.is_there():
+                target.journal.clear()
+            raise
+        for warning in plan.warnings:
+            _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
+        return run_planned(plan, target, lock, options, began)
+
+
+def import_torch(options: Options) -> None:
+    """Import torch in the background where this process will need it: that takes seconds."""
+    if options.executor != "ray" and options.address is None:
+        threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
+
+
+@contextlib.contextmanager
+def held(target: Output) -> Iterator[Lock]:
+    """Hold the lock of an output. A start that writes nothing removes the folders that it made."""
     made = [path for path in target.folders() if not path.exists()]
     try:
         with target.lock() as lock:
-            try:
-                plan = _planned(recipe, target, options, restart)
-            except BaseException:
-                if target.storage.path is not None and not target.journal.is_there():
-                    target.journal.clear()
-                raise
-            for warning in plan.warnings:
-                _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
-            return _run(plan, target, lock, options, began)
+            yield lock
     finally:
         for path in [*target.folders()[:1], *made]:
             with contextlib.suppress(OSError):  # not empty: the run wrote something
@@ -92,32 +107,46 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
     ``restart`` removes the earlier merge, but only after the new one could be planned.
     """
     old = None if restart else output.journal.plan()
+    if not restart and read_stages(output) is not None:
+        raise other_run(output, "  recipe: had several documents, has one")
     recorded_settings = None if old is None else old.settings
     plan = make_plan(recipe, settings_here(options.settings, recorded_settings, cluster=options.address is not None))
     if old is not None:
         if old.fingerprint != plan.fingerprint:
-            raise ChangedInputError(
-                f"{output.location} holds an unfinished merge of something else; since then this changed:\n"
-                + _changes(old, plan),
-                "undo the change to resume, start over with --restart, or name another OUTPUT",
-            )
+            raise other_run(output, changes(old, plan))
         if old != plan:  # in what changes no byte: costs, warnings and reasons
             output.journal.record_plan(plan)
         return plan
     if restart:
-        _discard(output)
-        _refuse_foreign(output, recipe)
+        discard(output)
+        refuse_foreign(output, recipe)
+    require_free(output, plan)
+    output.journal.record_plan(plan)
+    return plan
+
+
+def require_free(output: Output, plan: Plan) -> None:
+    """Raise OutputError when a file is there that a new run of this plan would write."""
     existing = output.existing(own_files(plan))
     if existing:
         raise OutputError(
             f"{output.location}: {existing[0]} is there already, and no run of this plan put it there",
             "name a new or empty folder as OUTPUT",
         )
-    output.journal.record_plan(plan)
-    return plan
 
 
-def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float) -> MergeSummary:
+def other_run(output: Output, changed: str) -> ChangedInputError:
+    """The error for an output that holds an unfinished run of something else. ``changed``: in lines."""
+    return ChangedInputError(
+        f"{output.location} holds an unfinished merge of something else; since then this changed:\n{changed}",
+        "undo the change to resume, start over with --restart, or name another OUTPUT",
+    )
+
+
+def run_planned(
+    plan: Plan, output: Output, lock: Lock, options: Options, began: float, stop: threading.Event | None = None
+) -> MergeSummary:
+    """Run the units of a recorded plan that are left, and publish. ``stop``: see ``drive``."""
     sink = output.sink(plan.fingerprint)
     done = output.journal.surviving(plan, sink, output.storage.delete)
     sink.prepare(plan.shards)
@@ -139,7 +168,7 @@ def _run(plan: Plan, output: Output, lock: Lock, options: Options, began: float)
     schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory)
     try:
         with Progress(plan, done, options.progress) as progress:
-            drive(schedule, executor, progress, output.journal, options.limits, lock)
+            drive(schedule, executor, progress, output.journal, options.limits, lock, stop)
     finally:
         executor.close()
     seconds = time.monotonic() - began
@@ -194,7 +223,7 @@ def _already_complete(
         report = read_report(f"{output.location}/{file}".rpartition("/")[0], output.access)
         raise ChangedInputError(
             f"{output.location} holds a complete merge of something else; since then this changed:\n"
-            + _changes(report, plan),
+            + changes(report, plan),
             "name another OUTPUT, or replace it with --restart; "
             f"{output.location}/{REPORT_FILE} records what it was made from",
         )
@@ -205,7 +234,7 @@ def _already_complete(
     return _summary(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
 
 
-def _discard(output: Output) -> None:
+def discard(output: Output) -> None:
     """Remove only the files of an earlier run: the index first, and last the run folder, which lists them."""
     report, leftovers = completed(output), remains(output)
     if report is None and leftovers.plan is None:  # a run may have been killed while it removed a finished merge
@@ -215,7 +244,7 @@ def _discard(output: Output) -> None:
     remove_run(output)
 
 
-def _refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
+def refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
     """Raise OutputError when the output contains a model's files, but no unfinished run."""
     if output.journal.is_there():
         return
@@ -235,8 +264,9 @@ def _refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
         )
 
 
-def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
-    for location in locations:
+def refuse_nesting(output: Output, locations: Sequence[str]) -> None:
+    """Raise OutputError when an input lies in the output, or the output in an input."""
+    for location in (location for location in locations if not location.startswith(STAGE)):
         if overlap(output.storage, open_storage(location, output.access)):
             raise OutputError(
                 f"the output {output.location} and the input {location} lie inside one another",
@@ -244,5 +274,6 @@ def _refuse_nesting(output: Output, locations: Sequence[str]) -> None:
             )
 
 
-def _changes(old: PlannedFrom, new: PlannedFrom) -> str:
+def changes(old: PlannedFrom, new: PlannedFrom) -> str:
+    """The differences of what two merges are made of, in lines."""
     return "\n".join(f"  {line}" for line in differences(old, new))

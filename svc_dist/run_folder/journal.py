@@ -22,6 +22,8 @@ from svc_dist.storage.local import remove_tree
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
+#: The plans in short, of a run of several merges.
+STAGES_FILE = "stages.json"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
 _LARGEST, _LARGEST_RECORD = 4 << 30, 64 << 20  # bytes of a plan, and of a smaller file, that are read
@@ -73,9 +75,9 @@ class Journal:
         return plan
 
     def is_there(self) -> bool:
-        """Whether the run folder has a plan, readable or not."""
+        """Whether the run folder has a plan or stages, readable or not."""
         try:
-            return self.storage.stat(_PLAN) is not None
+            return any(self.storage.stat(name) is not None for name in (_PLAN, STAGES_FILE))
         except DamagedInputError:
             return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from svc_dist.checkpoint.weight_files import completes
@@ -12,12 +13,16 @@ from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import own_files
 from svc_dist.run_folder.receipt import Receipt
+from svc_dist.run_folder.stages.records import StageRecord, inner_outputs, pending, read_stages
 from svc_dist.sizes import format_size
 
 
 @dataclass(frozen=True)
 class Remains:
-    """What a run that did not end left. ``files``: finished parts of the model, under their names."""
+    """What a run that did not end left.
+
+    ``files``: finished parts of the model, under their names; ``stages``: how many documents the run is of, if several.
+    """
 
     output: str
     on_disk: bool
@@ -26,11 +31,14 @@ class Remains:
     units_done: int
     bytes_done: int
     plan: Plan | None
+    stages: int = 0
 
     def text(self) -> str:
         """What would be removed, for a person who decides about it."""
         lines = [f"{self.output}: a merge that was not finished"]
-        if self.plan is not None:
+        if self.stages:
+            lines[0] += f" of {self.stages} documents"
+        if self.plan is not None or self.stages:
             size = format_size(self.bytes_done)
             lines.append(f"  {self.units_done} of {self.units} units are done, {size} written")
         else:
@@ -42,6 +50,28 @@ class Remains:
 
 def remains(output: Output) -> Remains:
     """Look at what a run left that did not end."""
+    with contextlib.suppress(DamagedInputError):
+        records = read_stages(output)
+        if records is not None:
+            return _remains_of_stages(output, records)
+    return _remains(output)
+
+
+def _remains_of_stages(whole: Output, records: Sequence[StageRecord]) -> Remains:
+    left = pending(whole, records)
+    units_done = sum(record.units for record in records if record not in left)
+    bytes_done = sum(record.bytes_out for record in records if record not in left)
+    files: list[str] = []
+    for record in left:
+        one = _remains(record.output(whole))
+        units_done, bytes_done = units_done + one.units_done, bytes_done + one.bytes_done
+        if record.result:
+            files += one.files if record.name is None else [f"{record.name}/{name}" for name in one.files]
+    on_disk, units = whole.storage.path is not None, sum(record.units for record in records)
+    return Remains(whole.location, on_disk, files, units, units_done, bytes_done, None, len(records))
+
+
+def _remains(output: Output) -> Remains:
     plan = None
     with contextlib.suppress(DamagedInputError):  # a plan that cannot be read: what it made cannot be told
         plan = output.journal.plan()
@@ -71,5 +101,13 @@ def _finished(output: Output) -> list[str]:
 
 def remove_run(output: Output) -> None:
     """Remove a run's uploads, then its run folder with all else that is partial. The caller holds the lock."""
+    records: Sequence[StageRecord] = ()
+    with contextlib.suppress(DamagedInputError):
+        records = read_stages(output) or ()
+    for inner in inner_outputs(output):
+        inner.drop_partial()
+    for result in (record.output(output) for record in records if record.result and record.name is not None):
+        result.drop_partial()
+        result.journal.clear()
     output.drop_partial()
     output.journal.clear()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.secrets import refuse_credentials
 
 S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
+Identity = TypeVar("Identity")
 #: The beginning of the location of a model that an earlier document of a recipe file makes.
 STAGE = "stage://"
 #: The same of a state dict in this process's memory.
@@ -51,6 +52,9 @@ class StageFiles(Protocol):
     def open(self, access: Access) -> Any:
         """The storage of its files."""
 
+    def known(self, file: Any) -> Any:
+        """The identity that a planned file has in the storage where it lies."""
+
 
 @runtime_checkable
 class InMemory(Protocol):
@@ -85,6 +89,11 @@ class Access:
                 "give every document of the recipe a name to keep all models",
             )
         return files.open(self)
+
+    def known(self, location: str, file: Identity) -> Identity:
+        """The identity that a planned file has in the storage where it lies."""
+        files = self.stages.get(location.removeprefix(STAGE)) if location.startswith(STAGE) else None
+        return file if files is None else cast(Identity, files.known(file))
 
     @classmethod
     def for_s3(cls, options: ClientOptions, **rest: Any) -> Access:

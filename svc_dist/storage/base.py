@@ -253,8 +253,7 @@ def os_errors(what: str, hints: Mapping[int, str] = {}) -> Iterator[None]:
         yield
     except OSError as error:
         raised = storage_error(error, what)
-        if error.errno is not None and error.errno in hints:
-            raised.hint = hints[error.errno]
+        raised.hint = hints.get(error.errno or 0, raised.hint)
         raise raised from None
 
 

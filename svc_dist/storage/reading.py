@@ -98,8 +98,8 @@ class Source:
 
     def __init__(self, location: str, files: Iterable[FileIdentity], access: Access = DEFAULT_ACCESS) -> None:
         self.location = location
-        self.files = {file.name: file for file in files}
         self.storage = open_storage(location, access)
+        self.files = {file.name: access.known(location, file) for file in files}
 
     @contextmanager
     def map(self, ranges: Sequence[ByteRange]) -> Iterator[MappedRanges]:

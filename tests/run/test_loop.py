@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.loop import _signals, drive
+from svc_dist.run.loop import drive, signals
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_does_what_the_first_does_without_a_merge() -> None:
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _signals(stop):
+        with signals(stop):
             signal.raise_signal(signal.SIGINT)
             assert stop.is_set()
             signal.raise_signal(signal.SIGTERM)

@@ -47,6 +47,9 @@ class StateFiles(Storage):
     def open(self, access: Access) -> Storage:
         return self
 
+    def known(self, file: FileIdentity) -> FileIdentity:
+        return file
+
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
         return [] if folder else sorted([SINGLE_FILE, *self._files])
 

@@ -1,0 +1,1 @@
+"""Several merges as one run: each a stage, in one output."""

@@ -1,0 +1,1 @@
+"""What a run of several merges keeps of its stages."""
