@@ -38,7 +38,7 @@ _KNOWN = {
 #: The keys of which one says what is merged.
 _MERGED = ("models", "slices", "modules")
 #: Keys without a value say nothing.
-_OPTIONAL = frozenset((*_MERGEKITS, "residual_weight")) - {"merge_method"}
+_OPTIONAL = frozenset(_MERGEKITS) - {"merge_method"}
 
 _PARAMETERS = frozenset(parameter.name for method in METHODS.values() for parameter in method.all_parameters)
 _BY_MODEL = {
@@ -47,11 +47,13 @@ _BY_MODEL = {
     "layer_range": "layers are chosen under `slices`",
 }
 
+_SEED = "for other random draws, write `parameters: {seed: 1}`"
+
 #: What to write in place of keys that mergekit ignores, by what they stand in.
 _INSTEAD = {
     "recipe": {
         **dict.fromkeys(("output", "output_dir", "output_path", "out_path"), "the command line names the output"),
-        **dict.fromkeys(("seed", "random_seed"), "for other random draws, write `parameters: {seed: 1}`"),
+        **dict.fromkeys(("seed", "random_seed"), _SEED),
         "layer_range": _BY_MODEL["layer_range"],
     },
     "model": _BY_MODEL,
@@ -145,9 +147,11 @@ class _Cleaning:
         if "model" in kept:
             kept["model"] = model_text(kept["model"])
         if isinstance(kept.get("parameters"), Mapping):
-            # Of a base without part in the merge all parameters are without effect: one warning says so.
-            reader = replace(self.reader, notes=Notes()) if self._is_base(kept) else self.reader
-            kept["parameters"] = reader.of_one(kept["parameters"], (*path, "parameters"), self.around)
+            if self._is_base(kept):  # one warning will say that they have no effect
+                kept["parameters"] = self.reader.of_base(kept["parameters"])
+            else:
+                its = (*path, "parameters")
+                kept["parameters"] = self.reader.of_one(kept["parameters"], its, self.around)
         return kept
 
     def _inside(self, kept: dict[str, Any], path: KeyPath) -> _Cleaning:
@@ -171,7 +175,8 @@ class _Cleaning:
 
     def _is_base(self, entry: Mapping[str, Any]) -> bool:
         """Whether a model is the base, and takes no part in the merge with parameters of its own."""
-        return METHODS[self.reader.method].base == "origin" and model_text(entry.get("model")) == self.base
+        base = METHODS[self.reader.method].base == "origin" and "model" in entry
+        return base and model_text(entry["model"]) == self.base
 
     def _known(self, what: str, given: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
         """The keys that ``what`` may have, without those that say nothing, and those that must be errors."""
@@ -189,6 +194,8 @@ class _Cleaning:
         if self.reader.origin.is_outside(path):
             return False
         instead = _INSTEAD.get(what, {}).get(key)
+        if instead == _SEED and self.reader.takes("seed") is None:
+            instead = None
         real = None if instead else meant(key, [one for one in _KNOWN[what] if one not in given])
         if real is not None:
             if not self.reader.theirs or real not in _MERGEKITS or self._stops(real, given):
@@ -226,7 +233,9 @@ class _Cleaning:
     def _needs(self, name: str, given: Mapping[str, Any]) -> bool:
         """Whether mergekit stops because a model in ``given``, or that is ``given``, has no such parameter."""
         around = {**self.around, **_parameters(given)}
-        return any(self.reader.needs(name, around, own) for own in list(self._settings(given)) or [{}])
+        return not self._is_base(given) and any(
+            self.reader.needs(name, around, own) for own in list(self._settings(given)) or [{}]
+        )
 
 
 def _list(value: Any) -> list[Any]:

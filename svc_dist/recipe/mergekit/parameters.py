@@ -109,6 +109,10 @@ class Reader:
                 self.notes.add((*path, name), _MISPLACED.format(method=self.method), code="parameter-misplaced")
         return kept
 
+    def of_base(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a base without part in the merge that would have an effect in another model."""
+        return {name: value for name, value in given.items() if (one := self.takes(name)) is not None and one.per_model}
+
     def _read(
         self, given: Mapping[str, Any], path: KeyPath, known: Sequence[str], missing: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
@@ -125,9 +129,8 @@ class Reader:
             stops = real is not None and any(self.needs(real, settings) for settings in missing)
             own = self.origin.is_outside((*path, name)) or (real not in (None, name) and not self.theirs)
             if stops or (own and METHODS[self.method].parameter(name) is None):
-                kept[name] = (
-                    value  # an error, because mergekit stops too, or because svc_dist is asked and not mergekit
-                )
+                # It will be an error: mergekit stops too, or the parameter is meant for svc_dist and not for mergekit.
+                kept[name] = value
                 continue
             _require_setting(value, name, f"{self.origin.at(*path, name)}: {self.method}")
             if name not in WITHOUT_EFFECT and real != name:

@@ -143,6 +143,19 @@ def test_what_mergekit_stops_at_and_what_is_svc_dists_is_an_error(text: str, wor
     assert words in refused(text)
 
 
+def test_a_base_without_part_in_the_merge_needs_no_parameters() -> None:
+    text = TIES + "  - {model: base, weight: 3, parameters: {wieght: 1, lambda: 3}}"
+    assert [w.partition(": ")[0] for w in warned(text)] == ["r.yaml:6 (models[2].weight)"]
+    (warning,) = warned(TIES + "  - {model: base, parameters: {weight: 1, lambda: 3}}")
+    assert warning == "r.yaml:6 (models[2].parameters): has no effect: this model is the base [no-effect]"
+
+
+@pytest.mark.parametrize(("method", "draws"), [("dare_ties", True), ("ties", False)])
+def test_a_seed_is_told_its_place_where_the_method_draws(method: str, draws: bool) -> None:
+    (warning,) = warned(TIES.replace("ties", method) + "random_seed: 3")
+    assert ("`parameters: {seed: 1}`" in warning) == draws
+
+
 def test_slices_and_modules_are_cleaned() -> None:
     text = """\
 merge_method: slerp
