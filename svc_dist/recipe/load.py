@@ -22,6 +22,7 @@ from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.mergekit.refused import refuse_other_programs
 from svc_dist.recipe.mergekit.slices import without_slices
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
+from svc_dist.recipe.paths import read_text, with_paths
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
@@ -76,7 +77,7 @@ def load_stages(
     elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
         stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes)
     else:
-        stages = parse_stages(_text(recipe), str(recipe), Path(recipe).absolute().parent, access, changes)
+        stages = parse_stages(*read_text(recipe, access), access, changes)
     if max_shard_size is not None:
         stages = tuple(replace(stage, recipe=stage.recipe.with_shard_size(max_shard_size)) for stage in stages)
     return stages
@@ -86,17 +87,9 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> tuple[Any, Origin]:
     """The data of one merge's recipe, unchecked, and its origin. Raises RecipeError."""
     if isinstance(recipe, Mapping):
         return recipe, UNNAMED
-    data, lines = read_yaml(_text(recipe), str(recipe))
-    return data, Origin(str(recipe), lines)
-
-
-def _text(recipe: str | Path) -> str:
-    path = Path(recipe)
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RecipeError(f"cannot read the recipe {path}: {reason}", code="recipe-unreadable") from None
+    text, name, _ = read_text(recipe, DEFAULT_ACCESS)
+    data, lines = read_yaml(text, name)
+    return data, Origin(name, lines)
 
 
 def parse_stages(
@@ -117,7 +110,8 @@ def _stages(
     """The merges of documents. Storage options of each hold for all: they read each other's models."""
     if not documents:
         raise RecipeError("a recipe must have at least one document", code="not-a-recipe")
-    every = ordered(changed_documents(documents, changes or {}))
+    changed_ones = changed_documents(documents, changes or {})
+    every = ordered([(with_paths(data, origin, str(folder), access), origin) for data, origin in changed_ones])
     recipes = [recipe_from(one.data, one.origin, folder, access) for one in every]
     options = {prefix: one for recipe in recipes for prefix, one in recipe.access.options.items()}
     stages = [
@@ -175,7 +169,9 @@ def recipe_from(
         )
         raise RecipeError("\n".join(redact(_explain(one, origin)) for one in problems), code=code) from None
     _check_storage(recipe.storage, origin)
-    return resolve(recipe, origin, Path(folder).absolute(), access, [*ignored, *translated])
+    return resolve(
+        recipe, origin, Path.cwd() if "://" in str(folder) else Path(folder).absolute(), access, [*ignored, *translated]
+    )
 
 
 def _check_storage(storage: Mapping[str, StorageOptions], origin: Origin) -> None:
