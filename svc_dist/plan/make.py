@@ -54,6 +54,7 @@ from svc_dist.plan.vocabulary.rows import Rows
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
+from svc_dist.tensor_names import LayerRange
 
 
 def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
@@ -62,7 +63,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
     recipe = located(recipe)
-    models, renames = _open_models(recipe)
+    models, renames, layers = _open_models(recipe)
     models, tied = tie(recipe, models)
     over, base = attach_to_base(models[0])
     if over.adapter is not None and recipe.output == "adapter":
@@ -88,8 +89,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     dispositions, tensors = _plan_tensors(layout, by_name, over, experts, tied)
     paths = [choices.path for choices in recipe.results]
     planned = tuple(
-        model_of(model, prefixes, recipe.hub_models, source.layers)
-        for model, prefixes, source in zip(models, renames, recipe.models, strict=True)
+        model_of(model, prefixes, recipe.hub_models, taken)
+        for model, prefixes, taken in zip(models, renames, layers, strict=True)
     )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
@@ -145,8 +146,8 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     return replace(plan, fingerprint=fingerprint(plan))
 
 
-def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes]]:
-    """The base and the experts with tensors renamed for the merge, and the renamed prefixes of each."""
+def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes], list[LayerRange | None]]:
+    """The base and the experts with tensors renamed for the merge, the renamed prefixes of each, and its layers."""
     require_folders(recipe)
     first, *others = recipe.models
     distinct = dict.fromkeys((model.location, model.use) for model in others)  # several may be layers of one model
@@ -163,7 +164,8 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     whole = models[0].model
     assert whole is not None
     models = [models[0], *(model.in_layout_of(whole) for model in models[1:])]
-    return with_layers(recipe, models), prefixes
+    viewed, layers = with_layers(recipe, models)
+    return viewed, prefixes, layers
 
 
 def _layout(

@@ -27,20 +27,23 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder
 TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
-def with_layers(recipe: ResolvedRecipe, models: Sequence[OpenedModel]) -> list[OpenedModel]:
-    """The opened models (the base first) as the layers that the recipe takes of each.
+def with_layers(
+    recipe: ResolvedRecipe, models: Sequence[OpenedModel]
+) -> tuple[list[OpenedModel], list[LayerRange | None]]:
+    """The opened models (the base first) as the layers that the recipe takes of each, and these; None for all of them.
 
     Raises RecipeError for layers that a model does not have.
     """
     viewed: list[OpenedModel] = []
+    taken: list[LayerRange | None] = []
     for source, model in zip(recipe.models, models, strict=True):
-        layers = source.layers
-        if layers is None or model.tensors is None:
-            viewed.append(model)
-            continue
-        where = recipe.origin.at("models", source.position or 0, "layer_range")
-        viewed.append(_viewed(model, layers, where))
-    return viewed
+        layers, view = source.layers, model
+        if layers is not None:
+            where = recipe.origin.at("models", source.position or 0, "layer_range")
+            view = _viewed(model, layers, where)
+        viewed.append(view)
+        taken.append(None if view is model else layers)
+    return viewed, taken
 
 
 def view_of(model: Checkpoint, layers: LayerRange | None) -> Checkpoint:
