@@ -44,8 +44,8 @@ def row_maps(
     of the only model that has it, else the base's (``prefer_base``), else the mean of those that have it; zero where no
     model has it. A row that is no token's is the one of that number where it is no token's either.
     """
-    names = _by_row(result, rows)
-    stored = [_own(names, rows, model, number == start) for number, model in enumerate(models)]
+    named = _Named(list(result), np.fromiter(result.values(), np.int64, len(result)), rows)
+    stored = [_own(named, model, number == start) for number, model in enumerate(models)]
     fixed = fixed or {}
     forced = [row for row, one in fixed.items() if one.force]
     has = np.array([np.full(rows, -1) if one is None else one for one in stored]) >= 0
@@ -67,11 +67,15 @@ def row_maps(
     return RowMaps(rows + padding, own, filled_runs(filled), padding)
 
 
-def common_tokens(result: Mapping[str, int], rows: int, models: Sequence[Tokens | None], start: int | None) -> int:
-    """How many rows of the result all models have."""
-    names = _by_row(result, rows)
-    stored = [_own(names, rows, model, number == start) for number, model in enumerate(models) if model is not None]
-    return int((np.array(stored) >= 0).all(axis=0).sum())
+def common_rows(maps: RowMaps) -> int:
+    """How many rows all models have themselves."""
+    missing = np.ones(maps.rows, dtype=bool)
+    for own in maps.own:
+        for start, _, count in own:
+            missing[start : start + count] = False
+    for start, count, _ in maps.filled:
+        missing[start : start + count] = True
+    return int((~missing[: maps.rows - maps.padding]).sum())
 
 
 def _array(one: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -79,32 +83,29 @@ def _array(one: NDArray[np.int64] | None) -> NDArray[np.int64]:
     return one
 
 
-def _by_row(result: Mapping[str, int], rows: int) -> list[list[str]]:
-    """The tokens of each row: an added token that another name has the number of is the last."""
-    names: list[list[str]] = [[] for _ in range(rows)]
-    for token, row in result.items():
-        if 0 <= row < rows:
-            names[row].append(token)
-    return names
+@dataclass(frozen=True)
+class _Named:
+    """The tokens of the result, and the row of each. An added token is after another name of its number."""
+
+    tokens: Sequence[str]
+    numbers: NDArray[np.int64]
+    rows: int
 
 
-def _own(names: Sequence[Sequence[str]], rows: int, model: Tokens | None, is_start: bool) -> NDArray[np.int64] | None:
+def _own(named: _Named, model: Tokens | None, is_start: bool) -> NDArray[np.int64] | None:
     """The stored row of each row in one model, -1 where it has none; None for a model that has the base's."""
     if model is None:
         return None
-    stored = np.full(rows, -1, dtype=np.int64)
-    known = model.numbers
+    rows, known = np.arange(named.rows), model.numbers
     if known is None:
-        stored[: min(rows, model.rows)] = np.arange(min(rows, model.rows))
-        return stored
-    taken = set(known.values())
-    for row, tokens in enumerate(names):
-        if is_start and row < model.rows and (row in taken or not tokens):
-            stored[row] = row
-        elif not tokens:
-            stored[row] = row if row < model.rows and row not in taken else -1
-        for token in () if stored[row] == row and is_start else tokens:
-            number = known.get(token, -1)
-            if 0 <= number < model.rows:
-                stored[row] = number
-    return stored
+        return np.where(rows < model.rows, rows, -1)
+    inside = (named.numbers >= 0) & (named.numbers < named.rows)
+    taken, tokens = np.zeros(named.rows, dtype=bool), np.zeros(named.rows, dtype=bool)
+    numbers = np.fromiter(known.values(), np.int64, len(known))
+    taken[numbers[(numbers >= 0) & (numbers < named.rows)]] = True
+    tokens[named.numbers[inside]] = True
+    stored = np.where((rows < model.rows) & ~taken & ~tokens, rows, -1)  # of no token, here and there
+    found = np.fromiter((known.get(token, -1) for token in named.tokens), np.int64, len(named.tokens))
+    known_here = inside & (found >= 0) & (found < model.rows)
+    stored[named.numbers[known_here]] = found[known_here]
+    return np.where((rows < model.rows) & taken, rows, stored) if is_start else stored

@@ -10,7 +10,7 @@ from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.vocabulary import Clash, tokens_of
 from svc_dist.errors import PlanError, RecipeError
-from svc_dist.plan.vocabulary.matching import FixedRow, Tokens, common_tokens, row_maps
+from svc_dist.plan.vocabulary.matching import FixedRow, Tokens, common_rows, row_maps
 from svc_dist.plan.vocabulary.result import ResultVocabulary, result_vocabulary
 from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary
@@ -143,7 +143,7 @@ class _ByToken:
             result.tokens, tokens, start if start == result.start else None, self._models(),
             prefer_base=self.of.recipe.has_base_model, fixed=fixed, padding=padding,
         )  # fmt: skip
-        self._require_common(result, tokens)
+        self._require_common(maps, result)
         rows = max(tokens, stored) if choice.multiple is None else tokens + padding
         return Rows((rows,), tokens if tokens + padding < rows else None, start, maps, result)
 
@@ -188,9 +188,9 @@ class _ByToken:
             )
         return FixedRow(((number, row),), one.force)
 
-    def _require_common(self, result: ResultVocabulary, rows: int) -> None:
+    def _require_common(self, maps: RowMaps, result: ResultVocabulary) -> None:
         """Raise PlanError where hardly any token of the result is in all models: these are other tokenizers."""
-        if self.vocab == "union" or common_tokens(result.tokens, rows, self._models(), result.start) * 2 >= rows:
+        if self.vocab == "union" or common_rows(maps) * 2 >= maps.rows - maps.padding:
             return
         clashes = list(self.vocabularies.clashes(self.name, min(self.sizes.values()), result.start))
         shown: Sequence[Clash] = clashes[:_SHOWN]
@@ -226,18 +226,10 @@ def _origins(maps: RowMaps, locations: Sequence[str]) -> list[str]:
         whose = "the base" if sources == [0] else locations[sources[0]]
         key = f"from {whose}" if len(of) == 1 else "the mean of the models that have them"
         counts[key] = counts.get(key, 0) + count
-    covered = _covered(maps)
-    zero = maps.rows - maps.padding - len(covered)
-    every = maps.rows - maps.padding - filled - zero
+    every = common_rows(maps)
+    zero = maps.rows - maps.padding - every - filled
     parts = [f"{every:,} that all models have", *(f"{count:,} {what}" for what, count in counts.items())]
     return parts + ([f"{zero:,} zero"] if zero else []) + ([f"{maps.padding:,} padding"] if maps.padding else [])
-
-
-def _covered(maps: RowMaps) -> set[int]:
-    """The rows that some model has, or that are filled."""
-    runs = [(start, count) for own in maps.own for start, _, count in own]
-    runs += [(start, count) for start, count, _ in maps.filled]
-    return {row for start, count in dict.fromkeys(runs) for row in range(start, start + count)}
 
 
 def refuse_clashes(clashes: Sequence[Clash], where: str, asked: bool) -> None:

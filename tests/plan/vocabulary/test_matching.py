@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from svc_dist.plan.vocabulary.matching import FixedRow, Tokens, common_tokens, row_maps
+from svc_dist.plan.vocabulary.matching import FixedRow, Tokens, common_rows, row_maps
 from svc_dist.plan.vocabulary.row_maps import Row, RowMaps
 
 
@@ -83,7 +83,7 @@ def test_equal_vocabularies_are_one_run_each() -> None:
     assert maps.own == (((0, 0, 1000),), ((0, 0, 1000),), (), ((0, 0, 1000),))
     assert not maps.filled
     assert maps.identity(0) == 1000
-    assert common_tokens(tokens.numbers or {}, 1000, [tokens, tokens], 0) == 1000
+    assert common_rows(maps) == 1000
 
 
 def test_fixed_rows_are_in_models_without_the_token_or_in_all() -> None:
@@ -92,6 +92,7 @@ def test_fixed_rows_are_in_models_without_the_token_or_in_all() -> None:
     maps = row_maps({"a": 0, "b": 1, "c": 2, "d": 3}, 4, 0, [base, one], fixed=fixed)
     assert of_row(maps, 0, 0, 4) == [((0, 0),), ((0, 1),), ((0, 1),), ()]
     assert of_row(maps, 1, 0, 4) == [((1, 0),), ((1, 0),), ((0, 1),), ()]
+    assert common_rows(maps) == 1
 
 
 def test_rows_of_no_token_are_matched_by_their_number() -> None:

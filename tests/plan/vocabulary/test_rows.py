@@ -182,3 +182,17 @@ def test_factors_of_rows_that_move_are_refused(tmp_path: Path) -> None:
     assert base[NAME].shape == (50, WIDTH)
     with pytest.raises(PlanError, match="LoRA on this tensor"):
         svc_dist.make_plan(recipe_data(models, tokenizer_source="two"))
+
+
+def test_units_of_some_rows_write_the_bytes_of_one_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from svc_dist.checkpoint import layout
+
+    models = chat(tmp_path)
+    keys: dict[str, Any] = {"tokenizer": {"source": "union", "pad_to_multiple_of": 8}, "parameters": {"density": 0.5}}
+    whole = merged(models, "dare_linear", **keys)
+    (tmp_path / "out").rename(tmp_path / "whole")
+    monkeypatch.setattr(layout, "MAX_RANGE", 4 * WIDTH * 5)
+    monkeypatch.setattr(layout, "MIN_RANGE", 64)
+    assert len(svc_dist.make_plan(recipe_data(models, "dare_linear", **keys)).units) > 15
+    found = merged(models, "dare_linear", **keys)
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
