@@ -134,6 +134,10 @@ def _sidecar_lines(plan: Plan) -> Iterator[str]:
         change = changes.get(sidecar.rewrite, "") + (" (without quantization_config)" if sidecar.dequantised else "")
         if sidecar.tied is not None:
             change += f" (with tie_word_embeddings: {str(sidecar.tied).lower()})"
+        if sidecar.vocab_size is not None:
+            change += f" (with vocab_size: {sidecar.vocab_size:,})"
+        if sidecar.more_tokens:
+            change += f" (with {counted(len(plan.added_tokens), 'more token')})"
         groups.setdefault(title, []).append(printable(sidecar.name) + change)
     for file in plan.left_out:
         groups.setdefault(f"not copied from {file.location} ({file.reason})", []).append(printable(file.name))
