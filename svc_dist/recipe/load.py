@@ -18,7 +18,6 @@ from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed, changed_documents
 from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.mergekit.ignored import without_ignored
-from svc_dist.recipe.mergekit.keys import refuse
 from svc_dist.recipe.mergekit.refused import refuse_other_programs
 from svc_dist.recipe.mergekit.slices import without_slices
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
@@ -158,7 +157,6 @@ def recipe_from(
     data = with_checkpoints(data, origin, folder, access)
     refuse_other_programs(data, origin)
     data, ignored = without_ignored(data, origin)
-    refuse(data, origin)
     data, origin, translated = without_slices(data, origin)
     try:
         recipe = Recipe.model_validate(_with_preset(data, origin))

@@ -55,6 +55,7 @@ _INSTEAD = {
         **dict.fromkeys(("output", "output_dir", "output_path", "out_path"), "the command line names the output"),
         **dict.fromkeys(("seed", "random_seed"), _SEED),
         "layer_range": _BY_MODEL["layer_range"],
+        "input_model_parameters": "parameters of a model belong to its entry under `models`",
     },
     "model": _BY_MODEL,
     "source": _BY_MODEL,

@@ -49,6 +49,11 @@ def cleaned(text: str) -> dict[str, Any]:
             "output [key-ignored]",
         ),
         (
+            "input_model_parameters: {}",
+            "r.yaml:6 (input_model_parameters): mergekit ignores 'input_model_parameters' here, and so does svc_dist; "
+            "parameters of a model belong to its entry under `models` [key-ignored]",
+        ),
+        (
             "density: 0.5",
             "r.yaml:6 (density): mergekit ignores 'density' here, and so does svc_dist; it is a parameter: to give it "
             "effect, write it under `parameters` [key-ignored]",
