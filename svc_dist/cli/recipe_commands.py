@@ -1,16 +1,20 @@
-"""Commands about recipes themselves: recipe fix, recipe explain, recipe schema."""
+"""Commands about recipes themselves: recipe new, recipe fix, recipe explain, recipe schema."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svc_dist.cli import options
 from svc_dist.cli.terminal import say
 from svc_dist.errors import OutputError, PlanError, RecipeError, StorageError, SvcDistError
+
+if TYPE_CHECKING:
+    from svc_dist.checks.proposals.advice import Findings
+    from svc_dist.recipe.resolved import ResolvedRecipe
 
 #: Errors that the author of a recipe decides about.
 OPEN = (RecipeError, PlanError)
@@ -29,6 +33,33 @@ def _about() -> None:
 NewFile = Annotated[
     Path | None, typer.Option("--output", help="new file for the recipe; default: standard output", metavar="FILE")
 ]
+
+
+@recipe.command()
+def new(
+    base: Annotated[str, typer.Argument(help="base model: folder, URL or hub id", metavar="BASE")],
+    experts: Annotated[
+        list[str], typer.Argument(help="experts: a model, an adapter, or model+adapter each", metavar="EXPERT...")
+    ],
+    output: NewFile = None,
+    look: Annotated[
+        bool, typer.Option("--inspect", help="read the weights, and choose by what the deltas show")
+    ] = False,
+    endpoint_url: options.Endpoint = None,
+    profile: options.Profile = None,
+    anonymous: options.Anonymous = False,
+) -> None:
+    """Write a commented recipe for models. Proposes a method and a calibration, and plans it; merges nothing.
+
+    Example: svc-dist recipe new base/ code/ math/ --output recipe.yaml
+    """
+    _require_new(output)
+    from svc_dist.checks.proposals.proposal import propose
+
+    access = options.access_of(endpoint_url, profile, anonymous)
+    folder = (output or Path("recipe.yaml")).absolute().parent
+    done = propose(base, experts, folder, access, _findings if look else None)
+    _write(done.text, output, done.notes)
 
 
 @recipe.command()
@@ -91,6 +122,19 @@ def schema() -> None:
     from svc_dist.recipe.writing.json_schema import render
 
     say(render(), end=False)
+
+
+def _findings(recipe: ResolvedRecipe) -> Findings:
+    """What an inspection of a recipe's deltas shows."""
+    from svc_dist.checks.over_counting import inspect
+    from svc_dist.checks.proposals.advice import Findings
+    from svc_dist.plan.settings import SettingsRequest
+    from svc_dist.report.diagnosis import Diagnosis
+
+    diagnosis = Diagnosis(inspect(recipe, settings=SettingsRequest()))
+    norms = diagnosis.norms()[1]
+    mean = tuple(float(norm) for norm in norms.mean(axis=0)) if norms.size else ()
+    return Findings(diagnosis.gamma(), diagnosis.mean_cosine(), mean)
 
 
 def _require_new(output: Path | None, beside: Path | None = None) -> None:

@@ -1,0 +1,96 @@
+"""The merge method and calibration that are proposed for experts, with the evidence: docs/choosing.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_MANY = 6  # experts, from which on TSV-M was measured best
+_LITTLE = 0.95  # gamma above which a sum is hardly over-counted
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an inspection of the deltas shows: the mean ``gamma`` of SVC on their sum (below 1: shared directions are
+    counted several times), the mean ``cosine`` between experts, and the norm of each expert's delta over the base's."""
+
+    gamma: float
+    cosine: float
+    norms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A method, its parameters (``weight``: of each expert), a calibration, why, and what to try next."""
+
+    method: str
+    parameters: Mapping[str, Any]
+    calibrate: str | None
+    why: tuple[str, ...]
+    next: tuple[str, ...]
+    weight: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def advise(experts: int, adapters: int, findings: Findings | None = None) -> Advice:
+    """The proposal for so many experts, of which so many are adapters to the base."""
+    if experts == 1:
+        return Advice(
+            "task_arithmetic", {"lambda": 0.5}, None,
+            ("With one expert nothing is counted twice: the sum needs a scale, and no calibration.",),
+            ("lambda from 0.3 to 1: 0 is the base, 1 the expert",),
+            weight=1.0,
+        )  # fmt: skip
+    notes = () if findings is None else tuple(_shown(findings))
+    if findings is not None and findings.gamma >= _LITTLE:
+        return Advice(
+            "task_arithmetic", {"lambda": 1.0}, None,
+            ("The inspection shows little over-counting, so the plain sum of the deltas is proposed. Calibration would "
+             "change it little.",),
+            ("lambda from 0.3 to 1, on validation data of your own", "calibrate: svc", "merge_method: swudi"),
+            weight=1.0, notes=notes,
+        )  # fmt: skip
+    if adapters == experts:
+        return Advice(
+            "task_arithmetic", {"lambda": 1.0}, "svc",
+            ("The sum of the deltas, with shared directions scaled back by SVC. Adapters are merged in factored form. "
+             "The measurements in docs/choosing.md are of full fine-tunes: check the result on data of your own.",),
+            ("preset: swudi-lora in place of merge_method, parameters and calibrate: SWUDI as its authors merge LoRA "
+             "experts (lambda 0.2 for five of them)",
+             "calibrate: {method: svc, alpha: 0.5}"),
+            weight=1.0, notes=notes,
+        )  # fmt: skip
+    if experts < _MANY:
+        return Advice(
+            "task_arithmetic", {"lambda": 1.0}, "svc",
+            ("The sum of the deltas, with shared directions scaled back by SVC. With four experts this gained 2.5 "
+             "points over the best scale of the plain sum, and it needs no scale (docs/choosing.md).",),
+            ("merge_method: swudi without calibrate: 2 points more with four experts, and it takes longer",
+             "merge_method: tsv_m with calibrate: svc",
+             "calibrate: {method: svc, alpha: 0.5}"),
+            weight=1.0, notes=notes,
+        )  # fmt: skip
+    return Advice(
+        "tsv_m", {"lambda": 0.5}, "svc",
+        ("TSV-M with lambda 0.5 and SVC was the best of all merges with eight experts: 2.3 points over TSV-M alone "
+         "(docs/choosing.md).",),
+        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: much faster, 2.4 points less there",
+         "merge_method: swudi without calibrate",
+         "lambda: 1.0 only with alpha 0.5: with alpha 1/K it lost four points"),
+        notes=notes,
+    )  # fmt: skip
+
+
+def _shown(findings: Findings) -> list[str]:
+    lines = [
+        f"Inspected: what the experts share is counted {1 / findings.gamma:.2f} times in their sum (gamma "
+        f"{findings.gamma:.2f}); mean cosine between experts {findings.cosine:.2f}."
+    ]
+    if findings.norms and max(findings.norms) > 3 * min(findings.norms):
+        listed = ", ".join(f"{norm:.2g}" for norm in findings.norms)
+        lines.append(
+            f"The deltas differ much in size (over the base's norm: {listed}): the largest ones rule the sum; "
+            "lower their weight if the others lose too much."
+        )
+    return lines
