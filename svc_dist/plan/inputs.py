@@ -244,6 +244,7 @@ def inputs_of(
         raise PlanError(
             f"{printable(spec.name)}: an adapter to {base.whole.location}, which has one itself, beside another base",
             "merge the adapters into their models with peft first",
+            code="adapter-not-supported",
         )
     alone = models[0] in models[1:]
     return tuple(_as_decoded(slots)), tuple(factors[1:]) if any(factors[1:]) else (), () if alone else factors[0] or ()

@@ -145,7 +145,11 @@ def _layers(entry: ModelEntry, where: str) -> LayerRange | None:
     """The layers that an entry names."""
     if entry.layer_range is None:
         if entry.at is not None:
-            raise RecipeError(f"{where}: `at` needs a layer_range", "write layer_range: [first, after the last]")
+            raise RecipeError(
+                f"{where}: `at` needs a layer_range",
+                "write layer_range: [first, after the last]",
+                code="values-contradict",
+            )
         return None
     first, last = entry.layer_range
     return LayerRange(first, last, first if entry.at is None else entry.at)

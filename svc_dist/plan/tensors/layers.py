@@ -102,6 +102,7 @@ def _viewed(model: OpenedModel, layers: LayerRange, where: str) -> OpenedModel:
         raise RecipeError(
             f"{where}: {model.location} is an adapter, which has no layers of its own",
             "name it with the model that it belongs to: model+adapter",
+            code="base-not-whole",
         )
     count = depth(whole)
     if layers.last > count:
