@@ -57,7 +57,11 @@ def with_paths(data: Any, origin: Origin, folder: str, access: Access) -> Any:
         if "://" in folder and value and "://" not in value and not value.startswith(("/", "~")):
             url = f"{folder}/{os.path.normpath(value)}"
             if ".." in url.split("/"):
-                raise RecipeError(f"{origin.at(*path)}: {value} lies outside the recipe's prefix", "write its URL")
+                raise RecipeError(
+                    f"{origin.at(*path)}: {value} lies outside the recipe's prefix",
+                    "write its URL",
+                    code="value-not-allowed",
+                )
             if value.startswith(".") or ("+" not in value and open_storage(url, access).names()):
                 return url
         return value
@@ -83,5 +87,7 @@ def _variable(name: str, where: str) -> str:
         )
     value = os.environ.get(name)
     if not value:
-        raise RecipeError(f"{where}: the environment variable {name} is not set", f"export {name}=...")
+        raise RecipeError(
+            f"{where}: the environment variable {name} is not set", f"export {name}=...", code="value-not-allowed"
+        )
     return value

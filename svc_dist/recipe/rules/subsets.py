@@ -63,24 +63,30 @@ def named_models(
         at = origin.at(*where, "models", position)
         one = model_number(entry.model, models, at)
         if one in given:
-            raise RecipeError(f"{at}: {models[one].location} is named twice")
+            raise RecipeError(f"{at}: {models[one].location} is named twice", code="model-listed-twice")
         given[one] = entry.parameters
     listed = tuple(given)
     if method.base == "none":
         if len(listed) != 1:
-            raise RecipeError(f"{origin.at(*where, 'models')}: {method.name} takes exactly one model")
+            raise RecipeError(
+                f"{origin.at(*where, 'models')}: {method.name} takes exactly one model", code="number-of-experts"
+            )
         return Subset(listed[0], listed, False, base is not None, given)
     if base is None or (base not in listed and method.base in ("listed", "model")):
         if method.base == "origin":
             raise RecipeError(
-                f"{origin.at(*where)}: {method.name} needs a base", "add base_model to the rule or to the recipe"
+                f"{origin.at(*where)}: {method.name} needs a base",
+                "add base_model to the rule or to the recipe",
+                code="base-missing",
             )
         base, named = listed[0], False
     experts = tuple(one for one in listed if one != base)
     if not experts and method.base in ALONE:
         return Subset(base, (base,), False, named, given)
     if not experts:
-        raise RecipeError(f"{origin.at(*where, 'models')}: no expert besides the base {models[base].location}")
+        raise RecipeError(
+            f"{origin.at(*where, 'models')}: no expert besides the base {models[base].location}", code="no-expert"
+        )
     return Subset(base, experts, base in given, base is not None and named, given)
 
 
@@ -95,5 +101,7 @@ def _with_base(base: int | None, models: Sequence[RecipeModel], where: tuple[str
     listed = [number for number, model in enumerate(models) if model.position is not None]
     experts = tuple(number for number in listed if number != base)
     if not experts:
-        raise RecipeError(f"{origin.at(*where, 'base_model')}: no expert besides the base {models[base].location}")
+        raise RecipeError(
+            f"{origin.at(*where, 'base_model')}: no expert besides the base {models[base].location}", code="no-expert"
+        )
     return Subset(base, experts, base in listed, True)

@@ -36,6 +36,22 @@ def test_every_code_that_the_source_names_is_explained() -> None:
     assert named - {None} <= set(explanations())
 
 
+def test_refusals_of_recipes_and_plans_name_a_code() -> None:
+    nameless = [
+        f"{file}:{call.lineno}"
+        for file, source in SOURCES.items()
+        if file.startswith(("recipe/", "plan/"))
+        for call in calls(source, "RecipeError", "PlanError")
+        if not any(keyword.arg == "code" for keyword in call.keywords)
+    ]
+    assert nameless == []
+
+
+def test_every_explained_code_is_one_that_something_names() -> None:
+    everything = "\n".join(SOURCES.values())
+    assert [code for code in explanations() if f'"{code}"' not in everything] == []
+
+
 def test_kinds_of_errors_are_explained() -> None:
     kinds = [kind for kind in vars(svc_dist.errors).values() if isinstance(kind, type) and hasattr(kind, "code")]
     assert {kind.code for kind in kinds} - {None} <= set(explanations())
