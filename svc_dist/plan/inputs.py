@@ -243,9 +243,8 @@ def inputs_of(
     if below:
         raise PlanError(
             f"{printable(spec.name)}: an adapter to {base.whole.location}, which has one itself, beside another base",
-            "merge the adapters into their models with peft first",
-            code="adapter-not-supported",
-        )
+            "merge the adapters into their models with peft first", code="adapter-not-supported",
+        )  # fmt: skip
     alone = models[0] in models[1:]
     return tuple(_as_decoded(slots)), tuple(factors[1:]) if any(factors[1:]) else (), () if alone else factors[0] or ()
 
