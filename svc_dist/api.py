@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def merge(
     SvcDistError; its ``exit_code`` is that of the command.
     """
     from svc_dist.run.stages.chain import run_stages
+    from svc_dist.run_folder.stages.places import placed
 
     settings = SettingsRequest(precision, threads_per_unit, device)
     limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
@@ -70,8 +72,9 @@ def merge(
         executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
         limits=limits, progress=progress,
     )  # fmt: skip
-    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    return run_stages(stages, str(output), options)
+    load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    stages, location = placed(lambda recorded: load(recorded=recorded), str(output), restart)
+    return run_stages(stages, location, options)
 
 
 def make_plan(
@@ -110,14 +113,18 @@ def make_plans(
 ) -> list[Plan]:
     """Plan every merge of a recipe with several documents, each after those whose models it uses; see ``make_plan``."""
     request = SettingsRequest(precision, threads_per_unit, device)
-    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     recorded, models = None, None
-    if output is not None:
+    if output is None:
+        stages = load()
+    else:
         from svc_dist.run_folder.output import Output
         from svc_dist.run_folder.published import recorded_models
+        from svc_dist.run_folder.stages.places import placed
         from svc_dist.run_folder.stages.records import settings_of_run
 
-        earlier = Output(str(output), stages[-1].recipe.access)
+        stages, location = placed(lambda recorded: load(recorded=recorded), str(output))
+        earlier = Output(location, stages[-1].recipe.access)
         recorded = settings_of_run(earlier)
         models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
     return plan_stages(stages, request.resolve(recorded, detect_device), models or ())

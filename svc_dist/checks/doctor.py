@@ -26,6 +26,7 @@ from svc_dist.recipe.load import load_stages
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.stages.places import placed
 from svc_dist.run_folder.stages.records import settings_of_run
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, STAGE, Access
@@ -75,7 +76,8 @@ def examine(
     ``changes``: as in ``load_stages``.
     """
     access = replace(access, timeout=20.0, deadline=10.0)
-    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    load = functools.partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    stages, output = placed(lambda recorded: load(recorded=recorded), output)
     stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in stages)
     sound = True
     inputs: dict[str, ResolvedRecipe] = {}

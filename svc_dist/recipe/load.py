@@ -21,7 +21,7 @@ from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.refused import refuse_other_programs
 from svc_dist.recipe.mergekit.slices import without_slices
 from svc_dist.recipe.origin import UNNAMED, Origin, nearest
-from svc_dist.recipe.paths import read_text, with_paths
+from svc_dist.recipe.paths import PathValues, read_text, with_paths
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
@@ -58,13 +58,15 @@ def load_stages(
     access: Access = DEFAULT_ACCESS,
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> tuple[Stage, ...]:
     """The merges of a recipe, checked and resolved: one for each document, each after those that it uses.
 
     ``recipe``: a file, or the data that its YAML would parse to. ``access``: for storages without options in the
     recipe. ``max_shard_size`` replaces the recipe's. ``changes``: values that replace the recipe's, by key, as
-    ``--set`` gives them. Raises RecipeError.
+    ``--set`` gives them. ``recorded``: values of ``${NAME}`` and ``{date}`` in paths. Raises RecipeError.
     """
+    values = PathValues(recorded)
     if isinstance(recipe, ResolvedRecipe):
         if changes:
             raise RecipeError(
@@ -72,11 +74,11 @@ def load_stages(
             )
         stages: tuple[Stage, ...] = (Stage(None, recipe if access == DEFAULT_ACCESS else recipe.with_access(access)),)
     elif isinstance(recipe, Mapping):
-        stages = _stages([(recipe, UNNAMED)], ".", access, changes)
+        stages = _stages([(recipe, UNNAMED)], ".", access, changes, values)
     elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
-        stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes)
+        stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes, values)
     else:
-        stages = parse_stages(*read_text(recipe, access), access, changes)
+        stages = parse_stages(*read_text(recipe, access), access, changes, values)
     if max_shard_size is not None:
         stages = tuple(replace(stage, recipe=stage.recipe.with_shard_size(max_shard_size)) for stage in stages)
     return stages
@@ -97,21 +99,28 @@ def parse_stages(
     folder: str | Path = ".",
     access: Access = DEFAULT_ACCESS,
     changes: Mapping[str, Any] | None = None,
+    values: PathValues | None = None,
 ) -> tuple[Stage, ...]:
     """The merges of YAML text; relative paths are relative to ``folder``. Raises RecipeError."""
     documents = [(data, Origin(name, lines)) for data, lines in read_documents(text, name)]
-    return _stages(documents, folder, access, changes)
+    return _stages(documents, folder, access, changes, values or PathValues())
 
 
 def _stages(
-    documents: Sequence[tuple[Any, Origin]], folder: str | Path, access: Access, changes: Mapping[str, Any] | None
+    documents: Sequence[tuple[Any, Origin]],
+    folder: str | Path,
+    access: Access,
+    changes: Mapping[str, Any] | None,
+    values: PathValues,
 ) -> tuple[Stage, ...]:
     """The merges of documents. Storage options of each hold for all: they read each other's models."""
     if not documents:
         raise RecipeError("a recipe must have at least one document", code="not-a-recipe")
     changed_ones = changed_documents(documents, changes or {})
-    every = ordered([(with_paths(data, origin, str(folder), access), origin) for data, origin in changed_ones])
-    recipes = [recipe_from(one.data, one.origin, folder, access) for one in every]
+    every = ordered([(with_paths(data, origin, str(folder), access, values), origin) for data, origin in changed_ones])
+    recipes = [
+        replace(recipe_from(one.data, one.origin, folder, access), path_values=dict(values.used)) for one in every
+    ]
     options = {prefix: one for recipe in recipes for prefix, one in recipe.access.options.items()}
     stages = [
         Stage(one.name, recipe.with_options(options), one.uses, is_result(one, every))

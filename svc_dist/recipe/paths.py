@@ -1,13 +1,15 @@
-"""Where a recipe lies, and the paths in it: variables of the environment, and paths beside a recipe on a storage."""
+"""Where a recipe lies, and the paths in it: variables, the date, and paths beside a recipe on a storage."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import KeyPath, Origin
@@ -17,7 +19,8 @@ from svc_dist.storage.secrets import is_secret, redact, refuse_credentials
 
 #: Keys whose values are models, wherever they stand in a document.
 MODEL_KEYS = ("base_model", "model", "tokenizer_source", "config_source", "source", "keep")
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+#: A variable of the environment, or the day on which a run was created, in UTC, as 2026-11-29.
+_VARIABLE = re.compile(r"\$\{([^}]*)\}|\{(date)\}")
 
 
 def read_text(recipe: str | Path, access: Access) -> tuple[str, str, str]:
@@ -27,7 +30,7 @@ def read_text(recipe: str | Path, access: Access) -> tuple[str, str, str]:
     """
     location = str(recipe)
     if location == "-":
-        return sys.stdin.read(), "standard input", str(Path.cwd())
+        return _standard_input(sys.stdin), "standard input", str(Path.cwd())
     reason = ""
     try:
         if "://" in location:
@@ -45,15 +48,47 @@ def read_text(recipe: str | Path, access: Access) -> tuple[str, str, str]:
     raise RecipeError(f"cannot read the recipe {redact(location)}: {reason}", code="recipe-unreadable")
 
 
-def with_paths(data: Any, origin: Origin, folder: str, access: Access) -> Any:
-    """A document with the values of ``${NAME}`` in models, and with URLs for models beside a recipe on a storage.
+@functools.lru_cache(maxsize=1)
+def _standard_input(stream: TextIO) -> str:
+    """Read once: a recipe may be asked for again."""
+    return stream.read()
 
-    There, a path that begins with ``.`` is relative to the recipe's prefix, and so is one under which files lie; others
-    stay as they are. Raises RecipeError for a variable that is not set, or whose name is that of a credential.
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+class PathValues:
+    """What ``${NAME}`` and ``{date}`` stand for in paths: ``recorded`` when a run was created, else their values now.
+
+    ``used``: those that were asked for.
+    """
+
+    def __init__(self, recorded: Mapping[str, str] | None = None) -> None:
+        self._recorded = recorded or {}
+        self.used: dict[str, str] = {}
+
+    def replaced(self, text: str, where: str) -> str:
+        """A path with their values. Raises RecipeError for a variable that is not set, or named like a credential."""
+        return _VARIABLE.sub(lambda match: self._of(match[2] or match[1], where, match[2] is not None), text)
+
+    def _of(self, name: str, where: str, is_date: bool) -> str:
+        if name not in self.used:
+            recorded = self._recorded.get(name)
+            self.used[name] = recorded or (today() if is_date else _variable(name, where))
+        return self.used[name]
+
+
+def with_paths(data: Any, origin: Origin, folder: str, access: Access, values: PathValues) -> Any:
+    """A document with the values of ``${NAME}`` and ``{date}`` in models, and with URLs for models beside its recipe.
+
+    Beside a recipe on a storage, a path that begins with ``.`` is relative to the recipe's prefix, and so is one under
+    which files lie; others stay as they are. Raises RecipeError for a variable that is not set, or whose name is that
+    of a credential.
     """
 
     def one(value: str, path: KeyPath) -> str:
-        value = _VARIABLE.sub(lambda match: _variable(match[1], origin.at(*path)), value)
+        value = values.replaced(value, origin.at(*path))
         if "://" in folder and value and "://" not in value and not value.startswith(("/", "~")):
             url = f"{folder}/{os.path.normpath(value)}"
             if ".." in url.split("/"):

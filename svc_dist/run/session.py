@@ -121,6 +121,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
         discard(output)
         refuse_foreign(output, recipe)
     require_free(output, plan)
+    output.journal.record_paths(recipe.path_values)
     output.journal.record_plan(plan)
     return plan
 

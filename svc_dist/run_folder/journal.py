@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 from urllib.parse import quote, unquote
@@ -26,6 +26,7 @@ RUN_FOLDER = ".svc_dist"
 STAGES_FILE = "stages.json"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
+_PATHS = "paths.json"
 _LARGEST, _LARGEST_RECORD = 4 << 30, 64 << 20  # bytes of a plan, and of a smaller file, that are read
 
 
@@ -88,6 +89,18 @@ class Journal:
 
     def record_plan(self, plan: Plan) -> None:
         self.storage.put(_PLAN, plan.to_json().encode())
+
+    def record_paths(self, values: Mapping[str, str]) -> None:
+        """Record what variables and the date in the recipe's paths stand for, for every later start of the run."""
+        if values:
+            self.storage.put(_PATHS, json.dumps(values).encode())
+
+    def paths(self) -> dict[str, str]:
+        """The recorded values; none where there are none, or no run."""
+        with contextlib.suppress(ValueError, RecursionError, DamagedInputError):
+            data = self.storage.get_within(_PATHS, _LARGEST_RECORD) if self.is_there() else None
+            return {} if data is None else msgspec.json.decode(data, type=dict[str, str])
+        return {}
 
     def record(self, receipt: Receipt) -> None:
         """Record a unit whose range is durable. Recording it again is harmless."""

@@ -125,6 +125,7 @@ class _Run:
                 if not self._is_done(result, plan):
                     refuse_foreign(result, stage.recipe)
                     require_free(result, plan)
+        self.whole.journal.record_paths(self.stages[-1].recipe.path_values)
         write_stages(self.whole, self.records)
 
     def _is_done(self, result: Output, plan: Plan) -> bool:
