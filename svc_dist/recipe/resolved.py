@@ -43,8 +43,8 @@ class ResolvedRecipe:
     recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
     with preset and locations resolved, part of a plan's fingerprint. ``stages``: the same of the merges whose models it
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
-    ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what variables
-    and the date in its paths stand for.
+    ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what
+    variables and the date in its paths stand for.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
     """
