@@ -7,7 +7,6 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -20,6 +19,7 @@ from svc_dist.recipe.origin import KeyPath, Line, Origin
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import counted
 from svc_dist.storage.access import Access
+from svc_dist.storage.local import is_folder, is_there
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 #: The parameters below that stand for keys of a recipe: their options, and these keys.
@@ -193,18 +193,18 @@ class _Arguments:
 
     def _require_recipe(self) -> None:
         """Raise RecipeError where the arguments are not RECIPE and OUTPUT."""
-        first, recipes = Path(self.first), [one for one in self.rest if one.endswith(_SUFFIXES)]
-        if not self.first.endswith(_SUFFIXES) and recipes and Path(recipes[0]).is_file():
+        recipes = [one for one in self.rest if one.endswith(_SUFFIXES)]
+        if not self.first.endswith(_SUFFIXES) and recipes and is_there(recipes[0]) and not is_folder(recipes[0]):
             right = f"write svc-dist {self.command} {recipes[0]} {self.first}"
             raise RecipeError(
                 f"{self.first} is not a recipe, but {recipes[0]} is: the recipe comes first",
                 right,
                 code="arguments-refused",
             )
-        if "://" not in self.first and first.is_dir():
+        if "://" not in self.first and is_folder(self.first):
             raise RecipeError(f"{self.first} is a folder, not a recipe", self._forms, code="arguments-refused")
         if self.rest and not (
-            self.first.endswith(_SUFFIXES) or "://" in self.first or first.exists() or self.first == "-"
+            self.first.endswith(_SUFFIXES) or "://" in self.first or is_there(self.first) or self.first == "-"
         ):
             raise RecipeError(f"there is no recipe {self.first}", self._forms, code="arguments-refused")
         if len(self.rest) > 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.hub.locate import locate
+from svc_dist.storage.local import is_folder, is_there
 
 
 def located(recipe: ResolvedRecipe, recorded: Sequence[PlannedModel] = ()) -> ResolvedRecipe:
@@ -21,10 +22,10 @@ def located(recipe: ResolvedRecipe, recorded: Sequence[PlannedModel] = ()) -> Re
     before = {model.hub: model.location for model in every_location(recorded) if model.hub is not None}
     moved, hub_models = {}, {}
     for path, (hub_id, where) in recipe.hub_ids.items():
-        if Path(path).exists():
+        if is_there(path):
             continue
         location = before.get(str(hub_id), "")
-        if not location.startswith("hf://") and not (location and Path(location).is_dir()):
+        if not location.startswith("hf://") and not (location and is_folder(location)):
             location = locate(hub_id, Path(path), recipe.access, where, tokenizer=path == recipe.tokenizer.other)
         moved[path], hub_models[location] = location, str(hub_id)
     return replace(recipe.moved(moved), hub_ids={}, hub_models={**recipe.hub_models, **hub_models})

@@ -131,6 +131,16 @@ def local_identity(name: str, status: os.stat_result) -> FileIdentity:
     return FileIdentity(name, status.st_size, f"mtime:{status.st_mtime_ns}")
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a file or folder is there: not so for a name that no file can have, for which pathlib raises."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: str | Path) -> bool:
+    """The same for a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A file to be read. Raises DamagedInputError for anything else: a pipe would wait for ever, a device may act."""
     _require_regular(path, _status(path))

@@ -268,7 +268,11 @@ def test_a_bad_checkpoint_is_told_from_a_good_one(
 
 BAD_RECIPES: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "unknown key": ({"calibrat": "svc"}, 2, ("r.yaml:6 (calibrat)", "unknown key", "did you mean 'calibrate'?")),
-    "unknown parameter": ({"parameters": {"lamda": 1}}, 2, ("(parameters.lamda)", "did you mean 'lambda'?")),
+    "unknown parameter": (
+        {"parameters": {"lamda": 1}, "calibrate": "svc"},
+        2,
+        ("(parameters.lamda)", "did you mean 'lambda'?"),
+    ),
     "rule that matches nothing": (
         {"rules": [{"match": "embed_tokens*", "keep": "base"}]},
         2,

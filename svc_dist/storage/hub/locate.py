@@ -9,6 +9,7 @@ from pathlib import Path
 from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.hub.cache import HubId, Snapshot, cache_folder, find_snapshot, parse_hub_id
+from svc_dist.storage.local import is_folder, is_there
 
 _NEAR = 0.8  # likeness of two names of which one is probably a misspelling of the other
 _SHOWN = 3
@@ -49,7 +50,7 @@ def locate(hub_id: HubId, path: Path, access: Access, where: str = "", tokenizer
 def locate_here(text: str, access: Access = DEFAULT_ACCESS) -> str:
     """The location of a model that a command names: of a hub id that is no folder here; anything else as it is."""
     hub_id = parse_hub_id(text)
-    return text if hub_id is None or Path(text).exists() else locate(hub_id, Path(text), access)
+    return text if hub_id is None or is_there(text) else locate(hub_id, Path(text), access)
 
 
 def _state(snapshot: Snapshot | None) -> str:
@@ -64,7 +65,7 @@ def _state(snapshot: Snapshot | None) -> str:
 def _near(path: Path) -> Path | None:
     """A folder whose path differs from this one in a few letters of one name."""
     for parent in _like(path.parent.name, _folders(path.parent.parent)):
-        if (near := path.parent.parent / parent / path.name).is_dir():
+        if is_folder(near := path.parent.parent / parent / path.name):
             return near
     return next((path.parent / name for name in _like(path.name, _folders(path.parent))), None)
 
