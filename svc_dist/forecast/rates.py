@@ -89,13 +89,16 @@ class Host:
         return json.dumps({"format": _FORMAT} | dataclasses.asdict(self), indent=1) + "\n"
 
 
+_DECODER = msgspec.json.Decoder(Host)
+
+
 def read_host(file: Path) -> Host:
     """Read a file of ``measure-host``. Raises RecipeError when it is not one."""
     try:
         text = file.read_bytes()
         if msgspec.json.decode(text, type=dict[str, Any]).get("format") != _FORMAT:
             raise ValueError("another release of svc-dist wrote it")
-        return msgspec.json.decode(text, type=Host)
+        return _DECODER.decode(text)
     except OSError as error:
         raise RecipeError(
             f"cannot read {file}: {error.strerror}", f"write it first: svc-dist measure-host {file}"

@@ -25,8 +25,7 @@ from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
-#: Floating-point operations that take as long as moving a byte; for ordering and progress only.
-_WORK_PER_BYTE = 12.0
+_WORK_PER_BYTE = 12.0  # operations that take as long as moving a byte; for ordering and progress only
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +167,8 @@ class Plan:
 
     ``results``: at least one. All results have the same shards, each in its own folder: ``shards`` lists those of the
     first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
-    and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's.
-    ``stages``: the recipes, with names, that make the models ``stage://NAME``.
-    ``adapter``: the ``adapter_config.json`` of results that are adapters.
+    and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's. ``stages``: the
+    recipes, with names, that make the models ``stage://NAME``. ``adapter``: ``adapter_config.json`` of such results.
     """
 
     fingerprint: str
@@ -296,4 +294,7 @@ class Plan:
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
         """Raises ValueError naming the field that is damaged."""
-        return msgspec.json.decode(text, type=cls)
+        return _DECODER.decode(text)
+
+
+_DECODER = msgspec.json.Decoder(Plan)  # made at import: msgspec crashes where threads decode a type for the first time

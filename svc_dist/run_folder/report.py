@@ -248,3 +248,7 @@ class RunRecord:
     units_resumed: int
     retries: int
     attempts: dict[str, int]
+
+
+for _kind in (PublishedMerge, MergeReport):  # msgspec crashes where several threads decode a type for the first time
+    msgspec.json.Decoder(_kind)

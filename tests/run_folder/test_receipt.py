@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +90,21 @@ def test_a_receipt_proves_its_own_unit_of_its_own_plan_and_nothing_else(plan: Pl
         {"ranges": (WrittenRange("xxh3_128:0", ("t", "u"), []),)}, {"unit": "../000001"},
     ):  # fmt: skip
         assert not dataclasses.replace(ours, **other).proves(plan, unit)  # type: ignore[arg-type]
+
+
+def test_no_type_is_decoded_for_the_first_time_by_several_threads() -> None:
+    """msgspec ends the process there; a decoder that is made when its module is imported has seen the type."""
+    package = Path(svc_dist.__file__).parent
+    calls = [
+        (file.name, ast.unparse(keyword.value))
+        for file in sorted(package.rglob("*.py"))
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "msgspec.json.decode"
+        for keyword in call.keywords
+        if keyword.arg == "type"
+    ]
+    plain = {"dict[str, str]", "dict[str, Any]"}
+    assert {what for what in calls if what[1] not in plain} == {
+        ("journal.py", "dict[str, FailureRecord]"),  # read by one thread, at the end of a run
+        ("report.py", "cls"),  # of the two kinds whose decoders are made below them
+    }

@@ -75,6 +75,11 @@ class StageRecord:
         return stage_output(whole, self.name, self.result, access)
 
 
+# Made once, by the thread that imports this: msgspec crashes where several threads decode a type for the first time.
+_STAGES = msgspec.json.Decoder(tuple[StageRecord, ...])
+_FILES = msgspec.json.Decoder(list[FileIdentity])
+
+
 def stage_output(whole: Output, name: str | None, result: bool, access: Access | None = None) -> Output:
     """Where the model of a stage is made: in OUTPUT, in a folder there, or in the run folder if it does not stay."""
     folder = "" if name is None else f"/{name}" if result else f"/{RUN_FOLDER}/{_FOLDER}/{_file(name)}"
@@ -85,7 +90,7 @@ def read_stages(whole: Output) -> tuple[StageRecord, ...] | None:
     """The stages of the run in an output; None where there is none, or it is one merge. Raises DamagedInputError."""
     data = whole.journal.storage.get_within(STAGES_FILE, _LARGEST)
     try:
-        return None if data is None else msgspec.json.decode(data, type=tuple[StageRecord, ...])
+        return None if data is None else _STAGES.decode(data)
     except (ValueError, RecursionError) as error:
         raise DamagedInputError(
             f"the run folder's {STAGES_FILE} cannot be read ({error})",
@@ -149,7 +154,7 @@ def made_stage(whole: Output, record: StageRecord, plan: Plan) -> MadeStage:
     known: list[FileIdentity] | None = None
     with contextlib.suppress(ValueError, DamagedInputError):
         data = whole.journal.storage.get_within(_made_file(record), _LARGEST)
-        known = None if data is None else msgspec.json.decode(data, type=list[FileIdentity])
+        known = None if data is None else _FILES.decode(data)
     if len(files) < len(names) or (known is not None and known != files):
         gone = [name for name in names if name not in {file.name for file in files}]
         changed = [one.name for one, other in zip(files, known or files, strict=False) if one != other]

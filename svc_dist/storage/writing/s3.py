@@ -37,6 +37,10 @@ class UploadRecord(TypedDict):
     others: list[str]
 
 
+#: Made once, by the thread that imports this: msgspec crashes where several threads decode a type for the first time.
+_DECODER = msgspec.json.Decoder(UploadRecord)
+
+
 class S3Sink:
     """Writes the shards of one plan to a storage with multipart uploads."""
 
@@ -179,7 +183,7 @@ def _upload_record(run_folder: Storage, file: str) -> UploadRecord | None:
     """The record of a file's upload; None where there is none. Raises DamagedInputError."""
     data = run_folder.get_within(_record_of(file), _LARGEST_RECORD)
     try:
-        return None if data is None else msgspec.json.decode(data, type=UploadRecord)
+        return None if data is None else _DECODER.decode(data)
     except (ValueError, RecursionError) as error:
         raise DamagedInputError(
             f"{run_folder.url(_record_of(file))} cannot be read: {error}", "start over with --restart"
