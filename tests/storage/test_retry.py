@@ -71,9 +71,7 @@ def test_what_will_not_pass_fails_at_once(no_waiting: list[float]) -> None:
 
 
 def test_a_long_wait_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        logging.getLogger("svc_dist"), "propagate", True
-    )  # a command may have cleared it
+    monkeypatch.setattr(logging.getLogger("svc_dist"), "propagate", True)  # a command may have cleared it
     with caplog.at_level(logging.WARNING, logger="svc_dist"):
         retrying(failing(20), 600)
     records = {id(record): record.getMessage() for record in caplog.records}  # one record may reach two handlers
