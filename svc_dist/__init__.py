@@ -30,15 +30,6 @@ logging.getLogger("svc_dist").addFilter(PrintableRecords())
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `import svc_dist` stays cheap, torch comes only with what needs it.
-    if name in (
-        "calibrate",
-        "inspect",
-        "make_plan",
-        "make_plans",
-        "merge",
-        "merge_deltas",
-        "merge_state_dicts",
-        "predict",
-    ):
+    if name in __all__:
         return getattr(import_module("svc_dist.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

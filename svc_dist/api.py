@@ -73,7 +73,7 @@ def merge(
         limits=limits, progress=progress,
     )  # fmt: skip
     load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    stages, location = placed(lambda recorded: load(recorded=recorded), str(output), restart)
+    stages, location = placed(load, str(output), restart)
     return run_stages(stages, location, options)
 
 
@@ -123,7 +123,7 @@ def make_plans(
         from svc_dist.run_folder.stages.places import placed
         from svc_dist.run_folder.stages.records import settings_of_run
 
-        stages, location = placed(lambda recorded: load(recorded=recorded), str(output))
+        stages, location = placed(load, str(output))
         earlier = Output(location, stages[-1].recipe.access)
         recorded = settings_of_run(earlier)
         models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None

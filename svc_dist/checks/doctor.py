@@ -77,7 +77,7 @@ def examine(
     """
     access = replace(access, timeout=20.0, deadline=10.0)
     load = functools.partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    stages, output = placed(lambda recorded: load(recorded=recorded), output)
+    stages, output = placed(load, output)
     stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in stages)
     sound = True
     inputs: dict[str, ResolvedRecipe] = {}

@@ -71,12 +71,8 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     if exists and not restart:
         refuse_foreign(target, recipe)
     with held(target) as lock:
-        try:
+        with planning(target):
             plan = _planned(recipe, target, options, restart)
-        except BaseException:
-            if target.storage.path is not None and not target.journal.is_there():
-                target.journal.clear()
-            raise
         for warning in plan.warnings:
             _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
         return run_planned(plan, target, lock, options, began)
@@ -99,6 +95,17 @@ def held(target: Output) -> Iterator[Lock]:
         for path in [*target.folders()[:1], *made]:
             with contextlib.suppress(OSError):  # not empty: the run wrote something
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def planning(target: Output) -> Iterator[None]:
+    """Plan a run in a held output. Where that fails before anything is recorded, the run folder is left empty."""
+    try:
+        yield
+    except BaseException:
+        if target.storage.path is not None and not target.journal.is_there():
+            target.journal.clear()
+        raise
 
 
 def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: bool) -> Plan:

@@ -30,9 +30,10 @@ class Stored:
         """What the tensor of codes appends to the stem."""
         return self.codes.name[len(self.stem) :]
 
-    def of_one(self, spec: TensorSpec, stacked: bool) -> tuple[int, ...]:
-        """The shape of the part that one matrix has of a tensor."""
-        return spec.shape[1:] if stacked else spec.shape
+    def of_one(self, companion: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of what one matrix has of the codes and of a companion."""
+        shapes = self.codes.shape, self.beside[companion].shape
+        return (shapes[0][1:], shapes[1][1:]) if len(shapes[0]) == 3 else shapes
 
     def unreadable(self, why: str) -> DamagedInputError:
         """The error for tensors that do not go together."""

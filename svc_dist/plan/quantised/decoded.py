@@ -16,9 +16,11 @@ def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> lis
     Where the base is quantised and the recipe does not ask for weights, all stay as they are: rules may keep the codes.
     Raises DamagedInputError naming the location for codes and scales that do not go together.
     """
-    models = [
-        one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access)) for one in opened
-    ]
-    base = models[0].model
-    coded = base is not None and any(spec.codec is not None for spec in base.tensors.values())
-    return list(opened) if coded and recipe.quantization != "none" else models
+
+    def decoded(one: OpenedModel) -> OpenedModel:
+        return one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access))
+
+    base = decoded(opened[0])
+    if recipe.quantization != "none" and any(spec.codec is not None for spec in base.tensors.values()):
+        return list(opened)
+    return [base, *map(decoded, opened[1:])]

@@ -28,6 +28,7 @@ from svc_dist.run.session import (
     held,
     import_torch,
     other_run,
+    planning,
     refuse_foreign,
     refuse_nesting,
     require_free,
@@ -67,12 +68,8 @@ def run_stages(stages: Sequence[Stage], output: str, options: Options) -> MergeS
     if len(complete) == len(results) and not whole.journal.is_there():
         return _already_complete(stages, whole, complete, options, began)
     with held(whole) as lock:
-        try:
+        with planning(whole):
             run = _Run(stages, whole, options, restart)
-        except BaseException:
-            if whole.storage.path is not None and not whole.journal.is_there():
-                whole.journal.clear()
-            raise
         return run.finish(lock, began)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from svc_dist.recipe.documents import Stage
 from svc_dist.recipe.paths import PathValues
@@ -13,22 +13,20 @@ from svc_dist.storage.open import open_storage
 
 _DATE = "{date}"
 
-Load = Callable[[Mapping[str, str] | None], tuple[Stage, ...]]
 
-
-def placed(load: Load, output: str, restart: bool = False) -> tuple[tuple[Stage, ...], str]:
+def placed(load: Callable[..., tuple[Stage, ...]], output: str, restart: bool = False) -> tuple[tuple[Stage, ...], str]:
     """The stages of a recipe and the location of their output, as the run there was created with them.
 
-    ``load``: the stages for recorded values of ``${NAME}`` and ``{date}``. ``restart``: with the values of now.
+    ``load``: the stages, with ``recorded`` values of ``${NAME}`` and ``{date}`` if given. ``restart``: those of now.
     """
-    stages = load(None)
+    stages = load()
     access = stages[-1].recipe.access
     location = dated(output, access, restart)
     used = stages[-1].recipe.path_values
     if used and not restart:
         recorded = Output(location, access).journal.paths()
         if any(recorded.get(name, value) != value for name, value in used.items()):
-            stages = load(recorded)
+            stages = load(recorded=recorded)
     return stages, location
 
 

@@ -81,8 +81,7 @@ class Fp8Scaled(Codec):
 def fp8(stored: Stored) -> Codec:
     """The codec of E4M3 codes with scales for blocks, rows, columns or the whole. Raises DamagedInputError."""
     scale = next(iter(stored.beside))
-    stacked = len(stored.codes.shape) == 3
-    shape, scale_shape = stored.of_one(stored.codes, stacked), stored.of_one(stored.beside[scale], stacked)
+    shape, scale_shape = stored.of_one(scale)
     if len(shape) != 2:
         raise stored.unreadable("codes of FP8 are no matrix")
     matrix = (shape[0], shape[1])

@@ -120,8 +120,7 @@ def mxfp4_of_gpt_oss(stored: Stored) -> Mxfp:
 
 
 def _mxfp(stored: Stored, scale: str, bits: int, rule: Rule, packed: int) -> Mxfp:
-    stacked = len(stored.codes.shape) == 3
-    codes, scales = stored.of_one(stored.codes, stacked), stored.of_one(stored.beside[scale], stacked)
+    codes, scales = stored.of_one(scale)
     if len(codes) != 2 or len(scales) != 2 or codes[0] != scales[0] or codes[1] * packed != scales[1] * _GROUP:
         raise stored.unreadable(f"codes and scales of MXFP{bits} do not go together")
     dtypes = (stored.codes.dtype, stored.beside[scale].dtype)

@@ -90,8 +90,7 @@ def _filled(scale: Tensor, instead: float) -> Tensor:
 def nvfp4(stored: Stored) -> Nvfp4:
     """The codec of FP4 codes with E4M3 scales. Raises DamagedInputError."""
     divides = ".weight_global_scale" in stored.beside
-    stacked = len(stored.codes.shape) == 3
-    codes, scales = stored.of_one(stored.codes, stacked), stored.of_one(stored.beside[".weight_scale"], stacked)
+    codes, scales = stored.of_one(".weight_scale")
     packed = 1 if stored.codes.dtype == "F4" else 2
     if len(codes) != 2 or len(scales) != 2 or codes[0] != scales[0] or codes[1] * packed != scales[1] * _GROUP:
         raise stored.unreadable("codes and scales of NVFP4 do not go together")

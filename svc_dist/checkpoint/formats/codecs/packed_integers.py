@@ -115,8 +115,7 @@ class PackedIntegers(Codec):
 
 def packed_integers(stored: Stored) -> PackedIntegers:
     """The codec of packed integers. Raises DamagedInputError."""
-    stacked = len(stored.codes.shape) == 3
-    codes, scales = stored.of_one(stored.codes, stacked), stored.of_one(stored.beside[_SCALE], stacked)
+    codes, scales = stored.of_one(_SCALE)
     bits = stored.scheme.bits or 4
     if len(codes) != 2 or len(scales) != 2 or codes[0] != scales[0] or not 2 <= bits <= 8 or not scales[1]:
         raise stored.unreadable("codes and scales of packed integers do not go together")
