@@ -28,7 +28,7 @@ class TensorSpec:
 
     ``parts``: the tensors that make up this one, in the order of its bytes, where it is not stored whole; ``start`` and
     ``end`` are then relative to it. ``codec``: how they store it, where they are its codes and their companions, in the
-    codec's order (``formats.codecs.texts``); ``turned``: the codec's matrices are the transposes of this one's.
+    codec's order (``formats.codecs.texts``).
     """
 
     name: str
@@ -39,7 +39,6 @@ class TensorSpec:
     end: int
     parts: tuple[TensorSpec, ...] = ()
     codec: str | None = None
-    turned: bool = False
 
     @property
     def nbytes(self) -> int:

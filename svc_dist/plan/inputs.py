@@ -74,7 +74,7 @@ class InputRange:
     """The bytes of a tensor in one of the inputs.
 
     ``parts``: the ranges that make up the tensor, in the order of its bytes, where the input does not store it whole.
-    ``codec``, ``turned``: as those of a ``TensorSpec``; ``dtype`` is then what the codes are decoded to.
+    ``codec``: as that of a ``TensorSpec``; ``dtype`` is then what the codes are decoded to.
     """
 
     input: int
@@ -84,7 +84,6 @@ class InputRange:
     dtype: str
     parts: tuple[InputRange, ...] = ()
     codec: str | None = None
-    turned: bool = False
 
     def range(self, first: int, last: int) -> ByteRange:
         """The bytes of elements ``[first, last)`` of a tensor that is stored whole."""
@@ -114,7 +113,7 @@ class InputRange:
     def slabs(self, first: int, last: int) -> Iterator[Slab]:
         """The rows of matrices in codes that elements ``[first, last)`` lie in."""
         stored = tuple((part.file, part.start) for part in self.parts)
-        return slabs(codec_of(self.codec or ""), stored, self.turned, first, last)
+        return slabs(codec_of(self.codec or ""), stored, first, last)
 
     @property
     def is_coded(self) -> bool:
@@ -137,7 +136,7 @@ class InputRange:
         codec = codec_of(self.codec)
         rows, columns = codec.shape
         stacked = bytes_of(self.dtype, rows * columns) < self.end - self.start
-        return rows * columns if self.turned or (stacked and rows % codec.grain) else codec.grain * columns
+        return rows * columns if codec.turned or (stacked and rows % codec.grain) else codec.grain * columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +274,7 @@ def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputR
 def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
     count = min(count, spec.numel)
     parts = tuple(_slot(number, part, part.numel) for part in spec.parts)
-    of = (spec.dtype, parts, spec.codec, spec.turned)
+    of = (spec.dtype, parts, spec.codec)
     return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), *of)
 
 

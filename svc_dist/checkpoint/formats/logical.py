@@ -27,8 +27,7 @@ class LogicalTensor:
     """A weight ``name`` of ``shape`` that is stored as several tensors.
 
     ``count``: how many matrices it is a stack of; ``codec``: of one of them. ``stored``: by suffix; what is beside the
-    codes in the file and no part of the codec belongs to activations (``input_scale``) and is carried. ``turned``: the
-    codec's matrices are ``(out, in)``, those of ``shape`` ``(in, out)``.
+    codes in the file and no part of the codec belongs to activations (``input_scale``) and is carried.
     """
 
     name: str
@@ -38,7 +37,6 @@ class LogicalTensor:
     codec: Codec
     count: int
     stored: Mapping[str, TensorSpec]
-    turned: bool = False
 
     @property
     def spec(self) -> TensorSpec:
@@ -46,7 +44,7 @@ class LogicalTensor:
         end = bytes_of(_DECODED, math.prod(self.shape))
         parts = tuple(spec for _, spec in self.parts)
         text = codec_text(self.codec)
-        return TensorSpec(self.name, _DECODED, self.shape, parts[0].file, 0, end, parts, text, self.turned)
+        return TensorSpec(self.name, _DECODED, self.shape, parts[0].file, 0, end, parts, text)
 
     @property
     def parts(self) -> Iterator[tuple[str, TensorSpec]]:
@@ -100,9 +98,8 @@ def _logical(
         held = stored.codes if part.suffix == candidate.suffix else stored.beside[part.suffix]
         if held.shape != ((count, *part.shape) if stacked else part.shape):
             raise stored.unreadable(f"{held.name} should have the shape {[*part.shape]}")
-    gpt_oss = candidate.suffix == "_blocks"
-    matrix = codec.shape[::-1] if gpt_oss else codec.shape
+    matrix = codec.shape[::-1] if codec.turned else codec.shape
     ending = _UNDER_OTHER_NAMES.get(candidate.suffix, candidate.suffix)
     whole = {candidate.suffix: spec, **stored.beside, **{other[len(stem) :]: tensors[other] for other in beside}}
     shape = (count, *matrix) if stacked else matrix
-    return LogicalTensor(stem + ending, stem, shape, candidate, codec, count, whole, gpt_oss)
+    return LogicalTensor(stem + ending, stem, shape, candidate, codec, count, whole)

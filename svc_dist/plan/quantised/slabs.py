@@ -42,17 +42,17 @@ class Slab:
         return ByteRange(file, start + top * row, start + bottom * row)
 
 
-def slabs(codec: Codec, stored: tuple[tuple[str, int], ...], turned: bool, first: int, last: int) -> Iterator[Slab]:
+def slabs(codec: Codec, stored: tuple[tuple[str, int], ...], first: int, last: int) -> Iterator[Slab]:
     """The slabs that elements ``[first, last)`` of a stack of matrices lie in: some rows of each matrix.
 
-    ``turned``: the tensor's matrices are the transposes of the codec's, of which all rows are needed.
+    Where the model has the codec's matrices transposed, all their rows are needed.
     """
     rows, columns = codec.shape
     size = rows * columns
     for matrix in range(first // size, -(-last // size)):
         top, bottom = max(first - matrix * size, 0), min(last - matrix * size, size)
         begin, end = 0, rows
-        if not turned:
+        if not codec.turned:
             begin = top // columns // codec.grain * codec.grain
             end = min(math.ceil(bottom / columns / codec.grain) * codec.grain, rows)
         yield Slab(codec, stored, matrix, begin, end, top, bottom)

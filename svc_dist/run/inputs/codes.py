@@ -23,7 +23,7 @@ def decoded_values(slot: InputRange, first: int, last: int, mapped: MappedRanges
     """
     dtype = torch_dtype(slot.dtype)
     for slab in slot.slabs(first, last):
-        if slot.turned:
+        if slab.codec.turned:
             matrix = torch.cat(list(_decoded(slab, mapped, where))).T
             yield matrix.to(dtype).reshape(-1)[slab.first : slab.last]
             continue

@@ -39,7 +39,7 @@ def test_fused_experts_are_a_stack_of_matrices() -> None:
         e__gate_up_proj_bias=("BF16", (4, 6)),
     )  # fmt: skip
     found = blocks["e.gate_up_proj"]
-    assert (found.shape, found.count, found.codec.shape, found.turned) == ((4, 64, 6), 4, (6, 64), True)
+    assert (found.shape, found.count, found.codec.shape, found.codec.turned) == ((4, 64, 6), 4, (6, 64), True)
     fbgemm = logical(None, e__gate_up_proj=("F8_E4M3", (4, 6, 8)), e__gate_up_proj_scale=("F32", (4, 1, 8)))
     assert fbgemm["e.gate_up_proj"].codec.of_the_whole == ("_scale",)
 

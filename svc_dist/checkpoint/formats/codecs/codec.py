@@ -57,6 +57,11 @@ class Codec(ABC):
         return 1
 
     @property
+    def turned(self) -> bool:
+        """Whether the model has the transposes of these matrices: ``(in, out)`` where these are ``(out, in)``."""
+        return False
+
+    @property
     def of_the_whole(self) -> tuple[str, ...]:
         """The suffixes of the parts that the largest entry of the whole matrix decides: slabs are encoded with them."""
         return ()

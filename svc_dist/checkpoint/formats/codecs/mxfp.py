@@ -43,6 +43,10 @@ class Mxfp(Codec):
         stored = (rows, groups, _GROUP // 2) if self.blocked else packed
         return Part(self.codes, self.codes_dtype, stored), Part(self.scale, self.scale_dtype, (rows, groups))
 
+    @property
+    def turned(self) -> bool:
+        return self.blocked  # gpt-oss
+
     def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
         codes, scale = stored[self.codes], elements.e8m0(stored[self.scale])
         rows = len(codes)

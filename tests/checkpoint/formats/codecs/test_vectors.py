@@ -74,7 +74,7 @@ def decoded(one: LogicalTensor, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def expected(name: str, one: LogicalTensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    return tensors[f"expect_f32_out_in.{name}" if one.turned else f"expect_f32.{name}"]
+    return tensors[f"expect_f32_out_in.{name}" if one.codec.turned else f"expect_f32.{name}"]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "2of2" not in file])
@@ -85,7 +85,7 @@ def test_every_weight_is_decoded_bit_for_bit(file: str) -> None:
     assert set(found) == wanted
     for name, one in found.items():
         weight, right = decoded(one, tensors), expected(name, one, tensors)
-        if one.turned:
+        if one.codec.turned:
             assert one.shape == (right.shape[0], right.shape[2], right.shape[1])
         else:
             assert one.shape == right.shape
@@ -116,10 +116,10 @@ def test_what_a_tool_encoded_becomes_the_bytes_that_it_wrote(file: str) -> None:
     tensors, specs, config = read(file)
     found = logical_tensors(specs, config, shape_of=shape_in(tensors))
     for name, one in found.items():
-        key = f"source_in_out.{name}" if one.turned else f"source.{name}"
+        key = f"source_in_out.{name}" if one.codec.turned else f"source.{name}"
         if key not in tensors:
             continue
-        source = tensors[key].transpose(1, 2) if one.turned else tensors[key]
+        source = tensors[key].transpose(1, 2) if one.codec.turned else tensors[key]
         each = source.contiguous() if len(source.shape) == 3 else source.unsqueeze(0)
         for weight, parts in zip(each, matrices(one, tensors), strict=True):
             encoded = one.codec.encode(weight, of_the_whole(file, name, one, tensors, parts))
