@@ -138,10 +138,17 @@ def _sidecar_lines(plan: Plan) -> Iterator[str]:
             change += f" (with vocab_size: {sidecar.vocab_size:,})"
         if sidecar.more_tokens:
             change += f" (with {counted(len(plan.added_tokens), 'more token')})"
+        if sidecar.values:
+            change += f" (with {', '.join(f'{key}: {_brief(value)}' for key, value in sidecar.values.items())})"
         groups.setdefault(title, []).append(printable(sidecar.name) + change)
     for file in plan.left_out:
         groups.setdefault(f"not copied from {file.location} ({file.reason})", []).append(printable(file.name))
     yield from (f"{title}: {', '.join(names)}" for title, names in groups.items())
+
+
+def _brief(value: Any) -> str:
+    """A value of a config; of a list its length."""
+    return counted(len(value), "value") if isinstance(value, list) else str(value).lower()
 
 
 def _listed(parameters: dict[str, Any] | None) -> str:

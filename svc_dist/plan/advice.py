@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from svc_dist.errors import Warned, printable, warned
 from svc_dist.methods.registry import METHODS
+from svc_dist.plan.files.multi_token import multi_token_warnings
 from svc_dist.plan.files.sidecars import LeftOut
 from svc_dist.plan.tensors.dispositions import Decision
 from svc_dist.plan.tensors.patterns import first_matches
@@ -47,7 +48,7 @@ def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -
 def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> Iterator[Warned]:
     """The modules that a preset takes for no part of the language model, because it does not know their names."""
     for index, rule in enumerate(recipe.rules):
-        if {"match": tuple(rule.match), "keep": rule.keep, "optional": rule.optional} != UNKNOWN_MODULES:
+        if rule.kind or {"match": tuple(rule.match), "keep": rule.keep, "optional": rule.optional} != UNKNOWN_MODULES:
             continue
         names = [
             one.name for one in decisions if one.disposition.reason.endswith(f" by {recipe.origin.key('rules', index)}")
@@ -81,6 +82,7 @@ def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Se
         yield warned("calibrates-nothing", f"{recipe.origin.at('calibrate')}: calibration applies to no tensor")
     yield from _calibration_advice(recipe, decisions)
     yield from _unknown_modules(recipe, decisions)
+    yield from multi_token_warnings(decisions)
     yield from recipe.warnings
     yield from unmatched(recipe.filters, names)
     for file in left_out:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently.
@@ -100,3 +102,10 @@ def fingerprint(plan: Plan) -> str:
     digest = hashlib.sha256(f"{PLAN_VERSION} ".encode())
     digest.update(msgspec.json.encode(written, order="deterministic"))
     return digest.hexdigest()
+
+
+def versions(dispositions: Sequence[Sequence[Disposition]]) -> dict[str, int]:
+    """The versions of the methods and calibrations that are used. ``dispositions``: by number, in all results."""
+    every = [one for numbered in dispositions for one in numbered]
+    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
+    return {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}

@@ -16,7 +16,7 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.errors import PlanError, RecipeError
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.registry import METHODS
 from svc_dist.plan.adapter_bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
@@ -26,6 +26,7 @@ from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
 from svc_dist.plan.files.layers import layer_values, without_layers
+from svc_dist.plan.files.multi_token import multi_token_values
 from svc_dist.plan.files.sidecars import sidecars
 from svc_dist.plan.files.tokenizer import (
     common_vocabulary,
@@ -35,7 +36,7 @@ from svc_dist.plan.files.tokenizer import (
     vocabulary_warnings,
     with_config_source,
 )
-from svc_dist.plan.fingerprint import fingerprint
+from svc_dist.plan.fingerprint import fingerprint, versions
 from svc_dist.plan.folders import require_folders
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import copies_of, inputs_of, model_of
@@ -99,6 +100,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     stale = quantisation.is_stale(described, decisions)
     added, vocab_size = () if result is None else result.added, new_vocab_size(base, described, decisions)
     values, of_layers = layer_values(recipe, models, decisions, recipe.config_source or 0)
+    values |= multi_token_values([one.config for one in (base, *whole)], recipe.config_source or 0, decisions)
     if adapter is None:
         said = (vocab_size, bool(added), values)
         copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head, *said)
@@ -135,7 +137,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *dtypes.warnings(recipe, base, decisions),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
-        methods=_versions(dispositions),
+        methods=versions(dispositions),
         sidecars=copied,
         left_out=left_out,
         chat_template=template,
@@ -182,13 +184,6 @@ def _layout(
         return pack(specs, sys.maxsize, ADAPTER)
     modules = {folder for model in (base, *experts) for folder in model.modules}
     return pack(specs, recipe.max_shard_size, base.weight_names, modules)
-
-
-def _versions(dispositions: Sequence[Sequence[Disposition]]) -> dict[str, int]:
-    """The versions of the methods and calibrations that are used."""
-    every = [one for numbered in dispositions for one in numbered]
-    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
-    return {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}
 
 
 def _plan_tensors(

@@ -18,8 +18,9 @@ from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.rules.calibrations import complete_calibration
+from svc_dist.recipe.rules.keys import RuleEntry
 from svc_dist.recipe.rules.subsets import Subset, all_models, named_models, takes_the_rest
-from svc_dist.recipe.schema import Recipe, RuleEntry
+from svc_dist.recipe.schema import Recipe
 from svc_dist.recipe.varying import Varying, check_setting, typed
 
 
@@ -70,9 +71,13 @@ class MergeChoice:
 
 @dataclass(frozen=True)
 class KeepChoice:
-    """A tensor as it is in model ``source`` (0: the base, 1: the first expert); None: in the one model that has it."""
+    """A tensor as it is in model ``source`` (0: the base, 1: the first expert); None: in the one model that has it.
+
+    ``dropped``: it is left out, whoever has it.
+    """
 
     source: int | None
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,10 +180,10 @@ class _Request:
         merges = merges or bool(rule.models or rule.base_model)
         if rule.keep is not None:
             if merges:
-                what = "no other key than match, layer_range and dtype"
+                what = "no other key than match, kind, layer_range and dtype"
                 raise RecipeError(f"{where}: a rule with keep takes {what}", code="rule-keys-contradict")
-            if rule.keep == "owner":
-                return KeepChoice(None)
+            if rule.keep in ("owner", "none"):
+                return KeepChoice(None, dropped=rule.keep == "none")
             return KeepChoice(model_number(rule.keep, self.models, self.origin.at("rules", index, "keep")))
         if not merges and rule.dtype is None:
             raise RecipeError(

@@ -24,7 +24,8 @@ from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.paths import PathValues, read_text, with_paths
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
-from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, RuleEntry, StorageOptions, Strict
+from svc_dist.recipe.rules.keys import RuleEntry, Strict
+from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, StorageOptions
 from svc_dist.recipe.training.checkpoints import with_checkpoints
 from svc_dist.recipe.yaml_lines import read_documents, read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options

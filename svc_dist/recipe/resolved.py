@@ -24,8 +24,9 @@ from svc_dist.recipe.locations import (
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
 from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
+from svc_dist.recipe.rules.keys import RuleEntry
 from svc_dist.recipe.rules.subsets import ALONE, takes_the_rest
-from svc_dist.recipe.schema import Recipe, RuleEntry
+from svc_dist.recipe.schema import Recipe
 from svc_dist.recipe.tokenizer import TokenizerChoice, plain_tokenizer, resolve_tokenizer
 from svc_dist.recipe.varying import filters
 from svc_dist.sizes import parse_size
@@ -202,6 +203,6 @@ def _plain(
         if model.position is not None:
             data["models"][model.position]["model"] = model.location
     for rule, choice in zip(data["rules"], rules, strict=True):
-        if isinstance(choice, KeepChoice) and rule["keep"] not in ("base", "owner"):
+        if isinstance(choice, KeepChoice) and rule["keep"] not in ("base", "owner", "none"):
             rule["keep"] = models[choice.source or 0].location
     return {**data, **sources}

@@ -6,27 +6,19 @@ A key has mergekit's name where mergekit has the key.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from svc_dist.checkpoint.dtype import recipe_dtype
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.rules.keys import Layers, RuleModels
+from svc_dist.recipe.rules.keys import Layers, RuleEntry, Strict, Vocab, as_list, as_mapping, as_method
 from svc_dist.recipe.training.entry import CheckpointsEntry
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
 
 #: Names that no model may have: a recipe uses them with another meaning.
-_RESERVED = ("base", "owner", "union")
-
-Vocab = Literal["base", "common", "union", "error"]
-Stored = Literal["out_in", "in_out"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_RESERVED = ("base", "owner", "none", "union")
 
 
 class RenameEntry(Strict):
@@ -40,19 +32,6 @@ class RenameEntry(Strict):
         if self.old.count("*") != self.new.count("*"):
             raise ValueError(f"'{self.old}' and '{self.new}' must have equally many *")
         return self
-
-
-def _mapping(value: Any) -> Any:
-    """``parameters:`` without a value is an empty mapping."""
-    return {} if value is None else value
-
-
-def _list(value: Any) -> Any:
-    return [value] if isinstance(value, Mapping | str) else value
-
-
-def _method(value: Any) -> Any:
-    return {"method": value} if isinstance(value, str) else value
 
 
 class ModelEntry(Strict):
@@ -72,8 +51,8 @@ class ModelEntry(Strict):
     at: int | None = Field(None, ge=0, description="number of the first of them in the result; default: its own")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method for this expert")
 
-    _rename_list = field_validator("rename", mode="before")(_list)
-    _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
+    _rename_list = field_validator("rename", mode="before")(as_list)
+    _parameters_mapping = field_validator("parameters", mode="before")(as_mapping)
 
     @field_validator("name")
     @classmethod
@@ -81,36 +60,6 @@ class ModelEntry(Strict):
         if value in _RESERVED:
             raise ValueError(f"'{value}' is reserved: choose another name")
         return value
-
-
-class RuleEntry(Strict):
-    """An exception for tensors whose name matches; the first rule that matches a name decides."""
-
-    match: list[str] = Field(min_length=1, description="one name pattern with * and ?, or a list")
-    layer_range: Layers | None = Field(None, description="only these layers: [first, after the last]")
-    models: RuleModels | None = Field(None, description="only these take part: names, or mappings")
-    base_model: str | None = Field(None, description="base of these tensors in place of the recipe's")
-    keep: str | None = Field(
-        None,
-        description="copy from `base`, from the model of this name, or from the `owner`, the only model that has it",
-    )
-    merge_method: str | None = Field(None, description="merge method in place of the recipe's")
-    parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
-    calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
-    vocab: Vocab | None = Field(None, description="as `vocab` of the recipe, for every tensor that the rule matches")
-    stored: Stored | None = Field(
-        None,
-        description="layout of matrices: `out_in` (as nn.Linear) or `in_out`; default: as recognised",
-    )
-    dtype: str | None = Field(None, description="dtype of these tensors in place of the recipe's; also of kept ones")
-    rank: Annotated[int, Field(ge=1)] | Literal["full"] | None = Field(
-        None, description="`rank` for these tensors in an adapter; `full` saves them whole (modules_to_save)"
-    )
-    optional: bool = Field(False, description="the rule may match no tensor")
-
-    _match_list = field_validator("match", mode="before")(_list)
-    _known_dtype = field_validator("dtype")(recipe_dtype)
-    _calibrate_method = field_validator("calibrate", mode="before")(_method)
 
 
 class ZeroRow(Strict):
@@ -152,7 +101,7 @@ class TokenizerSource(Strict):
         None, ge=1, description="the number of rows is a multiple of this; the rows added are the mean of the others"
     )
 
-    _tokens_mapping = field_validator("tokens", mode="before")(_mapping)
+    _tokens_mapping = field_validator("tokens", mode="before")(as_mapping)
 
 
 class OutputEntry(Strict):
@@ -176,7 +125,7 @@ class OutputEntry(Strict):
         None, description="lists of values by key, such as {calibrate.alpha: [0.3, 0.6]}: a model for each combination"
     )
 
-    _calibrate_method = field_validator("calibrate", mode="before")(_method)
+    _calibrate_method = field_validator("calibrate", mode="before")(as_method)
 
     @field_validator("path")
     @classmethod
@@ -255,9 +204,9 @@ class Recipe(Strict):
         description="name patterns of embeddings and output heads; each pattern of your own must match a tensor",
     )
 
-    _rename_list = field_validator("rename", mode="before")(_list)
-    _parameters_mapping = field_validator("parameters", mode="before")(_mapping)
-    _methods = field_validator("calibrate", "fallback", mode="before")(_method)
+    _rename_list = field_validator("rename", mode="before")(as_list)
+    _parameters_mapping = field_validator("parameters", mode="before")(as_mapping)
+    _methods = field_validator("calibrate", "fallback", mode="before")(as_method)
     _known_dtype = field_validator("dtype", "out_dtype")(recipe_dtype)
 
     @field_validator("max_shard_size", mode="before")

@@ -10,7 +10,8 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.locations import RecipeModel, absolute, model_number
 from svc_dist.recipe.origin import Origin
-from svc_dist.recipe.schema import Recipe, TokenRow, TokenRowOf, Vocab
+from svc_dist.recipe.rules.keys import Vocab
+from svc_dist.recipe.schema import Recipe, TokenRow, TokenRowOf
 from svc_dist.storage.hub.cache import parse_hub_id
 from svc_dist.storage.open import require_known
 from svc_dist.storage.secrets import refuse_credentials

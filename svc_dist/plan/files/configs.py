@@ -34,6 +34,7 @@ _IGNORED = re.compile(
     r"|suppress_.*|begin_suppress.*|remove_invalid_values|exponential_decay.*|tf_legacy_loss|keys_to_ignore.*|unsloth.*"
     r"|rope_.*|partial_rotary_factor|rotary_pct|use_sliding_window|max_window_layers|sliding_window_pattern|.*version"
     r"|router_jitter.*|output_router.*|bos|eos|pad|.*_path|.*_dir|tokenizer_.*|training_.*|.*_tp|mm_.*|use_mm_.*"
+    r"|num_nextn_.*|(?:.*_)?mtp(?:_.*)?"
 )
 #: The value of a key that a config leaves out. Other keys are compared only where both configs have them.
 _ABSENT: dict[str, Any] = {

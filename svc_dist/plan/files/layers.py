@@ -90,8 +90,8 @@ def layer_values(
         return {}, []
     values: dict[str, Any] = {}
     warnings: list[Warned] = []
-    for path in _paths(configs[described]):
-        sections = [_section(config, path) for config in configs]
+    for path in section_paths(configs[described]):
+        sections = [config_section(config, path) for config in configs]
         one = _Section(sections, origins, described, f"{models[described].location}/{CONFIG}")
         values |= {".".join((*path, key)): value for key, value in one.values().items()}
         warnings += one.warnings
@@ -145,7 +145,7 @@ def _origins(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> list[Orig
     return [found[layer] for layer in sorted(found)]
 
 
-def _paths(config: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def section_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The paths of the config and of its sections about the language model."""
     path: tuple[str, ...] = ()
     section: Any = config
@@ -157,7 +157,7 @@ def _paths(config: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         path, section = (*path, name), section[name]
 
 
-def _section(config: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+def config_section(config: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
     for name in path:
         config = config.get(name) or {}
     return config
@@ -217,7 +217,7 @@ class _Section:
         """The numbers of those layers of the result that the sources' lists of numbers (from ``first``) name."""
         if not isinstance(value, list) or not value or not all(type(one) is int for one in value):
             return None
-        lists = [_section(section, path[:-1]).get(path[-1]) or () for section in self.sections]
+        lists = [config_section(section, path[:-1]).get(path[-1]) or () for section in self.sections]
         return [layer + first for layer, (number, own) in enumerate(self.origins) if own + first in lists[number]]
 
     def _numbered(self, key: str, value: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,11 @@ from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.errors import PlanError, RecipeError, printable
+from svc_dist.errors import PlanError, printable
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.adapters.factor import Factor
 from svc_dist.plan.tensors.matrices import Batch, Layouts, matrices
-from svc_dist.plan.tensors.patterns import first_matches
+from svc_dist.plan.tensors.patterns import first_matches, require_matches
 from svc_dist.plan.tensors.refusals import QUANTISED, has_more_rows, listed, offer, quantised, refusal, refusal_message
 from svc_dist.plan.tensors.rename_offers import rename_offer
 from svc_dist.plan.tensors.ties import Ties, require_one_rule
@@ -23,16 +24,18 @@ from svc_dist.plan.vocabulary.rows import RowChoices, Rows, vocab_choice
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.recipe.schema import Vocab
+from svc_dist.recipe.rules.keys import Vocab
+from svc_dist.recipe.rules.kinds import Kind as TensorKind
+from svc_dist.recipe.rules.kinds import kinds_of
 from svc_dist.tensor_names import (
-    EMBEDDING_PATTERNS,
     depths,
-    matches,
     natural_key,
     parse_name,
 )
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
+#: The reason of the decision about a layer for multi-token prediction that some model lacks, before its name.
+LACKS_MTP = "for multi-token prediction, "
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def decide(
     tied = tied or Ties()
     names = sorted({name for model in (base, *experts) for name in model.tensors} | {*tied.lead_of}, key=natural_key)
     rule_of, _ = first_matches(names, recipe.rules)
-    _require_matches(recipe, names, rule_of)
+    require_matches(recipe, names, rule_of)
     require_one_rule(recipe, choices, tied, rule_of)
     one = _Deciding(recipe, choices, base, experts, vocabularies, rule_of, depths(names))
     decisions: list[Decision] = []
@@ -149,6 +152,9 @@ class _Deciding:
         number = self.rule_of.get(name)
         chosen = self.choices.default if number is None else self.choices.rules[number]
         if isinstance(chosen, KeepChoice):
+            if chosen.dropped:
+                why = f"left out by {self.recipe.origin.key('rules', number or 0)}"
+                return Decision(name, Disposition("left_out", why), rule=number)
             copied = _copied(name, chosen, self._models, self.recipe.origin.key("rules", number or 0))
             return copied if isinstance(copied, str) else replace(copied, rule=number)
         models = chosen.models or tuple(range(len(self._models)))
@@ -159,11 +165,26 @@ class _Deciding:
         vocab = vocab_choice(self.recipe, number, base.tensors.get(name), base)
         refused_for = refusal(name, base, experts, vocab, self._quantised(models).get(name))
         if refused_for is not None:
-            return refused_for
+            return self._extra(name, models) or refused_for
         spec = base.tensors[name]
         if spec.dtype not in FLOAT_DTYPES:
             return Decision(name, Disposition("copied", f"{spec.dtype} is not merged", source=models[0]), spec=spec)
         return self._merged(spec, chosen, number, vocab, models)
+
+    def _extra(self, name: str, models: tuple[int, ...]) -> Decision | None:
+        """The decision about a layer for multi-token prediction that some of these models lack: as in the base."""
+        lacking = [self._models[one] for one in dict.fromkeys(models) if name not in self._models[one].tensors]
+        if not lacking or self._kinds.get(name) != "mtp":
+            return None
+        spec, reason = self._models[models[0]].tensors.get(name), f"{LACKS_MTP}not in {listed(lacking)}"
+        number = self.rule_of.get(name)
+        if spec is None:
+            return Decision(name, Disposition("left_out", reason), rule=number)
+        return Decision(name, Disposition("copied", reason, source=models[0]), spec=spec, rule=number)
+
+    @functools.cached_property
+    def _kinds(self) -> dict[str, TensorKind]:
+        return kinds_of({name for model in self._models for name in model.tensors})
 
     def _quantised(self, models: tuple[int, ...]) -> dict[str, str]:
         if models not in self._codes:
@@ -238,34 +259,6 @@ def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str
             disposition = Disposition("tied", f"not stored{why}: it is {printable(lead)}, to which it is tied")
             by_name[name] = Decision(name, disposition, lead=lead)
     return [by_name[name] for name in names]
-
-
-def _require_matches(recipe: ResolvedRecipe, names: Sequence[str], rule_of: dict[str, int]) -> None:
-    """Raise RecipeError for a rule that decides about no tensor, or an embedding pattern that matches none."""
-    used = set(rule_of.values())
-    for index, rule in enumerate(recipe.rules):
-        if index in used or rule.optional:
-            continue
-        where = recipe.origin.at("rules", index, "match")
-        earlier = [rule_of[name] for name in names if matches(name, rule.match)]
-        if earlier:
-            raise RecipeError(
-                f"{where}: every tensor that this rule matches is taken by rules[{min(earlier)}] before it",
-                "put the narrower rule first",
-                code="rule-shadowed",
-            )
-        raise _matches_nothing(where, names)
-    for index, pattern in enumerate(recipe.embedding_patterns):  # a tensor that it missed would go to spectral steps
-        if pattern not in EMBEDDING_PATTERNS and not any(matches(name, [pattern]) for name in names):
-            raise _matches_nothing(recipe.origin.at("embedding_patterns", index), names)
-
-
-def _matches_nothing(where: str, names: Sequence[str]) -> RecipeError:
-    return RecipeError(
-        f"{where}: matches no tensor of any model",
-        f"patterns match whole names, like {names[0]!r}; begin one with * to allow any prefix" if names else None,
-        code="rule-matches-nothing",
-    )
 
 
 def _copied(name: str, keep: KeepChoice, models: Sequence[Checkpoint], rule: str) -> Decision | str:

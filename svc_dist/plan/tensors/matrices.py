@@ -16,7 +16,7 @@ from svc_dist.errors import Warned, printable, warned
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.recipe.schema import Stored
+from svc_dist.recipe.rules.keys import Stored
 from svc_dist.sizes import counted
 from svc_dist.tensor_names import is_convolution, matches, parse_name
 

@@ -10,7 +10,7 @@ from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.table import quantised_tensors
 from svc_dist.errors import printable
 from svc_dist.plan.tensors.alias_groups import ties
-from svc_dist.recipe.schema import Vocab
+from svc_dist.recipe.rules.keys import Vocab
 from svc_dist.sizes import counted
 from svc_dist.tensor_names import VOCABULARY_PATTERNS, is_output_head, matches, parse_name, pattern_of
 

@@ -137,8 +137,9 @@ class _Group:
         self, group: AliasGroup, models: Sequence[TiedModel], base: Checkpoint, recipe: ResolvedRecipe
     ) -> None:
         self.group, self.models, self.base, self.untie = group, models, base, recipe.untie
-        rule = next((rule for rule in recipe.rules if group.head and matches(group.head, rule.match)), None)
-        self.drops_heads = rule is not None and rule.keep == "base"
+        rules = [rule for rule in recipe.rules if not rule.kind]  # a head is of none
+        rule = next((rule for rule in rules if group.head and matches(group.head, rule.match)), None)
+        self.drops_heads = rule is not None and rule.keep in ("base", "none")
         self.whole = [model for model in models if model.tensors is not None]
 
     def tie(self, result: Ties) -> Literal["one", "apart", "untied", "none"]:

@@ -9,7 +9,7 @@ from svc_dist.checkpoint.vocabulary import IncomparableError, tokens_of
 from svc_dist.errors import PlanError
 from svc_dist.plan.vocabulary.added_tokens import AddedToken, takes_words, token_flags
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies
-from svc_dist.recipe.schema import Vocab
+from svc_dist.recipe.rules.keys import Vocab
 from svc_dist.recipe.tokenizer import TokenizerChoice
 from svc_dist.sizes import counted
 from svc_dist.storage.base import Storage

@@ -15,7 +15,7 @@ from svc_dist.plan.vocabulary.result import ResultVocabulary, result_vocabulary
 from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.recipe.schema import Vocab
+from svc_dist.recipe.rules.keys import Vocab
 from svc_dist.recipe.tokenizer import TokenChoice, TokenizerChoice
 
 _SHOWN = 4  # clashes in a message

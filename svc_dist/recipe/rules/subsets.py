@@ -10,7 +10,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.methods.method import Method
 from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.origin import Origin
-from svc_dist.recipe.schema import RuleEntry
+from svc_dist.recipe.rules.keys import RuleEntry
 
 #: The kinds of methods that take one model alone.
 ALONE = ("none", "listed", "model")
@@ -92,7 +92,7 @@ def named_models(
 
 def takes_the_rest(rule: RuleEntry) -> bool:
     """Whether a rule names the models that are merged into every tensor that no rule before it decides about."""
-    return rule.models is not None and rule.layer_range is None and "*" in rule.match
+    return rule.models is not None and rule.takes_all
 
 
 def _with_base(base: int | None, models: Sequence[RecipeModel], where: tuple[str, int], origin: Origin) -> Subset:

@@ -79,6 +79,8 @@ def recipe_schema() -> dict[str, Any]:
         *(_of_method(name) for name in METHODS),
     ]
     rule = definitions["RuleEntry"]
+    del rule["required"]
+    rule["anyOf"] = [{"required": ["match"]}, {"required": ["kind"]}]
     rule["allOf"] = [
         _when(name, {"parameters": _reference(f"parameters-{name}")})
         for name in METHODS
@@ -117,6 +119,9 @@ def _written_short(properties: dict[str, Any]) -> None:
     for key in ("rename", "match"):
         if key in properties:
             properties[key] = _either(properties[key]["items"], properties[key], about=properties[key])
+    if "kind" in properties:
+        listed = properties["kind"]["anyOf"][0]
+        properties["kind"] = _either(listed["items"], listed, {"type": "null"}, about=properties["kind"])
     if "merge_method" in properties:
         properties["merge_method"] = _method_names() | _about(properties["merge_method"])
     if "calibrate" in properties:

@@ -380,3 +380,51 @@ def test_an_embedding_pattern_of_the_recipes_own_that_matches_nothing_is_an_erro
         RecipeError, match=r"\(embedding_patterns\[1\]\): matches no tensor of any model\n.*begin one with \*"
     ):
         decided(*pair(tensors, tensors), embedding_patterns=["*lm_head*", "embed_tokens.weight"])
+
+
+MIXTURE = {
+    f"model.layers.{layer}.{name}": WEIGHT
+    for layer in range(3)
+    for name in ("mlp.experts.0.up_proj.weight", "mlp.gate.weight", "mlp.shared_experts.up_proj.weight", "norm.weight")
+}
+
+
+def test_a_rule_selects_tensors_by_kind_and_layer() -> None:
+    rules = [
+        {"kind": "routed_experts", "layer_range": [1, 3], "keep": "one"},
+        {"kind": ["router", "shared_experts"], "match": "*.layers.0.*", "keep": "base"},
+        {"match": "*", "merge_method": "linear", "models": ["base", "two"]},
+    ]
+    models = (model("/base", MIXTURE), model("/one", MIXTURE), model("/two", MIXTURE))
+    found = {name: decision.disposition for name, decision in decided(*models, rules=rules).items()}
+    one = {name for name, entry in found.items() if entry.source == 1}
+    assert one == {f"model.layers.{layer}.mlp.experts.0.up_proj.weight" for layer in (1, 2)}
+    copied = {name for name, entry in found.items() if entry.kind == "copied"}
+    assert copied - one == {f"model.layers.0.mlp.{name}.weight" for name in ("gate", "shared_experts.up_proj")}
+    average = found["model.layers.1.norm.weight"]
+    assert (average.method, average.models) == ("linear", (0, 2))
+    assert average.parameters == {"weight": [1.0], "base_weight": 1.0, "normalize": True}
+
+
+def test_a_kind_that_no_model_has_is_an_error_that_says_where_kinds_are_listed() -> None:
+    with pytest.raises(RecipeError, match=r"rules\[0\].kind\): no model has mtp or router\n.*docs/mixtures.md"):
+        decided(*pair(PLAIN, PLAIN), rules=[{"kind": ["mtp", "router"], "keep": "base"}])
+    models = (model("/base", MIXTURE), model("/one", MIXTURE))
+    with pytest.raises(RecipeError, match="no model has router under these names and in these layers"):
+        decided(*models, rules=[{"kind": "router", "layer_range": [7, 9], "keep": "base"}])
+    assert decided(*pair(PLAIN, PLAIN), rules=[{"kind": "mtp", "keep": "none", "optional": True}])
+
+
+def test_of_a_kind_in_the_shadow_of_another_rule_the_error_names_that_one() -> None:
+    rules = [{"kind": "router", "keep": "base"}, {"match": "*gate*", "kind": "router", "keep": "none"}]
+    with pytest.raises(RecipeError, match=r"every tensor that this rule matches is taken by rules\[0\]"):
+        decided(model("/base", MIXTURE), model("/one", MIXTURE), rules=rules)
+
+
+def test_what_is_kept_from_none_is_left_out_whoever_has_it() -> None:
+    found = decided(*pair(PLAIN, PLAIN), rules=[{"match": "a.*", "keep": "none"}])
+    assert (found["a.weight"].disposition.kind, found["a.weight"].disposition.reason) == (
+        "left_out", "left out by rules[0]"
+    )  # fmt: skip
+    assert found["a.weight"].spec is None
+    assert found["b.weight"].disposition.kind == "merged"

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from svc_dist.plan.tensors.patterns import Patterns, first_matches
-from svc_dist.recipe.schema import RuleEntry
+from svc_dist.recipe.rules.keys import RuleEntry
 from svc_dist.tensor_names import matches
 
 NAMES = [
