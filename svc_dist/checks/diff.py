@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
+from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.errors import printable
+from svc_dist.plan.inputs import as_decoded, stored_range
+from svc_dist.run.inputs.whole import Block, cuts
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.hub.locate import locate_here
-from svc_dist.storage.reading import ByteRange, Source, map_ranges
+from svc_dist.storage.reading import Source, map_ranges
 from svc_dist.tensor_names import natural_key
 
 _BLOCK = 1 << 25  # elements of a tensor in one mapping, or one fetch
@@ -26,7 +29,7 @@ _CHUNK = 1 << 20  # elements in one comparison
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """One tensor of two models A and B.
+    """One tensor of two models A and B; a quantised weight is one tensor, ``a`` and ``b`` say how it is stored.
 
     ``kind``: ``identical`` (every byte), ``equal`` (every value: another dtype, or another sign of zero),
     ``different``, ``shape``, ``dtype`` (only one of them is a floating-point type), ``only in A`` or ``only in B``. For
@@ -96,14 +99,32 @@ class Difference:
 def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = None) -> Difference:
     """Compare two models, whatever their sharding and dtypes. Raises DamagedInputError, StorageError.
 
-    ``scratch``: as in ``map_ranges``. At most two blocks of 32 Mi elements of each model are mapped at a time.
+    Quantised weights are compared by the values that their codes stand for: in float32, beside a model of 16 bits in
+    bfloat16, from which such a model was trained. ``scratch``: as in ``map_ranges``. At most two blocks of 32 Mi
+    elements of each model are mapped at a time, and of a quantised weight some rows, or one matrix, are decoded.
     """
-    models = open_checkpoint(locate_here(a, access), access), open_checkpoint(locate_here(b, access), access)
+    models = _opened(locate_here(a, access), locate_here(b, access), access)
     sources = [Source(model.location, model.files, access) for model in models]
     names = sorted({*models[0].tensors, *models[1].tensors}, key=natural_key)
     with ThreadPoolExecutor(2) as pool:
         differences = pool.map(lambda name: _compare(name, models, sources, scratch, access.parallel), names)
         return Difference(a, b, tuple(differences))
+
+
+def _opened(a: str, b: str, access: Access) -> tuple[Checkpoint, Checkpoint]:
+    """The models with quantised weights as one tensor each.
+
+    The scales of their activations are compared where both are quantised: a model that is not has none.
+    """
+    stored = open_checkpoint(a, access), open_checkpoint(b, access)
+    first, second = (decoded_checkpoint(one, access) for one in stored)
+    if not all(any(spec.codec is not None for spec in one.tensors.values()) for one in (first, second)):
+        return first, second
+    whole = [
+        replace(one, tensors={**one.tensors, **{name: plain.tensors[name] for name in one.unneeded}})
+        for one, plain in zip((first, second), stored, strict=True)
+    ]
+    return whole[0], whole[1]
 
 
 def _compare(
@@ -119,13 +140,16 @@ def _compare(
     if a.dtype != b.dtype and not weights:
         return TensorDifference(name, "dtype", *words)
     tally = _Tally()
-    for start in range(0, a.numel, _BLOCK):
-        ranges = [_range(spec, start, min(start + _BLOCK, a.numel)) for spec in (a, b)]
-        with map_ranges(sources, [[one] for one in ranges], scratch, parallel) as reading:
-            views = [
-                tensor_view(mapped.view(one), spec.dtype)
-                for mapped, one, spec in zip(reading.mapped, ranges, (a, b), strict=True)
-            ]
+    slots = [slot for slot in as_decoded([stored_range(number, spec) for number, spec in enumerate((a, b))]) if slot]
+    alike = _stored_alike(a, b)
+    for start, end in cuts(slots, _BLOCK):
+        blocks = [
+            Block(slot, start, end, f"{model.location}/{slot.file}: tensor {name!r}")
+            for slot, model in zip(slots, models, strict=True)
+        ]
+        with map_ranges(sources, [block.ranges for block in blocks], scratch, parallel) as reading:
+            tally.same_bytes &= alike and blocks[0].same_bytes(reading.mapped[0], blocks[1], reading.mapped[1])
+            views = [block.values(mapped) for block, mapped in zip(blocks, reading.mapped, strict=True)]
             for first in range(0, len(views[0]), _CHUNK):
                 tally.add(views[0][first : first + _CHUNK], views[1][first : first + _CHUNK], weights)
             views.clear()  # before their pages are released
@@ -137,12 +161,18 @@ def _compare(
     )
 
 
-def _range(spec: TensorSpec, start: int, end: int) -> ByteRange:
-    return ByteRange(spec.file, spec.start + bytes_of(spec.dtype, start), spec.start + bytes_of(spec.dtype, end))
+def _stored_alike(a: TensorSpec, b: TensorSpec) -> bool:
+    """Whether equal bytes of both are equal values."""
+    if a.codec is None or b.codec is None:
+        return a.codec == b.codec and a.dtype == b.dtype
+    one, other = codec_of(a.codec), codec_of(b.codec)
+    return replace(one, rule=other.rule) == other
 
 
 def _words(spec: TensorSpec | None) -> str:
-    return "" if spec is None else f"{spec.dtype} {list(spec.shape)}"
+    if spec is None:
+        return ""
+    return f"{spec.dtype if spec.codec is None else codec_of(spec.codec).label} {list(spec.shape)}"
 
 
 class _Tally:
@@ -156,7 +186,6 @@ class _Tally:
     def add(self, a: torch.Tensor, b: torch.Tensor, weights: bool) -> None:
         """Add elements: weights by value, anything else by bytes."""
         same = a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
-        self.same_bytes &= same
         if not weights:
             self.differing += 0 if same else int((a != b).sum())
             return

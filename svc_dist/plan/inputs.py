@@ -233,19 +233,19 @@ def inputs_of(
             (slot,), _, below = inputs_of(spec, base, experts, (0,))
             slots.append(None if again else slot)
         else:
-            slots.append(None if own is None or again else _slot(source, own, count))
+            slots.append(None if own is None or again else stored_range(source, own, count))
     if len(models) == 1:
         if slots[0] is not None and slots[0].is_coded:  # decoded as where all models are merged
             slots = list(inputs_of(spec, base, experts, (*models, *range(len(every))))[0][:1])
         own_factors, base_factors = (factors[0], below) if models[0] else (None, factors[0] or ())
-        return tuple(_as_decoded(slots)), () if own_factors is None else (own_factors,), base_factors
+        return tuple(as_decoded(slots)), () if own_factors is None else (own_factors,), base_factors
     if below:
         raise PlanError(
             f"{printable(spec.name)}: an adapter to {base.whole.location}, which has one itself, beside another base",
             "merge the adapters into their models with peft first", code="adapter-not-supported",
         )  # fmt: skip
     alone = models[0] in models[1:]
-    return tuple(_as_decoded(slots)), tuple(factors[1:]) if any(factors[1:]) else (), () if alone else factors[0] or ()
+    return tuple(as_decoded(slots)), tuple(factors[1:]) if any(factors[1:]) else (), () if alone else factors[0] or ()
 
 
 @functools.lru_cache(maxsize=2)
@@ -271,14 +271,15 @@ def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputR
     )
 
 
-def _slot(number: int, spec: TensorSpec, count: int) -> InputRange:
+def stored_range(number: int, spec: TensorSpec, count: int = sys.maxsize) -> InputRange:
+    """The first ``count`` elements of a tensor of input ``number``."""
     count = min(count, spec.numel)
-    parts = tuple(_slot(number, part, part.numel) for part in spec.parts)
+    parts = tuple(stored_range(number, part, part.numel) for part in spec.parts)
     of = (spec.dtype, parts, spec.codec)
     return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), *of)
 
 
-def _as_decoded(slots: list[InputRange | None]) -> list[InputRange | None]:
+def as_decoded(slots: Sequence[InputRange | None]) -> Sequence[InputRange | None]:
     """The sources with the dtype to which codes are decoded.
 
     That is float32, which holds every product of code and scale; beside a source that is stored in 16 bits it is
@@ -291,9 +292,9 @@ def _as_decoded(slots: list[InputRange | None]) -> list[InputRange | None]:
 
 
 def _factors(number: int, stored: AdapterFactors) -> FactorRanges:
-    a, b = (_slot(number, spec, spec.numel) for spec in (stored.a, stored.b))
+    a, b = (stored_range(number, spec, spec.numel) for spec in (stored.a, stored.b))
     return FactorRanges(
         a, b, stored.rank, stored.scale, stored.transposed, stored.first, stored.rows, stored.columns,
         stored.experts, stored.lane,
-        None if stored.magnitude is None else _slot(number, stored.magnitude, stored.magnitude.numel),
+        None if stored.magnitude is None else stored_range(number, stored.magnitude, stored.magnitude.numel),
     )  # fmt: skip

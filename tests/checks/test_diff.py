@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from svc_dist.checks import diff as module
 from svc_dist.checks.diff import TensorDifference, diff
+from svc_dist.run.inputs import whole
 from tests.support.checkpoints import write_checkpoint
+from tests.support.quantised import FAMILIES, gpt_oss_experts, tensors_of, write_quantised
 
 
 def models(folder: Path, a: dict[str, Tensor], b: dict[str, Tensor], shards: int = 2) -> tuple[str, str]:
@@ -111,3 +114,45 @@ def test_the_result_is_json_without_a_number_that_json_lacks(tmp_path: Path) -> 
 
     assert json.loads(done.stdout, parse_constant=refuse)["counts"] == {"different": 1}
     assert CliRunner().invoke(app, ["diff", first, first, "--exit-code"]).exit_code == 0
+
+
+SHAPES: dict[str, Any] = {"a.down_proj.weight": (70, 64), "a.up_proj.weight": (64, 96), "norm.weight": (64,)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quantised_weight_is_one_tensor_and_is_compared_by_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr(whole, "_CODED", 700)
+    one, other = tensors_of(0, SHAPES), tensors_of(1, SHAPES)
+    a = write_quantised(tmp_path / "a", one, FAMILIES[family])
+    b = write_quantised(tmp_path / "b", other, FAMILIES[family])
+    write_checkpoint(tmp_path / "plain", {name: value.bfloat16() for name, value in a.items()})
+    locations = [str(tmp_path / name) for name in ("a", "b", "plain")]
+    assert diff(locations[0], locations[0]).counts() == {"identical": 3}
+    assert diff(locations[0], locations[2]).counts() == {"equal": 2, "identical": 1}
+    found = {tensor.name: tensor for tensor in diff(*locations[:2]).tensors}
+    assert set(found) == set(SHAPES)
+    for name, tensor in found.items():
+        right = float((b[name].double() - a[name].double()).norm() / a[name].double().norm())
+        assert tensor.relative_norm == pytest.approx(right, rel=1e-12)
+    assert "70, 64]" in found["a.down_proj.weight"].a
+    assert not {"U8", "I32", "F8_E4M3"} & set(found["a.down_proj.weight"].a.split())
+
+
+def test_experts_of_gpt_oss_are_compared_as_they_are_decoded(tmp_path: Path) -> None:
+    weight = tensors_of(0, {"e.down_proj": (3, 64, 6)})["e.down_proj"]
+    stored, decoded = gpt_oss_experts("e.down_proj", weight)
+    write_checkpoint(tmp_path / "a", stored, shards=2)
+    write_checkpoint(tmp_path / "b", {"e.down_proj": decoded.bfloat16()}, shards=1)
+    (found,) = diff(str(tmp_path / "a"), str(tmp_path / "b")).tensors
+    assert (found.name, found.kind, found.a) == ("e.down_proj", "equal", "MXFP4 [3, 64, 6]")
+
+
+def test_scales_of_activations_count_where_both_models_have_them(tmp_path: Path) -> None:
+    tensors, scale = tensors_of(0, SHAPES), "a.up_proj.input_scale"
+    for number, name in enumerate("ab"):
+        decoded = write_quantised(tmp_path / name, {**tensors, scale: torch.tensor(1.0 + number)}, FAMILIES["nvfp4"])
+    write_checkpoint(tmp_path / "plain", {name: value.bfloat16() for name, value in decoded.items() if name != scale})
+    assert [one.name for one in diff(str(tmp_path / "a"), str(tmp_path / "b")).worst()] == [scale]
+    assert diff(str(tmp_path / "a"), str(tmp_path / "plain")).same

@@ -80,6 +80,14 @@ def quantised(tensors: Mapping[str, Tensor], family: Family) -> tuple[dict[str, 
     return stored, decoded
 
 
+def gpt_oss_experts(name: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Fused experts ``(E, in, out)`` as gpt-oss stores them, and what they are decoded to."""
+    codec = Mxfp((weight.shape[2], weight.shape[1]), "openai", 4, "_blocks", "_scales", blocked=True)
+    each = [codec.encode(one.T.contiguous()) for one in weight]
+    stored = {name + suffix: torch.stack([one[suffix] for one in each]) for suffix in ("_blocks", "_scales")}
+    return stored, torch.stack([codec.decode(one).T for one in each])
+
+
 def tensors_of(seed: int, shapes: Mapping[str, Matrix | tuple[int]], size: float = 0.1) -> dict[str, Tensor]:
     """Random bfloat16 tensors of these shapes."""
     random = torch.Generator().manual_seed(seed)

@@ -52,6 +52,11 @@ class Codec(ABC):
     def _parts(self) -> tuple[Part, ...]: ...
 
     @property
+    @abstractmethod
+    def label(self) -> str:
+        """What users call it, such as ``FP8 in blocks of 128 x 128``."""
+
+    @property
     def grain(self) -> int:
         """How many rows belong together."""
         return 1

@@ -35,6 +35,10 @@ class Fp8Block(Codec):
     codes: str = ".weight"
     scale_shape: tuple[int, ...] | None = None
 
+    @property
+    def label(self) -> str:
+        return f"FP8 in blocks of {self.block[0]} x {self.block[1]}"
+
     def _parts(self) -> tuple[Part, ...]:
         (rows, columns), (height, width) = self.shape, self.block
         grid = (-(-rows // height), -(-columns // width))

@@ -28,6 +28,10 @@ class Fp8Scaled(Codec):
     scale_dtype: str = "F32"
     codes: str = ".weight"
 
+    @property
+    def label(self) -> str:
+        return f"FP8 by {'row' if self._by_row else 'column' if self._by_column else 'tensor'}"
+
     def _parts(self) -> tuple[Part, ...]:
         rows = 1 if self._by_row else 0
         return Part(self.codes, "F8_E4M3", self.shape), Part(self.scale, self.scale_dtype, self.scale_shape, rows)

@@ -36,6 +36,10 @@ class Mxfp(Codec):
     scale_dtype: str = "U8"
     blocked: bool = False
 
+    @property
+    def label(self) -> str:
+        return f"MXFP{self.bits}"
+
     def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         groups = columns // _GROUP

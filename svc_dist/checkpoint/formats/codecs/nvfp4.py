@@ -30,6 +30,10 @@ class Nvfp4(Codec):
     upper: str = ".weight_global_scale"
     scale: str = ".weight_scale"
 
+    @property
+    def label(self) -> str:
+        return "NVFP4"
+
     def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         upper = (1,) if self._divides else ()

@@ -37,6 +37,10 @@ class PackedIntegers(Codec):
     zero_points: bool = False
     symmetric_range: bool = False
 
+    @property
+    def label(self) -> str:
+        return f"INT{self.bits} in groups of {self.group}"
+
     def _parts(self) -> tuple[Part, ...]:
         rows, columns = self.shape
         groups = -(-columns // self.group)
