@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import signal
 import threading
@@ -83,12 +84,15 @@ class _Driver:
         self.stop, self.rounding = stop, RoundingWarning()
         self._began = self._last_busy = time.monotonic()
         self._end_of_grace: float | None = None
-        self._started: dict[Instruction, float] = {}
+        self._submissions: dict[Instruction, int] = {}  # how often each instruction was submitted
+        self._deadlines: list[tuple[float, int, float, Instruction]] = []  # a heap: when, submission, its start
         self._pausing: dict[Instruction, tuple[float, Failed]] = {}  # lost work, until the pause before its retry ends
 
     def submit(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
-            self._started[instruction] = time.monotonic()
+            now, number = time.monotonic(), self._submissions.get(instruction, 0) + 1
+            self._submissions[instruction] = number
+            heapq.heappush(self._deadlines, (now + self._allowed(instruction), number, now, instruction))
             if isinstance(instruction, Publish):
                 instruction = Publish(_run_record(self.schedule, self.executor, time.monotonic() - self._began))
             self.executor.submit(instruction)
@@ -141,13 +145,21 @@ class _Driver:
                 del self._pausing[instruction]
                 self.submit(self.schedule.handle(failed))
 
+    def _allowed(self, instruction: Instruction) -> float:
+        return self.limits.unit + _longest(self.schedule.plan, instruction)
+
     def _abandon_late(self, now: float) -> None:
-        for instruction in [item for item in self.schedule.in_flight if item not in self._pausing]:
-            spent = now - self._started[instruction]
-            allowed = self.limits.unit + _longest(self.schedule.plan, instruction)
-            if spent > allowed and self.executor.abandon(instruction):
-                error = UnitsFailedError(f"no answer within {spent:.0f} s")
+        """Abandon what is in flight past its deadline. Those of what has ended since are dropped when they come up."""
+        while self._deadlines and self._deadlines[0][0] < now:
+            _, number, began, instruction = heapq.heappop(self._deadlines)
+            ended = instruction not in self.schedule.in_flight or self._submissions[instruction] != number
+            if ended or instruction in self._pausing:
+                continue
+            if self.executor.abandon(instruction):
+                error = UnitsFailedError(f"no answer within {now - began:.0f} s")
                 self._handle(Failed(instruction, error, lost=True, silent=True))
+            else:
+                heapq.heappush(self._deadlines, (now + _POLL, number, began, instruction))
 
     def _require_nodes(self, now: float) -> None:
         """Raise UnitsFailedError when for too long no node could run a unit."""

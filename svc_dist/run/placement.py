@@ -1,9 +1,13 @@
-"""Which node has room for a unit: bookkeeping of the units in flight on each node, without I/O."""
+"""Which node has room for a unit, and which units wait for room: bookkeeping by node and by need, without I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+import heapq
+import sys
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PER_DEVICE = 2  #: units that share a device, so that one reads or writes while the other computes
 
@@ -22,8 +26,7 @@ class Node:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """What a unit needs: bytes of the node's ``memory``, and of a ``device``'s."""
 
     memory: int
@@ -44,23 +47,36 @@ class Placement:
 
     A unit that needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is
     too large for every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the
-    unit; nodes in ``unresponsive``, which did not answer, only where there is no other.
+    unit; nodes that did not answer get one only where there is no other. What no booking changes is kept between them,
+    so that a run of many units on many nodes stays quick.
     """
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
-        self.nodes = dict(nodes)
         self._booked: dict[Hashable, Booking] = {}
         self._used: dict[str, tuple[int, int]] = {}
-        self.unresponsive: set[str] = set()
+        self._unresponsive: set[str] = set()
+        self.resize(nodes)
 
     @property
     def full(self) -> bool:
         """Whether no node has a slot free."""
-        return all(self._free(name)[0] < 1 for name in self.nodes)
+        return not self._open
 
     def resize(self, nodes: Mapping[str, Node]) -> None:
         """Replace the available nodes. Bookings on a node that left remain until they are released."""
         self.nodes = dict(nodes)
+        self._order = {name: -place for place, name in enumerate(self.nodes)}
+        self._free: dict[str, tuple[int, int]] = {}  # slots and bytes that are free on each node
+        self._open: dict[str, None] = {}  # the nodes with a slot free
+        self._candidates: dict[tuple[Need, tuple[str, ...]], dict[str, int]] = {}
+        for name in self.nodes:
+            self._count(name)
+
+    def mark(self, name: str, responsive: bool) -> None:
+        """Record whether a node answered when it last should have."""
+        if (name in self._unresponsive) == responsive:
+            self._unresponsive ^= {name}
+            self._candidates.clear()
 
     def book(self, key: Hashable, booking: Booking) -> None:
         self._booked[key] = booking
@@ -72,45 +88,120 @@ class Placement:
             self._use(booking, -1)
         return booking
 
-    def find(self, need: Need, reserved: str | None = None, avoid: Collection[str] = ()) -> Booking | None:
+    def find(self, need: Need, reserved: str | None = None, avoid: tuple[str, ...] = ()) -> Booking | None:
         """A booking that is possible now: not on ``reserved``; in ``avoid`` only where no other node fits the unit."""
+        if need.memory > self._room(reserved):
+            return None
+        able, best = self._able(need, avoid), None
+        for name in self._open:
+            if name == reserved or name not in able:
+                continue
+            slots, memory = self._free[name]
+            fits = able[name] <= slots and need.memory <= memory
+            if (fits or slots == self.nodes[name].slots) and (best is None or self._rank(name) > self._rank(best)):
+                best = name
+        return None if best is None else Booking(best, min(need.memory, self.nodes[best].memory), able[best])
 
-        def possible(name: str) -> bool:
-            slots, memory = self._free(name)
-            fits = self._booking(need, name).slots <= slots and need.memory <= memory
-            return name != reserved and (fits or slots == self.nodes[name].slots)
-
-        best = max(filter(possible, self._candidates(need, avoid)), key=self._free, default=None)
-        return None if best is None else self._booking(need, best)
-
-    def to_reserve(self, need: Need, avoid: Collection[str] = ()) -> str | None:
+    def to_reserve(self, need: Need, avoid: tuple[str, ...] = ()) -> str | None:
         """The node to reserve for a unit that has no room now: of those that fit it, the one with most room."""
-        return max(self._candidates(need, avoid), key=self._free, default=None)
+        return max(self._able(need, avoid), key=self._rank, default=None)
 
-    def _candidates(self, need: Need, avoid: Collection[str]) -> list[str]:
-        """The nodes that can run a unit when empty: those that it fits, or else the largest."""
-        usable = {name: node for name, node in self.nodes.items() if node.slots > 0}
-        names = [name for name, node in usable.items() if _fits(need, node)]
-        if not names:
-            largest = max(map(_size, usable.values()), default=None)
-            names = [name for name, node in usable.items() if _size(node) == largest]
-        responsive = [name for name in names if name not in self.unresponsive] or names
-        return [name for name in responsive if name not in avoid] or responsive
+    def _able(self, need: Need, avoid: tuple[str, ...]) -> dict[str, int]:
+        """The nodes that can run a unit when empty (those that it fits, or the largest), with the slots it takes."""
+        if (need, avoid) not in self._candidates:
+            usable = {name: node for name, node in self.nodes.items() if node.slots > 0}
+            names = [name for name, node in usable.items() if _fits(need, node)]
+            if not names:
+                largest = max(map(_size, usable.values()), default=None)
+                names = [name for name, node in usable.items() if _size(node) == largest]
+            names = [name for name in names if name not in self._unresponsive] or names
+            names = [name for name in names if name not in avoid] or names
+            self._candidates[need, avoid] = {name: _slots(need, self.nodes[name]) for name in names}
+        return self._candidates[need, avoid]
 
-    def _booking(self, need: Need, name: str) -> Booking:
-        node = self.nodes[name]
-        shares = node.device_memory is None or PER_DEVICE * need.device <= node.device_memory
-        slots = 1 if shares else min(PER_DEVICE, node.slots)
-        return Booking(name, min(need.memory, node.memory), slots)
+    def _room(self, reserved: str | None) -> int:
+        """The most bytes that a unit can be booked with now: without limit where a node is empty."""
+        if reserved not in self._rooms:
+            room = -1
+            for name in self._open:
+                slots, memory = self._free[name]
+                if name != reserved:
+                    room = max(room, sys.maxsize if slots == self.nodes[name].slots else memory)
+            self._rooms[reserved] = room
+        return self._rooms[reserved]
 
-    def _free(self, name: str) -> tuple[int, int]:
-        """Slots and bytes that are free on a node."""
-        slots, memory = self._used.get(name, (0, 0))
-        return self.nodes[name].slots - slots, self.nodes[name].memory - memory
+    def _rank(self, name: str) -> tuple[tuple[int, int], int]:
+        return self._free[name], self._order[name]
 
     def _use(self, booking: Booking, sign: int) -> None:
         slots, memory = self._used.get(booking.node, (0, 0))
         self._used[booking.node] = slots + sign * booking.slots, memory + sign * booking.memory
+        if booking.node in self.nodes:
+            self._count(booking.node)
+
+    def _count(self, name: str) -> None:
+        """Work out what is free on a node."""
+        slots, memory = self._used.get(name, (0, 0))
+        self._free[name] = self.nodes[name].slots - slots, self.nodes[name].memory - memory
+        if self._free[name][0] > 0:
+            self._open[name] = None
+        else:
+            self._open.pop(name, None)
+        self._rooms: dict[str | None, int] = {}
+
+
+class Group(NamedTuple):
+    """Waiting units with one need, which ran on nodes to ``avoid``: where the first has no room, none has."""
+
+    need: Need
+    avoid: tuple[str, ...] = ()
+
+
+class Waiting:
+    """The units that wait for a node, in order, by group: what has no room is passed over group by group."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Group, deque[tuple[int, str]]] = {}
+        self._first = self._last = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def append(self, unit: str, group: Group) -> None:
+        """Let a unit wait behind all others."""
+        self._last += 1
+        self._queues.setdefault(group, deque()).append((self._last, unit))
+
+    def appendleft(self, unit: str, group: Group) -> None:
+        """Let a unit wait before all others."""
+        self._first -= 1
+        self._queues.setdefault(group, deque()).appendleft((self._first, unit))
+
+    def groups(self) -> Iterator[Group]:
+        """The groups in the order of their first units. A group comes again only after ``pop`` has taken its first."""
+        heads = [(queue[0][0], number, group) for number, (group, queue) in enumerate(self._queues.items())]
+        heapq.heapify(heads)
+        while heads:
+            place, number, group = heads[0]
+            yield group
+            queue = self._queues.get(group)
+            if queue and queue[0][0] != place:
+                heapq.heapreplace(heads, (queue[0][0], number, group))
+            else:  # it has no room, or no unit is left
+                heapq.heappop(heads)
+
+    def pop(self, group: Group) -> str:
+        """Take the first unit of a group."""
+        _, unit = self._queues[group].popleft()
+        if not self._queues[group]:
+            del self._queues[group]
+        return unit
+
+
+def _slots(need: Need, node: Node) -> int:
+    """How many slots of a node a unit takes."""
+    shares = node.device_memory is None or PER_DEVICE * need.device <= node.device_memory
+    return 1 if shares else min(PER_DEVICE, node.slots)
 
 
 def _fits(need: Need, node: Node) -> bool:

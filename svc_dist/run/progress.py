@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 _LINE_EVERY = 5.0
+_REFRESH_EVERY = 0.1  # seconds: a bar that is drawn for each unit takes longer than the driver
 _log = logging.getLogger("svc_dist")
 
 
@@ -26,6 +27,7 @@ class Progress:
         self._total_bytes = plan.bytes_in + plan.bytes_out
         self._work, self._bytes, self._units = 0.0, 0, 0
         self._began = self._last_line = time.monotonic()
+        self._refreshed = 0.0
         self._bar: Bar | None = None
         self.count(done)
         self._work_before = self._work
@@ -34,11 +36,12 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
-        self._refresh()
+            self._refresh()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
+            self._refresh()
             self._bar.stop()
 
     def count(self, units: Collection[str], sign: int = 1) -> None:
@@ -48,13 +51,16 @@ class Progress:
             self._work += sign * planned.work
             self._bytes += sign * (planned.bytes_in + planned.bytes_out)
             self._units += sign
-        self._refresh()
 
     def tick(self) -> None:
-        """Refresh the bar, or log a line if the last one is some seconds old. Called often."""
-        self._refresh()
-        if self._bar is None and time.monotonic() - self._last_line >= _LINE_EVERY:
-            self._last_line = time.monotonic()
+        """Refresh the bar, or log a line, if the last time is long enough ago. Called often."""
+        now = time.monotonic()
+        if self._bar is not None:
+            if now - self._refreshed >= _REFRESH_EVERY:
+                self._refreshed = now
+                self._refresh()
+        elif now - self._last_line >= _LINE_EVERY:
+            self._last_line = now
             fields = {
                 "units_done": self._units,
                 "units": len(self._plan.units),
@@ -85,8 +91,8 @@ class Progress:
         return (time.monotonic() - self._began) * (self._total_work - self._work) / since
 
     def _refresh(self) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._work, description=self._counts())
+        assert self._bar is not None
+        self._bar.update(self._bar.task_ids[0], completed=self._work, description=self._counts())
 
 
 def _bar(total: float) -> Bar:

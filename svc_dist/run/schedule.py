@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from svc_dist.errors import SvcDistError, TransientStorageError
 from svc_dist.methods.costs import ON_HOST
 from svc_dist.plan.model import Plan
-from svc_dist.run.placement import Booking, Need, Node, Placement
+from svc_dist.run.placement import Booking, Group, Need, Node, Placement, Waiting
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import RunRecord
 
@@ -140,7 +140,7 @@ class Schedule:
     max_losses: int = 3
     sink_memory: int = 0
 
-    waiting: deque[str] = field(init=False)
+    waiting: Waiting = field(init=False)
     in_flight: dict[Instruction, None] = field(init=False, default_factory=dict)
     attempts: dict[Instruction, int] = field(init=False, default_factory=dict)  # those that succeeded included
     failures: dict[str, Failure] = field(init=False, default_factory=dict)
@@ -157,7 +157,10 @@ class Schedule:
         self._rewrites: dict[str, None] = {}
         self._ready: deque[Instruction] = deque()  # shards to finish, and publishing
         unfinished = [unit for unit in self.plan.units if unit.id not in self.done]
-        self.waiting = deque(unit.id for unit in sorted(unfinished, key=lambda unit: (-unit.work, unit.id)))
+        self._flying = 0  # units in flight
+        self.waiting = Waiting()
+        for unit in sorted(unfinished, key=lambda unit: (-unit.work, unit.id)):
+            self.waiting.append(unit.id, self._group(unit.id))
         self._open = [0] * self.plan.count
         for unit in unfinished:
             self._open[unit.shard] += 1
@@ -185,11 +188,12 @@ class Schedule:
         if event.instruction not in self.in_flight:
             return []  # a late answer from an abandoned attempt
         self.in_flight.pop(event.instruction)
+        self._flying -= isinstance(event.instruction, RunUnit)
         booking = self._placement.release(event.instruction)
         if isinstance(event, Failed):
             return self._failed(event, booking)
         if booking is not None:
-            self._placement.unresponsive.discard(booking.node)
+            self._placement.mark(booking.node, True)
         if isinstance(event, RangesLost):
             return self._lost(event)
         match event.instruction:
@@ -206,7 +210,7 @@ class Schedule:
 
     def _failed(self, event: Failed, booking: Booking | None) -> list[Instruction]:
         if booking is not None and event.silent:
-            self._placement.unresponsive.add(booking.node)
+            self._placement.mark(booking.node, False)
         transient = event.lost or isinstance(event.error, TransientStorageError)
         failed = self._failed_attempts[event.instruction] = self._failed_attempts.get(event.instruction, 0) + 1
         if not transient or failed >= self.max_attempts:
@@ -218,7 +222,7 @@ class Schedule:
         if booking is not None and event.lost:
             self._lost_on.setdefault(unit, []).append(booking.node)
         self._kills[unit] = self._kills.get(unit, 0) + event.killed
-        self.waiting.appendleft(unit)
+        self.waiting.appendleft(unit, self._group(unit))
         return self._issue([])
 
     def _lost(self, event: RangesLost) -> list[Instruction]:
@@ -229,7 +233,8 @@ class Schedule:
         self.retries += len(event.units)
         self._open[shard] += len(event.units)
         self._rewrites.update(dict.fromkeys(event.units))
-        self.waiting.extendleft(reversed(event.units))
+        for unit in reversed(event.units):
+            self.waiting.appendleft(unit, self._group(unit))
         return self._issue([] if event.units else [event.instruction])
 
     def _fail(self, event: Failed | RangesLost, booking: Booking | None = None) -> list[Instruction]:
@@ -241,11 +246,12 @@ class Schedule:
     def _finish(self, shard: int) -> FinishShard:
         return FinishShard(shard, tuple(unit for unit in self._earlier[shard] if unit not in self._rewrites))
 
-    def _need(self, unit: str) -> Need:
-        memory = self.plan.unit[unit].memory
+    def _group(self, unit: str) -> Group:
+        """What a unit needs, and the nodes that it was lost on."""
+        memory, avoid = self.plan.unit[unit].memory, tuple(self._lost_on.get(unit, ()))
         if self.plan.settings.device == "cpu":
-            return Need(memory + self.sink_memory)
-        return Need(ON_HOST + self.sink_memory, memory)
+            return Group(Need(memory + self.sink_memory), avoid)
+        return Group(Need(ON_HOST + self.sink_memory, memory), avoid)
 
     def _publish_if_ready(self) -> list[Instruction]:
         return [Publish()] if not self._unfinished and not self.published else []
@@ -254,33 +260,31 @@ class Schedule:
         if self.draining or self.failures:
             return []
         self._ready.extend(ready)
-        free = FINISHING - sum(not isinstance(item, RunUnit) for item in self.in_flight)
+        free = FINISHING - (len(self.in_flight) - self._flying)
         issued = [self._ready.popleft() for _ in range(min(free, len(self._ready)))]
         issued += self._book_waiting()
         for instruction in issued:
             self.in_flight[instruction] = None
+            self._flying += isinstance(instruction, RunUnit)
             self.attempts[instruction] = self.attempts.get(instruction, 0) + 1
         return issued
 
     def _book_waiting(self) -> list[RunUnit]:
         """Book the waiting units that a node has room for now."""
-        running = sum(isinstance(item, RunUnit) for item in self.in_flight)
         booked: list[RunUnit] = []
-        postponed: list[str] = []
         reserved: str | None = None  # the node that gets no smaller unit before the one that waits longest
-        unplaceable: dict[tuple[Need, tuple[str, ...]], None] = {}
-        while self.waiting and not self._placement.full and (self.slots is None or running + len(booked) < self.slots):
-            unit = self.waiting.popleft()
-            need, avoid = self._need(unit), tuple(self._lost_on.get(unit, ()))
-            booking = None if (need, avoid) in unplaceable else self._placement.find(need, reserved, avoid)
+        if self._placement.full:
+            return booked
+        for group in self.waiting.groups():
+            if self._placement.full or (self.slots is not None and self._flying + len(booked) >= self.slots):
+                break
+            booking = self._placement.find(group.need, reserved, group.avoid)
             if booking is None:
-                postponed.append(unit)
-                unplaceable[need, avoid] = None
-                reserved = reserved or self._placement.to_reserve(need, avoid)
+                reserved = reserved or self._placement.to_reserve(group.need, group.avoid)
                 continue
+            unit = self.waiting.pop(group)
             low_memory = self._kills.get(unit, 0) == self.max_attempts - 1 > 0
             started = RunUnit(unit, booking, low_memory, rewrite=unit in self._rewrites)
             self._placement.book(started, booking)
             booked.append(started)
-        self.waiting.extendleft(reversed(postponed))
         return booked

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from types import FrameType
+from typing import Any, ClassVar
 
 import pytest
 
@@ -139,3 +141,36 @@ def test_a_run_ends_when_no_node_can_run_a_unit_for_too_long(tmp_path: object) -
     executor.nodes = {}  # type: ignore[misc]
     with pytest.raises(UnitsFailedError, match="no node can run a unit"):
         run(executor, tmp_path, Limits(no_node=0.1))
+
+
+def steps_of(units: int, nodes: int, tmp_path: object) -> float:
+    """Bytecode instructions that the driver takes for a unit, on nodes whose memory is full before their slots."""
+    plan = plan_of(*((n % 7, float(n * 37 % 101), 20 + n * 11 % 5) for n in range(units)))
+    executor = Stub()
+    executor.nodes = {f"n{number}": Node(8, 100) for number in range(nodes)}  # type: ignore[misc]
+    schedule = Schedule(plan, executor.nodes)
+    lock: Lock = Free()  # type: ignore[assignment]
+    steps = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return count
+
+    executor.wait = lambda timeout: [executor.answers.pop(0)]  # type: ignore[method-assign]
+    before = sys.gettrace()
+    with Progress(plan, (), False) as progress:
+        sys.settrace(count)
+        try:
+            drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(), lock)  # type: ignore[arg-type]
+        finally:
+            sys.settrace(before)
+    assert schedule.published
+    return steps / units
+
+
+def test_the_work_for_a_unit_does_not_grow_with_the_number_of_units(tmp_path: object) -> None:
+    few, many = steps_of(100, 4, tmp_path), steps_of(400, 4, tmp_path)
+    assert many < 1.2 * few
+    assert steps_of(200, 32, tmp_path) < 4 * many, "eight times the nodes, and units in flight, take little more"
