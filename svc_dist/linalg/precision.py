@@ -20,7 +20,7 @@ class Precision(StrEnum):
     Other products in float32. The default: within 1e-5 of ``float64``.
     """
     FAST = "fast"
-    """Like ``mixed``, with SWUDI's sums in float32; on a CUDA device products of float32 may round to TF32."""
+    """Like ``mixed``, with SWUDI's sums in float32."""
     FLOAT64 = "float64"
     """Everything in float64."""
 

@@ -18,7 +18,7 @@ import torch
 from svc_dist.errors import RecipeError
 
 _lock = threading.Condition()
-_in_force: tuple[int | None, bool | None] | None = None  #: the number of threads, None where only BLAS has one; TF32
+_in_force: tuple[int | None] | None = None  #: the number of threads; None where only BLAS has one
 _users = 0
 _fixed = False
 _blas: int | None = None  #: the number of threads of the BLAS libraries while they are held
@@ -26,23 +26,20 @@ _undo: list[Callable[[], object]] = []
 _held = threading.local()  # how many holds this thread is inside of
 
 
-def fix_threads(count: int, tf32: bool | None = None) -> None:
-    """Set the number of threads of this process for good. For worker processes, before they start work.
-
-    ``tf32``: whether CUDA products of float32 may round to TF32; None leaves torch's setting.
-    """
+def fix_threads(count: int) -> None:
+    """Set the number of threads of this process for good. For worker processes, before they start work."""
     global _in_force, _users, _fixed
     with _lock:
         torch.set_num_threads(count)
-        _apply(count, tf32)
+        _apply(count)
         _undo.clear()
-        _in_force = count, tf32
+        _in_force = (count,)
         _users += not _fixed
         _fixed = True
 
 
 @contextmanager
-def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterator[None]:
+def threads_fixed(count: int | None = None) -> Iterator[None]:
     """Hold the number of threads of this process at ``count``; afterwards all is as it was.
 
     It is in force in threads that start meanwhile, and for BLAS everywhere; threads that have used torch before keep
@@ -59,14 +56,14 @@ def threads_fixed(count: int | None = None, tf32: bool | None = None) -> Iterato
             _lock.wait_for(lambda: _in_force is None or _in_force[0] is not None or _blas == number)
         if _in_force is None:
             if count is None:
-                _apply_blas(number)
+                _apply(number)
             else:
                 before = _in_new_thread(torch.get_num_threads)
                 _in_new_thread(functools.partial(torch.set_num_threads, count))
                 _undo.append(lambda: _in_new_thread(functools.partial(torch.set_num_threads, before)))
-                _apply(count, tf32)
-            _in_force = count, tf32
-        elif count is not None and _in_force != (count, tf32):
+                _apply(count)
+            _in_force = (count,)
+        elif count is not None and _in_force != (count,):
             raise RecipeError(
                 f"units with {_in_force[0]} threads run in this process, none with {count} can run beside them",
                 "wait for the other merge, or run each in a process of its own",
@@ -97,12 +94,20 @@ def _depth() -> int:
     return getattr(_held, "depth", 0)
 
 
-def _apply(count: int, tf32: bool | None) -> None:
+def _apply(count: int) -> None:
     _apply_blas(count)
-    if tf32 is not None:
-        matmul = torch.backends.cuda.matmul
-        _undo.append(functools.partial(setattr, matmul, "allow_tf32", matmul.allow_tf32))
-        matmul.allow_tf32 = tf32
+    _apply_full_products()
+
+
+def _apply_full_products() -> None:
+    """Have products of float32 computed in float32: by torch's settings a GPU may round to TF32, a CPU to bfloat16."""
+    matmul: Any = torch.backends.cuda.matmul
+    before = getattr(matmul, "fp32_precision", None)  # torch 2.9 and later
+    try:
+        _undo.append(functools.partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
+    except RuntimeError:  # the caller has set it by the newer interface, beside which torch refuses to read the older
+        _undo.append(functools.partial(setattr, matmul, "fp32_precision", before))
+    torch.set_float32_matmul_precision("highest")
 
 
 @functools.cache

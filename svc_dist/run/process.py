@@ -22,7 +22,7 @@ def set_up_worker(settings: Settings) -> None:
     from svc_dist.linalg.threads import fix_threads
 
     return_freed_memory()
-    fix_threads(settings.threads_per_unit, _tf32(settings))
+    fix_threads(settings.threads_per_unit)
 
 
 def set_up_for_units(settings: Settings) -> AbstractContextManager[None]:
@@ -32,7 +32,7 @@ def set_up_for_units(settings: Settings) -> AbstractContextManager[None]:
     """
     from svc_dist.linalg.threads import threads_fixed
 
-    return threads_fixed(settings.threads_per_unit, _tf32(settings))
+    return threads_fixed(settings.threads_per_unit)
 
 
 def return_freed_memory() -> None:
@@ -47,8 +47,3 @@ def return_freed_memory() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_THRESHOLD, 5 * CHUNK)  # a chunk in float32 takes 4 * CHUNK bytes
             libc.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
-
-
-def _tf32(settings: Settings) -> bool | None:
-    """Whether CUDA products of float32 may round to TF32; None where there is no CUDA."""
-    return settings.precision == "fast" if settings.device.startswith("cuda") else None

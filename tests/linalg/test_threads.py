@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -125,3 +126,22 @@ def test_every_library_is_loaded_before_work_starts() -> None:
         "with threads_fixed(): assert 'scipy.linalg' in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("count", [None, 1])
+@pytest.mark.parametrize("interface", ["older", "newer"])
+def test_products_of_float32_are_not_rounded_to_tf32_whatever_the_caller_set(count: int | None, interface: str) -> None:
+    matmul: Any = torch.backends.cuda.matmul
+    try:
+        if interface == "older":
+            torch.set_float32_matmul_precision("high")
+        else:
+            matmul.fp32_precision = "tf32"
+        with threads_fixed(count):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+        if interface == "older":
+            assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision = "none"

@@ -19,7 +19,7 @@ def require_distinct(result: Calibrated) -> None:
     Of singular values that agree, the directions are any rotation of one another; a calibration with different factors
     for them gives one result of many, which the last bits decide.
     """
-    sigma, gamma = result.sigma, result.gamma
+    sigma, gamma = result.sigma.cpu(), result.gamma.cpu()  # sums in one order: a GPU's may change from run to run
     if len(sigma) < 2 or not float(sigma[0]):
         return
     runs = torch.cat([sigma.new_zeros(1), (sigma.diff().abs() > _CLOSE * sigma[0]).double().cumsum(0)]).long()

@@ -50,7 +50,7 @@ def _stable_rank(values: Tensor) -> float:
 
 def _cumulative(values: Tensor, share: float) -> float:
     """The fewest leading eigenvalues that hold ``share`` of the sum."""
-    sums = values.cumsum(0)
+    sums = values.cpu().cumsum(0)  # on a GPU the order of additions, and so the rank, may change between runs
     return float((sums < share * sums[-1]).sum()) + 1
 
 

@@ -112,7 +112,7 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
 
         def rank(values: Tensor) -> int:
             nonlocal nuclear
-            sums = values.double().cumsum(0)
+            sums = values.double().cpu().cumsum(0)  # in one order: a GPU's may change from run to run
             nuclear = float(sums[-1])
             return min(int((sums < sums[-1] * (eta / 100)).sum()) + 1, len(values))
 
