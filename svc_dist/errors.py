@@ -119,6 +119,13 @@ class NumericsError(SvcDistError):
     code = "numerics-failed"
 
 
+class DeviceFailedError(SvcDistError):
+    """A GPU failed: nothing more can be computed on it in this process. Another process or device can run the unit."""
+
+    exit_code = ExitCode.UNITS_FAILED
+    code = "device-failed"
+
+
 class UnitsFailedError(SvcDistError):
     """Some units failed for good; the run can be resumed."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import xxhash
 from torch import Tensor
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
-from svc_dist.errors import DamagedInputError, NumericsError, UnitsFailedError
+from svc_dist.errors import DamagedInputError, NumericsError
 from svc_dist.linalg.finite import all_finite, same_bytes
 from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
 from svc_dist.methods.chunking import CHUNK
@@ -25,17 +24,15 @@ from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import row_of, takes_matrices
 from svc_dist.plan.model import Plan, Span, Unit
 from svc_dist.plan.tensors.copies import require_equal_copies
-from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory, release_memory
+from svc_dist.run.devices.fallback import Attempt, attempted, attempts
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
 from svc_dist.run.pairs.unit_pairs import UnitPairs
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
-from svc_dist.sizes import format_size
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.reading import MappedRanges, Source, map_ranges
 from svc_dist.storage.writing.base import RangeSink
 
-_log = logging.getLogger("svc_dist")
 _RELEASE_EVERY = 16  # chunks after which the pages of the inputs are released
 _Records = list[dict[str, Any]]  # summaries of matrices or of deltas, each with its ``tensor``
 
@@ -54,27 +51,15 @@ def run_unit(
     When memory runs out, the unit runs again on the low-memory path, and last on the CPU: the receipt records it, and
     the last bits may differ. ``low_memory`` skips the first attempt. ``sources``: one per input of the plan;
     ``scratch`` and ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the
-    tensor, UnitsFailedError when memory ran out in every attempt, ChangedInputError, StorageError.
+    tensor, UnitsFailedError when memory ran out in every attempt, DeviceFailedError, ChangedInputError, StorageError.
     """
     began = time.perf_counter()
     with map_ranges(sources, plan.reads(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began
-        for attempt in attempts(plan.settings.device, low_memory):
-            try:
-                receipt = _run(plan, unit, inputs.mapped, sink, attempt, scratch)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
-            else:
-                seconds = receipt.seconds | {"read": reading}
-                return dataclasses.replace(receipt, seconds=seconds, retries=receipt.retries + inputs.retries.count)
-            release_memory(attempt.device)
-            _log.warning(f"unit {unit.id} ran out of memory on {attempt.device}: {reason}")
-    raise UnitsFailedError(
-        f"out of memory on the path that takes least: {reason}",
-        f"it takes up to {format_size(unit.memory)}: use a machine with more, or fewer --slots",
-    )
+        ways = attempts(plan.settings.device, low_memory)
+        receipt = attempted(unit, ways, lambda way: _run(plan, unit, inputs.mapped, sink, way, scratch))
+    seconds = receipt.seconds | {"read": reading}
+    return dataclasses.replace(receipt, seconds=seconds, retries=receipt.retries + inputs.retries.count)
 
 
 def _run(

@@ -18,7 +18,7 @@ from svc_dist.methods.pairs.pair import Pair, require_finite_pair
 from svc_dist.plan.adapters.factor import Factor
 from svc_dist.plan.costs import takes_matrices
 from svc_dist.plan.model import Plan, PlannedTensor
-from svc_dist.run.fallback import Attempt
+from svc_dist.run.devices.fallback import Attempt
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
 from svc_dist.storage.reading import MappedRanges

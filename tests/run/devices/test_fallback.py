@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist.run.fallback import Attempt, attempts, is_out_of_memory
+from svc_dist.errors import DeviceFailedError, UnitsFailedError
+from svc_dist.plan.model import Unit
+from svc_dist.run.devices.fallback import Attempt, attempted, attempts
+from svc_dist.run_folder.receipt import Receipt
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
 
 MIB = 2**20
@@ -101,18 +104,43 @@ def test_the_last_resort_of_a_gpu_is_the_cpu() -> None:
     assert attempts("cpu") == [Attempt("cpu", False), Attempt("cpu", True)]
 
 
-def test_what_counts_as_memory_that_ran_out() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60)
-    assert is_out_of_memory(caught.value)
-    with pytest.raises(RuntimeError) as caught:
-        torch.ones(2) @ torch.ones(3)
-    assert not is_out_of_memory(caught.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    for said in (
-        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
-    ):
-        assert is_out_of_memory(RuntimeError(said))
-    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+UNIT = Unit("u", 0, 0, 1, (), 0, 0, 0.0, 7 * 10**9)
+RECEIPT = Receipt("u", "f", (), 0, 0, {}, "host", "cpu")
+
+
+def on(errors: dict[Attempt, BaseException]) -> tuple[Receipt, list[Attempt]]:
+    """The receipt of a unit for which some attempts raise, and the attempts that were made."""
+    made: list[Attempt] = []
+
+    def run(way: Attempt) -> Receipt:
+        made.append(way)
+        if way in errors:
+            raise errors[way]
+        return RECEIPT
+
+    return attempted(UNIT, attempts("cuda"), run), made
+
+
+def test_out_of_memory_goes_from_path_to_path() -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    assert on({})[1] == attempts("cuda")[:1]
+    assert on({Attempt("cuda", False): full})[1] == attempts("cuda")[:2]
+    errors: dict[Attempt, BaseException] = dict.fromkeys(attempts("cuda")[:2], full)
+    assert on(errors)[1] == attempts("cuda")
+    with pytest.raises(UnitsFailedError, match="out of memory on the path that takes least"):
+        on(dict.fromkeys(attempts("cuda"), full))
+
+
+def test_what_a_library_cannot_take_goes_to_the_cpu_without_the_same_library_again() -> None:
+    refused = RuntimeError("cusolver error: CUSOLVER_STATUS_INVALID_VALUE, when calling `cusolverDnXsyevd`")
+    assert on({Attempt("cuda", False): refused})[1] == [Attempt("cuda", False), Attempt("cpu", True)]
+
+
+def test_a_device_that_failed_is_not_asked_again() -> None:
+    with pytest.raises(DeviceFailedError, match="cuda failed: CUDA error: an illegal memory access was encountered"):
+        on({Attempt("cuda", False): RuntimeError("CUDA error: an illegal memory access was encountered\nmore")})
+
+
+def test_an_error_of_the_program_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="must match"):
+        on({Attempt("cuda", False): RuntimeError("The size of tensor a (2) must match the size of tensor b (3)")})

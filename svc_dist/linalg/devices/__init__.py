@@ -1,0 +1,1 @@
+"""What the libraries of a GPU cannot do, and how they say so."""
