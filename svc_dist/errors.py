@@ -126,6 +126,13 @@ class DeviceFailedError(SvcDistError):
     code = "device-failed"
 
 
+class DeviceTooSmallError(SvcDistError):
+    """A unit does not fit onto its GPU on any path: it can run on the cores of a host."""
+
+    exit_code = ExitCode.UNITS_FAILED
+    code = "device-too-small"
+
+
 class UnitsFailedError(SvcDistError):
     """Some units failed for good; the run can be resumed."""
 

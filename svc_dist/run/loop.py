@@ -135,7 +135,7 @@ class _Driver:
         if isinstance(event, Failed) and event.lost and event.instruction in self.schedule.in_flight:
             attempt = self.schedule.attempts[event.instruction]
             _log.warning(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
-            self._pausing[event.instruction] = (time.monotonic() + self.limits.pause * 2 ** (attempt - 1), event)
+            self._pausing[event.instruction] = (time.monotonic() + self.limits.pause * 2 ** min(attempt - 1, 5), event)
             return
         self.submit(self.schedule.handle(event))
 

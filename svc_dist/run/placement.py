@@ -6,7 +6,7 @@ import heapq
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 PER_DEVICE = 2  #: units that share a device, so that one reads or writes while the other computes
@@ -17,13 +17,14 @@ class Node:
     """The capacity of one node: ``slots`` units at a time, together ``memory`` bytes.
 
     ``device_memory``: bytes of each of its devices, two slots of the node each; None where units compute on the CPU.
-    ``name``: its name in messages.
+    ``name``: its name in messages; ``speed``: operations a second of its slowest kind of work, where that was measured.
     """
 
     slots: int
     memory: int
     device_memory: int | None = None
     name: str = ""
+    speed: float | None = field(default=None, compare=False)
 
 
 class Need(NamedTuple):

@@ -20,12 +20,14 @@ class RunUnit:
 
     ``low_memory``: on the low-memory path, because all attempts before this last one were killed.
     ``rewrite``: the storage has lost the unit's range, so the worker's state of the shard is outdated.
+    ``on_host``: on cores that are booked for it, because it does not fit onto its GPU.
     """
 
     unit: str
     booking: Booking | None = field(default=None, compare=False)
     low_memory: bool = field(default=False, compare=False)
     rewrite: bool = field(default=False, compare=False)
+    on_host: bool = field(default=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -84,7 +86,8 @@ class Failed:
     """An instruction failed.
 
     ``lost``: its worker went away, so another attempt may succeed; ``silent``: it did not answer in time; ``killed``:
-    its process was killed, usually for memory, while its node stayed.
+    its process was killed, usually for memory, while its node stayed; ``uncounted``: it went away for a reason that
+    says nothing about this instruction, such as the loss of its node.
     """
 
     instruction: Instruction
@@ -92,6 +95,7 @@ class Failed:
     lost: bool = False
     silent: bool = False
     killed: bool = False
+    uncounted: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,10 @@ class Schedule:
     others. At most ``slots`` units are in flight on all nodes, and ``FINISHING`` shards. Setting ``draining`` stops
     gracefully: nothing starts.
 
-    An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one; any
-    other failure stops new work, lets the units in flight finish, and is recorded in ``failures``. Units whose ranges
-    the storage lost run again like any others, up to ``max_losses`` times for each shard.
+    An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one.
+    Attempts that ended with their node do not count among them, up to ``max_uncounted``. Any other failure stops new
+    work, lets the units in flight finish, and is recorded in ``failures``. Units whose ranges the storage lost run
+    again like any others, up to ``max_losses`` times for each shard.
     """
 
     plan: Plan
@@ -138,6 +143,7 @@ class Schedule:
     finished: Collection[int] = ()
     max_attempts: int = 3
     max_losses: int = 3
+    max_uncounted: int = 12
     sink_memory: int = 0
 
     waiting: Waiting = field(init=False)
@@ -151,6 +157,7 @@ class Schedule:
     def __post_init__(self) -> None:
         self._placement = Placement(self.nodes)
         self._failed_attempts: dict[Instruction, int] = {}
+        self._uncounted: dict[Instruction, int] = {}
         self._lost_on: dict[str, list[str]] = {}
         self._kills: dict[str, int] = {}
         self._losses: dict[int, int] = {}
@@ -212,8 +219,9 @@ class Schedule:
         if booking is not None and event.silent:
             self._placement.mark(booking.node, False)
         transient = event.lost or isinstance(event.error, TransientStorageError)
-        failed = self._failed_attempts[event.instruction] = self._failed_attempts.get(event.instruction, 0) + 1
-        if not transient or failed >= self.max_attempts:
+        counts = self._uncounted if event.uncounted else self._failed_attempts
+        failed = counts[event.instruction] = counts.get(event.instruction, 0) + 1
+        if not transient or failed >= (self.max_uncounted if event.uncounted else self.max_attempts):
             return self._fail(event, booking)
         self.retries += 1
         if not isinstance(event.instruction, RunUnit):

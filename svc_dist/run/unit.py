@@ -44,20 +44,21 @@ def run_unit(
     sink: RangeSink,
     scratch: str | None = None,
     parallel: int = DEFAULT_ACCESS.parallel,
-    low_memory: bool = False,
+    ways: Sequence[Attempt] | None = None,
 ) -> Receipt:
     """Run one unit of a plan. Running it again, anywhere, writes the same bytes.
 
     When memory runs out, the unit runs again on the low-memory path, and last on the CPU: the receipt records it, and
-    the last bits may differ. ``low_memory`` skips the first attempt. ``sources``: one per input of the plan;
-    ``scratch`` and ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError naming the
-    tensor, UnitsFailedError when memory ran out in every attempt, DeviceFailedError, ChangedInputError, StorageError.
+    the last bits may differ. ``ways``: the attempts, by default all of the plan's device. ``sources``: one per input of
+    the plan; ``scratch`` and ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError
+    naming the tensor, UnitsFailedError when memory ran out in every attempt, DeviceFailedError, DeviceTooSmallError,
+    ChangedInputError, StorageError.
     """
     began = time.perf_counter()
     with map_ranges(sources, plan.reads(unit), scratch, parallel) as inputs:
         reading = time.perf_counter() - began
-        ways = attempts(plan.settings.device, low_memory)
-        receipt = attempted(unit, ways, lambda way: _run(plan, unit, inputs.mapped, sink, way, scratch))
+        ways = attempts(plan.settings.device) if ways is None else ways
+        receipt = attempted(plan, unit, ways, lambda way: _run(plan, unit, inputs.mapped, sink, way, scratch))
     seconds = receipt.seconds | {"read": reading}
     return dataclasses.replace(receipt, seconds=seconds, retries=receipt.retries + inputs.retries.count)
 

@@ -14,7 +14,10 @@ from svc_dist.storage.writing.base import LostRangesError
 
 
 class Worker:
-    """Executes instructions of one run. Needs only the output's location: the plan is in the run folder."""
+    """Executes instructions of one run. Needs only the output's location: the plan is in the run folder.
+
+    ``has_host``: units that do not fit onto its GPU may run on the cores here; else DeviceTooSmallError.
+    """
 
     def __init__(
         self,
@@ -23,6 +26,7 @@ class Worker:
         scratch: str | None = None,
         access: Access = DEFAULT_ACCESS,
         plan: Plan | None = None,
+        has_host: bool = True,
     ) -> None:
         self.output = Output(output, access)
         self.journal = self.output.journal
@@ -33,7 +37,7 @@ class Worker:
             )
         self.plan = recorded
         self.sink = self.output.sink(fingerprint)
-        self.scratch = scratch
+        self.scratch, self._has_host = scratch, has_host
         self.sources = [Source(model.location, model.files, access) for model in self.plan.inputs]
 
     def execute(self, instruction: Instruction) -> Done | RangesLost:
@@ -48,12 +52,14 @@ class Worker:
         return Done(instruction)
 
     def _run(self, instruction: RunUnit) -> Done:
+        from svc_dist.run.devices.fallback import attempts
         from svc_dist.run.unit import run_unit
 
         # Another worker may have begun the upload of a unit that is written again.
         sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
-        receipt = run_unit(self.plan, unit, self.sources, sink, self.scratch, parallel, instruction.low_memory)
+        ways = attempts(self.plan.settings.device, instruction.low_memory, self._has_host, instruction.on_host)
+        receipt = run_unit(self.plan, unit, self.sources, sink, self.scratch, parallel, ways)
         self.journal.record(receipt)
         return Done(instruction, receipt)
 

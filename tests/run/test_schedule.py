@@ -360,3 +360,22 @@ def test_draining_leaves_lost_ranges_to_the_next_start() -> None:
     schedule.draining = True
     assert schedule.handle(RangesLost(FinishShard(0), ("u0",), GONE)) == []
     assert schedule.over
+
+
+def test_attempts_that_ended_with_their_node_do_not_count() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), {name: Node(1, 9) for name in "abcdefgh"}, max_attempts=2)
+    assert len(schedule.start()) == 1
+    gone = Failed(RunUnit("u0"), UnitsFailedError("its node went away"), lost=True, uncounted=True)
+    for _ in range(5):
+        assert schedule.handle(gone) == [RunUnit("u0")]
+    died = Failed(RunUnit("u0"), UnitsFailedError("its process was killed"), lost=True, killed=True)
+    assert schedule.handle(died) == [RunUnit("u0")]
+    assert schedule.handle(died) == []
+    assert list(schedule.failures) == ["unit u0"]
+
+
+def test_a_unit_whose_nodes_always_go_away_fails_in_the_end() -> None:
+    schedule = Schedule(plan_of((0, 1, 1)), one(1, 9), max_uncounted=3)
+    schedule.start()
+    gone = Failed(RunUnit("u0"), UnitsFailedError("its node went away"), lost=True, uncounted=True)
+    assert [len(schedule.handle(gone)) for _ in range(3)] == [1, 1, 0]

@@ -1,19 +1,20 @@
-"""Executor as a Ray task graph: merge_unit -> finish_shard -> publish, plain tasks that take ids and return events.
+"""Executor on Ray: merge_unit -> finish_shard -> publish take ids and return events.
 
-The schedule counts retries, as for every executor, so Ray's are disabled (it would retry units killed for
-memory without end).
+They are plain tasks, but units on a GPU, which the process of that GPU runs. The schedule counts retries, as for every
+executor, so Ray's are disabled (it would retry units killed for memory without end).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from svc_dist.errors import SvcDistError, UnitsFailedError
+from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
-from svc_dist.run.executors.ray_gpu import GONE, OwnDevice
+from svc_dist.run.executors.ray_devices import Device, RayDevices
 from svc_dist.run.executors.ray_head import HeadWatch
 from svc_dist.run.executors.ray_metrics import Metrics
 from svc_dist.run.executors.ray_nodes import (
@@ -34,11 +35,11 @@ from svc_dist.run.process import set_up_worker
 from svc_dist.run.schedule import Capacity, Done, Event, Failed, FinishShard, Instruction, RangesLost, RunUnit
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
+from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import Access
 
 _Arguments = tuple[str, str, str | None, Access]
 _workers: dict[str, Worker] = {}
-_device = OwnDevice()
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -65,7 +66,8 @@ class RayExecutor:
         self._plan = plan
         self._arguments = (output.location, plan.fingerprint, options.scratch, output.access)
         self._refs: dict[Any, Instruction] = {}
-        self._resend: dict[Instruction, float] = {}  # instructions to send again, and when
+        self._on: dict[Any, Device] = {}  # the devices of units that run on one
+        self._events: list[Event] = []  # known before anything is waited for
         self._owned = not ray.is_initialized()
         self._started = self._owned and options.address is None  # not only joined
         slots = options.slots
@@ -79,11 +81,13 @@ class RayExecutor:
                     join(ray, start, options.address)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         # One function for all: its first call waits for the head, which may be lost by the time a shard is finished.
-        # The worker of a GPU task stays for the next one (max_calls=0), with its CUDA context and storage clients.
         self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(execute)
         # The driver's node can finish shards. Ray prefers idle nodes, and one without svc_dist is always idle.
         self._here = on_node(ray, ray.get_runtime_context().get_node_id(), soft=True)
-        self._nodes = RayNodes(ray, plan.settings, min(slots or len(plan.units), len(plan.units)), self._started)
+        most = min(slots or len(plan.units), len(plan.units))
+        self._devices = None if plan.settings.device == "cpu" else RayDevices(ray, plan.settings, most)
+        self._nodes = self._devices or RayNodes(ray, plan.settings, most, self._started)
+        self._reported = self._nodes.available
         self._metrics = Metrics(metrics, plan)
 
     @property
@@ -91,11 +95,11 @@ class RayExecutor:
         return self._nodes.available
 
     def submit(self, instruction: Instruction) -> None:
-        self._send(instruction)
         self._metrics.started(instruction)
-
-    def _send(self, instruction: Instruction) -> None:
         match instruction:
+            case RunUnit(unit, booking) if self._devices is not None and booking is not None:
+                self._send_to_device(self._devices, instruction, booking)
+                return
             case RunUnit(unit, booking):
                 task = self._task.options(name=f"merge_unit:{unit}", **self._resources(booking))
             case FinishShard(shard):
@@ -106,23 +110,25 @@ class RayExecutor:
 
     def abandon(self, instruction: Instruction) -> bool:
         """Cancel a task whose node may be disconnected or stopped; Ray itself would wait for it much longer."""
-        self._resend.pop(instruction, None)
         for ref in [ref for ref, item in self._refs.items() if item == instruction]:
             del self._refs[ref]
-            self._ray.cancel(ref, force=True)
+            device = self._on.pop(ref, None)
+            if device is None or self._devices is None:
+                self._ray.cancel(ref, force=True)
+            else:  # its other units run again, which does not count as an attempt of theirs
+                self._devices.end(device, f"{instruction.title} did not answer")
         self._metrics.ended(Failed(instruction, UnitsFailedError("abandoned")))
         return True
 
     def wait(self, timeout: float) -> list[Event]:
         """The events that came in; waits at most ``timeout`` seconds for the first. Raises ClusterLostError."""
-        for instruction in [item for item, due in self._resend.items() if time.monotonic() >= due]:
-            del self._resend[instruction]
-            self._send(instruction)
         refs = [*self._refs, *self._nodes.probes]
-        if not refs:
+        events, self._events = self._events, []
+        if events:
+            timeout = 0.0
+        elif not refs:
             time.sleep(timeout)
         ready = self._ray.wait(refs, num_returns=1, timeout=timeout)[0] if refs else []
-        events: list[Event] = []
         for ref in [ref for ref in ready if ref in self._refs]:
             event = self._event(ref)
             if event is not None:
@@ -131,13 +137,18 @@ class RayExecutor:
         if self._nodes.due(ready):
             if not self._head.check():  # refreshing the nodes would block
                 time.sleep(timeout)
-            elif self._nodes.refresh(ready):
-                events.append(Capacity(self.nodes))
+            else:
+                self._nodes.refresh(ready)
+        if self._reported != self.nodes:
+            self._reported = self.nodes
+            events.append(Capacity(self.nodes))
         return events
 
     def close(self) -> None:
         """Stop the cluster that this executor started, or disconnect from the one that it joined."""
         with self._restoring:
+            if self._devices is not None and not self._head.lost:
+                self._devices.close()
             if self._owned and not self._head.lost:  # without a head, Ray would wait for one
                 if self._started:
                     stop_here(self._ray)
@@ -152,43 +163,69 @@ class RayExecutor:
         where = {"memory": booking.memory, "scheduling_strategy": on_node(self._ray, booking.node, soft=True)}
         return where | booked(settings, booking.slots)
 
+    def _send_to_device(self, devices: RayDevices, instruction: RunUnit, booking: Booking) -> None:
+        device = devices.device(booking.node)
+        if device is None:
+            gone = UnitsFailedError("the process of its GPU ended before it was sent there")
+            self._events.append(Failed(instruction, gone, lost=True, uncounted=True))
+            return
+        method = device.process.execute.options(name=f"merge_unit:{instruction.unit}")
+        ref = method.remote(self._arguments, instruction)
+        self._refs[ref], self._on[ref] = instruction, device
+
+    def _send_to_host(self, devices: RayDevices, instruction: RunUnit, error: SvcDistError) -> Failed | None:
+        """Send a unit that does not fit onto its GPU to cores that are booked for it, where there are enough."""
+        threads, memory = self._plan.settings.threads_per_unit, self._plan.unit[instruction.unit].memory
+        node = devices.host_for(threads, memory)
+        if node is None:
+            hint = f"use GPUs with more memory, or a node with {counted(threads, 'core')} beside its GPUs and "
+            return Failed(instruction, UnitsFailedError(error.message, f"{hint}{format_size(memory)} of memory"))
+        where = on_node(self._ray, node, soft=True)
+        task = self._task.options(
+            name=f"merge_unit:{instruction.unit}", num_cpus=threads, memory=memory, scheduling_strategy=where
+        )
+        self._refs[task.remote(self._arguments, dataclasses.replace(instruction, on_host=True))] = instruction
+        return None
+
     def _event(self, ref: Any) -> Done | RangesLost | Failed | None:
-        """The outcome of a task; None when it must be sent again, which does not count as an attempt."""
-        instruction = self._refs.pop(ref)
+        """The outcome of an instruction; None where it continues on cores, because it does not fit onto its GPU."""
+        instruction, device = self._refs.pop(ref), self._on.pop(ref, None)
         exceptions = self._ray.exceptions
         try:
-            outcome: Done | RangesLost | None = self._ray.get(ref)
+            outcome: Done | RangesLost = self._ray.get(ref)
         except exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
+            if self._devices is not None and device is not None and isinstance(instruction, RunUnit):
+                if isinstance(cause, DeviceTooSmallError):
+                    return self._send_to_host(self._devices, instruction, cause)
+                if isinstance(cause, DeviceFailedError):
+                    again, name = device.ended is not None, device.name
+                    self._devices.end(device, cause.message, failed=True)
+                    failed = UnitsFailedError(f"{name}: {cause.message}")
+                    return Failed(instruction, failed, lost=True, uncounted=again)
             if isinstance(cause, SvcDistError):
                 return Failed(instruction, cause)
             raise
         except exceptions.RayError as error:
-            killed = isinstance(error, exceptions.OutOfMemoryError | exceptions.WorkerCrashedError)
-            what = "killed for memory" if isinstance(error, exceptions.OutOfMemoryError) else "lost"
-            lost = UnitsFailedError(f"the worker was {what}: {type(error).__name__}: {first_line(error)}")
-            return Failed(instruction, lost, lost=True, killed=killed)
-        if outcome is None:
-            self._resend[instruction] = time.monotonic() + GONE
+            node = isinstance(error, exceptions.NodeDiedError) or "node has died" in str(error)
+            memory = isinstance(error, exceptions.OutOfMemoryError)
+            killed = memory or isinstance(error, exceptions.WorkerCrashedError | exceptions.ActorDiedError)
+            ended = None if device is None else device.ended
+            if self._devices is not None and device is not None and ended is None:
+                self._devices.end(device, "its process ended")
+            what = "killed for memory" if memory else "lost with its node" if node else "lost"
+            reason = ended or f"{type(error).__name__}: {first_line(error)}"
+            lost = UnitsFailedError(f"the worker was {what}: {reason}")
+            uncounted = node or ended is not None
+            return Failed(instruction, lost, lost=True, killed=killed and not uncounted, uncounted=uncounted)
         return outcome
 
 
-def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost | None:
-    """Execute an instruction as a task; None: this process cannot, because it uses another GPU than the one booked."""
-    import ray
-
-    if not _device.claim(ray.get_runtime_context().get_accelerator_ids()["GPU"]):
-        return None
+def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost:
+    """Execute an instruction as a task."""
     run = repr(arguments)
     if run not in _workers:
         _workers.clear()  # a worker process serves one run at a time; its clients live as long as it does
         _workers[run] = Worker(*arguments)
         set_up_worker(_workers[run].plan.settings)
-    worker = _workers[run]
-    try:
-        return worker.execute(instruction)
-    finally:
-        if worker.plan.settings.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.empty_cache()  # for the other processes on this GPU
+    return _workers[run].execute(instruction)

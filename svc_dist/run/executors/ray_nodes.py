@@ -20,19 +20,18 @@ from svc_dist import __version__
 from svc_dist.errors import StorageError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.executors.ray_folder import temporary_folder
-from svc_dist.run.host import device_memory
-from svc_dist.run.placement import PER_DEVICE, Node
+from svc_dist.run.placement import Node
 
 _log = logging.getLogger("svc_dist")
 _OBJECT_STORE = 100 * 2**20  # receipts are all that travels
 _STARTS = 3
 _START_WAIT = {"RAY_gcs_server_port_wait_time_s": "60"}  # the default, 30, is too short on a busy machine
-_REFRESH = 2.0  # seconds between queries of the cluster's nodes
-_PROBES = 3  # attempts to probe a node
+REFRESH = 2.0  #: seconds between queries of the cluster's nodes
+PROBES = 3  #: attempts to probe a node
 
 
 class RayNodes:
-    """The nodes that are alive and have answered a probe, as they come and go.
+    """The nodes whose cores take units: those that are alive and have answered a probe, as they come and go.
 
     ``available``: by Ray's id; ``probes``: references of pending answers; ``most``: units in parallel on all nodes.
     """
@@ -41,20 +40,19 @@ class RayNodes:
         self._ray = ray
         self._settings = settings
         self._most = most
-        self._known = started_here and settings.device == "cpu"  # the cluster has this machine's code and no GPU
-        # On a GPU a probe leaves a CUDA context behind, perhaps on another device than the next task of its process.
-        self._probe = ray.remote(max_retries=0, max_calls=int(settings.device != "cpu"), num_cpus=0)(probe)
+        self._known = started_here  # the cluster has this machine's code
+        self._probe = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(own_versions)
         self._warm_up = ray.remote(max_retries=0, max_calls=0)(warm_up)
         self.available: Mapping[str, Node] = {}
         self.probes: dict[Any, str] = {}
         self._asked: dict[str, int] = {}
-        self._answers: dict[str, int | None] = {}  # bytes of each of its devices
+        self._answered: set[str] = set()
         self._refreshed = float("-inf")
         self.refresh()
 
     def due(self, ready: Collection[Any]) -> bool:
         """Whether it is time to refresh, or a probe is among what is ``ready``."""
-        return time.monotonic() - self._refreshed >= _REFRESH or any(ref in self.probes for ref in ready)
+        return time.monotonic() - self._refreshed >= REFRESH or any(ref in self.probes for ref in ready)
 
     def refresh(self, ready: Collection[Any] = ()) -> bool:
         """Query the cluster, and read the probes among what is ``ready``. Returns whether the nodes changed."""
@@ -66,7 +64,8 @@ class RayNodes:
             slots = self._slots(entry["Resources"])
             if node not in self._asked and slots:
                 if self._known:
-                    self._asked[node], self._answers[node] = 0, None
+                    self._asked[node] = 0
+                    self._answered.add(node)
                 else:
                     self._ask(node)
                 self._get_ready(node, min(slots, self._most))
@@ -75,19 +74,17 @@ class RayNodes:
             node: Node(
                 slots=self._slots(entry["Resources"]),
                 memory=int(entry["Resources"].get("memory", 0)),
-                device_memory=self._answers[node],
                 name=f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})",
             )
             for node, entry in alive.items()
-            if node in self._answers
+            if node in self._answered
         }
         return self.available != before
 
     def _ask(self, node: str) -> None:
         self._asked[node] = self._asked.get(node, 0) + 1
-        gpus = 0 if self._settings.device == "cpu" else 0.01  # or its devices would be hidden from it
-        task = self._probe.options(num_gpus=gpus, scheduling_strategy=on_node(self._ray, node, soft=False))
-        self.probes[task.remote(self._settings.device)] = node
+        task = self._probe.options(scheduling_strategy=on_node(self._ray, node, soft=False))
+        self.probes[task.remote()] = node
 
     def _get_ready(self, node: str, slots: int) -> None:
         """Have workers import what units need while the node is probed.
@@ -102,35 +99,27 @@ class RayNodes:
 
     def _answer(self, node: str, ref: Any) -> None:
         try:
-            versions, memory = self._ray.get(ref)
+            versions = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            if self._asked[node] < _PROBES:
+            if self._asked[node] < PROBES:
                 self._ask(node)
             else:
                 within = isinstance(error, self._ray.exceptions.RayTaskError)  # a traceback, whose end says what
-                reason = str(error).strip().splitlines()[-1] if within else first_line(error)
+                reason = last_line(error) if within else first_line(error)
                 _log.warning(f"node {node} gets no units: {reason}")
             return
         if versions == own_versions():
-            self._answers[node] = memory
+            self._answered.add(node)
         else:
             _log.warning(f"node {node} gets no units: it has {versions}, and this command {own_versions()}")
 
     def _slots(self, resources: dict[str, float]) -> int:
-        cpus = int(resources.get("CPU", 0))
-        if self._settings.device == "cpu":
-            return cpus // self._settings.threads_per_unit
-        return min(int(PER_DEVICE * resources.get("GPU", 0)), cpus)
+        return int(resources.get("CPU", 0)) // self._settings.threads_per_unit
 
 
 def own_versions() -> dict[str, str]:
-    """The versions that must be the same everywhere, or results would differ."""
+    """The versions that must be the same everywhere, or results would differ. On a node this fails without svc_dist."""
     return {"svc_dist": __version__, "torch": version("torch").split("+")[0]}
-
-
-def probe(device: str) -> tuple[dict[str, str], int | None]:
-    """A node's versions, and the bytes of a device. Fails where svc_dist or the device is missing."""
-    return own_versions(), device_memory(device)
 
 
 def warm_up() -> None:
@@ -139,10 +128,8 @@ def warm_up() -> None:
 
 
 def booked(settings: Settings, slots: int) -> dict[str, float]:
-    """The resources of a node that a task books which uses ``slots``."""
-    if settings.device == "cpu":
-        return {"num_cpus": settings.threads_per_unit * slots}
-    return {"num_cpus": 1, "num_gpus": slots / PER_DEVICE}
+    """The resources of a node that a task books which uses ``slots`` of its cores."""
+    return {"num_cpus": settings.threads_per_unit * slots}
 
 
 def on_node(ray: Any, node: str, soft: bool) -> Any:
@@ -153,6 +140,11 @@ def on_node(ray: Any, node: str, soft: bool) -> Any:
 def first_line(error: BaseException) -> str:
     """The first line of Ray's error message; the rest is advice on Ray."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of a traceback, which says what happened."""
+    return next(iter(reversed(str(error).strip().splitlines())), type(error).__name__)
 
 
 def join(ray: Any, options: dict[str, Any], address: str) -> None:

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svc_dist.errors import DeviceFailedError, UnitsFailedError
+from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, UnitsFailedError
 from svc_dist.plan.model import Unit
+from svc_dist.run.devices import fallback
 from svc_dist.run.devices.fallback import Attempt, attempted, attempts
 from svc_dist.run_folder.receipt import Receipt
+from tests.run.test_schedule import plan_of
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
 
 MIB = 2**20
@@ -102,13 +107,15 @@ def test_the_last_resort_of_a_gpu_is_the_cpu() -> None:
     assert attempts("cuda") == [Attempt("cuda", False), Attempt("cuda", True), Attempt("cpu", True)]
     assert attempts("cuda", low_memory=True) == [Attempt("cuda", True), Attempt("cpu", True)]
     assert attempts("cpu") == [Attempt("cpu", False), Attempt("cpu", True)]
+    assert attempts("cuda", has_host=False) == [Attempt("cuda", False), Attempt("cuda", True)]
+    assert attempts("cuda", on_host=True) == [Attempt("cpu", True)]
 
 
-UNIT = Unit("u", 0, 0, 1, (), 0, 0, 0.0, 7 * 10**9)
+UNIT = Unit("u", 0, 0, 1, (), 0, 0, 0.0, 10**6)
 RECEIPT = Receipt("u", "f", (), 0, 0, {}, "host", "cpu")
 
 
-def on(errors: dict[Attempt, BaseException]) -> tuple[Receipt, list[Attempt]]:
+def on(errors: dict[Attempt, BaseException], ways: Sequence[Attempt] = ()) -> tuple[Receipt, list[Attempt]]:
     """The receipt of a unit for which some attempts raise, and the attempts that were made."""
     made: list[Attempt] = []
 
@@ -118,7 +125,7 @@ def on(errors: dict[Attempt, BaseException]) -> tuple[Receipt, list[Attempt]]:
             raise errors[way]
         return RECEIPT
 
-    return attempted(UNIT, attempts("cuda"), run), made
+    return attempted(plan_of((0, 1, 1), device="cuda"), UNIT, ways or attempts("cuda"), run), made
 
 
 def test_out_of_memory_goes_from_path_to_path() -> None:
@@ -129,6 +136,37 @@ def test_out_of_memory_goes_from_path_to_path() -> None:
     assert on(errors)[1] == attempts("cuda")
     with pytest.raises(UnitsFailedError, match="out of memory on the path that takes least"):
         on(dict.fromkeys(attempts("cuda"), full))
+
+
+def test_a_process_without_cores_of_its_own_says_that_its_gpu_is_too_small() -> None:
+    ways = attempts("cuda", has_host=False)
+    with pytest.raises(DeviceTooSmallError, match="does not fit onto its GPU: CUDA out of memory"):
+        on(dict.fromkeys(ways, torch.OutOfMemoryError("CUDA out of memory")), ways)
+
+
+def test_a_machine_with_too_little_memory_is_named_before_the_unit_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "available_memory", lambda: 10)
+    with pytest.raises(UnitsFailedError, match=r"on the CPU it takes up to 1.0 MB, and 10 B of memory is available"):
+        on(dict.fromkeys(attempts("cuda")[:2], torch.OutOfMemoryError("CUDA out of memory")))
+
+
+def test_units_on_the_cpu_take_turns_where_cores_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "cores", lambda: 1)
+    plan, running, most = plan_of((0, 1, 1), device="cuda"), [0], [0]
+
+    def run() -> None:
+        with fallback.idle_cores(plan, UNIT):
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            time.sleep(0.05)
+            running[0] -= 1
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
 
 
 def test_what_a_library_cannot_take_goes_to_the_cpu_without_the_same_library_again() -> None:

@@ -1,0 +1,64 @@
+"""The process of one GPU of a Ray cluster: it lives as long as the run, and the units on its device share it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, NamedTuple
+
+from svc_dist.errors import RecipeError
+from svc_dist.plan.settings import Settings
+from svc_dist.run.host import device_memory
+from svc_dist.run.process import set_up_for_units, set_up_worker
+from svc_dist.run.schedule import Done, Instruction, RangesLost
+from svc_dist.run.worker import Worker
+
+
+class DeviceFound(NamedTuple):
+    """What a process found: the versions there, its device and how fast that is (None: not measured).
+
+    ``number``: the device's on its node; ``gpu``: its kind; ``memory``: bytes for units; ``host``, ``process``: where.
+    """
+
+    versions: dict[str, str]
+    number: str
+    gpu: str
+    build: str
+    memory: int
+    speed: float | None
+    process: int
+
+
+class DeviceProcess:
+    """What Ray keeps on a GPU that it booked whole. Its methods run in threads, as many as units share the device."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+
+    def found(self) -> DeviceFound:
+        """Get ready for units, and describe the device. Raises RecipeError where torch cannot use it."""
+        import ray
+
+        import svc_dist.run.unit  # noqa: F401  # what the first unit would wait for
+        from svc_dist.run.devices import cuda
+        from svc_dist.run.devices.speed import measured_speed
+        from svc_dist.run.executors.ray_nodes import own_versions
+
+        booked = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        if not cuda.usable():
+            raise RecipeError(f"torch can use no GPU there: {cuda.why_unusable()}", code="cuda-unusable")
+        set_up_worker(self._settings)
+        memory = device_memory(self._settings.device) or 0
+        with set_up_for_units(self._settings):
+            speed = measured_speed(self._settings.device)
+        number = ",".join(map(str, booked))
+        return DeviceFound(own_versions(), number, cuda.gpu_name(), cuda.torch_build(), memory, speed, os.getpid())
+
+    def execute(self, arguments: Any, instruction: Instruction) -> Done | RangesLost:
+        """Execute an instruction; see ``Worker``."""
+        with self._lock:
+            worker = self._worker = self._worker or Worker(*arguments, has_host=False)
+        with set_up_for_units(self._settings):
+            return worker.execute(instruction)

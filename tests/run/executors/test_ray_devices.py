@@ -1,0 +1,176 @@
+"""The processes of a cluster's GPUs, on a stand-in for Ray: when they are started, ended and left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from svc_dist.errors import UnitsFailedError
+from svc_dist.plan.settings import Settings
+from svc_dist.run.executors.ray_device import DeviceFound
+from svc_dist.run.executors.ray_devices import RayDevices
+from svc_dist.run.executors.ray_nodes import PROBES, own_versions
+
+SETTINGS = Settings(device="cuda")
+
+
+class RayError(Exception): ...
+
+
+class RayTaskError(RayError): ...
+
+
+class Cluster:
+    """What ``ray`` is to RayDevices: nodes, and processes that answer with what ``answer`` makes of (node, number)."""
+
+    def __init__(self, **gpus: int) -> None:
+        self.gpus = gpus
+        self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+        self.util = SimpleNamespace(
+            scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node_id, soft: node_id)
+        )
+        self.answer: Callable[[str, int], DeviceFound | Exception] = lambda node, number: found(number)
+        self.started: list[SimpleNamespace] = []
+        self.killed: list[SimpleNamespace] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "NodeID": name, "Alive": True, "NodeManagerHostname": name, "NodeManagerAddress": "10.0.0.1",
+                "Resources": {"GPU": float(count), "CPU": 2.0 * count, "memory": 100.0 * count},
+            }
+            for name, count in self.gpus.items()
+        ]  # fmt: skip
+
+    def remote(self, **_: Any) -> Any:
+        def options(scheduling_strategy: str) -> Any:
+            return SimpleNamespace(remote=lambda settings: self._begin(scheduling_strategy))
+
+        return lambda cls: SimpleNamespace(options=options)
+
+    def _begin(self, node: str) -> SimpleNamespace:
+        taken = {one.number for one in self.started if one.node == node and one not in self.killed}
+        number = next(number for number in range(99) if number not in taken)
+        process = SimpleNamespace(node=node, number=number)
+        process.found = SimpleNamespace(options=lambda name: SimpleNamespace(remote=lambda: (node, number, object())))
+        self.started.append(process)
+        return process
+
+    def get(self, ref: tuple[str, int, object]) -> DeviceFound:
+        answer = self.answer(ref[0], ref[1])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def kill(self, process: SimpleNamespace) -> None:
+        self.killed.append(process)
+
+
+def found(number: int, **other: Any) -> DeviceFound:
+    return DeviceFound(own_versions(), str(number), "H100", "2.13.0+cu130", 70, 1e11, 7)._replace(**other)
+
+
+def answered(cluster: Cluster, most: int = 64) -> RayDevices:
+    """The devices, once all processes have answered."""
+    devices = RayDevices(cluster, SETTINGS, most)
+    devices.refresh(list(devices.probes))
+    return devices
+
+
+def test_every_gpu_is_a_place_of_its_own_with_two_slots() -> None:
+    devices = answered(Cluster(a=2, b=1, c=0))
+    assert list(devices.available) == ["a/0", "a/1", "b/0"]
+    one = devices.available["a/1"]
+    assert (one.slots, one.memory, one.device_memory, one.speed) == (2, 100, 70, 1e11)
+    assert one.name == "GPU 1 of a (10.0.0.1)"
+
+
+def test_no_more_processes_are_started_than_units_run() -> None:
+    cluster = Cluster(a=8)
+    assert len(answered(cluster, most=3).available) == len(cluster.started) == 3
+
+
+def test_a_process_that_ended_is_replaced() -> None:
+    cluster = Cluster(a=2)
+    devices = answered(cluster)
+    lost = devices.device("a/0")
+    assert lost is not None
+    devices.end(lost, "its process ended")
+    assert list(devices.available) == ["a/1"]
+    assert devices.device("a/0") is None
+    devices.refresh()
+    devices.refresh(list(devices.probes))
+    assert sorted(devices.available) == ["a/0", "a/1"]
+
+
+def test_a_device_that_failed_is_named_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(a=2)
+    devices = answered(cluster)
+    sick = devices.device("a/0")
+    assert sick is not None
+    devices.end(sick, "CUDA error: uncorrectable ECC error", failed=True)
+    assert caplog.messages == ["GPU 0 of a (10.0.0.1) gets no more units: CUDA error: uncorrectable ECC error"]
+    devices.refresh()
+    assert not devices.probes, "it would be started on the same device"
+    assert list(devices.available) == ["a/1"]
+
+
+def test_the_only_device_is_tried_again() -> None:
+    devices = answered(Cluster(a=1))
+    sick = devices.device("a/0")
+    assert sick is not None
+    devices.end(sick, "CUDA error: unspecified launch failure", failed=True)
+    devices.refresh()
+    devices.refresh(list(devices.probes))
+    assert list(devices.available) == ["a/0"]
+
+
+def test_a_node_that_leaves_takes_its_devices_along() -> None:
+    cluster = Cluster(a=1, b=1)
+    devices = answered(cluster)
+    del cluster.gpus["a"]
+    assert devices.refresh()
+    assert list(devices.available) == ["b/0"]
+
+
+def test_gpus_that_cannot_be_used_end_the_run_with_the_reason() -> None:
+    cluster = Cluster(a=1)
+    cluster.answer = lambda node, number: RayTaskError("Traceback\nRecipeError: torch 2.13.0 is built for the CPU only")
+    devices = RayDevices(cluster, SETTINGS, 64)
+    with pytest.raises(UnitsFailedError, match="no GPU of the cluster can be used: RecipeError: torch 2"):
+        devices.refresh(list(devices.probes))
+
+
+def test_a_node_whose_processes_cannot_be_used_leaves_the_work_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(a=1, b=1)
+    cluster.answer = lambda node, number: found(number, versions={"torch": "1"}) if node == "a" else found(number)
+    assert list(answered(cluster).available) == ["b/0"]
+    (said,) = caplog.messages
+    assert said.startswith("node a gets no units: it has {'torch': '1'}")
+
+
+def test_a_process_that_ends_before_it_answers_is_started_a_few_times() -> None:
+    cluster = Cluster(a=1)
+    cluster.answer = lambda node, number: RayError("the actor died")
+    devices = RayDevices(cluster, SETTINGS, 64)
+    for _ in range(PROBES - 1):
+        devices.refresh(list(devices.probes))
+    with pytest.raises(UnitsFailedError, match="the actor died"):
+        devices.refresh(list(devices.probes))
+    assert len(cluster.started) == PROBES
+
+
+def test_cores_for_what_does_not_fit_onto_a_gpu() -> None:
+    devices = answered(Cluster(a=2))
+    assert devices.host_for(2, 200) == "a"
+    assert devices.host_for(3, 200) is None, "two of the four cores are those of the processes"
+    assert devices.host_for(2, 201) is None
+
+
+def test_all_devices_are_given_back_at_the_end() -> None:
+    cluster = Cluster(a=2)
+    answered(cluster).close()
+    assert cluster.killed == cluster.started
