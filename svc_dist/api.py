@@ -16,7 +16,7 @@ from svc_dist.plan.settings import Device, Settings, SettingsRequest
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.edits.given_models import of_given_models
 from svc_dist.recipe.load import RecipeSource, load_recipe, load_stages, read_recipe, recipe_from
-from svc_dist.run.host import detect_device
+from svc_dist.run.host import detect_device, identify_gpu
 from svc_dist.run.memory.keywords import recipe_data
 from svc_dist.run.options import ExecutorKind, Limits, Options
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -43,6 +43,7 @@ def merge(
     device: str = Device.AUTO,
     precision: str | None = None,
     threads_per_unit: int | None = None,
+    mixed_gpus: bool = False,
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
     scratch: str | None = None,
@@ -50,7 +51,7 @@ def merge(
     restart: bool = False,
     grace: float = 60.0,
     max_runtime: float | None = None,
-    unit_deadline: float = 1800.0,
+    unit_deadline: float = 120.0,
     node_timeout: float = 1800.0,
     progress: bool = False,
 ) -> MergeSummary:
@@ -66,7 +67,7 @@ def merge(
     from svc_dist.run.stages.chain import run_stages
     from svc_dist.run_folder.stages.places import placed
 
-    settings = SettingsRequest(precision, threads_per_unit, device)
+    settings = SettingsRequest(precision, threads_per_unit, device, mixed_gpus)
     limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
     options = Options(
         executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
@@ -127,7 +128,7 @@ def make_plans(
         earlier = Output(location, stages[-1].recipe.access)
         recorded = settings_of_run(earlier)
         models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
-    return plan_stages(stages, request.resolve(recorded, detect_device), models or ())
+    return plan_stages(stages, request.resolve(recorded, detect_device, identify_gpu), models or ())
 
 
 def inspect(

@@ -45,6 +45,10 @@ def merge(
     device: options.Device = Device.AUTO,
     precision: options.Precision = None,
     threads_per_unit: options.Threads = None,
+    mixed_gpus: Annotated[
+        bool,
+        typer.Option("--mixed-gpus", help="use GPUs of several kinds: last bits depend on them"),
+    ] = False,
     max_shard_size: options.ShardSize = None,
     scratch: options.Scratch = None,
     endpoint_url: options.Endpoint = None,
@@ -59,8 +63,8 @@ def merge(
         float | None, _seconds("stop gracefully after this many seconds, with exit code 75, to resume")
     ] = None,
     unit_deadline: Annotated[
-        float, _seconds("seconds, over the time that its size predicts, after which a unit on a cluster counts as lost")
-    ] = 1800.0,
+        float, _seconds("seconds, over 20 times its estimated duration, after which a unit on a cluster counts as lost")
+    ] = 120.0,
     node_timeout: Annotated[float, _seconds("seconds after which a run ends while no node can run a unit")] = 1800.0,
     log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
 ) -> None:
@@ -79,8 +83,8 @@ def merge(
     with logs.prints_logged():
         summary = run(
             recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
-            threads_per_unit=threads_per_unit, max_shard_size=max_shard_size, changes=changes, scratch=scratch,
-            access=options.access_of(
+            threads_per_unit=threads_per_unit, mixed_gpus=mixed_gpus, max_shard_size=max_shard_size, changes=changes,
+            scratch=scratch, access=options.access_of(
                 endpoint_url, profile, anonymous, parallel=parallel, deadline=storage_deadline, timeout=storage_timeout
             ),
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,

@@ -18,7 +18,7 @@ from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.storage.base import FileIdentity
 
 #: Raised whenever the same inputs would be planned or written differently.
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 
 
 class PlannedFrom(Protocol):

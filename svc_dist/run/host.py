@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
+from svc_dist.run.devices import cuda
 from svc_dist.run.placement import PER_DEVICE
 
-_CONTEXT = 512 << 20  # bytes of a GPU that CUDA and its libraries use in each process; an estimate
+_log = logging.getLogger("svc_dist")
+_CONTEXT = 512 << 20  # bytes of a GPU that CUDA and its libraries use for each unit; an estimate
 _UNKNOWN = 8 * 2**30  # bytes, where the system does not report it
 _V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 _V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -23,24 +26,43 @@ def cores() -> int:
 
 def detect_device() -> str:
     """``cuda`` where torch can use one, else ``cpu``. Imports torch only where a device file hints at a GPU."""
-    if not any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if cuda.has_driver() and cuda.usable() else "cpu"
 
 
-def settings_here(request: SettingsRequest, recorded: Settings | None, cluster: bool = False) -> Settings:
-    """Complete settings for a run on this machine, or on a ``cluster``, whose nodes have other devices.
+def identify_gpu() -> tuple[str, str]:
+    """The kind of GPU and the build of torch here; both empty where torch can use no GPU."""
+    return (cuda.gpu_name(), cuda.torch_build()) if detect_device() == Device.CUDA else ("", "")
 
-    Raises RecipeError when the run needs a CUDA device and this machine has none.
+
+def settings_here(request: SettingsRequest, recorded: Settings | None) -> Settings:
+    """Complete settings for a run on this machine.
+
+    Raises RecipeError when the run needs a GPU and this machine has none that torch can use, or one of another kind.
     """
-    settings = request.resolve(recorded, detect_device)
-    if settings.device == Device.CUDA and not cluster and detect_device() != Device.CUDA:
-        raise RecipeError(
-            "device is cuda, but torch can use no CUDA device here", "leave out --device, or set --device cpu"
-        )
+    settings = request.resolve(recorded, detect_device, identify_gpu)
+    if settings.device == Device.CUDA:
+        if detect_device() != Device.CUDA:
+            raise RecipeError(
+                f"device is cuda, but torch can use no GPU here: {cuda.why_unusable()}",
+                "repair that, leave out --device, or set --device cpu",
+                code="cuda-unusable",
+            )
+        require_kind(settings, *identify_gpu())
+    elif request.device == Device.AUTO and recorded is None and cuda.has_driver():
+        _log.warning(f"warning: merging on the CPU, because torch can use no GPU here: {cuda.why_unusable()}")
     return settings
+
+
+def require_kind(settings: Settings, gpu: str, build: str) -> None:
+    """Raise RecipeError where a GPU or a build of torch is another than that of a run."""
+    if settings.gpu and (gpu, build) != (settings.gpu, settings.build):
+        raise RecipeError(
+            f"the merge was begun on {settings.gpu} with torch {settings.build}, and here is {gpu} with torch {build}: "
+            "the last bits of results would differ",
+            "resume on the same kind of GPU with the same build of torch, or start over with --restart (with "
+            "--mixed-gpus where kinds may differ)",
+            code="other-gpu",
+        )
 
 
 def default_slots(settings: Settings) -> int:
@@ -54,19 +76,14 @@ def device_memory(device: str) -> int | None:
     """Bytes for units on the smallest device of a kind here; None for the CPU, whose memory is the machine's."""
     if not device.startswith("cuda"):
         return None
-    import torch
-
-    smallest = min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
-    return max(0, smallest - PER_DEVICE * _CONTEXT)
+    return max(0, min(cuda.memory_of_each()) - PER_DEVICE * _CONTEXT)
 
 
 def device_count(device: str) -> int:
     """Devices of a kind on this machine; the CPU counts as one."""
     if not device.startswith("cuda"):
         return 1
-    import torch
-
-    return torch.cuda.device_count()
+    return len(cuda.memory_of_each())
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -37,6 +37,8 @@ from svc_dist.run_folder.rounding_warning import RoundingWarning
 from svc_dist.sizes import counted, format_size
 
 _POLL = 0.5  # seconds
+_SPEED = 20e9  # operations a second, of a device that did not measure its own
+_SLOWER = 20.0  # than by the estimate a unit may be before it counts as lost
 _log = logging.getLogger("svc_dist")
 
 
@@ -146,7 +148,7 @@ class _Driver:
                 self.submit(self.schedule.handle(failed))
 
     def _allowed(self, instruction: Instruction) -> float:
-        return self.limits.unit + _longest(self.schedule.plan, instruction)
+        return self.limits.unit + _longest(self.schedule.plan, instruction, self.executor.nodes)
 
     def _abandon_late(self, now: float) -> None:
         """Abandon what is in flight past its deadline. Those of what has ended since are dropped when they come up."""
@@ -175,7 +177,8 @@ class _Driver:
 def _described(nodes: Mapping[str, Node]) -> str:
     usable = [node for node in nodes.values() if node.slots]
     slots, memory = sum(node.slots for node in usable), sum(node.memory for node in usable)
-    return f"{counted(len(usable), 'node')} for {slots} units at a time, {format_size(memory)} of memory"
+    kind = "node" if all(node.device_memory is None for node in usable) else "GPU"
+    return f"{counted(len(usable), kind)} for {slots} units at a time, {format_size(memory)} of memory"
 
 
 def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRecord:
@@ -194,12 +197,13 @@ def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRe
     )
 
 
-def _longest(plan: Plan, instruction: Instruction) -> float:
-    """Seconds that an instruction of this size takes at worst: at 1 Gflop/s and 1 MB/s."""
+def _longest(plan: Plan, instruction: Instruction, nodes: Mapping[str, Node]) -> float:
+    """Seconds that an instruction of this size takes at worst: 20 times what its device measured, and at 1 MB/s."""
     match instruction:
-        case RunUnit(name):
-            unit = plan.unit[name]
-            return unit.flops / 1e9 + (unit.bytes_in + unit.bytes_out) / 1e6
+        case RunUnit(name, booking):
+            unit, node = plan.unit[name], nodes.get(booking.node) if booking is not None else None
+            speed = (node.speed if node is not None else None) or _SPEED
+            return _SLOWER * unit.flops / speed + (unit.bytes_in + unit.bytes_out) / 1e6
         case FinishShard(shard):
             return sum(plan.shards[number].size for number in plan.shards_of(shard)) / 1e6
     return 0.0

@@ -31,14 +31,15 @@ class Limits:
     """Time limits of a run in seconds. Raises RecipeError when one is negative or not a number.
 
     ``grace``: for running units after the run was asked to stop; ``runtime``: after which the run stops gracefully;
-    ``unit``: after which a unit on a cluster counts as lost, in addition to the time that its size predicts;
+    ``unit``: after which a unit on a cluster counts as lost, in addition to 20 times what its device takes by its own
+    estimate;
     ``no_node``: after which a run ends while no node can run a unit; ``pause``: before the first retry of lost work,
     twice as long before each further one.
     """
 
     grace: float = 60.0
     runtime: float | None = None
-    unit: float = 1800.0
+    unit: float = 120.0
     no_node: float = 1800.0
     pause: float = 1.0
 

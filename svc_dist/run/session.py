@@ -15,9 +15,10 @@ from svc_dist.plan.hub_models import located
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.run.devices.chosen import settings_of
 from svc_dist.run.executors import find_executor
 from svc_dist.run.executors.base import Executor
-from svc_dist.run.host import detect_device, device_count, settings_here
+from svc_dist.run.host import detect_device, device_count, identify_gpu
 from svc_dist.run.loop import drive
 from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.run.progress import Progress
@@ -117,7 +118,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
     if not restart and read_stages(output) is not None:
         raise other_run(output, "  recipe: had several documents, has one")
     recorded_settings = None if old is None else old.settings
-    plan = make_plan(recipe, settings_here(options.settings, recorded_settings, cluster=options.address is not None))
+    plan = make_plan(recipe, settings_of(options, recorded_settings))
     if old is not None:
         if old.fingerprint != plan.fingerprint:
             raise other_run(output, changes(old, plan))
@@ -225,7 +226,7 @@ def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float
 def _already_complete(
     recipe: ResolvedRecipe, output: Output, published: PublishedMerge, options: Options, began: float
 ) -> MergeSummary:
-    plan = make_plan(recipe, options.settings.resolve(published.settings, detect_device))
+    plan = make_plan(recipe, options.settings.resolve(published.settings, detect_device, identify_gpu))
     if plan.fingerprint != published.fingerprint:
         file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
         report = read_report(f"{output.location}/{file}".rpartition("/")[0], output.access)

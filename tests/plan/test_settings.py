@@ -40,6 +40,18 @@ def test_what_is_left_open_comes_from_the_recorded_run_or_the_defaults() -> None
     assert SettingsRequest("float64", device="cuda").resolve(recorded, lambda: "cpu") == Settings("float64", 3, "cuda")
 
 
+def test_the_kind_of_gpu_is_that_of_the_run_or_of_this_machine_unless_kinds_may_be_mixed() -> None:
+    def here() -> tuple[str, str]:
+        return "H100", "2.13.0+cu130"
+
+    fixed = Settings("mixed", 1, "cuda", "H100", "2.13.0+cu130")
+    assert SettingsRequest().resolve(None, lambda: "cuda", here) == fixed
+    assert SettingsRequest().resolve(None, lambda: "cpu", here).gpu == ""
+    assert SettingsRequest(mixed_gpus=True).resolve(None, lambda: "cuda", here) == Settings("mixed", 1, "cuda")
+    assert SettingsRequest().resolve(fixed, lambda: "cuda", lambda: ("A100", "2.11.0")) == fixed
+    assert SettingsRequest(device="cpu").resolve(fixed, lambda: "cuda", here) == Settings()
+
+
 def test_settings_are_plain_words_in_json() -> None:
     written = json.dumps(asdict(SettingsRequest().resolve(None, lambda: "cpu")))
-    assert written == '{"precision": "mixed", "threads_per_unit": 1, "device": "cpu"}'
+    assert written == '{"precision": "mixed", "threads_per_unit": 1, "device": "cpu", "gpu": "", "build": ""}'

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import RecipeError
-from svc_dist.plan.settings import SettingsRequest
-from svc_dist.run.host import available_memory, detect_device, settings_here
+from svc_dist.plan.settings import Settings, SettingsRequest
+from svc_dist.run.devices import cuda
+from svc_dist.run.host import available_memory, detect_device, device_memory, require_kind, settings_here
 
 GIB = 2**30
 V2_MOUNT = "31 24 0:26 {root} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -96,8 +97,28 @@ def test_this_machine() -> None:
 
 
 @pytest.mark.skipif(detect_device() == "cuda", reason="this machine has a GPU")
-def test_a_driver_without_a_gpu_may_merge_on_a_clusters() -> None:
-    request = SettingsRequest(device="cuda")
-    assert settings_here(request, None, cluster=True).device == "cuda"
-    with pytest.raises(RecipeError, match="no CUDA device"):
-        settings_here(request, None)
+def test_a_gpu_that_is_asked_for_and_is_not_here_is_refused_with_the_reason() -> None:
+    with pytest.raises(RecipeError, match=r"torch can use no GPU here: torch .* is built for") as refused:
+        settings_here(SettingsRequest(device="cuda"), None)
+    assert refused.value.code == "cuda-unusable"
+    with pytest.raises(RecipeError, match="torch can use no GPU here"):  # not an empty list of devices
+        device_memory("cuda")
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_silent_merge_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cuda, "has_driver", lambda: True)
+    monkeypatch.setattr(cuda, "usable", lambda: False)
+    assert settings_here(SettingsRequest(), None).device == "cpu"
+    (said,) = caplog.messages
+    assert said.startswith("warning: merging on the CPU, because torch can use no GPU here: torch ")
+
+
+def test_a_run_is_resumed_on_its_kind_of_gpu_only() -> None:
+    begun = Settings("mixed", 1, "cuda", "H100", "2.13.0+cu130")
+    require_kind(begun, "H100", "2.13.0+cu130")
+    require_kind(Settings(device="cuda"), "A100", "2.11.0")
+    for gpu, build in (("A100", "2.13.0+cu130"), ("H100", "2.13.0+cu126")):
+        with pytest.raises(RecipeError, match=r"begun on H100 with torch 2\.13\.0\+cu130, and here is"):
+            require_kind(begun, gpu, build)

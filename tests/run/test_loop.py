@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.loop import drive, signals
+from svc_dist.run.loop import _longest, drive, signals
 from svc_dist.run.options import Limits
-from svc_dist.run.placement import Node
+from svc_dist.run.placement import Booking, Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Capacity, Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
@@ -102,6 +102,14 @@ def test_a_large_unit_has_longer(tmp_path: object) -> None:
     with Progress(plan, (), False) as progress:
         drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(unit=0.02), lock)  # type: ignore[arg-type]
     assert RunUnit("u0") not in executor.abandoned
+
+
+def test_the_deadline_of_a_unit_follows_from_what_its_device_measured() -> None:
+    plan = plan_of((0, 1e14, 1))
+    slow, fast = Node(2, 9), Node(2, 9, 80, speed=1e12)
+    seconds = [_longest(plan, RunUnit("u0", Booking("a", 1)), {"a": node}) for node in (slow, fast)]
+    assert seconds == [1e5, 2e3]
+    assert _longest(plan, RunUnit("u0", Booking("gone", 1)), {"a": fast}) == 1e5
 
 
 def test_when_time_is_up_nothing_new_starts_and_the_code_says_try_again(tmp_path: object) -> None:

@@ -6,6 +6,8 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+from svc_dist.errors import RecipeError
+
 _DRIVER = Path("/proc/driver/nvidia/version")
 _FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # that the drivers of GPUs make
 
@@ -34,6 +36,22 @@ def gpu_name() -> str:
     return torch.cuda.get_device_name(0)
 
 
+def memory_of_each() -> list[int]:
+    """The bytes of each GPU that this process sees. Raises RecipeError where torch can use none."""
+    import torch
+
+    if not usable():
+        raise RecipeError(f"torch can use no GPU here: {why_unusable()}", code="cuda-unusable")
+    return [torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())]
+
+
+def limit_memory(share: int) -> None:
+    """Have this process fail to allocate more than so many bytes of its GPU, before others there run out of memory."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share / memory_of_each()[0]))
+
+
 def why_unusable(driver_file: Path = _DRIVER) -> str:
     """Why torch cannot use a GPU here: the driver, the installed build of torch, and what torch says."""
     import torch
@@ -58,7 +76,7 @@ def _what_torch_says() -> str:
     import torch
 
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.zeros(1, device="cuda")
     except (RuntimeError, AssertionError) as error:
         return f"{error}".splitlines()[0]

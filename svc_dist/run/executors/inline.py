@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.model import Plan
+from svc_dist.run.devices.cuda import limit_memory
 from svc_dist.run.host import available_memory, default_slots, device_memory
 from svc_dist.run.options import Options
 from svc_dist.run.placement import Node
@@ -37,6 +38,8 @@ class InlineExecutor:
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
         self._process = ExitStack()
         self._process.enter_context(set_up_for_units(settings))
+        if node.device_memory is not None:
+            limit_memory(node.device_memory)
 
     def submit(self, instruction: Instruction) -> None:
         # Daemon threads: the process must be able to exit while they run, after the grace period of a drain.

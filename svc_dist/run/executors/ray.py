@@ -14,6 +14,7 @@ from typing import Any
 
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
+from svc_dist.run.executors.ray_cluster import ClusterGpus, cluster_gpus, warn_of_unused
 from svc_dist.run.executors.ray_devices import Device, RayDevices
 from svc_dist.run.executors.ray_head import HeadWatch
 from svc_dist.run.executors.ray_metrics import Metrics
@@ -45,6 +46,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # Ray prints them, as text, between our lines
 }
+_START: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
 
 
 class RayExecutor:
@@ -72,13 +74,12 @@ class RayExecutor:
         self._started = self._owned and options.address is None  # not only joined
         slots = options.slots
         if self._owned:
-            start: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
             with own_sigterm():
                 if options.address is None:
                     threads = plan.settings.threads_per_unit
-                    start_here(ray, start | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
+                    start_here(ray, _START | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
                 else:
-                    join(ray, start, options.address)
+                    join(ray, _START, options.address)
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         # One function for all: its first call waits for the head, which may be lost by the time a shard is finished.
         self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(execute)
@@ -88,6 +89,8 @@ class RayExecutor:
         self._devices = None if plan.settings.device == "cpu" else RayDevices(ray, plan.settings, most)
         self._nodes = self._devices or RayNodes(ray, plan.settings, most, self._started)
         self._reported = self._nodes.available
+        if self._devices is None:
+            warn_of_unused(ray)
         self._metrics = Metrics(metrics, plan)
 
     @property
@@ -219,6 +222,22 @@ class RayExecutor:
             uncounted = node or ended is not None
             return Failed(instruction, lost, lost=True, killed=killed and not uncounted, uncounted=uncounted)
         return outcome
+
+
+def ask_cluster(address: str) -> ClusterGpus:
+    """The GPUs of the cluster at an address. Raises StorageError where it cannot be reached."""
+    import ray
+
+    with environment(_ENVIRONMENT):
+        joined = not ray.is_initialized()
+        if joined:
+            with own_sigterm():
+                join(ray, _START, address)
+        try:
+            return cluster_gpus(ray)
+        finally:
+            if joined:
+                ray.shutdown()
 
 
 def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost:

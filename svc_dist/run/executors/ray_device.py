@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.host import device_memory
 from svc_dist.run.process import set_up_for_units, set_up_worker
 from svc_dist.run.schedule import Done, Instruction, RangesLost
 from svc_dist.run.worker import Worker
+from svc_dist.storage.access import Access
 
 
 class DeviceFound(NamedTuple):
@@ -47,18 +47,20 @@ class DeviceProcess:
         from svc_dist.run.executors.ray_nodes import own_versions
 
         booked = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        if not cuda.usable():
-            raise RecipeError(f"torch can use no GPU there: {cuda.why_unusable()}", code="cuda-unusable")
         set_up_worker(self._settings)
         memory = device_memory(self._settings.device) or 0
+        cuda.limit_memory(memory)
         with set_up_for_units(self._settings):
             speed = measured_speed(self._settings.device)
         number = ",".join(map(str, booked))
         return DeviceFound(own_versions(), number, cuda.gpu_name(), cuda.torch_build(), memory, speed, os.getpid())
 
-    def execute(self, arguments: Any, instruction: Instruction) -> Done | RangesLost:
+    def execute(self, arguments: tuple[str, str, str | None, Access], instruction: Instruction) -> Done | RangesLost:
         """Execute an instruction; see ``Worker``."""
+        output, fingerprint, scratch, access = arguments
         with self._lock:
-            worker = self._worker = self._worker or Worker(*arguments, has_host=False)
+            if self._worker is None:
+                self._worker = Worker(output, fingerprint, scratch, access, has_host=False)
+            worker = self._worker
         with set_up_for_units(self._settings):
             return worker.execute(instruction)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class RayDevices:
         self.probes: dict[Any, Device] = {}
         self._devices: list[Device] = []  # those whose process runs, as far as is known
         self._failed: dict[str, str] = {}  # devices that failed, and how
+        self._foreign: dict[str, str] = {}  # devices of another kind than the run's, and which
         self._starts: dict[str, int] = {}  # processes of each node that ended before they answered
         self._refused: dict[str, str] = {}  # nodes that get no units, and why
         self._refreshed = float("-inf")
@@ -75,9 +77,11 @@ class RayDevices:
             running = sum(device.node == node for device in self._devices)
             for _ in range(min(count - spared.get(node, 0), self._most) - running if node not in self._refused else 0):
                 self._begin(node)
-        if self._refused and not self._devices and all(node in self._refused for node in gpus if gpus[node]):
+        reasons = dict.fromkeys([*self._refused.values(), *self._foreign.values()])
+        idle = {node for node, count in gpus.items() if node not in self._refused and count > spared.get(node, 0)}
+        if reasons and not self._devices and not idle:
             raise UnitsFailedError(
-                f"no GPU of the cluster can be used: {'; '.join(dict.fromkeys(self._refused.values()))}",
+                f"no GPU of the cluster can be used: {'; '.join(reasons)}",
                 "repair the workers, or merge with --device cpu, which starts over in another OUTPUT",
             )
         before = self.available
@@ -140,6 +144,14 @@ class RayDevices:
             self._refuse(device.node, f"it has {found.versions}, and this command {own_versions()}")
             return
         device.found = found
+        kind = (found.gpu, found.build)
+        if self._settings.gpu and kind != (self._settings.gpu, self._settings.build):
+            self._foreign[self._key(device)] = f"{found.gpu} with torch {found.build}"
+            self.end(device, "it is of another kind")
+            _log.warning(
+                f"GPU {found.number} of node {device.node} gets no units: it is {found.gpu} with torch {found.build}, "
+                f"and this merge uses {self._settings.gpu} with torch {self._settings.build} (--mixed-gpus uses all)"
+            )
 
     def _refuse(self, node: str, reason: str) -> None:
         if node not in self._refused:
@@ -160,14 +172,12 @@ class RayDevices:
         others = [one for one in self._devices if one.found is None or self._key(one) not in self._failed]
         return self._key(device) not in self._failed or not others
 
-    def _spared(self, gpus: Mapping[str, int]) -> dict[str, int]:
-        """How many failed devices of each node are left alone: all, unless there is no other in the cluster."""
-        failed: dict[str, int] = {}
-        for key in self._failed:
-            node = key.rpartition("/")[0]
-            failed[node] = failed.get(node, 0) + (node in gpus)
-        usable = {node: count for node, count in gpus.items() if node not in self._refused}
-        return failed if sum(usable.values()) > sum(failed.get(node, 0) for node in usable) else {}
+    def _spared(self, gpus: Mapping[str, int]) -> Counter[str]:
+        """How many devices of each node are left alone: of another kind, or failed (while there are others)."""
+        usable = [node for node in gpus if node not in self._refused]
+        foreign = Counter(key.rpartition("/")[0] for key in self._foreign)
+        failed = foreign + Counter(key.rpartition("/")[0] for key in self._failed)
+        return failed if sum(gpus[node] - failed[node] for node in usable) > 0 else foreign
 
     def _gpus(self, resources: dict[str, float]) -> int:
         return min(int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))

@@ -18,7 +18,7 @@ from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import Stage, title
-from svc_dist.run.host import settings_here
+from svc_dist.run.devices.chosen import settings_of
 from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
@@ -201,7 +201,7 @@ def _old_stages(whole: Output, restart: bool) -> tuple[StageRecord, ...] | None:
 
 
 def _settings(options: Options, recorded: Settings | None) -> Settings:
-    return settings_here(options.settings, recorded, cluster=options.address is not None)
+    return settings_of(options, recorded)
 
 
 def _already_complete(

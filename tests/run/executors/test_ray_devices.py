@@ -174,3 +174,22 @@ def test_all_devices_are_given_back_at_the_end() -> None:
     cluster = Cluster(a=2)
     answered(cluster).close()
     assert cluster.killed == cluster.started
+
+
+def test_only_the_kind_of_gpu_that_the_run_began_with_gets_units(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(a=1, b=1)
+    cluster.answer = lambda node, number: found(number, gpu="A100" if node == "a" else "H100")
+    devices = RayDevices(cluster, Settings("mixed", 1, "cuda", "H100", "2.13.0+cu130"), 64)
+    devices.refresh(list(devices.probes))
+    assert list(devices.available) == ["b/0"]
+    assert "GPU 0 of node a gets no units: it is A100 with torch 2.13.0+cu130" in caplog.text
+    devices.refresh()
+    assert not devices.probes, "it would be started again and again"
+    assert len(answered(cluster).available) == 2, "where kinds may be mixed, all do"
+
+
+def test_a_cluster_of_another_kind_alone_ends_the_run() -> None:
+    cluster = Cluster(a=2)
+    devices = RayDevices(cluster, Settings("mixed", 1, "cuda", "A100", "2.13.0"), 64)
+    with pytest.raises(UnitsFailedError, match=r"no GPU of the cluster can be used: H100 with torch 2\.13\.0\+cu130"):
+        devices.refresh(list(devices.probes))

@@ -1,0 +1,62 @@
+"""The settings of a run on this machine or on a cluster, which is asked for its GPUs."""
+
+from __future__ import annotations
+
+import logging
+
+from svc_dist.errors import RecipeError
+from svc_dist.plan.settings import Device, Settings
+from svc_dist.run.executors.ray_cluster import ClusterGpus
+from svc_dist.run.host import settings_here
+from svc_dist.run.options import ExecutorKind, Options
+from svc_dist.sizes import counted
+
+_log = logging.getLogger("svc_dist")
+
+
+def settings_of(options: Options, recorded: Settings | None) -> Settings:
+    """Complete settings for a run. ``recorded``: those of the run in the output.
+
+    A cluster decides about the device that is left open, and names its kind of GPU. Raises RecipeError when the run
+    needs a GPU and none can be used.
+    """
+    request = options.settings
+    if options.address is None or options.executor not in (ExecutorKind.AUTO, ExecutorKind.RAY):
+        return settings_here(request, recorded)
+    if recorded is not None or request.device == Device.CPU:
+        return request.resolve(recorded, lambda: Device.CPU)
+    from svc_dist.run.executors.ray import ask_cluster
+
+    found = ask_cluster(options.address)
+    settings = request.resolve(None, lambda: Device.CUDA if found.kinds else Device.CPU, lambda: _kind(found))
+    _report(found, settings, asked=request.device == Device.CUDA)
+    return settings
+
+
+def _kind(found: ClusterGpus) -> tuple[str, str]:
+    return found.most() if found.kinds else ("", "")
+
+
+def _report(found: ClusterGpus, settings: Settings, asked: bool) -> None:
+    """Say what a cluster has, and what of it a run uses. Raises RecipeError where a GPU is asked for and none works."""
+    reasons = "; ".join(f"{counted(number, 'GPU')}: {reason}" for reason, number in found.unusable.items())
+    if asked and reasons and not found.kinds:
+        raise RecipeError(
+            f"device is cuda, but the cluster's GPUs cannot be used: {reasons}",
+            "repair the workers, or set --device cpu",
+            code="cuda-unusable",
+        )
+    if reasons:
+        _log.warning(f"warning: the cluster has GPUs that cannot be used: {reasons}")
+    if not found.kinds:
+        _log.info(f"the cluster has no GPU that can be used{' yet' if asked else ''}: device {settings.device}")
+        return
+    has = ", ".join(
+        f"{counted(number, 'GPU')} ({gpu}, torch {build})" for (gpu, build), number in sorted(found.kinds.items())
+    )
+    _log.info(f"the cluster has {has}: device {settings.device}")
+    if settings.gpu and len(found.kinds) > 1:
+        _log.warning(
+            f"warning: the cluster has {has}: only {settings.gpu} with torch {settings.build} get units, because the "
+            "last bits of results depend on them; --mixed-gpus uses all"
+        )

@@ -1,0 +1,70 @@
+"""A cluster decides about the device that is left open, and a run says what it found there."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import pytest
+
+from svc_dist.errors import RecipeError
+from svc_dist.plan.settings import Settings, SettingsRequest
+from svc_dist.run.devices import chosen
+from svc_dist.run.devices.chosen import settings_of
+from svc_dist.run.executors import ray as ray_executor
+from svc_dist.run.executors.ray_cluster import ClusterGpus
+from svc_dist.run.options import Options
+
+H100, A100 = ("H100", "2.13.0+cu130"), ("A100", "2.13.0+cu130")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> ClusterGpus:
+    """What the cluster has. Nothing else may be asked."""
+    found = ClusterGpus()
+    monkeypatch.setattr(ray_executor, "ask_cluster", lambda address: found)
+    monkeypatch.setattr(chosen, "settings_here", lambda *_: pytest.fail("this machine does not decide"))
+    caplog.set_level(logging.INFO, "svc_dist")
+    return found
+
+
+def settings(recorded: Settings | None = None, **request: object) -> Settings:
+    return settings_of(Options(address="head:6379", settings=SettingsRequest(**request)), recorded)  # type: ignore[arg-type]
+
+
+def test_a_cluster_with_gpus_is_used_without_an_option(cluster: ClusterGpus, caplog: pytest.LogCaptureFixture) -> None:
+    cluster.kinds = Counter({H100: 8})
+    assert settings() == Settings("mixed", 1, "cuda", *H100)
+    assert caplog.messages == ["the cluster has 8 GPUs (H100, torch 2.13.0+cu130): device cuda"]
+
+
+def test_a_cluster_without_gpus(cluster: ClusterGpus, caplog: pytest.LogCaptureFixture) -> None:
+    assert settings() == Settings()
+    assert caplog.messages == ["the cluster has no GPU that can be used: device cpu"]
+    assert settings(device="cuda") == Settings(device="cuda")
+
+
+def test_gpus_of_two_kinds(cluster: ClusterGpus, caplog: pytest.LogCaptureFixture) -> None:
+    cluster.kinds = Counter({H100: 8, A100: 16})
+    assert settings() == Settings("mixed", 1, "cuda", *A100)
+    assert "only A100 with torch 2.13.0+cu130 get units" in caplog.messages[-1]
+    caplog.clear()
+    assert settings(mixed_gpus=True) == Settings("mixed", 1, "cuda")
+    assert len(caplog.messages) == 1
+
+
+def test_gpus_that_cannot_be_used(cluster: ClusterGpus, caplog: pytest.LogCaptureFixture) -> None:
+    cluster.unusable = {"torch 2.13.0 is built for the CPU only": 8}
+    assert settings() == Settings()
+    assert caplog.messages[0].startswith("warning: the cluster has GPUs that cannot be used: 8 GPUs: torch 2.13.0 is")
+    with pytest.raises(RecipeError, match="the cluster's GPUs cannot be used: 8 GPUs: torch") as refused:
+        settings(device="cuda")
+    assert refused.value.code == "cuda-unusable"
+
+
+def test_a_resume_keeps_its_device_and_asks_nothing(cluster: ClusterGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_executor, "ask_cluster", lambda address: pytest.fail("asked"))
+    begun = Settings("mixed", 1, "cuda", *H100)
+    assert settings(begun) == begun
+    assert settings(Settings()) == Settings()
+    assert settings(device="cpu") == Settings()
