@@ -109,7 +109,7 @@ def test_a_format_is_refused_by_its_name(tmp_path: Path) -> None:
     assert "a.trits: U8 in" in said
     assert "is quantised (ternary)" in said
     assert "use the bfloat16 checkpoint of the same training run" in said
-    assert "a.steps: belongs to the quantised tensor a.trits" in said
+    assert "1 more tensor like a.steps: companions of quantised tensors" in said
 
 
 def test_an_executor(models: list[Path], tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         tensors=tensors,
         not_written=(
             *((d.name, d.disposition.reason) for d in written[0] if d.disposition.kind in ("tied", "left_out")),
-            *((name, "a scale that no weight has: the result is not quantised") for name in base.unneeded),
+            *((name, "a scale of activations or of the cache: the result is not quantised") for name in base.unneeded),
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(

@@ -10,6 +10,7 @@ from svc_dist.checkpoint.formats.scheme import Scheme
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import DamagedInputError
 
+_UNREADABLE = "download the model again, or use the checkpoint from which it was quantised"
 SCALES = ("F32", "BF16", "F16", "F8_E8M0")
 
 
@@ -38,7 +39,7 @@ class Stored:
     def unreadable(self, why: str) -> DamagedInputError:
         """The error for tensors that do not go together."""
         names = ", ".join(f"{spec.name} {spec.dtype} {[*spec.shape]}" for spec in (self.codes, *self.beside.values()))
-        return DamagedInputError(f"{self.codes.file}: {why}: {names}", "use the checkpoint from which it was quantised")
+        return DamagedInputError(f"{self.codes.file}: {why}: {names}", _UNREADABLE)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,15 @@ def declarations(config: Mapping[str, Any] | None) -> tuple[str, ...]:
     return tuple(".".join(path) for path in _paths(config or {}, CONFIG_KEYS))
 
 
+def declared_sections(config: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The values of those keys, outer ones first."""
+    for path in _paths(config or {}, CONFIG_KEYS):
+        section: Any = config
+        for key in path:
+            section = section[key]
+        yield section
+
+
 def without_declarations(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the keys that say that its model is quantised."""
     dropped = (*CONFIG_KEYS, *_COMPANION_KEYS) if declarations(config) else ()

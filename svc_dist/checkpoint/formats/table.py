@@ -19,6 +19,7 @@ from svc_dist.checkpoint.formats.codecs.mxfp import mxfp4, mxfp4_of_gpt_oss, mxf
 from svc_dist.checkpoint.formats.codecs.nvfp4 import nvfp4
 from svc_dist.checkpoint.formats.codecs.packed_integers import packed_integers
 from svc_dist.checkpoint.formats.declarations import declarations
+from svc_dist.checkpoint.formats.refused import UNKNOWN, Unread
 from svc_dist.checkpoint.header import TensorSpec
 
 _E4M3, _U8, _I32 = ("F8_E4M3",), ("U8",), ("I32",)
@@ -30,6 +31,7 @@ FORMATS = (
     Format("MXFP8", ".weight", _E4M3, {".weight_scale_inv": _U8}, codec=mxfp8),
     Format("FP8 in blocks", ".weight", _E4M3, {".weight_scale_inv": SCALES}, _ACTIVATIONS, codec=fp8),
     Format("FP8 with scales", ".weight", _E4M3, {".weight_scale": SCALES}, _ACTIVATIONS, codec=fp8),
+    Format("FP8 of Mistral", ".weight", _E4M3, {".qscale_weight": SCALES}, (".qscale_act",), codec=fp8),
     Format("FP8 in blocks, fused experts", "", _E4M3, {"_scale_inv": SCALES}, codec=fp8),
     Format("FP8 with scales, fused experts", "", _E4M3, {"_scale": SCALES}, codec=fp8),
     Format("FP8 in blocks of DeepSeek-V4", ".weight", _E4M3, {".scale": ("F8_E8M0",)}, codec=fp8),
@@ -67,8 +69,6 @@ FORMATS = (
     Format("quanto", "._data", ("I8", "U8", "F8_E4M3", "F8_E5M2"), {"._scale": SCALES}, ("._shift",), _BY_HAND),
 )  # fmt: skip
 
-#: The format of codes that no entry of the table explains.
-UNKNOWN = Format("an unknown format", "", ())
 #: Beside codes, a tensor of the same module whose last part says one of these has no meaning alone either.
 _COMPANION = re.compile(r"scale|zero|absmax|quant|scb|g_idx|amax|packed", re.IGNORECASE)
 #: Whole numbers in two dimensions are codes where their module has a scale or their name says so: indices are I64.
@@ -101,9 +101,10 @@ def quantised_tensors(
 
     Codes that no format explains count as quantised too where their dtype stores no weights: floats of eight bits and
     fewer, whole numbers in two dimensions beside a scale, or whatever is no float in a model whose ``config`` says that
-    it is quantised. ``declared``: a file beside the config says so.
+    it is quantised (I64 only by a tool that svc_dist does not know: else they are indices). ``declared``: a file beside
+    the config says so.
     """
-    by_dtype = _formats_by_dtype()
+    by_dtype, unread = _formats_by_dtype(), Unread(config)
     configured = declared or bool(declarations(config))
     scaled = {
         spec.name.rpartition(".")[0]
@@ -124,11 +125,16 @@ def quantised_tensors(
             module, _, last = name.rpartition(".")
             coded = module in scaled or _CODE_NAMES.fullmatch(last) is not None
             packed = spec.dtype in _CODES and len(spec.shape) > 1 and coded
-            if narrow or packed or (configured and spec.dtype not in FLOAT_DTYPES and spec.dtype != "BOOL"):
+            plain = spec.dtype in FLOAT_DTYPES or spec.dtype == "BOOL" or (spec.dtype == "I64" and not unread.method)
+            if narrow or packed or (configured and not plain):
                 codes[name] = UNKNOWN
+    codes = {name: found for name, found in codes.items() if name not in companions}
     modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
     for name in tensors:
         module, _, last = name.rpartition(".")
         if module in modules and name not in codes and _COMPANION.search(last) is not None:
             companions.setdefault(name, modules[module])
-    return {name: found for name, found in codes.items() if name not in companions}, companions
+    owners = set(companions.values())
+    return {
+        name: unread.format_of(tensors[name], found, tensors, name not in owners) for name, found in codes.items()
+    }, companions

@@ -20,9 +20,10 @@ _BUFFERS = ("*.inv_freq", "*.position_ids", "*.attn.bias", "*.attn.masked_bias",
 _PATTERNS = 40  # patterns in a remedy
 #: What to do where all refused tensors are quantised.
 QUANTISED = (
-    "write `quantization: none` where svc_dist reads the format, merge the checkpoints that were not quantised, or "
+    "write `quantization: none` where the message says so, merge the checkpoints that were not quantised, or "
     "dequantise these first"
 )
+_BELONGS = "belongs to the quantised tensor"
 _READ = "svc_dist reads this format, but does not write it yet; `quantization: none` in the recipe writes bfloat16"
 
 
@@ -64,11 +65,12 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
     for model in models:
         codes, companions = quantised_tensors(model.tensors, model.config, bool(model.quantisation_files))
         for name, format in codes.items():
-            what = f"{model.tensors[name].dtype} in {model.location} is quantised ({format.name})"
-            why = f", which svc_dist does not merge: {format.instead}" if format.codec is None else f": {_READ}"
+            spec = model.tensors[name]
+            what = f"{spec.dtype} in {model.location}/{spec.file} is quantised ({format.name})"
+            why = f", which svc_dist does not read: {format.instead}" if format.codec is None else f": {_READ}"
             reasons.setdefault(name, what + why)
         for name, value in companions.items():
-            reasons.setdefault(name, f"belongs to the quantised tensor {printable(value)}; it has no meaning alone")
+            reasons.setdefault(name, f"{_BELONGS} {printable(value)}; it has no meaning alone")
     return reasons
 
 
@@ -82,10 +84,20 @@ def refusal_message(
     """The tensors that cannot be merged, and why. ``renames``: entries of ``rename`` are offered, which say enough."""
     remedy = "their names agree" if renames else "a rule says what to do"
     lines = [f"{counted(len(refused), 'tensor')} cannot be merged until {remedy}:"]
-    lines += [f"  {printable(name)}: {reason}" for name, reason in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        lines.append(f"  ... and {len(refused) - _SHOWN} more")
+    codes = [one for one in refused if not one[1].startswith(_BELONGS)] or refused
+    lines += [f"  {printable(name)}: {reason}" for name, reason in codes[:_SHOWN]]
+    if len(codes) > _SHOWN:
+        lines.append(f"  ... and {len(codes) - _SHOWN} more")
+    if len(codes) < len(refused):
+        lines.append(
+            f"  {counted(len(refused) - len(codes), 'more tensor')} like {printable(_example(refused))}: companions of "
+            "quantised tensors, which have no meaning alone"
+        )
     return "\n".join(lines + ([] if renames else _explained([name for name, _ in refused], base, experts)))
+
+
+def _example(refused: Sequence[tuple[str, str]]) -> str:
+    return next(name for name, reason in refused if reason.startswith(_BELONGS))
 
 
 def _explained(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:

@@ -54,8 +54,6 @@ def test_fused_experts_are_a_stack_of_matrices() -> None:
         {"m__weight_packed": ("U8", (8, 20)), "m__weight_scale": ("U8", (8, 1))},
         {"m__weight": ("U8", (8, 16)), "m__weight_scale": ("F8_E4M3", (8, 3)), "m__weight_scale_2": ("F32", ())},
         {"e__w_blocks": ("U8", (4, 6, 2, 16)), "e__w_scales": ("U8", (4, 6, 3))},
-        {"m__weight_packed": ("I32", (8, 5)), "m__weight_scale": ("BF16", (8, 2)), "m__weight_shape": ("I64", (2,)),
-         "m__weight_g_idx": ("I32", (64,))},
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_go_together_are_refused(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from svc_dist.checkpoint.formats.base import Format
 from svc_dist.checkpoint.formats.declarations import declarations
-from svc_dist.checkpoint.formats.table import FORMATS, UNKNOWN, quantised_tensors
+from svc_dist.checkpoint.formats.refused import OTHER_FLOATS, UNKNOWN
+from svc_dist.checkpoint.formats.table import FORMATS, quantised_tensors
 from svc_dist.checkpoint.header import TensorSpec
 
 
@@ -19,6 +20,7 @@ def specs(**tensors: str) -> dict[str, TensorSpec]:
 EXAMPLES = {
     "FP8 in blocks": specs(m__weight="F8_E4M3", m__weight_scale_inv="F32"),
     "FP8 with scales": specs(m__weight="F8_E4M3", m__weight_scale="BF16", m__input_scale="F32"),
+    "FP8 of Mistral": specs(m__weight="F8_E4M3", m__qscale_weight="F32", m__qscale_act="F32"),
     "FP8 in blocks, fused experts": specs(m__gate_up_proj="F8_E4M3", m__gate_up_proj_scale_inv="F32"),
     "FP8 with scales, fused experts": specs(m__down_proj="F8_E4M3", m__down_proj_scale="F32"),
     "FP8 in blocks of DeepSeek-V4": specs(m__weight="F8_E4M3", m__scale="F8_E8M0"),
@@ -53,7 +55,7 @@ def test_every_format_of_the_table_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("config", [None, {"quantization_config": {"quant_method": "none of these"}}])
+@pytest.mark.parametrize("config", [None, {"quantization_config": {"quant_method": "fp8"}}])
 def test_codes_and_companions_are_recognised_by_tensors_alone(name: str, config: dict[str, object] | None) -> None:
     tensors = EXAMPLES[name] | specs(norm__weight="BF16", other__weight="F32")
     codes, companions = quantised_tensors(tensors, config)
@@ -125,7 +127,8 @@ PLACES: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("place", PLACES)
 def test_a_config_says_quantised_in_any_of_its_places(place: str) -> None:
     assert declarations(PLACES[place]) == (place,)
-    assert quantised_tensors(specs(a__weight="I16"), PLACES[place])[0] == {"a.weight": UNKNOWN}
+    ((name, found),) = quantised_tensors(specs(a__weight="I16"), PLACES[place])[0].items()
+    assert (name, found.codec) == ("a.weight", None)
 
 
 def test_a_file_beside_the_config_says_quantised() -> None:
@@ -135,7 +138,7 @@ def test_a_file_beside_the_config_says_quantised() -> None:
 
 def test_narrow_floats_without_scales_are_of_an_unknown_format() -> None:
     codes, companions = quantised_tensors(specs(a__weight="F8_E5M2", a__amax="F32", b__weight="BF16"), None)
-    assert codes == {"a.weight": UNKNOWN}
+    assert codes == {"a.weight": OTHER_FLOATS}
     assert companions == {"a.amax": "a.weight"}
 
 
@@ -149,3 +152,9 @@ def test_a_suffix_counts_as_a_whole() -> None:
     tensors = specs(a__codes="U8", a__steps="F32", b__codes="U8", b__steps="F16")
     assert pattern.recognise(tensors["a.codes"], tensors) == ("a.steps",)
     assert pattern.recognise(tensors["b.codes"], tensors) is None
+
+
+def test_indices_are_no_codes_but_of_a_tool_that_is_not_known() -> None:
+    tensors = specs(gate__tid2eid="I64")
+    assert quantised_tensors(tensors, {"quantization_config": {"quant_method": "fp8"}})[0] == {}
+    assert list(quantised_tensors(tensors, {"quantization_config": {"quant_method": "vptq"}})[0]) == ["gate.tid2eid"]

@@ -120,7 +120,7 @@ def test_a_scale_that_is_no_number_is_named(tmp_path: Path) -> None:
             if name.endswith("q_proj.weight_scale"):
                 stored[name][3] = torch.nan
         save_file(stored, file)
-    with pytest.raises(DamagedInputError, match=r"q_proj.weight' holds nan at element 192 of shape \[70, 64\]"):
+    with pytest.raises(DamagedInputError, match=r"q_proj.weight': its weight_scale holds NaN"):
         merged(tmp_path, names, quantization="none")
 
 

@@ -10,7 +10,7 @@ import torch
 from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.errors import DamagedInputError
-from svc_dist.plan.inputs import InputRange, _slot
+from svc_dist.plan.inputs import InputRange, stored_range
 from svc_dist.run.inputs import codes
 from svc_dist.run.inputs.codes import decoded_values
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -30,7 +30,7 @@ def opened(folder: Path) -> tuple[InputRange, Source]:
     model = decoded_checkpoint(open_checkpoint(str(folder)), DEFAULT_ACCESS)
     name = next(name for name, spec in model.tensors.items() if spec.codec is not None)
     spec = model.tensors[name]
-    return _slot(0, spec, spec.numel).decoded_to("F32"), Source(str(folder), model.files, DEFAULT_ACCESS)
+    return stored_range(0, spec, spec.numel).decoded_to("F32"), Source(str(folder), model.files, DEFAULT_ACCESS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -79,7 +79,12 @@ class Codec(ABC):
         return {}
 
     def damage(self, stored: Mapping[str, Tensor]) -> str | None:
-        """What is wrong with the parts of a slab, beyond values that are no numbers; None for nothing."""
+        """What is wrong with the parts of a slab, beyond codes that are no numbers; None for nothing."""
+        from svc_dist.checkpoint.formats.codecs.elements import are_scales
+
+        for part in self.parts[1:]:
+            if not are_scales(stored[part.suffix]):
+                return f"its {part.suffix.lstrip('._')} holds NaN or infinity"
         return None
 
     @abstractmethod

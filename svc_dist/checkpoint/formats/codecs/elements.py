@@ -36,6 +36,17 @@ def e8m0(codes: Tensor) -> Tensor:
     return torch.where(codes == 255, torch.nan, bits.view(torch.float32))
 
 
+def are_scales(values: Tensor) -> bool:
+    """Whether none of these scales (bytes and F8_E8M0: powers of two) is NaN or infinite; whole numbers never are."""
+    import torch
+
+    if values.dtype in (torch.uint8, torch.float8_e8m0fnu):
+        return not bool((values.view(torch.uint8) == 255).any())
+    if not values.is_floating_point():
+        return True
+    return bool((values.float() if values.element_size() == 1 else values).isfinite().all())
+
+
 def exponents(values: Tensor) -> Tensor:
     """The biased exponents (int32) of positive float32 values: of those that are no power of two, rounded down."""
     import torch

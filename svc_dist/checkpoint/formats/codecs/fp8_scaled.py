@@ -100,4 +100,10 @@ def fp8(stored: Stored) -> Codec:
         if dtype == "F32" and len(scale_shape) == 1 and matrix[0] > 1 and scale_shape != (1,):
             rule = "modelopt"
         return Fp8Scaled(matrix, rule, scale_shape, scale, dtype, stored.suffix)
-    raise stored.unreadable("the scales of FP8 codes fit neither blocks, rows, columns nor the whole")
+    height, width = stored.scheme.block or (128, 128)
+    grid = [-(-matrix[0] // height), -(-matrix[1] // width)]
+    said = "weight_block_size in config.json" if stored.scheme.block else "the usual size, as config.json has none"
+    raise stored.unreadable(
+        f"the scales of FP8 codes are neither {grid}, for blocks of {height} x {width} ({said}), nor one for each row, "
+        "each column, or all"
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CODES, _SCALE, _SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
-_ZERO, _INDEX = ".weight_zero_point", ".weight_g_idx"
+_ZERO = ".weight_zero_point"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class PackedIntegers(Codec):
 
     def damage(self, stored: Mapping[str, Tensor]) -> str | None:
         held = stored[_SHAPE].tolist()
-        return (
-            None if held == [*self.shape] else f"its weight_shape is {held}, but codes and scales are {[*self.shape]}"
-        )
+        if held != [*self.shape]:
+            return f"its weight_shape is {held}, but codes and scales are {[*self.shape]}"
+        return super().damage(stored)
 
     def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
         rows, columns = len(stored[_CODES]), self.shape[1]
@@ -123,8 +123,6 @@ def packed_integers(stored: Stored) -> PackedIntegers:
     bits = stored.scheme.bits or 4
     if len(codes) != 2 or len(scales) != 2 or codes[0] != scales[0] or not 2 <= bits <= 8 or not scales[1]:
         raise stored.unreadable("codes and scales of packed integers do not go together")
-    if _INDEX in stored.beside:
-        raise stored.unreadable("the columns are stored in another order (actorder)")
     columns = codes[1] * 32 // bits
     group = stored.scheme.group or -(-columns // scales[1])
     columns = scales[1] * group if scales[1] > 1 or stored.scheme.group else columns
