@@ -48,7 +48,7 @@ class Checkpoint:
     """A model in a folder or prefix: its files, its tensors by name, and its ``config.json`` if there is one.
 
     ``quantisation_files``: the names of other files that say that it is quantised; ``unneeded``: tensors that nothing
-    needs once quantised weights are decoded, such as scales of activations.
+    needs once quantised weights are decoded, such as scales of activations; a result in codes has the base's.
     """
 
     location: str
@@ -79,7 +79,8 @@ class Checkpoint:
         if not prefixes:
             return self
         tensors = rename_keys(self.tensors, prefixes, self.location).items()
-        return replace(self, tensors={name: replace(spec, name=name) for name, spec in tensors})
+        unneeded = tuple(rename_keys(dict.fromkeys(self.unneeded), prefixes, self.location))
+        return replace(self, tensors={name: replace(spec, name=name) for name, spec in tensors}, unneeded=unneeded)
 
 
 def rename_keys(named: Mapping[str, Value], pairs: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:

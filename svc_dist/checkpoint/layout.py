@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, bytes_of
+from svc_dist.checkpoint.formats.written import WrittenPart, alignment, together, written_parts
 from svc_dist.checkpoint.header import TensorSpec, render_header
 from svc_dist.checkpoint.weight_files import TRANSFORMERS, WeightNames
 from svc_dist.storage.writing.base import PART
@@ -22,12 +22,16 @@ _MAX_RANGES = 8000
 _MAX_PARTS = 2000
 
 
-_Tensor = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+#: Name, dtype and shape of a weight, and the codec in which it is written, if any.
+Weight = tuple[str, str, tuple[int, ...], str | None]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One output file: the header, then its tensors without holes."""
+    """One output file: the header, then its tensors without holes.
+
+    One that is written in codes has all the bytes of codes and companions; its dtype is that of the weight.
+    """
 
     file: str
     header_size: int
@@ -48,48 +52,77 @@ class Range:
 
 
 def pack(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    weights: Iterable[Weight],
     max_shard_size: int,
     names: WeightNames = TRANSFORMERS,
     modules: Collection[str] = (),
 ) -> list[Shard]:
-    """Shards of at most ``max_shard_size`` bytes of data for these (name, dtype, shape), in natural order of the names.
+    """Shards of at most ``max_shard_size`` bytes of data for these weights, in natural order of their names.
 
-    A larger tensor is alone in its shard. Within a shard wider dtypes come first, so that every tensor is aligned.
-    The tensors of each of the ``modules``, folders that begin their names, have a file there.
+    A larger one is alone in its shard; those whose codes depend on one another are neighbours. Within a shard wider
+    dtypes come first, so that every tensor is aligned where the sizes of codes and scales allow it. The weights of
+    each of the ``modules``, folders that begin their names, have a file there.
     """
-    by_folder: dict[str, list[_Tensor]] = {"": []}
-    for tensor in tensors:
-        folder = next((one for one in sorted(modules) if tensor[0].startswith(f"{one}/")), "")
-        by_folder.setdefault(folder, []).append(tensor)
+    by_folder: dict[str, list[Weight]] = {"": []}
+    for weight in weights:
+        folder = next((one for one in sorted(modules) if weight[0].startswith(f"{one}/")), "")
+        by_folder.setdefault(folder, []).append(weight)
     shards = _packed(by_folder.pop(""), max_shard_size, names, "")
     for folder, of_module in sorted(by_folder.items()):
         shards += _packed(of_module, sys.maxsize, TRANSFORMERS, f"{folder}/")
     return shards
 
 
-def _packed(tensors: Sequence[_Tensor], max_shard_size: int, names: WeightNames, folder: str) -> list[Shard]:
-    """The shards of one folder, whose name begins the names of its tensors."""
-    groups: list[list[_Tensor]] = []
+@dataclass
+class _Block:
+    """Weights that stay together, and the tensors of each that are written."""
+
+    specs: list[TensorSpec]
+    parts: list[list[WrittenPart]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for parts in self.parts for part in parts)
+
+    @property
+    def alignment(self) -> int:
+        return min(map(alignment, self.parts))
+
+
+def _blocks(weights: Iterable[Weight]) -> list[_Block]:
+    """The weights in natural order of their names, each with those that its codes depend on."""
+    found: dict[str, _Block] = {}
+    for name, dtype, shape, codec in sorted(weights, key=lambda weight: natural_key(weight[0])):
+        block = found.setdefault(together(name, codec), _Block([], []))
+        block.specs.append(TensorSpec(name, dtype, shape, "", 0, 0, codec=codec))
+        block.parts.append(written_parts(name, dtype, shape, codec))
+    return list(found.values())
+
+
+def _packed(weights: Iterable[Weight], max_shard_size: int, names: WeightNames, folder: str) -> list[Shard]:
+    """The shards of one folder, whose name begins the names of its weights."""
+    groups: list[list[_Block]] = []
     filled = 0
-    for tensor in sorted(tensors, key=lambda tensor: natural_key(tensor[0])):
-        size = bytes_of(tensor[1], math.prod(tensor[2]))
+    for block in _blocks(weights):
+        size = block.nbytes
         if not groups or (filled + size > max_shard_size and filled > 0):
             groups.append([])
             filled = 0
-        groups[-1].append(tensor)
+        groups[-1].append(block)
         filled += size
     shards = []
     for number, group in enumerate(groups, 1):
         file = f"{folder}{names.file(number, len(groups))}"
-        group.sort(key=lambda tensor: -ITEM_SIZE.get(tensor[1], 1))  # stable: natural order within a width
-        position = header_size = len(
-            render_header((name.removeprefix(folder), dtype, shape) for name, dtype, shape in group)
-        )
+        group.sort(key=lambda block: -block.alignment)  # stable: natural order within a width
+        written = (part for block in group for parts in block.parts for part in parts)
+        header = render_header((part.name.removeprefix(folder), part.dtype, part.shape) for part in written)
+        position = header_size = len(header)
         specs = []
-        for name, dtype, shape in group:
-            end = position + bytes_of(dtype, math.prod(shape))
-            specs.append(TensorSpec(name, dtype, shape, file, position, end))
+        for spec, parts in (
+            (spec, parts) for block in group for spec, parts in zip(block.specs, block.parts, strict=True)
+        ):
+            end = position + sum(part.nbytes for part in parts)
+            specs.append(replace(spec, file=file, start=position, end=end))
             position = end
         shards.append(Shard(file, header_size, position, tuple(specs)))
     return shards
@@ -109,7 +142,7 @@ def ranges(
     for spec in shard.tensors:
         for first, last in _cuts(spec, grain(spec), max(MAX_RANGE, smallest)):
             pieces.append((spec.name, first, last))
-            end = spec.start + bytes_of(spec.dtype, last)
+            end = spec.end if last == spec.numel else spec.start + bytes_of(spec.dtype, last)
             if end - start >= smallest and not joined(spec):
                 result.append(Range(start, end, tuple(pieces)))
                 start, pieces = end, []
@@ -126,7 +159,7 @@ def parts(range_size: int, shard_size: int) -> list[int]:
 
 
 def _cuts(spec: TensorSpec, grain: int, largest: int) -> Sequence[tuple[int, int]]:
-    if grain <= 0 or spec.nbytes <= largest or spec.dtype not in ITEM_SIZE:
+    if grain <= 0 or spec.nbytes <= largest or spec.dtype not in ITEM_SIZE or spec.codec is not None:
         return [(0, spec.numel)]
     step = max(1, largest // (grain * ITEM_SIZE[spec.dtype])) * grain
     return [(first, min(first + step, spec.numel)) for first in range(0, spec.numel, step)]

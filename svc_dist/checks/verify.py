@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Adapter
 from svc_dist.checkpoint.checkpoint import Checkpoint, model_files, open_checkpoint
-from svc_dist.checkpoint.dtype import FLOAT_DTYPES
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.checkpoint.weight_files import ADAPTER, INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
-from svc_dist.checks.adapter_files import base_problem, open_written
-from svc_dist.checks.tied_tensors import stored_apart, tied_problems
-from svc_dist.checks.token_rows import token_rows
+from svc_dist.checks.written.adapter_files import base_problem, open_written
+from svc_dist.checks.written.data import checksum_problems, value_problems
+from svc_dist.checks.written.tied_tensors import stored_apart, tied_problems
+from svc_dist.checks.written.token_rows import token_rows
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.plan.tensors.layers import view_of
-from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedRange, read_report
+from svc_dist.run_folder.report import REPORT_FILE, MergeReport, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.open import open_storage
-from svc_dist.storage.reading import ByteRange, Source, can_map
-
-_CHUNK = 1 << 22
+from svc_dist.storage.reading import Source, can_map
 
 
 @dataclass
@@ -79,14 +75,19 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     result.checked.append(
         f"{counted(len(model.files), 'shard')}, {counted(len(model.tensors), 'tensor')}: {agree} and headers agree"
     )
+    try:
+        weights = model if adapter is not None else decoded_checkpoint(model, access, whole=True)
+    except DamagedInputError as error:
+        result.problems.append(error.message)
+        return result
     report = _report(output, names, result, access)
     _check_reader(folder.path, model, result)
     _check_total(folder, names, model, result)
     if report is not None:
-        _check_report(report, model, result)
+        _check_report(report, weights, result)
         _check_sidecars(folder, report, result)
         if adapter is None:
-            _check_base(report, model, result, access)
+            _check_base(report, weights, result, access)
             if (checked := token_rows(folder, report)) is not None:
                 result.add(*checked)
         else:
@@ -97,7 +98,10 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     if (problems := tied_problems(model, source, deep)) is not None:
         result.add("tied tensors are equal" + ("" if deep else " in samples"), *problems)
     if deep:
-        _check_data(source, model, report, result)
+        if report is not None:
+            count, problems_found = checksum_problems(source, model, report)
+            result.add(f"{counted(count, 'range')} with the recorded checksum", *problems_found)
+        result.add("no NaN and no Inf", *value_problems(source, weights, report))
     return result
 
 
@@ -150,8 +154,8 @@ def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: V
 
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:
-    expected = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in report.tensors}
-    problem = difference({s.name: (s.dtype, list(s.shape)) for s in model.tensors.values()}, expected)
+    expected = {one.name: (one.dtype, list(one.shape), one.codec) for one in report.tensors}
+    problem = difference({s.name: (s.dtype, list(s.shape), s.codec) for s in model.tensors.values()}, expected)
     sizes = {file.name: file.size for file in model.files}
     for shard in report.shards:
         if sizes.get(shard.file) != shard.size:
@@ -183,7 +187,8 @@ def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) 
 def _check_base(report: MergeReport, model: Checkpoint, result: Verification, access: Access) -> None:
     location = report.models[0].location
     try:
-        base = decoded_checkpoint(open_checkpoint(location, access), access).renamed(report.models[0].renames)
+        base = decoded_checkpoint(open_checkpoint(location, access), access, whole=True)
+        base = base.renamed(report.models[0].renames)
     except SvcDistError as error:
         result.skipped.append(f"names and shapes against the base: {error.message}")
         return
@@ -245,56 +250,3 @@ def _architecture_problems(kind: Any, folder: str, model: Checkpoint) -> list[st
     # Stored names can differ from names in memory: heads are tied, and names change between versions of the library.
     # So the loader decides; for the device "meta" it reads no weights.
     return architecture.load(kind, folder, "meta")[1]
-
-
-def _check_data(source: Source, model: Checkpoint, report: MergeReport | None, result: Verification) -> None:
-    copied = set()
-    if report is not None:
-        copied = {t.name for t in report.tensors if report.dispositions[t.disposition].kind == "copied"}
-        shards = report.shards
-        sizes = {file.name: file.size for file in model.files}
-        whole = {number for number, shard in enumerate(shards) if sizes.get(shard.file) == shard.size}
-        ranges = [written for written in report.ranges if written.shard in whole]
-        wrong = _over(ranges, lambda written: _checksum_problem(source, shards[written.shard].file, written))
-        result.add(f"{counted(len(ranges), 'range')} with the recorded checksum", *wrong)
-    weights = [spec for spec in model.tensors.values() if spec.dtype in FLOAT_DTYPES]
-    result.add("no NaN and no Inf", *_over(weights, lambda spec: _finite_problem(source, spec, spec.name in copied)))
-
-
-def _over(items: list[Any], check: Callable[[Any], str | None]) -> list[str]:
-    with ThreadPoolExecutor(2) as pool:
-        return [problem for problem in pool.map(check, items) if problem]
-
-
-def _checksum_problem(source: Source, file: str, written: ReportedRange) -> str | None:
-    import xxhash
-
-    kind, _, recorded = written.checksum.partition(":")
-    if kind != "xxh3_128":
-        return f"{file}: unknown checksum {printable(kind)}"
-    digest = xxhash.xxh3_128()
-    data = ByteRange(file, written.start, written.end)
-    with source.map([data]) as mapped:
-        view = mapped.view(data)
-        for start in range(0, view.nbytes, _CHUNK):
-            digest.update(view[start : start + _CHUNK])
-    if digest.hexdigest() == recorded:
-        return None
-    return f"{file}: bytes {written.start:,} to {written.end:,} (unit {printable(written.unit)}) are not those written"
-
-
-def _finite_problem(source: Source, spec: Any, copied: bool) -> str | None:
-    from svc_dist.checkpoint.tensor_view import tensor_view
-
-    data = ByteRange(spec.file, spec.start, spec.end)
-    if spec.nbytes == 0:
-        return None
-    with source.map([data]) as mapped:
-        values = tensor_view(mapped.view(data), spec.dtype)
-        for start in range(0, values.numel(), _CHUNK):
-            chunk = values[start : start + _CHUNK]
-            bad = chunk.isnan() if copied else ~chunk.isfinite()
-            if bool(bad.any()):
-                element = start + int(bad.nonzero()[0])
-                return f"{spec.file}: tensor {spec.name!r} holds {float(values[element])} at element {element:,}"
-    return None

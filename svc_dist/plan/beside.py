@@ -31,5 +31,5 @@ def index_text(plan: Plan) -> str:
     """The file that is written last in each result: the index, or the configuration of an adapter."""
     if plan.adapter is not None:
         return json_text(plan.adapter).decode()
-    weight_map = {tensor.name: plan.shard_file(tensor.shard) for tensor in plan.indexed}
+    weight_map = {part.name: plan.shard_file(one.shard) for one in plan.indexed for part in one.written}
     return json.dumps({"metadata": {"total_size": plan.tensor_bytes}, "weight_map": weight_map}, indent=2) + "\n"

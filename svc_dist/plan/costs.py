@@ -6,14 +6,19 @@ import functools
 import math
 from collections.abc import Sequence
 
+from svc_dist.checkpoint.adapters.config import MERGE_FIRST
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
+from svc_dist.errors import PlanError
 from svc_dist.methods.costs import Work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
-from svc_dist.plan.model import PlannedTensor
+from svc_dist.plan.quantised.slabs import codec_grain
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.tensors.dispositions import Disposition
+from svc_dist.plan.vocabulary.row_maps import SCATTERED
 
 
 def row_of(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
@@ -35,6 +40,51 @@ def takes_matrices(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -
         )
         for one in dispositions
     )
+
+
+def grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
+    """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
+    if tensor.factor is not None:
+        return 0
+    read = [source.grain for source in tensor.sources if source is not None]
+    added = [one.grain for each in (*tensor.factors, tensor.base_factors) for one in each or ()]
+    together = math.lcm(row_of(tensor, dispositions), *read, *added)
+    if together == 0 and tensor.merged_rows is not None:
+        raise PlanError(
+            f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "
+            f"{tensor.merged_rows:,} of them are merged (vocab)",
+            MERGE_FIRST,
+            code="dora-needs-all-rows",
+        )
+    method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
+    if method is not None and method.statistics is not None:
+        return 0
+    if tensor.maps is not None and tensor.maps.runs > SCATTERED:
+        return 0
+    if takes_matrices(tensor, dispositions):
+        assert tensor.batch is not None
+        return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
+    if method is not None and method.access != "one pass":
+        return 0
+    return together
+
+
+#: Elements that are merged before they are encoded, where no matrix is larger.
+SLICE = 1 << 24
+
+
+def slices_of(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> list[tuple[int, int]]:
+    """The elements of a weight that is written in codes, in ranges that are merged and encoded one after the other.
+
+    They end between blocks of the codec.
+    """
+    codec, count = codec_of(tensor.codec or ""), math.prod(tensor.shape)
+    step = grain(tensor, dispositions)
+    if step == 0:
+        return [(0, count)]
+    step = math.lcm(step, codec_grain(codec, len(tensor.shape) > 2))
+    step *= max(1, SLICE // step)
+    return [(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 def work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: int, precision: str) -> Work:

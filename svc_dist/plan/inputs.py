@@ -15,7 +15,7 @@ from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import PlanError, printable
-from svc_dist.plan.quantised.slabs import Slab, slabs
+from svc_dist.plan.quantised.slabs import Slab, codec_grain, slabs
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.reading import ByteRange
 from svc_dist.tensor_names import LayerRange
@@ -134,9 +134,7 @@ class InputRange:
         if self.codec is None:
             return math.lcm(*(part.grain for part in self.parts)) if self.parts else 1
         codec = codec_of(self.codec)
-        rows, columns = codec.shape
-        stacked = bytes_of(self.dtype, rows * columns) < self.end - self.start
-        return rows * columns if codec.turned or (stacked and rows % codec.grain) else codec.grain * columns
+        return codec_grain(codec, bytes_of(self.dtype, math.prod(codec.shape)) < self.end - self.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +11,16 @@ from typing import Any
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, attach_to_base, open_expert
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.formats.written import together
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges
 from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.errors import PlanError, RecipeError
-from svc_dist.methods.registry import METHODS
-from svc_dist.plan.adapter_bases import other_bases
+from svc_dist.plan.adapters.bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
-from svc_dist.plan.costs import memory, row_of, takes_matrices, work
+from svc_dist.plan.costs import grain, memory, work
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -40,9 +39,11 @@ from svc_dist.plan.fingerprint import fingerprint, versions
 from svc_dist.plan.folders import require_folders
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import copies_of, inputs_of, model_of
-from svc_dist.plan.model import Plan, PlannedTensor, Result, Unit
+from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.quantised.decoded import decoded_models
+from svc_dist.plan.quantised.written import with_codecs
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.tensors import dtypes
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
 from svc_dist.plan.tensors.dtypes import with_dtypes
@@ -50,12 +51,13 @@ from svc_dist.plan.tensors.layers import with_layers
 from svc_dist.plan.tensors.matrices import unknown_layouts
 from svc_dist.plan.tensors.renames import Prefixes, renamed
 from svc_dist.plan.tensors.ties import Ties, tie
-from svc_dist.plan.vocabulary.row_maps import SCATTERED
 from svc_dist.plan.vocabulary.rows import Rows
 from svc_dist.plan.vocabulary.vocabularies import Vocabularies
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.storage.writing.base import ShardFile
 from svc_dist.tensor_names import LayerRange
+
+_NOT_CARRIED = "a scale of activations or of the cache: the result is not quantised"
 
 
 def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
@@ -79,7 +81,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     vocabularies = Vocabularies(base.location, experts, recipe.access, recipe.tokenizer.other)
     with no_fine_tunes(base.location, differing):
         decided = [decide(recipe, choices, base, whole, vocabularies, tied) for choices in recipe.results]
-    by_result = [with_dtypes(recipe, base, decisions) for decisions in decided]
+    by_result = [with_dtypes(recipe, base, with_codecs(recipe, base, decisions)) for decisions in decided]
     decisions = by_result[0]
     result = common_vocabulary(recipe, decisions)
     recipe = with_config_source(recipe, vocabularies, result)
@@ -98,11 +100,12 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     tokenizer = tokenizer_source(recipe, vocabularies, base, decisions, result)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
+    declared = quantisation.declared_values(base, described, decisions)
     added, vocab_size = () if result is None else result.added, new_vocab_size(base, described, decisions)
     values, of_layers = layer_values(recipe, models, decisions, recipe.config_source or 0)
     values |= multi_token_values([one.config for one in (base, *whole)], recipe.config_source or 0, decisions)
     if adapter is None:
-        said = (vocab_size, bool(added), values)
+        said = (vocab_size, bool(added), {**values, **declared})
         copied, left_out = sidecars(recipe, planned, tokenizer, template, stale, tied.head, *said)
     else:
         copied, left_out = adapter_sidecars(recipe, planned), ()
@@ -120,7 +123,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         tensors=tensors,
         not_written=(
             *((d.name, d.disposition.reason) for d in written[0] if d.disposition.kind in ("tied", "left_out")),
-            *((name, "a scale of activations or of the cache: the result is not quantised") for name in base.unneeded),
+            *((name, _NOT_CARRIED) for name in base.unneeded if name not in base.tensors),
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(
@@ -174,7 +177,7 @@ def _layout(
     recipe: ResolvedRecipe, decisions: Sequence[Decision], base: Checkpoint, experts: Sequence[Checkpoint]
 ) -> list[Shard]:
     """The shards of one result. Raises RecipeError where there is nothing to write."""
-    specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape) for d in decisions if d.spec is not None]
+    specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape, d.codec) for d in decisions if d.spec is not None]
     if not specs:
         raise RecipeError(
             f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors",
@@ -229,7 +232,7 @@ def _plan_tensors(
             rest = 0 if rows.merged is None else rows.rest
             lead = decision.lead if decision.of is None else stored.name
             tied_to = (copies, lead, decision.factor, base_factors)
-            tensors.append(PlannedTensor(*of, rows.merged, rest, *tied_to, rows.maps))
+            tensors.append(PlannedTensor(*of, rows.merged, rest, *tied_to, rows.maps, spec.codec))
     return dispositions, tuple(tensors)
 
 
@@ -242,17 +245,19 @@ def _plan_units(
     """The units of all shards of one result, each with its cost. ``dispositions``: by number, in all results."""
     number_of = {tensor.name: number for number, tensor in enumerate(tensors)}
 
-    def grain(spec: TensorSpec) -> int:
+    def grain_of(spec: TensorSpec) -> int:
         tensor = tensors[number_of[spec.name]]
-        return _grain(tensor, dispositions[tensor.disposition])
+        return 0 if tensor.codec is not None else grain(tensor, dispositions[tensor.disposition])
 
     def joined(spec: TensorSpec) -> bool:
-        factor = tensors[number_of[spec.name]].factor
-        return factor is not None and factor.side == "a"
+        number = number_of[spec.name]
+        factor, following = tensors[number].factor, tensors[number + 1 : number + 2]
+        depends = any(together(one.name, one.codec) == together(spec.name, spec.codec) for one in following)
+        return depends or (factor is not None and factor.side == "a")
 
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
-        for cut in ranges(shard, grain, joined):
+        for cut in ranges(shard, grain_of, joined):
             pieces = tuple((number_of[name], first, last) for name, first, last in cut.pieces)
             bytes_in, flops, peak = 0, 0.0, 0
             for number, first, last in pieces:
@@ -265,30 +270,3 @@ def _plan_units(
             position = (shard_number, cut.start, cut.end)
             units.append(Unit(f"{len(units):06d}", *position, pieces, bytes_in, bytes_out, flops, peak))
     return tuple(units)
-
-
-def _grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
-    """How many elements must stay in one unit: a row or a matrix; 0 for the whole tensor."""
-    if tensor.factor is not None:
-        return 0
-    read = [source.grain for source in tensor.sources if source is not None]
-    added = [one.grain for each in (*tensor.factors, tensor.base_factors) for one in each or ()]
-    grain = math.lcm(row_of(tensor, dispositions), *read, *added)
-    if grain == 0 and tensor.merged_rows is not None:
-        raise PlanError(
-            f"{tensor.name}: DoRA rescales the columns of this embedding, for which all its rows are needed, but only "
-            f"{tensor.merged_rows:,} of them are merged (vocab)",
-            MERGE_FIRST,
-            code="dora-needs-all-rows",
-        )
-    method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
-    if method is not None and method.statistics is not None:
-        return 0
-    if tensor.maps is not None and tensor.maps.runs > SCATTERED:
-        return 0
-    if takes_matrices(tensor, dispositions):
-        assert tensor.batch is not None
-        return tensor.batch[1] * tensor.batch[2] if tensor.batch[0] > 1 else 0
-    if method is not None and method.access != "one pass":
-        return 0
-    return grain

@@ -163,7 +163,8 @@ class Recipe(Strict):
     out_dtype: str | None = Field(None, description="as in mergekit: dtype of the merged tensors in place of `dtype`")
     rules: list[RuleEntry] = Field([], description="exceptions by tensor name; the first rule that matches decides")
     quantization: Literal["base", "none"] | None = Field(
-        None, description="of a quantised base: `none` writes bfloat16; `base`, its format, is not written yet"
+        None,
+        description="of a quantised base: `base`, the default, writes the base's own format; `none` writes bfloat16",
     )
     vocab: Vocab = Field(
         "error",

@@ -101,6 +101,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "tensors": [
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "shard": t.shard, "disposition": t.disposition}
             | ({} if t.maps is None else {"by_token": True})
+            | ({} if t.codec is None else {"codec": t.codec})
             for t in plan.tensors
         ],
         "not_written": [list(entry) for entry in plan.not_written],
@@ -116,7 +117,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
 @dataclass(frozen=True)
 class ReportedTensor:
     """A tensor of the result. ``shard`` and ``disposition`` are positions in the report's lists; ``by_token``: whether
-    its rows were matched by token, so that they need not be as many as the base's."""
+    its rows were matched by token, so that they need not be as many as the base's; ``codec``: in which it is stored."""
 
     name: str
     dtype: str
@@ -124,6 +125,7 @@ class ReportedTensor:
     shard: int
     disposition: int
     by_token: bool = False
+    codec: str | None = None
 
 
 @dataclass(frozen=True)

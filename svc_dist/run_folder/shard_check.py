@@ -35,7 +35,7 @@ def check_shards(plan: Plan, output: Output) -> None:
             continue
         path = output.storage.path / shard.file
         name = plan.shard_file(number)
-        expected = {stored_name(one.name, name): (one.dtype, list(one.shape)) for one in plan.shard_tensors[number]}
+        expected = {stored_name(one.name, name): (one.dtype, list(one.shape)) for one in plan.written(number)}
         problem = difference(read_by_safetensors(path), expected)
         if problem is not None:
             raise VerificationError(f"{path}: {problem}", "start over with --restart")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from svc_dist.checkpoint.dtype import bytes_of
-from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.storage.base import is_inside
 

@@ -38,6 +38,9 @@ class ByteRange:
     start: int
     end: int
 
+    def holds(self, other: ByteRange) -> bool:
+        return self.file == other.file and self.start <= other.start and other.end <= self.end
+
 
 class MappedRanges:
     """Views of byte ranges, valid inside the ``with`` that made them."""
@@ -70,11 +73,14 @@ class MappedRanges:
             self._offsets |= {item: (mapped, offset_of[item] - first) for item in group}
 
     def view(self, item: ByteRange) -> memoryview:
-        """The bytes of a range, read-only. Empty ranges are empty views."""
+        """The bytes of a range, or of some of one, read-only. Empty ranges are empty views."""
         if item.end == item.start:
             return memoryview(b"")
         if item in self._held:
             return self._held[item]
+        if item not in self._offsets:
+            whole = next(one for one in (*self._offsets, *self._held) if one.holds(item))
+            return self.view(whole)[item.start - whole.start : item.end - whole.start]
         mapped, offset = self._offsets[item]
         return memoryview(mapped)[offset : offset + item.end - item.start]
 

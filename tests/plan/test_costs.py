@@ -11,7 +11,8 @@ import torch
 import svc_dist
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.costs import memory, takes_matrices, work
-from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import PlannedTensor
 from tests.support.checkpoints import recipe_data, write_checkpoint
 
 MATRIX, NORM, BATCH = "model.layers.0.mlp.up_proj.weight", "model.norm.weight", "model.layers.0.mlp.experts.gate_up"

@@ -18,10 +18,11 @@ from svc_dist.storage.open import open_storage
 _CACHE_SCALES = (".k_scale", ".v_scale", ".q_scale")
 
 
-def decoded_checkpoint(model: Checkpoint, access: Access) -> Checkpoint:
+def decoded_checkpoint(model: Checkpoint, access: Access, whole: bool = False) -> Checkpoint:
     """The same checkpoint with the weights that its codes stand for, in place of codes and scales.
 
-    Raises DamagedInputError for codes and scales that do not go together.
+    ``whole``: with the tensors that no weight needs then, too. Raises DamagedInputError for codes and scales that do
+    not go together.
     """
     files = {file.name: file for file in model.files}
 
@@ -33,7 +34,8 @@ def decoded_checkpoint(model: Checkpoint, access: Access) -> Checkpoint:
         tensors, unneeded = decoded(model.tensors, model.config, bool(model.quantisation_files), shape_of)
     except DamagedInputError as error:
         raise DamagedInputError(f"{model.location}/{error.message}", error.hint, code=error.code) from None
-    return replace(model, tensors=tensors, unneeded=unneeded)
+    carried = {name: model.tensors[name] for name in unneeded} if whole else {}
+    return replace(model, tensors={**tensors, **carried}, unneeded=unneeded)
 
 
 def decoded(

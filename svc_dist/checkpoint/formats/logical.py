@@ -14,11 +14,11 @@ from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.codecs.texts import codec_text, shared
 from svc_dist.checkpoint.formats.scheme import Schemes, quantisation_config
 from svc_dist.checkpoint.formats.table import quantised_tensors
+from svc_dist.checkpoint.formats.written import WEIGHT_OF
 from svc_dist.checkpoint.header import TensorSpec
 
 #: What a weight has once it is decoded: the dtype from which such models are quantised.
 _DECODED = "BF16"
-_UNDER_OTHER_NAMES = {".weight_packed": ".weight", "_blocks": ""}
 _SHAPE = ".weight_shape"
 
 
@@ -99,7 +99,7 @@ def _logical(
         if held.shape != ((count, *part.shape) if stacked else part.shape):
             raise stored.unreadable(f"{held.name} should have the shape {[*part.shape]}")
     matrix = codec.shape[::-1] if codec.turned else codec.shape
-    ending = _UNDER_OTHER_NAMES.get(candidate.suffix, candidate.suffix)
+    ending = WEIGHT_OF.get(candidate.suffix, candidate.suffix)
     whole = {candidate.suffix: spec, **stored.beside, **{other[len(stem) :]: tensors[other] for other in beside}}
     shape = (count, *matrix) if stacked else matrix
     return LogicalTensor(stem + ending, stem, shape, candidate, codec, count, whole)

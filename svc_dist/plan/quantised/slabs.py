@@ -42,6 +42,12 @@ class Slab:
         return ByteRange(file, start + top * row, start + bottom * row)
 
 
+def codec_grain(codec: Codec, stacked: bool) -> int:
+    """How many elements must stay together so that no block is cut: rows of a block, or a matrix."""
+    rows, columns = codec.shape
+    return rows * columns if codec.turned or (stacked and rows % codec.grain) else codec.grain * columns
+
+
 def slabs(codec: Codec, stored: tuple[tuple[str, int], ...], first: int, last: int) -> Iterator[Slab]:
     """The slabs that elements ``[first, last)`` of a stack of matrices lie in: some rows of each matrix.
 

@@ -37,6 +37,8 @@ Kind = Literal["merged", "copied", "tied", "left_out"]
 #: The reason of the decision about a layer for multi-token prediction that some model lacks, before its name.
 LACKS_MTP = "for multi-token prediction, "
 
+_CARRIED = "the base's: a scale of activations or of their cache, an estimate for a merged model"
+
 
 @dataclass(frozen=True, slots=True)
 class Disposition:
@@ -63,9 +65,10 @@ class Decision:
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
     tells and a step depends on it; ``rows``: what becomes of the rows of a merged tensor, None where all are merged by
-    number; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``lead``: the
-    name of the tensor that this one is, where it is tied to another. In an adapter, ``of``: the tensor of the base that
-    it is written for; ``factor``: where it is a factor of what is added to that."""
+    number; ``rule``: the number of the rule that decided; ``dtype``: that it is written in; ``codec``: in which codes
+    of it are written, None for none; ``lead``: the name of the tensor that this one is, where it is tied to another. In
+    an adapter, ``of``: the tensor of the base that it is written for; ``factor``: where it is a factor of what is added
+    to that."""
 
     name: str
     disposition: Disposition
@@ -78,6 +81,7 @@ class Decision:
     lead: str | None = None
     of: TensorSpec | None = None
     factor: Factor | None = None
+    codec: str | None = None
 
 
 def decide(
@@ -136,6 +140,7 @@ class _Deciding:
 
     def __post_init__(self) -> None:
         self._models = (self.base, *self.experts)
+        self._carried = frozenset(self.base.unneeded) & self.base.tensors.keys()
         self._codes: dict[tuple[int, ...], dict[str, str]] = {}
         self._rows: dict[tuple[int, ...], RowChoices] = {}
         self._layouts = Layouts(self.base, self.recipe)
@@ -149,6 +154,8 @@ class _Deciding:
 
     def decide(self, name: str) -> Decision | str:
         """The decision about a name, or why a rule must say what to do."""
+        if name in self._carried:
+            return Decision(name, Disposition("copied", _CARRIED), spec=self.base.tensors[name])
         number = self.rule_of.get(name)
         chosen = self.choices.default if number is None else self.choices.rules[number]
         if isinstance(chosen, KeepChoice):

@@ -71,7 +71,7 @@ def warnings(recipe: ResolvedRecipe, base: Checkpoint, decisions: Sequence[Decis
 
 def _with_dtype(recipe: ResolvedRecipe, asked: str | None, narrow: bool, decision: Decision) -> Decision:
     spec = decision.spec
-    if spec is None:
+    if spec is None or decision.codec is not None:
         return decision
     by_rule = _rule_dtype(recipe, decision)
     if spec.dtype not in FLOAT_DTYPES:

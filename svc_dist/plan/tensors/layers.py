@@ -51,7 +51,7 @@ def view_of(model: Checkpoint, layers: LayerRange | None) -> Checkpoint:
     stack = None if layers is None else language_stack(model.tensors, model.location)
     if layers is None or stack is None or is_whole(model, layers):
         return model
-    return replace(model, tensors=_specs(model.tensors, stack, layers))
+    return _layers_of(model, stack, layers)
 
 
 def is_whole(model: Checkpoint, layers: LayerRange) -> bool:
@@ -119,7 +119,12 @@ def _viewed(model: OpenedModel, layers: LayerRange, where: str) -> OpenedModel:
         adapter = replace(
             adapter, pairs=_renumbered(adapter.pairs, stack, layers), saved=_specs(adapter.saved, stack, layers)
         )
-    return OpenedModel(model.location, replace(whole, tensors=_specs(whole.tensors, stack, layers)), adapter)
+    return OpenedModel(model.location, _layers_of(whole, stack, layers), adapter)
+
+
+def _layers_of(model: Checkpoint, stack: str, layers: LayerRange) -> Checkpoint:
+    unneeded = _renumbered(dict.fromkeys(model.unneeded), stack, layers)
+    return replace(model, tensors=_specs(model.tensors, stack, layers), unneeded=tuple(unneeded))
 
 
 def _specs(tensors: Mapping[str, TensorSpec], stack: str, layers: LayerRange) -> dict[str, TensorSpec]:

@@ -19,12 +19,8 @@ _SHOWN = 8  # refused tensors in a message
 _BUFFERS = ("*.inv_freq", "*.position_ids", "*.attn.bias", "*.attn.masked_bias", "*.masked_bias")
 _PATTERNS = 40  # patterns in a remedy
 #: What to do where all refused tensors are quantised.
-QUANTISED = (
-    "write `quantization: none` where the message says so, merge the checkpoints that were not quantised, or "
-    "dequantise these first"
-)
+QUANTISED = "merge the checkpoints that were not quantised, or dequantise these first"
 _BELONGS = "belongs to the quantised tensor"
-_READ = "svc_dist reads this format, but does not write it yet; `quantization: none` in the recipe writes bfloat16"
 
 
 def refusal(
@@ -67,8 +63,7 @@ def quantised(models: Sequence[Checkpoint]) -> dict[str, str]:
         for name, format in codes.items():
             spec = model.tensors[name]
             what = f"{spec.dtype} in {model.location}/{spec.file} is quantised ({format.name})"
-            why = f", which svc_dist does not read: {format.instead}" if format.codec is None else f": {_READ}"
-            reasons.setdefault(name, what + why)
+            reasons.setdefault(name, f"{what}, which svc_dist does not read: {format.instead}")
         for name, value in companions.items():
             reasons.setdefault(name, f"{_BELONGS} {printable(value)}; it has no meaning alone")
     return reasons

@@ -38,17 +38,18 @@ def _decoded(slab: Slab, mapped: MappedRanges, where: str) -> Iterator[Tensor]:
     """The rows of a slab in float32, about a chunk at a time."""
     codec = slab.codec
     step = max(CHUNK // (codec.grain * codec.shape[1]), 1) * codec.grain
-    whole = [(needed.start, mapped.view(needed)) for needed in slab.ranges]
     for begin in range(slab.begin, slab.end, step):
-        end = min(begin + step, slab.end)
-        stored = {}
-        for number, (part, (start, data)) in enumerate(zip(codec.parts, whole, strict=True)):
-            needed = slab.range_of(number, begin, end)
-            stored[part.suffix] = _view(part, data[needed.start - start : needed.end - start])
+        stored = stored_rows(slab, mapped, begin, min(begin + step, slab.end))
         damage = codec.damage(stored)
         if damage is not None:
             raise DamagedInputError(f"{where}: {damage}", "download the model again")
         yield codec.decode(stored)
+
+
+def stored_rows(slab: Slab, mapped: MappedRanges, begin: int, end: int) -> dict[str, Tensor]:
+    """What a model stores of rows ``[begin, end)`` of a matrix, which begin a block, by suffix."""
+    parts = enumerate(slab.codec.parts)
+    return {part.suffix: _view(part, mapped.view(slab.range_of(number, begin, end))) for number, part in parts}
 
 
 def _view(part: Part, data: memoryview) -> Tensor:

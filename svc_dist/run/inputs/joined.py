@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -44,20 +45,38 @@ class JoinedViews:
         size = bytes_of(dtype, elements)
         if not size:
             return tensor_view(memoryview(b""), dtype)
-        with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
-            descriptor = self._opened()
-            start = -(-self._size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
-            self._size = start + size
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, start, size)  # a full disk shows here, not as a bus error later
-            else:
-                os.ftruncate(descriptor, self._size)
+        with self._errors():
+            descriptor, start = self._placed(size)
             position = start
             for view in views:
                 for first in range(0, view.numel(), _PIECE):
                     position = _written(descriptor, _bytes(view[first : first + _PIECE], dtype), position)
             mapped = map_read_only(descriptor, size, start)
         return tensor_view(memoryview(mapped), dtype)
+
+    def room(self, elements: int, dtype: str) -> Tensor:
+        """A flat tensor of the safetensors dtype ``dtype`` to write into."""
+        size = bytes_of(dtype, elements)
+        if not size:
+            return torch.empty(0, dtype=torch_dtype(dtype))
+        with self._errors():
+            descriptor, start = self._placed(size)
+            mapped = mmap.mmap(descriptor, size, offset=start)
+        return torch.frombuffer(mapped, dtype=torch_dtype(dtype))
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}", SCRATCH_HINTS)
+
+    def _placed(self, size: int) -> tuple[int, int]:
+        """The open file, and where in it so many new bytes begin."""
+        descriptor = self._opened()
+        start = -(-self._size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        self._size = start + size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, start, size)  # a full disk shows here, not as a bus error later
+        else:
+            os.ftruncate(descriptor, self._size)
+        return descriptor, start
 
     def _opened(self) -> int:
         if self._descriptor is None:

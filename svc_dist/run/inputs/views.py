@@ -18,7 +18,8 @@ from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
-from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.run.inputs.codes import decoded_values
 from svc_dist.run.inputs.joined import JoinedViews

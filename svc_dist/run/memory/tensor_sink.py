@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from svc_dist.checkpoint.dtype import torch_dtype
 from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import ShardFile
 
@@ -22,16 +23,18 @@ class TensorSink:
         lead_of = {one.name: one.tied_to for one in plan.tensors if one.tied_to in written & base.keys()}
         shared = {name: lead for name, lead in lead_of.items() if lead and _same(base[lead], base.get(name))}
         own = {
-            one.name: torch.empty(one.shape, dtype=torch_dtype(one.dtype))
+            part.name: torch.empty(part.shape, dtype=torch_dtype(part.dtype))
             for one in plan.tensors
             if one.name not in shared
+            for part in one.written
         }
-        self.tensors = {one.name: own[shared.get(one.name, one.name)] for one in plan.tensors}
+        names = [part.name for one in plan.tensors for part in one.written]
+        self.tensors = {name: own[shared.get(name, name)] for name in names}
         self._shards = {shard.file: number for number, shard in enumerate(plan.shards)}
         self._pieces: list[list[tuple[int, int, memoryview]]] = []
         for tensors in plan.shard_tensors:
-            views = ((one.start, one.end, self.tensors[one.name].view(-1).view(torch.uint8)) for one in tensors)
-            self._pieces.append([(start, end, view.numpy().data) for start, end, view in views if start < end])
+            pieces = ((start, end, self.tensors[name]) for one in tensors for name, start, end in _places(one))
+            self._pieces.append([(start, end, _bytes(tensor)) for start, end, tensor in pieces if start < end])
 
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> _Range:
         return _Range(self._pieces[self._shards[shard.file]], start)
@@ -62,6 +65,18 @@ class _Range:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+
+def _places(tensor: PlannedTensor) -> Iterator[tuple[str, int, int]]:
+    """The name of each tensor that is written, and its bytes in the shard: from, to."""
+    position = tensor.start
+    for part in tensor.written:
+        yield part.name, position, position + part.nbytes
+        position += part.nbytes
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def _same(one: Tensor, other: Tensor | None) -> bool:

@@ -17,7 +17,8 @@ from svc_dist.methods.pairs.merged import best_pairs, shares_of, stacked_pairs
 from svc_dist.methods.pairs.pair import Pair, require_finite_pair
 from svc_dist.plan.adapters.factor import Factor
 from svc_dist.plan.costs import takes_matrices
-from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.run.devices.fallback import Attempt
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs

@@ -10,8 +10,9 @@ import torch
 import svc_dist
 from svc_dist.errors import DamagedInputError
 from svc_dist.plan.make import make_plan
-from svc_dist.plan.model import Plan, PlannedTensor
+from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.recipe.load import load_recipe
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs

@@ -78,6 +78,14 @@ class Codec(ABC):
         """
         return {}
 
+    def largest(self, weight: Tensor) -> Tensor:
+        """Of some rows ``(rows, columns)``, what ``whole`` needs: the largest absolute entry (float32)."""
+        return weight.abs().amax().float()
+
+    def fits(self, largest: Tensor, whole: Mapping[str, Tensor]) -> bool:
+        """Whether the parts ``of_the_whole`` of another matrix serve this one as well as its own would."""
+        return False
+
     def damage(self, stored: Mapping[str, Tensor]) -> str | None:
         """What is wrong with the parts of a slab, beyond codes that are no numbers; None for nothing."""
         from svc_dist.checkpoint.formats.codecs.elements import are_scales

@@ -48,6 +48,9 @@ class Fp8Scaled(Codec):
     def _by_column(self) -> bool:
         return not self._by_row and self.scale_shape == (1, self.shape[1]) and self.shape[1] > 1
 
+    def largest(self, weight: Tensor) -> Tensor:
+        return weight.abs().amax(0).float() if self._by_column else super().largest(weight)
+
     def whole(self, largest: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """``largest``: one number, or one for each column where the scales are."""
         return {

@@ -54,6 +54,11 @@ class Nvfp4(Codec):
         inverse = (1 / largest).to(dtype).float()
         return {self.upper: (inverse * _TOP).to(dtype).float().masked_fill(largest == 0, 1.0)}
 
+    def fits(self, largest: Tensor, whole: Mapping[str, Tensor]) -> bool:
+        """Whether no scale below this upper one would be larger than E4M3 holds."""
+        upper, top = float(whole[self.upper]), float(largest)
+        return top * upper <= _TOP if self._divides else top <= _TOP * upper
+
     @property
     def _divides(self) -> bool:
         return self.rule == "compressed-tensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from svc_dist.checks.token_rows import token_without_row
+from svc_dist.checks.written.token_rows import token_without_row
 from svc_dist.storage.open import open_storage
 from tests.plan.files.test_sidecars import write_tokenizer
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from svc_dist.checkpoint.checkpoint import open_checkpoint
-from svc_dist.checks.tied_tensors import stored_apart, tied_problems
 from svc_dist.checks.verify import verify
+from svc_dist.checks.written.tied_tensors import stored_apart, tied_problems
 from svc_dist.storage.reading import Source
 from tests.support.checkpoints import llama_config, llama_like, poke, write_checkpoint
 

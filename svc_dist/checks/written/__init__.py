@@ -1,0 +1,1 @@
+"""What `verify` looks at in a written model, one module a subject."""

@@ -1,0 +1,173 @@
+"""The merged values of a span of one tensor: merged or copied, checked, and cast once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
+from svc_dist.errors import DamagedInputError, NumericsError
+from svc_dist.linalg.finite import all_finite, same_bytes
+from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
+from svc_dist.methods.chunking import CHUNK
+from svc_dist.methods.deltas import Copy, TaskDeltas
+from svc_dist.methods.low_rank import LowRank
+from svc_dist.methods.overlap import delta_overlap
+from svc_dist.plan.costs import row_of, takes_matrices
+from svc_dist.plan.model import Plan
+from svc_dist.plan.tensor import Span
+from svc_dist.plan.tensors.copies import require_equal_copies
+from svc_dist.run.devices.fallback import Attempt
+from svc_dist.run.inputs.joined import JoinedViews
+from svc_dist.run.inputs.views import TensorInputs
+from svc_dist.storage.reading import MappedRanges
+
+_RELEASE_EVERY = 16  # chunks after which the pages of the inputs are released
+#: Summaries of matrices or of deltas, each with its ``tensor``.
+Records = list[dict[str, Any]]
+
+
+class TensorValues:
+    """A span of elements of one tensor, with the views of its inputs (base first; None: the base's)."""
+
+    def __init__(
+        self, plan: Plan, span: Span, mapped: list[MappedRanges], attempt: Attempt, joined: JoinedViews
+    ) -> None:
+        self.plan, self.attempt = plan, attempt
+        self.tensor, self.first, self.last, merged = span
+        self.dispositions = plan.dispositions(self.tensor)
+        self.disposition = self.dispositions[0]  # the others differ only in their parameters
+        self.mapped = mapped
+        self.copies = not merged or self.disposition.kind == "copied"
+        self.inputs = TensorInputs(plan, self.tensor, self.first, self.last, mapped, joined)
+        self.views, self.base, self.changes = self.inputs.views, self.inputs.base, self.inputs.changes
+        self.dtype = torch_dtype(self.tensor.dtype) if self.tensor.dtype in FLOAT_DTYPES else torch.uint8
+
+    def results(self, matrices: list[Records], overlaps: Records) -> Iterator[tuple[int, Tensor]]:
+        """The elements of each result in order, with its number, as flat tensors in the output dtype.
+
+        Appends summaries to ``matrices``, one list per result, and to ``overlaps``.
+        """
+        if self.last == self.first:
+            return
+        if self.tensor.copies:
+            inputs = [(one.location, mapped) for one, mapped in zip(self.plan.inputs, self.mapped, strict=True)]
+            require_equal_copies(self.tensor.name, self.tensor.repeated(self.first, self.last), inputs)
+        steps = self._merged(matrices, overlaps)
+        if self.copies:
+            steps = ((number, values) for values in self._copied() for number in range(len(self.dispositions)))
+        for count, step in enumerate(steps):
+            yield step
+            if count % _RELEASE_EVERY == _RELEASE_EVERY - 1:
+                for ranges in self.mapped:
+                    ranges.release()
+
+    def _copied(self) -> Iterator[Tensor]:
+        if self.changes:  # the base's tensor, or one that the adapter stores, plus the adapter's delta
+            deltas = TaskDeltas(
+                [None], self.base, changes=self.changes, precision=self.plan.settings.precision, row=self.tensor.row
+            )
+            for chunk in deltas.chunks():
+                yield self._fitting(chunk.model(0))
+            return
+        for start in range(0, self.base.numel(), CHUNK):
+            part = self.base[start : start + CHUNK]
+            if part.is_floating_point() and bool(part.isnan().any()):
+                raise self._damaged()
+            yield self._cast(part)
+
+    def _merged(self, matrices: list[Records], overlaps: Records) -> Iterator[tuple[int, Tensor]]:
+        assert self.disposition.method is not None
+        parameters = [dict(one.parameters or {}) for one in self.dispositions]
+        scales = [float(one.pop("lambda", 1.0)) for one in parameters]
+        calibrations = (one.calibration for one in self.dispositions)
+        results = list(map(ResultParameters, parameters, calibrations))
+        batch = None
+        if self.tensor.batch is not None and takes_matrices(self.tensor, self.dispositions):
+            _, rows, columns = self.tensor.batch
+            batch = ((self.last - self.first) // (rows * columns), rows, columns)
+        deltas = TaskDeltas(
+            self.views[1:],
+            self.base,
+            changes=self.changes or None,
+            precision=self.plan.settings.precision,
+            device=self.attempt.device,
+            low_memory=self.attempt.low_memory,
+            tensor=self.tensor.tied_to or self.tensor.name,
+            offset=self.first,
+            row=row_of(self.tensor, self.dispositions),
+        )
+        summaries: list[Records] = [[] for _ in results]
+        try:
+            for number, chunk in merged_chunks(
+                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned
+            ):
+                for start in range(0, chunk.end - chunk.start, CHUNK):
+                    end = min(start + CHUNK, chunk.end - chunk.start)
+                    yield number, self._output(chunk, start, end, scales[number])
+                del chunk  # free its memory before the next one is computed
+        except NumericsError as error:
+            raise self._damaged(error) from None
+        for of_result, new in zip(matrices, summaries, strict=True):
+            of_result += [{"tensor": self.tensor.name, **summary} for summary in new]
+        models = self.disposition.models
+        if not self.disposition.alone and (overlap := delta_overlap(deltas)) is not None:
+            of = {} if models is None else {"models": list(models)}
+            overlaps.append({"tensor": self.tensor.name, **of, **overlap})
+
+    def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
+        """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""
+        merged = chunk.merged
+        if isinstance(merged, Tensor | LowRank):
+            # The base of a small chunk is still in the cache; of a matrix only these elements are converted.
+            deltas = chunk.deltas if chunk.deltas.numel <= CHUNK else chunk.deltas.chunk(start, end)
+            if isinstance(merged, Tensor):
+                delta = merged[start:end]
+            else:
+                delta = merged.chunk(start, end).dense(deltas.dtype, deltas.device)
+            total = torch.add(deltas.base.view(-1), delta, alpha=scale)
+        elif isinstance(merged, Copy) and self.changes and self.changes[merged.expert] is not None:
+            total = chunk.deltas.chunk(start, end).model(merged.expert)
+        else:
+            view = None if merged is None else self.views[1 + merged.expert]
+            total = (self.base if view is None else view)[chunk.start + start : chunk.start + end]
+        return self._fitting(
+            total, [view[chunk.start + start : chunk.start + end] for view in self.views if view is not None]
+        )
+
+    def _fitting(self, total: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
+        """Entries of the result, checked and cast. Where all ``inputs`` agree, as in a mask of -inf, they stay."""
+        low, high = (float(value) for value in torch.aminmax(total))
+        if not max(-low, high) <= torch.finfo(self.dtype).max:
+            if (
+                any(one is not None for one in self.changes)
+                or not inputs
+                or all_finite(inputs[0])
+                or not same_bytes(*inputs)
+            ):
+                raise self._damaged()
+            return self._cast(inputs[0])
+        return self._cast(total)
+
+    def _cast(self, values: Tensor) -> Tensor:
+        cast = values.to(self.dtype).cpu()
+        narrowed = self.copies and values.dtype != self.dtype
+        if narrowed and not all_finite(cast) and all_finite(values):
+            raise self._damaged()
+        return cast
+
+    def _damaged(self, error: NumericsError | None = None) -> DamagedInputError | NumericsError:
+        """Why a result is not finite: an input is damaged (file, tensor, element), or the arithmetic overflowed."""
+        damaged = self.inputs.damaged(nan_only=self.copies)
+        if damaged is not None:
+            return damaged
+        what = f"by {self.disposition.method}" if self.disposition.method else "copied"
+        if error is not None:
+            return NumericsError(f"tensor {self.tensor.name!r} ({what}): {error.message}", error.hint)
+        return NumericsError(
+            f"tensor {self.tensor.name!r} ({what}): the result does not fit into {FLOAT_DTYPES[self.tensor.dtype]}",
+            "write a wider `dtype`, or lower `lambda` or the weights in the recipe",
+        )
