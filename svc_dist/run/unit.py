@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import svc_dist
 from svc_dist.checks.verify import verify
-from svc_dist.errors import DamagedInputError, PlanError
+from svc_dist.errors import DamagedInputError
 from tests.support.checkpoints import write_checkpoint
 from tests.support.quantised import FAMILIES, tensors_of, write_quantised
 
@@ -87,16 +87,6 @@ def test_what_an_expert_did_not_change_is_the_base_s(tmp_path: Path) -> None:
     names = [str(tmp_path / "base"), str(tmp_path / "e")]
     result = merged(tmp_path, names, quantization="none", calibrate="svc")
     assert all(torch.equal(value, base[name].bfloat16()) for name, value in result.items())
-
-
-def test_without_a_choice_codes_are_refused_or_kept(tmp_path: Path) -> None:
-    names, _ = models(tmp_path, "fp8 blocks", ["fp8 blocks"])
-    for more in ({}, {"quantization": "base"}):
-        with pytest.raises(PlanError, match="`quantization: none` in the recipe writes bfloat16") as refused:
-            svc_dist.make_plan(recipe(names, **more))
-        assert "quantization: none" in str(refused.value.hint)
-    result = merged(tmp_path, names, rules=[{"match": "*_proj.weight*", "keep": "base"}])
-    assert result["model.layers.0.mlp.down_proj.weight"].dtype == torch.float8_e4m3fn
 
 
 def test_scales_of_activations_are_left_out_and_listed(tmp_path: Path) -> None:
