@@ -79,6 +79,7 @@ def inspect(
         # A unit can also hold tensors of other layers.
         matrices=[entry for entry in report.matrices if _in(spans, entry["tensor"])],
         deltas=[entry for entry in report.deltas if _in(spans, entry["tensor"])],
+        only_where=[entry for entry in report.only_where if _in(spans, entry["tensor"])],
     )  # fmt: skip
 
 
@@ -93,14 +94,15 @@ def _spans(text: str) -> list[range]:
 
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """The recipe as a plain sum with SVC; of its rules, only those that keep a tensor unmerged apply."""
+    """The recipe as a plain sum with SVC, whose deltas are measured; of its rules, only those that keep a tensor
+    unmerged apply."""
     choices = recipe.results[0]
 
     def plain_sum(models: tuple[int, ...] | None) -> MergeChoice:
         experts = len(models or recipe.models) - 1
         parameters = METHODS["task_arithmetic"].complete(experts, {})
         calibration = CALIBRATIONS["svc"].complete({}, experts)
-        return MergeChoice("task_arithmetic", parameters, calibration, models, experts=experts)
+        return MergeChoice("task_arithmetic", parameters, calibration, models, experts=experts, least_difference=0.0)
 
     rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum(rule.models) for rule in choices.rules)
     results = (ResultChoices("", plain_sum(choices.default.models), choices.fallback, rules),)

@@ -46,6 +46,7 @@ def inspect(
     options.require_writable_file(page, "--html")
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
+    from svc_dist.report.differences import difference_lines
     from svc_dist.run.process import return_freed_memory
 
     return_freed_memory()
@@ -56,7 +57,11 @@ def inspect(
     if page is not None:
         name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
         _write_page(report, f"Inspection of {name}", page)
-    say_json(json.dumps(dataclasses.asdict(report))) if as_json else say(Diagnosis(report).text())
+    if as_json:
+        say_json(json.dumps(dataclasses.asdict(report)))
+        return
+    diagnosis = Diagnosis(report)
+    say("\n".join([diagnosis.text(), "", *difference_lines(diagnosis)]))
 
 
 def extract(

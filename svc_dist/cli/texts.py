@@ -51,6 +51,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             if entry.calibration is not None:
                 rest = {key: value for key, value in entry.calibration.items() if key != "method"}
                 what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
+            if entry.least_difference is not None:
+                what += f", only where the relative difference from the base exceeds {shown(entry.least_difference)}"
             yield f"{counted(len(names), 'tensor')} {what}; {entry.reason}"
             yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     yield from _not_written(plan)

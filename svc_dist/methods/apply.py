@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svc_dist.linalg.svd import leading_values
 from svc_dist.methods.chunking import chunks
+from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
@@ -64,15 +65,18 @@ def merged_chunks(
     batch: tuple[int, int, int] | None = None,
     summaries: Sequence[list[dict[str, Any]]] = (),
     turned: bool = False,
+    differing: Differing | None = None,
 ) -> Iterator[tuple[int, MergedChunk]]:
     """The merged deltas of a tensor, chunk after chunk: of each result in order, each with the result's index.
 
     ``batch``: ``(count, m, n)`` where the tensor is a batch of matrices: spectral methods and calibrations work on
     those, one by one. Each is one chunk then, and a summary of it is appended to its result's ``summaries``.
     ``turned``: the matrices are stored as their transposes ``(n, m)``; what tells the sides apart gets them turned, and
-    the result is turned back. Raises NumericsError.
+    the result is turned back. ``differing``: which results merge which blocks, by default all of them all; a block is
+    a matrix where the tensor is a batch of several. Raises NumericsError.
     """
     chosen = METHODS[method]
+    differing = differing or Differing(deltas, [None] * len(results), max(deltas.numel, 1))
     statistics = Statistics(deltas, chosen)
     wide = Statistics(in_matrix_precision(deltas, chosen), chosen)
     by_chunk: list[int] = []
@@ -89,31 +93,34 @@ def merged_chunks(
         count, rows, columns = batch
         stored = (count, columns, rows) if turned else batch
         size = rows * columns
-        chosen_results = [results[index] for index in indices]
         summarised = bool(summaries) and (
-            chosen.family == "spectral" or any(one.calibration is not None for one in chosen_results)
+            chosen.family == "spectral" or any(results[index].calibration is not None for index in indices)
         )
-        chosen_summaries = [summaries[index] for index in indices] if summarised else ()
         for number in range(count):
             matrix, start, end = deltas.matrix(number, stored), number * size, (number + 1) * size
-            if matrix.all_zero():
-                yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices)
+            merges = differing.merges(start)
+            if any(merges) and matrix.all_zero():
+                merges = [False] * len(results)
+            yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices if not merges[index])
+            merging = [index for index in indices if merges[index]]
+            if not merging:
                 continue
             seen = matrix.transposed() if turn else matrix
             for position, merged in merged_matrices(
-                seen, chosen, chosen_results, chosen_summaries, statistics, wide, turn
-            ):
+                seen, chosen, [results[index] for index in merging],
+                [summaries[index] for index in merging] if summarised else (), statistics, wide, turn,
+            ):  # fmt: skip
                 if isinstance(merged, LowRank):
                     flat: Tensor | LowRank = merged.transposed() if turn else merged
                 else:
                     flat = (merged.T if turn else merged).reshape(-1)
                 del merged
-                yield indices[position], MergedChunk(start, end, flat, matrix)
+                yield merging[position], MergedChunk(start, end, flat, matrix)
                 del flat  # before the next one is made
     if by_chunk:
         sets = grouped([results[index].parameters for index in by_chunk])
-        for position, merged_chunk in _elementwise_chunks(deltas, chosen, sets, statistics):
-            yield by_chunk[position], merged_chunk
+        sets = [(parameters, [by_chunk[position] for position in positions]) for parameters, positions in sets]
+        yield from _elementwise_chunks(deltas, chosen, sets, statistics, differing)
 
 
 def _tells_sides(result: ResultParameters) -> bool:
@@ -122,17 +129,26 @@ def _tells_sides(result: ResultParameters) -> bool:
 
 
 def _elementwise_chunks(
-    deltas: TaskDeltas, method: Method, sets: Sequence[tuple[Mapping[str, Any], list[int]]], statistics: Statistics
+    deltas: TaskDeltas,
+    method: Method,
+    sets: Sequence[tuple[Mapping[str, Any], list[int]]],
+    statistics: Statistics,
+    differing: Differing,
 ) -> Iterator[tuple[int, MergedChunk]]:
-    """Each chunk, for each distinct set of parameters, once for each index that the set is listed with."""
+    """Each chunk, for each distinct set of parameters, once for each result that the set is listed with."""
     compute = method.load()
     zero = method.zero == "tensor" and deltas.all_zero()
-    for start, end in chunks(deltas.numel, deltas.row, method.whole_rows):
-        chunk = deltas.chunk(start, end)
-        passes = chunk.all_zero() if method.zero == "chunk" else zero
-        for parameters, indices in sets:
-            merged = None if passes else compute(chunk, **parameters, **statistics.of(parameters))
-            yield from ((index, MergedChunk(start, end, merged, chunk)) for index in indices)
+    for first, last in differing:
+        merges = differing.merges(first)
+        for begin, stop in chunks(last - first, deltas.row, method.whole_rows):
+            start, end = first + begin, first + stop
+            chunk = deltas.chunk(start, end)
+            passes = chunk.all_zero() if method.zero == "chunk" else zero
+            for parameters, indices in sets:
+                needed = not passes and any(merges[index] for index in indices)
+                merged = compute(chunk, **parameters, **statistics.of(parameters)) if needed else None
+                for index in indices:
+                    yield index, MergedChunk(start, end, merged if merges[index] else None, chunk)
 
 
 def merged_matrices(

@@ -93,6 +93,11 @@ def deltas_work(m: int, n: int, k: int) -> Work:
     return Work(elementwise=_FORMED * k * m * n)
 
 
+def difference_work(elements: float, k: int) -> Work:
+    """The norms of the base and of ``k`` task deltas, which are formed for them."""
+    return Work(elementwise=((_FORMED + 2) * k + 3) * elements)
+
+
 def gram_work(m: int, n: int) -> Work:
     """The smaller Gram matrix in float64, up to its diagonal."""
     return Work(float64=float(m * n * (min(m, n) + BLOCK)), elementwise=float(m * n))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import PlanError
-from svc_dist.methods.costs import Work, matrix_memory, product_work
+from svc_dist.methods.costs import Work, difference_work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
@@ -59,6 +59,8 @@ def grain(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     method = None if dispositions[0].method is None else METHODS[dispositions[0].method]
     if method is not None and method.statistics is not None:
         return 0
+    if any(one.least_difference is not None for one in dispositions):
+        return math.prod(tensor.batch[1:]) if tensor.batch is not None and tensor.batch[0] > 1 else 0
     if tensor.maps is not None and tensor.maps.runs > SCATTERED:
         return 0
     if takes_matrices(tensor, dispositions):
@@ -107,14 +109,15 @@ def _work(tensor: PlannedTensor, disposition: Disposition, elements: int, precis
     if disposition.method is None:
         return Work()
     experts = len(tensor.sources) - 1
+    measured = Work() if disposition.least_difference is None else difference_work(elements, experts)
     if tensor.batch is None:
-        return _matrix_work(disposition.method, None, 1, elements, experts, precision)
+        return _matrix_work(disposition.method, None, 1, elements, experts, precision) + measured
     _, rows, columns = tensor.batch
     if (rank := _factored_rank(tensor, disposition)) is not None:
-        return factored_work(rows, columns, rank, experts, precision) * (elements / (rows * columns))
+        return factored_work(rows, columns, rank, experts, precision) * (elements / (rows * columns)) + measured
     calibration = disposition.calibration["method"] if disposition.calibration is not None else None
     each = _matrix_work(disposition.method, calibration, rows, columns, experts, precision)
-    return each * (elements / (rows * columns))
+    return each * (elements / (rows * columns)) + measured
 
 
 @functools.lru_cache(maxsize=4096)

@@ -208,7 +208,8 @@ def _plan_tensors(
             first = decided[0]
             # Equal parameters and calibrations are one object each, so that their identity is enough.
             values = (id(value) for one in decided for value in (one.parameters, one.calibration))
-            key = (first.source, first.reason, first.method, first.models, *values)
+            least = (one.least_difference for one in decided)
+            key = (first.source, first.reason, first.method, first.models, *values, *least)
             if key not in numbers:
                 numbers[key] = len(dispositions)
                 dispositions.append(decided)

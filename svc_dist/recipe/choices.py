@@ -18,9 +18,11 @@ from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
 from svc_dist.recipe.rules.calibrations import complete_calibration
-from svc_dist.recipe.rules.keys import RuleEntry
+from svc_dist.recipe.rules.conditions import least_difference
+from svc_dist.recipe.rules.keys import OnlyWhere, RuleEntry
 from svc_dist.recipe.rules.subsets import Subset, all_models, named_models, takes_the_rest
 from svc_dist.recipe.schema import Recipe
+from svc_dist.recipe.training.checkpoints import with_weights
 from svc_dist.recipe.varying import Varying, check_setting, typed
 
 
@@ -31,6 +33,7 @@ class MergeChoice:
     Parameters that vary by tensor are ``Varying``. ``where``: where the choice stands, for messages.
     ``default_alpha``: the recipe gives the calibration no ``alpha``. ``models``: the numbers of the base and of the
     experts that take part, None for all. ``fallback``: for tensors that a spectral method cannot merge.
+    ``least_difference``: a tensor is merged where some expert's relative difference from the base exceeds this.
     """
 
     method: str
@@ -38,6 +41,7 @@ class MergeChoice:
     calibration: dict[str, Any] | None
     models: tuple[int, ...] | None = None
     fallback: MergeChoice | None = None
+    least_difference: float | None = None
     experts: int = field(default=0, compare=False)
     where: str = field(default="", compare=False)
     default_alpha: bool = field(default=False, compare=False)
@@ -99,7 +103,7 @@ class ResultChoices:
 def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origin) -> tuple[ResultChoices, ...]:
     """The choices for each of the recipe's results. Raises RecipeError naming key, line and what is allowed."""
     if not recipe.outputs:
-        return (_Request(recipe, models, origin, recipe.parameters, recipe.calibrate).result(""),)
+        return (_Request(recipe, models, origin, recipe.parameters, recipe.calibrate, recipe.only_where).result(""),)
     results = []
     for index, entry in enumerate(recipe.outputs):
         scale = {} if entry.scale is None else {"lambda": entry.scale}
@@ -107,32 +111,23 @@ def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origi
         calibrate = recipe.calibrate if entry.calibrate is None else entry.calibrate
         if entry.calibrate is not None and "method" not in entry.calibrate:
             calibrate = {**(recipe.calibrate or {}), **entry.calibrate}
-        chosen = recipe if entry.weights is None else _weighted(recipe, entry.weights, origin.at("outputs", index))
-        request = _Request(chosen, models, replace(origin, overlay=("outputs", index)), parameters, calibrate)
+        chosen = recipe if entry.weights is None else with_weights(recipe, entry.weights, origin.at("outputs", index))
+        where = recipe.only_where if entry.only_where is None else entry.only_where
+        request = _Request(chosen, models, replace(origin, overlay=("outputs", index)), parameters, calibrate, where)
         results.append(request.result(entry.path))
     return tuple(results)
 
 
-def _weighted(recipe: Recipe, weights: Sequence[float], where: str) -> Recipe:
-    """The recipe with a weight for each model. Raises RecipeError."""
-    if len(weights) != len(recipe.models):
-        raise RecipeError(f"{where}: {len(weights)} weights for {len(recipe.models)} models", code="checkpoints")
-    models = [
-        one.model_copy(update={"parameters": {**one.parameters, "weight": weight}})
-        for one, weight in zip(recipe.models, weights, strict=True)
-    ]
-    return recipe.model_copy(update={"models": models})
-
-
 @dataclass(frozen=True)
 class _Request:
-    """The recipe with the ``parameters`` and ``calibrate`` of one result in place."""
+    """The recipe with the ``parameters``, the ``calibrate`` and the ``only_where`` of one result in place."""
 
     recipe: Recipe
     models: Sequence[RecipeModel]
     origin: Origin
     parameters: Mapping[str, Any]
     calibrate: Mapping[str, Any] | None
+    only_where: OnlyWhere | None
 
     def result(self, path: str) -> ResultChoices:
         recipe, origin = self.recipe, self.origin
@@ -150,7 +145,8 @@ class _Request:
         elif any(entry.parameters for entry in recipe.models):
             blamed = "models"
         default = self._choice(method, {}, self.calibrate, origin.at(blamed), "calibrate")
-        default = replace(default, where=origin.at("parameters"))
+        least = least_difference(method.name, default.models, self.only_where, None, origin, "only_where")
+        default = replace(default, where=origin.at("parameters"), least_difference=least)
         return ResultChoices(path, default, default if len(self.models) == 1 else self._fallback(), rules)
 
     def _fallback(self, subset: Subset | None = None) -> MergeChoice:
@@ -177,7 +173,7 @@ class _Request:
         """What a rule chooses. ``method``: the recipe's, for a rule that names none."""
         where = self.origin.at("rules", index)
         merges = bool(rule.merge_method or rule.parameters or rule.calibrate or rule.vocab or rule.stored or rule.rank)
-        merges = merges or bool(rule.models or rule.base_model)
+        merges = merges or bool(rule.models or rule.base_model or rule.only_where)
         if rule.keep is not None:
             if merges:
                 what = "no other key than match, kind, layer_range and dtype"
@@ -188,7 +184,7 @@ class _Request:
         if not merges and rule.dtype is None:
             raise RecipeError(
                 f"{where}: the rule changes nothing",
-                "add keep, merge_method, parameters, calibrate, models, vocab, stored, rank or dtype",
+                "add keep, merge_method, parameters, calibrate, models, only_where, vocab, stored, rank or dtype",
                 code="rule-changes-nothing",
             )
         if rule.merge_method is not None:
@@ -202,6 +198,9 @@ class _Request:
         path: tuple[str | int, ...] = ("calibrate",) if rule.calibrate is None else ("rules", index, "calibrate")
         calibrate = self.calibrate if rule.calibrate is None else rule.calibrate
         choice = self._choice(method, rule.parameters, calibrate, where, *path, subset=subset)
+        conditions = (rule.only_where, self.only_where)
+        least = least_difference(method.name, choice.models, *conditions, self.origin, "rules", index, "only_where")
+        choice = replace(choice, least_difference=least)
         if subset is None or method.family != "spectral":
             return choice
         return replace(choice, fallback=self._fallback(subset))
@@ -249,7 +248,8 @@ class _Request:
             raise RecipeError(f"{where}: {error.message}", error.hint, code=error.code) from None
         calibration = complete_calibration(calibrate, experts, self.origin, *calibrate_path)
         default_alpha = calibration is not None and "alpha" not in (calibrate or {})
-        return MergeChoice(method.name, parameters, calibration, subset.models, None, experts, where, default_alpha)
+        chosen = (method.name, parameters, calibration, subset.models)
+        return MergeChoice(*chosen, experts=experts, where=where, default_alpha=default_alpha)
 
 
 def find_method(name: Any, where: str) -> Method:

@@ -24,7 +24,7 @@ from svc_dist.recipe.origin import UNNAMED, Origin, nearest
 from svc_dist.recipe.paths import PathValues, read_text, with_paths
 from svc_dist.recipe.presets import PRESETS, expand
 from svc_dist.recipe.resolved import ResolvedRecipe, resolve
-from svc_dist.recipe.rules.keys import RuleEntry, Strict
+from svc_dist.recipe.rules.keys import OnlyWhere, RuleEntry, Strict
 from svc_dist.recipe.schema import ModelEntry, OutputEntry, Recipe, RenameEntry, StorageOptions
 from svc_dist.recipe.training.checkpoints import with_checkpoints
 from svc_dist.recipe.yaml_lines import read_documents, read_yaml
@@ -234,9 +234,10 @@ _EXPECTED = {
 }
 
 
-#: The entries of lists and mappings in a recipe, by the key of these.
+#: Mappings in a recipe, and the entries of lists and mappings, by the key of these.
 _ENTRIES: dict[str, type[Strict]] = {
     "models": ModelEntry, "rules": RuleEntry, "storage": StorageOptions, "rename": RenameEntry, "outputs": OutputEntry,
+    "only_where": OnlyWhere,
 }  # fmt: skip
 
 
@@ -244,7 +245,8 @@ def _explain(problem: Any, origin: Origin) -> str:
     path = tuple(problem["loc"])
     where = origin.at(*path)
     if problem["type"] == "extra_forbidden":
-        owner = Recipe if len(path) == 1 else _ENTRIES.get(str(path[-3])) if len(path) > 2 else None
+        holders = [_ENTRIES[str(key)] for key in path[-3:-1] if key in _ENTRIES]
+        owner = Recipe if len(path) == 1 else holders[-1] if holders else None
         known = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
         return f"{where}: unknown key '{path[-1]}'; " + nearest(str(path[-1]), known)
     if problem["type"] in _EXPECTED:

@@ -24,6 +24,7 @@ from svc_dist.recipe.locations import (
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT, all_parameters
 from svc_dist.recipe.mergekit.warnings import warnings
 from svc_dist.recipe.origin import UNNAMED, Origin
+from svc_dist.recipe.rules.conditions import refuse_condition_of_adapter
 from svc_dist.recipe.rules.keys import RuleEntry
 from svc_dist.recipe.rules.subsets import ALONE, takes_the_rest
 from svc_dist.recipe.schema import Recipe
@@ -131,6 +132,9 @@ def resolve(
     models = resolve_models(recipe, origin, folder, access, alone=recipe.base_model is None and method.base in ALONE)
     results = resolve_results(recipe, models, origin)
     spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
+    if recipe.output == "adapter":
+        asked = any(one.least_difference is not None for result in results for one in result.merges)
+        refuse_condition_of_adapter(asked, origin)
     config = recipe.config_source
     config_source = None if config is None else model_number(config, models, origin.at("config_source"))
     tokenizer = resolve_tokenizer(recipe, models, origin, folder)

@@ -12,7 +12,17 @@ from pydantic import Field, field_validator, model_validator
 
 from svc_dist.checkpoint.dtype import recipe_dtype
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.rules.keys import Layers, RuleEntry, Strict, Vocab, as_list, as_mapping, as_method
+from svc_dist.recipe.rules.keys import (
+    Layers,
+    OnlyWhere,
+    RuleEntry,
+    Strict,
+    Vocab,
+    as_list,
+    as_mapping,
+    as_method,
+    as_only_where,
+)
 from svc_dist.recipe.training.entry import CheckpointsEntry
 from svc_dist.sizes import parse_size
 from svc_dist.tensor_names import EMBEDDING_PATTERNS
@@ -117,6 +127,7 @@ class OutputEntry(Strict):
     calibrate: dict[str, Any] | None = Field(
         None, description="calibration, or keys that override the recipe's, or none"
     )
+    only_where: OnlyWhere | None = Field(None, description="condition in place of the recipe's, or none")
     weights: list[float] | None = Field(None, description="weight of each model in this result, in order")
     checkpoints: dict[str, Any] | None = Field(
         None, description="keys that override those of the recipe's `checkpoints`, such as {last: 4}"
@@ -126,6 +137,7 @@ class OutputEntry(Strict):
     )
 
     _calibrate_method = field_validator("calibrate", mode="before")(as_method)
+    _only_where_none = field_validator("only_where", mode="before")(as_only_where)
 
     @field_validator("path")
     @classmethod
@@ -156,6 +168,9 @@ class Recipe(Strict):
     merge_method: str = Field(description="merge method of all tensors that no rule changes")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method, for all experts")
     calibrate: dict[str, Any] | None = Field(None, description="svc, or {method: svc, alpha: ..., side: ...}")
+    only_where: OnlyWhere | None = Field(
+        None, description="{relative_difference: ...}: tensors whose experts differ less from the base stay the base's"
+    )
     fallback: dict[str, Any] = Field(
         {"method": "linear"}, description="element-wise method for tensors that a spectral method cannot merge"
     )
@@ -208,6 +223,7 @@ class Recipe(Strict):
     _rename_list = field_validator("rename", mode="before")(as_list)
     _parameters_mapping = field_validator("parameters", mode="before")(as_mapping)
     _methods = field_validator("calibrate", "fallback", mode="before")(as_method)
+    _only_where_none = field_validator("only_where", mode="before")(as_only_where)
     _known_dtype = field_validator("dtype", "out_dtype")(recipe_dtype)
 
     @field_validator("max_shard_size", mode="before")

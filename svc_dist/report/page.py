@@ -11,7 +11,9 @@ from svc_dist.errors import DamagedInputError
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
+from svc_dist.report.differences import difference_lines
 from svc_dist.run_folder.report import MergeReport
+from svc_dist.run_folder.unchanged import passed
 from svc_dist.sizes import format_size
 
 _SPECTRA = 6
@@ -53,6 +55,7 @@ def _page(report: MergeReport, title: str) -> str:
         _plot("Kept ranks", "<p>Directions that the merge method kept.</p>", figures.rank_map(diagnosis)),
         _plot("Delta norms", "<p>The size of each expert's delta relative to the base.</p>", figures.norms(diagnosis)),
         _plot("Where the time went", "", figures.stages(report.unit_seconds)),
+        _differences(diagnosis),
         _provenance(report),
         _section("Recipe", f"<pre>{html.escape(recipe)}</pre>"),
     ]
@@ -85,6 +88,21 @@ def _overcounting(diagnosis: Diagnosis) -> str:
         "Each cell is the mean over the directions of its matrices, by energy.</p>"
     )
     return _section("Over-counting", text, figures.gamma_map(diagnosis))
+
+
+def _differences(diagnosis: Diagnosis) -> str:
+    """How far experts are from the base, where it was measured exactly, and what a condition let through."""
+    table = "\n".join(difference_lines(diagnosis))
+    if not table:
+        return ""
+    report = diagnosis.report
+    said = passed([bool(one["merged"]) for one in report.only_where]) if report.ranges else ""
+    text = (
+        f"<p>{html.escape(said)}</p>\n<p>How far the farthest expert of each tensor is from the base: the norm of its "
+        "difference, divided by the base's norm. <code>only_where: {relative_difference: ...}</code> merges what is "
+        f"farther than a threshold.</p>\n<pre>{html.escape(table)}</pre>"
+    )
+    return _section("Difference from the base", text)
 
 
 def _spectra(diagnosis: Diagnosis) -> str:

@@ -15,7 +15,7 @@ from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
-from svc_dist.run_folder.unchanged import unchanged_experts
+from svc_dist.run_folder.unchanged import passed, unchanged_experts
 
 _log = logging.getLogger("svc_dist")
 
@@ -43,6 +43,9 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
             f"{expert} equals the base in every sampled entry, so it added nothing: an adapter that was never trained "
             "(all lora_B are zero), or the base's own weights?"
         )
+    measured = [one["merged"] for receipt in receipts.values() for one in receipt.differences]
+    for result, merged in zip(plan.results, zip(*measured, strict=True), strict=False):
+        _log.info(f"{result.path}: {passed(merged)}" if result.path else passed(merged))
     sidecars = sidecar_contents(plan, output.access, plan.sidecars)
     written = [
         WrittenSidecar(**vars(sidecar), size=len(data), checksum=f"xxh3_128:{xxhash.xxh3_128(data).hexdigest()}")

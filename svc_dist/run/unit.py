@@ -109,6 +109,7 @@ def _run(
         host=socket.gethostname(),
         device=torch.cuda.get_device_name(attempt.device) if attempt.device.startswith("cuda") else attempt.device,
         low_memory=attempt.low_memory,
-        deltas=overlaps,
+        deltas=[one for one in overlaps if "gram" in one],
+        differences=[one for one in overlaps if "differences" in one],
         retries=sum(writer.retries.count for writer in writers),
     )

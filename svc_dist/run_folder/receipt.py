@@ -34,9 +34,10 @@ class Receipt:
     """One unit done.
 
     ``ranges``: one for each of the plan's results; ``seconds`` by stage; ``deltas``: how large the deltas of each
-    merged tensor (of this unit's part of it) are and how far they overlap (``delta_overlap``); ``retries``: storage
-    requests that were repeated; ``low_memory``: computed on the path of least memory, whose results can differ in their
-    last bits.
+    merged tensor (of this unit's part of it) are and how far they overlap (``delta_overlap``); ``differences``: where a
+    condition asks, how far experts are from the base, and which results merge the tensor (``Differing.records``);
+    ``retries``: storage requests that were repeated; ``low_memory``: computed on the path of least memory, whose
+    results can differ in their last bits.
     """
 
     unit: str
@@ -50,6 +51,7 @@ class Receipt:
     retries: int = 0
     deltas: list[dict[str, Any]] = field(default_factory=list)
     low_memory: bool = False
+    differences: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> bytes:
         return sealed(msgspec.json.encode(self))

@@ -55,6 +55,7 @@ REPORT_KEYS = {
     "ranges": "the unit, byte range and checksum of every range of every shard",
     "matrices": "one summary per matrix that was decomposed",
     "deltas": "how large the task deltas of each tensor are and how far they overlap",
+    "only_where": "where a condition asked: how far each expert is from the base, and whether the tensor was merged",
 }
 
 
@@ -111,6 +112,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         ],
         "matrices": [summary for one in written for summary in one.matrices],
         "deltas": [overlap for receipt in ordered for overlap in receipt.deltas],
+        "only_where": [one | {"merged": one["merged"][number]} for receipt in ordered for one in receipt.differences],
     }
 
 
@@ -198,6 +200,7 @@ class MergeReport(PublishedMerge):
     tensors: tuple[ReportedTensor, ...] = ()
     not_written: tuple[tuple[str, str], ...] = ()
     ranges: tuple[ReportedRange, ...] = ()
+    only_where: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raise ValueError when the fields contradict one another: the ranges of a shard make up the shard."""

@@ -1,11 +1,12 @@
-"""Experts that a finished merge found equal to the base: an untrained adapter, or a model listed by mistake."""
+"""What a finished merge found unchanged: experts that equal the base, and tensors that a condition left as in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.receipt import Receipt
+from svc_dist.sizes import counted
 
 
 def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
@@ -25,3 +26,11 @@ def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
         if not still:
             return []
     return [experts[index] for index in still if index in merged]
+
+
+def passed(merged: Sequence[bool]) -> str:
+    """How many tensors, or matrices of fused ones, a condition let through."""
+    return (
+        f"only_where: {sum(merged):,} of {counted(len(merged), 'tensor')} differ enough from the base and are merged "
+        "(of fused experts, each counts); the others stay as in the base"
+    )

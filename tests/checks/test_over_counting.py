@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -110,3 +111,20 @@ def test_the_command_prints_writes_a_page_and_leaves_the_models_alone(tmp_path: 
     assert json.loads(CliRunner().invoke(app, ["inspect", str(recipe), "--json"]).stdout)["matrices"]
     assert [tree_state(model) for model in models] == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["models", "page.html", "recipe.yaml"]
+
+
+def test_it_measures_how_far_the_experts_are_from_the_base(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, count=2, same=0.5)
+    report = svc_dist.inspect(recipe_data(models), "1")
+    (found,) = report.only_where
+    name = "model.layers.1.same.weight"
+    base, *experts = (load_file(folder / "model.safetensors")[name].double() for folder in models)
+    expected = [float((expert - base).norm() / base.norm()) for expert in experts]
+    assert found["tensor"] == name
+    assert found["differences"] == pytest.approx(expected, rel=1e-5)
+    shown = CliRunner().invoke(app, ["inspect", str(write_recipe(tmp_path / "r.yaml", models))]).output
+    row = next(line for line in shown.splitlines() if line.startswith("all ")).split()
+    assert row[1] == str(LAYERS)
+    assert float(row[2]) <= float(row[3]) <= float(row[4])
+    largest = max(max(one["differences"]) for one in svc_dist.inspect(recipe_data(models)).only_where)
+    assert float(row[4]) == pytest.approx(largest, rel=1e-2)

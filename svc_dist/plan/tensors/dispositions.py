@@ -44,7 +44,9 @@ _CARRIED = "the base's: a scale of activations or of their cache, an estimate fo
 class Disposition:
     """``merged`` by a method with complete parameters and maybe a calibration, rows that are not merged from model
     ``source`` (0: the base); ``copied`` from ``source``; ``tied`` to another tensor as in the base, or ``left_out`` as
-    in the base: not written. ``models``: the numbers of the models that are merged, the base's first; None for all."""
+    in the base: not written. ``models``: the numbers of the models that are merged, the base's first; None for all.
+    ``least_difference``: the tensor is merged where some expert's relative difference from the base exceeds this, else
+    it is the base's."""
 
     kind: Kind
     reason: str
@@ -53,6 +55,7 @@ class Disposition:
     calibration: dict[str, Any] | None = None
     source: int = 0
     models: tuple[int, ...] | None = None
+    least_difference: float | None = None
 
     @property
     def alone(self) -> bool:
@@ -202,7 +205,7 @@ class _Deciding:
         self, spec: TensorSpec, chosen: MergeChoice, number: int | None, vocab: Vocab, models: tuple[int, ...]
     ) -> Decision | str:
         name, base, experts = spec.name, self._models[models[0]], [self._models[one] for one in models[1:]]
-        batch = matrices(spec, self.recipe.embedding_patterns)
+        batch, least = matrices(spec, self.recipe.embedding_patterns), chosen.least_difference
         reason = "the recipe" if number is None else self.recipe.origin.key("rules", number)
         if batch is None and METHODS[chosen.method].family == "spectral":
             chosen, reason = chosen.fallback or self.choices.fallback, "not a matrix: the fallback"
@@ -227,7 +230,7 @@ class _Deciding:
         if batch is not None and turned:
             batch, reason = (batch[0], batch[2], batch[1]), f"{reason}, turned: stored (in, out)"
         rest = models[rows.rest]
-        disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rest, chosen.models)
+        disposition = Disposition("merged", reason, chosen.method, parameters, calibration, rest, chosen.models, least)
         partly = rows.merged is not None or rows.maps is not None
         return Decision(name, disposition, batch, spec, turned, rows if partly else None, number)
 

@@ -77,8 +77,8 @@ class _Grid:
 
     def _add(self, key: str, values: Any, path: KeyPath) -> None:
         owner, _, name = key.partition(".")
-        if key not in ("lambda", "calibrate") and not (owner in ("parameters", "calibrate") and name):
-            hint = "a grid has lambda, calibrate, parameters.NAME and calibrate.NAME, like parameters.density"
+        if key not in ("lambda", "calibrate") and not (owner in ("parameters", "calibrate", "only_where") and name):
+            hint = "a grid has lambda, calibrate, parameters.NAME, calibrate.NAME and only_where.relative_difference"
             raise self._error(path, f"'{key}' is no key of a grid", hint)
         key = "lambda" if key == "parameters.lambda" else key
         if not isinstance(values, list) or not values:

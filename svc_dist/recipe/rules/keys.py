@@ -62,6 +62,21 @@ RuleModels = Annotated[list[RuleModel], BeforeValidator(_as_models), Field(min_l
 Layers = Annotated[tuple[int, int], AfterValidator(_ordered)]
 
 
+class OnlyWhere(Strict):
+    """What must hold for a tensor to be merged; else it stays the base's, byte for byte."""
+
+    relative_difference: float | None = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="the norm of some expert's difference from the base, divided by the base's norm, exceeds this",
+    )
+
+
+def as_only_where(value: Any) -> Any:
+    """``none`` stands for no condition."""
+    return {"relative_difference": None} if value == "none" else value
+
+
 class RuleEntry(Strict):
     """An exception for tensors whose name matches, or that are of a kind; the first rule that matches decides."""
 
@@ -82,6 +97,7 @@ class RuleEntry(Strict):
     merge_method: str | None = Field(None, description="merge method in place of the recipe's")
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
     calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
+    only_where: OnlyWhere | None = Field(None, description="condition in place of the recipe's, or none")
     vocab: Vocab | None = Field(None, description="as `vocab` of the recipe, for every tensor that the rule matches")
     stored: Stored | None = Field(
         None,
@@ -96,6 +112,7 @@ class RuleEntry(Strict):
     _lists = field_validator("match", "kind", mode="before")(as_list)
     _known_dtype = field_validator("dtype")(recipe_dtype)
     _calibrate_method = field_validator("calibrate", mode="before")(as_method)
+    _only_where_none = field_validator("only_where", mode="before")(as_only_where)
 
     @model_validator(mode="before")
     @classmethod

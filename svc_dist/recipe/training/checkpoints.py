@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.locations import absolute
 from svc_dist.recipe.origin import KeyPath, Origin, nearest
-from svc_dist.recipe.schema import StorageOptions
+from svc_dist.recipe.schema import Recipe, StorageOptions
 from svc_dist.recipe.training.entry import CheckpointsEntry
 from svc_dist.recipe.training.schedules import schedule_weights
 from svc_dist.storage.access import Access, ClientOptions
@@ -30,6 +30,17 @@ def step_of(name: str) -> int | None:
     """The number of a checkpoint, by the name of its folder; None for other folders."""
     match = _STEP.fullmatch(name.rstrip("/").rpartition("/")[2])
     return None if match is None else int(match["step"])
+
+
+def with_weights(recipe: Recipe, weights: Sequence[float], where: str) -> Recipe:
+    """The recipe with a weight for each model. Raises RecipeError."""
+    if len(weights) != len(recipe.models):
+        raise RecipeError(f"{where}: {len(weights)} weights for {len(recipe.models)} models", code=_CODE)
+    models = [
+        one.model_copy(update={"parameters": {**one.parameters, "weight": weight}})
+        for one, weight in zip(recipe.models, weights, strict=True)
+    ]
+    return recipe.model_copy(update={"models": models})
 
 
 def with_checkpoints(data: Any, origin: Origin, folder: str | Path, access: Access) -> Any:

@@ -122,6 +122,9 @@ def _written_short(properties: dict[str, Any]) -> None:
     if "kind" in properties:
         listed = properties["kind"]["anyOf"][0]
         properties["kind"] = _either(listed["items"], listed, {"type": "null"}, about=properties["kind"])
+    if "only_where" in properties:
+        condition = properties["only_where"]
+        properties["only_where"] = _either(_enum(["none"]), *condition["anyOf"], about=condition)
     if "merge_method" in properties:
         properties["merge_method"] = _method_names() | _about(properties["merge_method"])
     if "calibrate" in properties:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from svc_dist.errors import DamagedInputError, NumericsError
 from svc_dist.linalg.finite import all_finite, same_bytes
 from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
 from svc_dist.methods.chunking import CHUNK
+from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
@@ -101,9 +103,10 @@ class TensorValues:
             row=row_of(self.tensor, self.dispositions),
         )
         summaries: list[Records] = [[] for _ in results]
+        differing = self._differing(deltas)
         try:
             for number, chunk in merged_chunks(
-                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned
+                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned, differing
             ):
                 for start in range(0, chunk.end - chunk.start, CHUNK):
                     end = min(start + CHUNK, chunk.end - chunk.start)
@@ -117,6 +120,15 @@ class TensorValues:
         if not self.disposition.alone and (overlap := delta_overlap(deltas)) is not None:
             of = {} if models is None else {"models": list(models)}
             overlaps.append({"tensor": self.tensor.name, **of, **overlap})
+        overlaps += differing.records(self.tensor.name, models)
+
+    def _differing(self, deltas: TaskDeltas) -> Differing:
+        """Which results merge which of the tensor's matrices, or the tensor."""
+        least = [one.least_difference for one in self.dispositions]
+        if self.tensor.batch is None or self.tensor.batch[0] == 1:
+            return Differing(deltas, least, deltas.numel)
+        size = math.prod(self.tensor.batch[1:])
+        return Differing(deltas, least, size, self.first // size)
 
     def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""

@@ -69,6 +69,8 @@ def test_calibrations(calibration: str) -> None:
         "preset: svc-paper\nfallback: {method: linear, parameters: {weight: 0.5}}",
         "merge_method: linear\nrename: {from: a, to: b}\nmax_shard_size: 5GB\ntokenizer: {source: base}",
         "merge_method: linear\nrules: [{match: '*', merge_method: ties, parameters: {density: 0.5}}]",
+        "merge_method: linear\nrules: [{kind: mtp, keep: none}, {kind: [router, shared_experts], keep: base}]",
+        "merge_method: ties\nonly_where: {relative_difference: 0.1}\nrules: [{match: a, only_where: none}]",
     ],
 )
 def test_what_recipes_may_say(keys: str) -> None:
@@ -84,6 +86,9 @@ def test_what_recipes_may_say(keys: str) -> None:
         "merge_method: ties\nparameters: {density: 1.5}",
         "merge_method: ties\nparameters: {densty: 0.5}",
         "merge_method: linear\nrules: [{keep: base}]",
+        "merge_method: linear\nrules: [{kind: experts, keep: base}]",
+        "merge_method: linear\nonly_where: {}",
+        "merge_method: linear\nonly_where: {relative_difference: -1}",
         "merge_method: linear\nrules: [{match: '*', merge_method: ties, parameters: {t: 0.5}}]",
         "preset: svc-papr",
         "dtype: bfloat16",
