@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import svc_dist
 from svc_dist.run_folder.report import read_report
 from tests.support.checkpoints import write_checkpoint
+from tests.support.quantised import FAMILIES, tensors_of, write_quantised
 
 #: Of norm 5; the experts' differences from them are 1 and 2 in ``near``, 5 and 10 in ``far``.
 BASE = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
@@ -91,6 +92,29 @@ def test_spectral_methods_and_calibration_leave_the_bytes_of_what_is_near(tmp_pa
     assert torch.equal(found["far.weight"], free["far.weight"])
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     assert [one["tensor"] for one in report["matrices"]] == ["far.weight"]
+
+
+@pytest.mark.parametrize("family", ["fp8 blocks", "fp8 tensor", "int4"])
+def test_of_a_quantised_base_what_is_near_keeps_codes_and_scales(tmp_path: Path, family: str) -> None:
+    shapes = {f"model.layers.0.mlp.{name}_proj.weight": (64, 64) for name in NAMES}
+    decoded = write_quantised(tmp_path / "base", tensors_of(0, shapes), FAMILIES[family])
+    moved = {name: one.bfloat16() * (1.25 if "near" in name else 3) for name, one in decoded.items()}
+    write_checkpoint(tmp_path / "one", moved)
+    recipe = {"base_model": str(tmp_path / "base"), "models": [{"model": str(tmp_path / "one")}]}
+    recipe |= {"merge_method": "linear", "only_where": {"relative_difference": 1.0}}
+    svc_dist.merge(recipe, tmp_path / "out", executor="inline", progress=False)
+    base, found = (
+        {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+        for folder in (tmp_path / "base", tmp_path / "out")
+    )
+    assert set(base) == set(found)
+    same = {name for name in base if torch.equal(*(one[name].view(-1).view(torch.uint8) for one in (base, found)))}
+    changed = set(base) - same
+    assert changed
+    assert all("far_proj" in name for name in changed)
+    differences = {one["tensor"]: one["differences"] for one in read_report(str(tmp_path / "out")).only_where}
+    assert differences["model.layers.0.mlp.near_proj.weight"] == [pytest.approx(0.25, abs=0.01)]
+    assert differences["model.layers.0.mlp.far_proj.weight"] == [pytest.approx(2, abs=0.01)]
 
 
 def test_the_log_says_how_many_tensors_passed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,8 +103,12 @@ def config(size: Size = Size()) -> dict[str, Any]:
 
 def write_headers(folder: Path, size: Size = Size(), shards: int = 163) -> Path:
     """A model of holes: headers, index and config; the first weight of each shard but one has its scale in the next."""
+    return write_entries(folder, list(tensors(size)), config(size), shards)
+
+
+def write_entries(folder: Path, entries: list[Entry], said: dict[str, Any], shards: int) -> Path:
+    """A model of holes with these tensors, in files of as many of them, and this config."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries = list(tensors(size))
     each = -(-len(entries) // shards) | 1  # odd, so that pairs straddle borders
     count = -(-len(entries) // each)
     weight_map: dict[str, str] = {}
@@ -121,12 +125,12 @@ def write_headers(folder: Path, size: Size = Size(), shards: int = 163) -> Path:
             out.write(len(text).to_bytes(8, "little") + text)
             out.truncate(8 + len(text) + end)
     write_index(folder, weight_map)
-    (folder / "config.json").write_text(json.dumps(config(size)))
+    (folder / "config.json").write_text(json.dumps(said))
     return folder
 
 
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    count = {"F8_E4M3": 1, "BF16": 2, "F32": 4}[dtype]
+    count = {"F8_E4M3": 1, "U8": 1, "BF16": 2, "F32": 4}[dtype]
     for length in shape:
         count *= length
     return count

@@ -157,7 +157,7 @@ class _Deciding:
 
     def decide(self, name: str) -> Decision | str:
         """The decision about a name, or why a rule must say what to do."""
-        if name in self._carried:
+        if name in self._carried and not self._is_dropped(name):
             return Decision(name, Disposition("copied", _CARRIED), spec=self.base.tensors[name])
         number = self.rule_of.get(name)
         chosen = self.choices.default if number is None else self.choices.rules[number]
@@ -180,6 +180,11 @@ class _Deciding:
         if spec.dtype not in FLOAT_DTYPES:
             return Decision(name, Disposition("copied", f"{spec.dtype} is not merged", source=models[0]), spec=spec)
         return self._merged(spec, chosen, number, vocab, models)
+
+    def _is_dropped(self, name: str) -> bool:
+        number = self.rule_of.get(name)
+        chosen = None if number is None else self.choices.rules[number]
+        return isinstance(chosen, KeepChoice) and chosen.dropped
 
     def _extra(self, name: str, models: tuple[int, ...]) -> Decision | None:
         """The decision about a layer for multi-token prediction that some of these models lack: as in the base."""

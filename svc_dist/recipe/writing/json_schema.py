@@ -80,6 +80,9 @@ def recipe_schema() -> dict[str, Any]:
     ]
     rule = definitions["RuleEntry"]
     del rule["required"]
+    model = _either(_TEXT, rule["properties"]["models"]["anyOf"][0]["items"])
+    listed = {"type": "array", "items": model, "minItems": 1}
+    rule["properties"]["models"] = _either(model, listed, {"type": "null"}, about=rule["properties"]["models"])
     rule["anyOf"] = [{"required": ["match"]}, {"required": ["kind"]}]
     rule["allOf"] = [
         _when(name, {"parameters": _reference(f"parameters-{name}")})

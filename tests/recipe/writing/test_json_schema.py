@@ -71,6 +71,7 @@ def test_calibrations(calibration: str) -> None:
         "merge_method: linear\nrules: [{match: '*', merge_method: ties, parameters: {density: 0.5}}]",
         "merge_method: linear\nrules: [{kind: mtp, keep: none}, {kind: [router, shared_experts], keep: base}]",
         "merge_method: ties\nonly_where: {relative_difference: 0.1}\nrules: [{match: a, only_where: none}]",
+        "merge_method: linear\nrules: [{match: a, models: one}, {match: b, models: [base, {model: one}]}]",
     ],
 )
 def test_what_recipes_may_say(keys: str) -> None:
