@@ -17,8 +17,9 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,6 +34,7 @@ from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
+from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.open import open_storage
@@ -137,8 +139,8 @@ def _drive(plan: Plan, nodes: Mapping[str, Node], folder: Path) -> None:
     schedule = Schedule(plan, nodes)
     journal = Journal(LocalStorage(str(folder)))
     lock: Lock = _Free()  # type: ignore[assignment]
-    with Progress(plan, (), False) as progress:
-        drive(schedule, Immediate(plan, nodes), progress, journal, Limits(), lock)
+    with Progress(plan, (), False) as progress, Ledger(journal, plan) as ledger:
+        drive(schedule, Immediate(plan, nodes), progress, ledger, Limits(), lock)
 
 
 class _Whole:
@@ -163,17 +165,41 @@ def resume(options: argparse.Namespace) -> None:
     access = Access({"": ClientOptions(endpoint_url=options.endpoint_url)})
     journal = Journal(open_storage(f"{options.resume}/.svc_dist", access))
     plan = plan_of(options.units, options.needs)
-    began = time.monotonic()
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda unit: journal.record(receipt_of(plan, unit)), plan.units))
-    print(f"{len(plan.units):,} receipts recorded one by one: {time.monotonic() - began:.1f} s")
-    for _ in range(2):
-        began, cpu = time.monotonic(), time.process_time()
-        names = journal.storage.names("receipts")
-        print(f"{len(names):,} names listed: {time.monotonic() - began:.1f} s, {time.process_time() - cpu:.1f} s CPU")
-        began, cpu = time.monotonic(), time.process_time()
-        done = journal.surviving(plan, _Whole(plan), lambda name: None)
-        print(f"{len(done):,} units done: {time.monotonic() - began:.1f} s, {time.process_time() - cpu:.1f} s of CPU")
+    with Ledger(journal, plan) as ledger, timed(f"{len(plan.units):,} receipts recorded, each as its unit ends"):
+
+        def leave(unit: Unit) -> Receipt:
+            receipt = receipt_of(plan, unit)
+            journal.record(receipt)
+            return receipt
+
+        with ThreadPoolExecutor(16) as pool:
+            for receipt in pool.map(leave, plan.units):
+                ledger.add(receipt)
+    with timed("their names listed"):
+        journal.storage.names("receipts")
+    for what in ("as a run leaves it", "again, with their segments removed", "and again after that"):
+        if "removed" in what:
+            journal.storage.sub("segments").clear()
+        with Ledger(journal, plan) as ledger, timed(f"a start, {what}"):
+            assert len(ledger.resume(_Whole(plan), _refuse)) == len(plan.units)
+    with timed("a shard's tokens, as the driver passes them"):
+        journal.tokens(plan, 0, ledger.of(0))
+    with timed("all receipts, for the report"):
+        journal.receipts(plan)
+    with timed("the run folder removed"):
+        journal.clear()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long it takes."""
+    began, cpu = time.monotonic(), time.process_time()
+    yield
+    print(f"{what}: {time.monotonic() - began:.2f} s, {time.process_time() - cpu:.2f} s of CPU", flush=True)
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(name)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ def files() -> str:
     lines += ["## .svc_dist/", "", "The run folder is in the output until the merge is complete.", ""]
     lines += ["## .svc_dist/receipts/UNIT.json", "", *_dataclass(receipt.Receipt)]
     lines += ["### WrittenRange", "", *_dataclass(receipt.WrittenRange)]
+    lines += ["## .svc_dist/segments/NUMBER.jsonl", "", "Copies of many receipts, one a line.", ""]
     lines += ["## .svc_dist/plan.json", "", "`svc-dist plan --json` prints the plan in the same format.", ""]
     parts = (
         Settings,

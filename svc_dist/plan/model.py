@@ -139,6 +139,14 @@ class Plan:
         return tuple(tuple(group) for group in groups) * len(self.results)
 
     @functools.cached_property
+    def shard_units(self) -> tuple[tuple[Unit, ...], ...]:
+        """The units of each shard number in order of their ranges."""
+        groups: list[list[Unit]] = [[] for _ in range(self.count)]
+        for unit in self.units:
+            groups[unit.shard].append(unit)
+        return tuple(map(tuple, groups))
+
+    @functools.cached_property
     def parts(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """For each unit the number of its first part in its shard's upload, and the sizes of its parts."""
         next_part = [1] * self.count

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
@@ -30,10 +32,11 @@ from svc_dist.run.schedule import (
     RunUnit,
     Schedule,
 )
-from svc_dist.run_folder.journal import FailureRecord, Journal, describe_failure
+from svc_dist.run_folder.journal import FailureRecord, describe_failure
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.report import RunRecord
 from svc_dist.run_folder.rounding_warning import RoundingWarning
+from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.sizes import counted, format_size
 
 _POLL = 0.5  # seconds
@@ -46,7 +49,7 @@ def drive(
     schedule: Schedule,
     executor: Executor,
     progress: Progress,
-    journal: Journal,
+    ledger: Ledger,
     limits: Limits,
     lock: Lock,
     stop: threading.Event | None = None,
@@ -57,7 +60,7 @@ def drive(
     ``limits.grace`` seconds, then DrainedError. An instruction that does not answer within its time is abandoned and
     counts as lost. Raises the error of what failed permanently; the next start resumes.
     """
-    driver = _Driver(schedule, executor, progress, limits, stop or threading.Event())
+    driver = _Driver(schedule, executor, progress, ledger, limits, stop or threading.Event())
     with signals(driver.stop):
         driver.submit(schedule.start())
         while not schedule.over and not driver.out_of_grace():
@@ -70,7 +73,7 @@ def drive(
     if schedule.failures:
         records = {name: _record(failure, schedule.plan) for name, failure in schedule.failures.items()}
         with suppress(StorageError):  # on a full disk the reason matters more than its record
-            journal.record_failures(records)
+            ledger.journal.record_failures(records)
         first = next(iter(schedule.failures.values())).error
         raise _error_of_run(first, records, len(schedule.plan.units))
     raise DrainedError("stopped as asked before the merge was complete", "run the same command again to resume")
@@ -80,22 +83,33 @@ class _Driver:
     """The clock of a run: start times, lost work that waits for its retry, and time limits."""
 
     def __init__(
-        self, schedule: Schedule, executor: Executor, progress: Progress, limits: Limits, stop: threading.Event
+        self,
+        schedule: Schedule,
+        executor: Executor,
+        progress: Progress,
+        ledger: Ledger,
+        limits: Limits,
+        stop: threading.Event,
     ) -> None:
-        self.schedule, self.executor, self.progress, self.limits = schedule, executor, progress, limits
+        self.schedule, self.executor, self.progress = schedule, executor, progress
+        self.ledger, self.limits = ledger, limits
         self.stop, self.rounding = stop, RoundingWarning()
         self._began = self._last_busy = time.monotonic()
         self._end_of_grace: float | None = None
-        self._submissions: dict[Instruction, int] = {}  # how often each instruction was submitted
+        self._numbers = itertools.count()
+        self._submissions: dict[Instruction, int] = {}  # the number of each instruction's last submission
         self._deadlines: list[tuple[float, int, float, Instruction]] = []  # a heap: when, submission, its start
         self._pausing: dict[Instruction, tuple[float, Failed]] = {}  # lost work, until the pause before its retry ends
 
     def submit(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
-            now, number = time.monotonic(), self._submissions.get(instruction, 0) + 1
+            now, number = time.monotonic(), next(self._numbers)
             self._submissions[instruction] = number
             heapq.heappush(self._deadlines, (now + self._allowed(instruction), number, now, instruction))
+            if isinstance(instruction, FinishShard):
+                instruction = replace(instruction, receipts=self.ledger.of(instruction.shard))
             if isinstance(instruction, Publish):
+                self.ledger.settle()  # publishing removes the run folder
                 instruction = Publish(_run_record(self.schedule, self.executor, time.monotonic() - self._began))
             self.executor.submit(instruction)
 
@@ -127,11 +141,13 @@ class _Driver:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Done) and event.receipt is not None:
+            self.ledger.add(event.receipt)
             self.progress.count([event.receipt.unit])
             self.rounding.count(event.receipt)
         if isinstance(event, Capacity):
             _log.warning(f"the cluster has {_described(event.nodes)}")
         if isinstance(event, RangesLost):
+            self.ledger.remove(event.units)
             self.progress.count(event.units, -1)
             _log.warning(f"{event.error.message}: running {counted(len(event.units), 'unit')} again")
         if isinstance(event, Failed) and event.lost and event.instruction in self.schedule.in_flight:

@@ -38,11 +38,13 @@ class RunUnit:
 class FinishShard:
     """All units of a shard are done: make it visible, in every result.
 
-    ``earlier``: those of its units that an earlier start wrote, so that their ranges are compared with their receipts.
+    ``earlier``: those of its units that an earlier start wrote, so that their ranges are compared with their receipts;
+    ``receipts``: of its units, as far as the driver knows them, so that nobody reads them again.
     """
 
     shard: int
     earlier: tuple[str, ...] = field(default=(), compare=False)
+    receipts: Mapping[str, Receipt] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def title(self) -> str:

@@ -28,6 +28,7 @@ from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
+from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.run_folder.stages.records import read_stages
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import STAGE
@@ -156,8 +157,15 @@ def run_planned(
     plan: Plan, output: Output, lock: Lock, options: Options, began: float, stop: threading.Event | None = None
 ) -> MergeSummary:
     """Run the units of a recorded plan that are left, and publish. ``stop``: see ``drive``."""
+    with Ledger(output.journal, plan) as ledger:
+        return _run_units(plan, output, ledger, lock, options, began, stop)
+
+
+def _run_units(
+    plan: Plan, output: Output, ledger: Ledger, lock: Lock, options: Options, began: float, stop: threading.Event | None
+) -> MergeSummary:
     sink = output.sink(plan.fingerprint)
-    done = output.journal.surviving(plan, sink, output.storage.delete)
+    done = ledger.resume(sink, output.storage.delete)
     sink.prepare(plan.shards)
     kind = options.executor
     if kind == ExecutorKind.AUTO:
@@ -177,7 +185,7 @@ def run_planned(
     schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory)
     try:
         with Progress(plan, done, options.progress) as progress:
-            drive(schedule, executor, progress, output.journal, options.limits, lock, stop)
+            drive(schedule, executor, progress, ledger, options.limits, lock, stop)
     finally:
         executor.close()
     seconds = time.monotonic() - began

@@ -70,14 +70,14 @@ class Worker:
         shards = [plan.shards[shard] for shard in plan.shards_of(number)]
         try:
             if instruction.earlier and not sink.self_proving:
-                require_unaltered(plan, self.output, sink, number, instruction.earlier)
-            for shard, tokens in zip(shards, self.journal.tokens(plan, number), strict=True):
+                require_unaltered(plan, self.output, sink, number, instruction.earlier, instruction.receipts)
+            for shard, tokens in zip(shards, self.journal.tokens(plan, number, instruction.receipts), strict=True):
                 sink.finish(shard, tokens)
                 identity = self.output.storage.stat(shard.file)
                 if identity is not None:
                     self.journal.record_shard(identity)
         except LostRangesError as error:
-            units = [unit.id for unit in plan.units if unit.shard == number]
+            units = [unit.id for unit in plan.shard_units[number]]
             surviving = self.journal.surviving(plan, sink, self.output.storage.delete, number)
             sink.prepare(shards)
             return RangesLost(instruction, tuple(unit for unit in units if unit not in surviving), error)

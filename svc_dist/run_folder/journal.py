@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypedDict
 from urllib.parse import quote, unquote
 
@@ -13,9 +15,10 @@ import msgspec
 
 from svc_dist.errors import DamagedInputError, RecipeError, printable
 from svc_dist.plan.fingerprint import fingerprint
-from svc_dist.plan.model import Plan
+from svc_dist.plan.model import Plan, Unit
 from svc_dist.run_folder.lock import SHORT_DEADLINE
 from svc_dist.run_folder.receipt import Receipt
+from svc_dist.run_folder.segments.segments import Segments
 from svc_dist.run_folder.sound_plan import require_sound
 from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage, is_inside
 from svc_dist.storage.local import remove_tree
@@ -56,6 +59,11 @@ class Journal:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.segments = Segments(storage)
+
+    def within(self, seconds: float) -> Journal:
+        """The same journal, whose requests end after ``seconds`` at most."""
+        return Journal(self.storage.within(seconds))
 
     def plan(self) -> Plan | None:
         """The plan of the run; None when there is no run. Raises DamagedInputError when it cannot be read."""
@@ -106,17 +114,25 @@ class Journal:
         """Record a unit whose range is durable. Recording it again is harmless."""
         self.storage.put(f"receipts/{receipt.unit}.json", receipt.to_json())
 
-    def receipts(self, plan: Plan, number: int | None = None) -> dict[str, Receipt]:
+    def receipts(
+        self, plan: Plan, number: int | None = None, known: Mapping[str, Receipt] | None = None
+    ) -> dict[str, Receipt]:
         """The receipts of this plan's units, by unit; ``number``: only of this shard's.
 
-        Unreadable ones, and those of another unit or plan than their names say, count as missing.
+        Unreadable ones, and those of another unit or plan than their names say, count as missing. ``known``: receipts
+        that need not be read (without it, of the whole plan the copies in the segments), but count only while their
+        files are there.
         """
-        units = [unit.id for unit in plan.units if number is None or unit.shard == number]
-        if number is None:
-            existing = set(self.storage.names("receipts"))
-            units = [unit for unit in units if f"{unit}.json" in existing]
+        if known is None:
+            copies = self.segments.read() if number is None else {}
+            known = {receipt.unit: receipt for receipts in copies.values() for receipt in receipts}
+        units = [unit.id for unit in (plan.units if number is None else plan.shard_units[number])]
+        existing = self.storage.existing("receipts", [f"{unit}.json" for unit in units])
+        units = [unit for unit in units if f"{unit}.json" in existing]
+        receipts = {unit: known.get(unit) for unit in units}
+        unread = [unit for unit, one in receipts.items() if one is None or not one.proves(plan, unit)]
         with ThreadPoolExecutor(IN_PARALLEL) as pool:
-            receipts = dict(zip(units, pool.map(self._receipt, units), strict=True))
+            receipts |= zip(unread, pool.map(self._receipt, unread), strict=True)
         return {unit: one for unit, one in receipts.items() if one is not None and one.proves(plan, unit)}
 
     def _receipt(self, unit: str) -> Receipt | None:
@@ -126,8 +142,8 @@ class Journal:
 
     def drop(self, units: Iterable[str]) -> None:
         """Remove the receipts of units, so that these run again."""
-        for unit in units:
-            self.storage.delete(f"receipts/{unit}.json")
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
+            list(pool.map(self.storage.delete, [f"receipts/{unit}.json" for unit in units]))
 
     def record_shard(self, shard: FileIdentity) -> None:
         """Record the identity of a finished shard, by which a later start knows that nothing has changed it."""
@@ -144,13 +160,13 @@ class Journal:
             return self.storage.get_within(_record_of(shard), _LARGEST_RECORD) == msgspec.json.encode(shard)
         return False
 
-    def tokens(self, plan: Plan, number: int) -> list[list[str]]:
-        """The sink's tokens for the parts of a shard, in order, for each result.
+    def tokens(self, plan: Plan, number: int, known: Mapping[str, Receipt] | None = None) -> list[list[str]]:
+        """The sink's tokens for the parts of a shard, in order, for each result. ``known``: see ``receipts``.
 
         Raises LostRangesError when a unit of the shard has no receipt.
         """
-        receipts = self.receipts(plan, number)
-        units = [unit.id for unit in plan.units if unit.shard == number]
+        receipts = self.receipts(plan, number, known)
+        units = [unit.id for unit in plan.shard_units[number]]
         missing = [unit for unit in units if unit not in receipts]
         if missing:
             raise LostRangesError(f"the receipt of unit {missing[0]} is gone: another program removed it")
@@ -160,28 +176,29 @@ class Journal:
         ]
 
     def surviving(
-        self, plan: Plan, sink: Sink, remove: Callable[[str], None], number: int | None = None
+        self,
+        plan: Plan,
+        sink: Sink,
+        remove: Callable[[str], None],
+        number: int | None = None,
+        known: Mapping[str, Receipt] | None = None,
     ) -> dict[str, Receipt]:
         """The receipts whose ranges the sink still has, after deletion of the others. ``number``: only of this shard's.
 
-        ``remove`` deletes a finished shard that lacks a receipt: no range can be written into it.
+        ``remove`` deletes a finished shard that lacks a receipt: no range can be written into it. ``known``: see
+        ``receipts``.
         """
         self._make_way()
-        receipts = self.receipts(plan, number)
-        units = [unit for unit in plan.units if number is None or unit.shard == number]
+        receipts = self.receipts(plan, number, known)
+        units = plan.units if number is None else plan.shard_units[number]
         shards = range(len(plan.shards)) if number is None else plan.shards_of(number)
         with ThreadPoolExecutor(IN_PARALLEL) as pool:
             states = dict(zip(shards, pool.map(lambda shard: sink.state(plan.shards[shard]), shards), strict=True))
         while True:
-            for unit in units:
-                if unit.id in receipts:
-                    written = zip(plan.shards_of(unit.shard), receipts[unit.id].ranges, strict=True)
-                    first_part, sizes = plan.parts[unit.id]
-                    if not all(
-                        _has_parts(states[shard], first_part, len(sizes), each.tokens) for shard, each in written
-                    ):
-                        self.drop([unit.id])
-                        del receipts[unit.id]
+            lost = [unit.id for unit in units if unit.id in receipts and not _written(plan, unit, receipts, states)]
+            self.drop(lost)
+            for unit in lost:
+                del receipts[unit]
             undone = {shard for unit in units if unit.id not in receipts for shard in plan.shards_of(unit.shard)}
             closed = [shard for shard in sorted(undone) if (state := states[shard]) is not None and state.finished]
             if not closed:
@@ -191,7 +208,7 @@ class Journal:
                 states[shard] = sink.state(plan.shards[shard])
 
     def record_failures(self, failures: dict[str, FailureRecord]) -> None:
-        self.storage.within(SHORT_DEADLINE).put(_FAILURES, json.dumps(failures).encode())
+        self.within(SHORT_DEADLINE).storage.put(_FAILURES, json.dumps(failures).encode())
 
     def failures(self) -> dict[str, FailureRecord]:
         """The permanent failures when the run last ended."""
@@ -203,12 +220,19 @@ class Journal:
     def _make_way(self) -> None:
         """Remove folders from where receipts go: a file replaces anything else."""
         if self.storage.path is not None:
-            for entry in self.storage.path.glob("receipts/*"):
-                if entry.is_dir():
-                    remove_tree(entry)
+            with contextlib.suppress(OSError), os.scandir(self.storage.path / "receipts") as entries:
+                for entry in [entry for entry in entries if entry.is_dir()]:
+                    remove_tree(Path(entry.path))
 
     def clear(self) -> None:
         self.storage.clear(keep=("lock",))
+
+
+def _written(plan: Plan, unit: Unit, receipts: Mapping[str, Receipt], states: Mapping[int, ShardState | None]) -> bool:
+    """Whether the storage has a unit's range in every result, as the unit's receipt says."""
+    first, count = plan.parts[unit.id][0], len(plan.parts[unit.id][1])
+    written = zip(plan.shards_of(unit.shard), receipts[unit.id].ranges, strict=True)
+    return all(_has_parts(states[shard], first, count, each.tokens) for shard, each in written)
 
 
 def _has_parts(state: ShardState | None, first_part: int, count: int, tokens: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from svc_dist.checkpoint.weight_files import stored_name
 from svc_dist.errors import VerificationError, printable
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.receipt import WrittenRange
+from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.sizes import counted
 from svc_dist.storage.reading import can_map
 from svc_dist.storage.writing.base import LostRangesError, ShardFile, Sink
@@ -41,13 +41,15 @@ def check_shards(plan: Plan, output: Output) -> None:
             raise VerificationError(f"{path}: {problem}", "start over with --restart")
 
 
-def require_unaltered(plan: Plan, output: Output, sink: Sink, number: int, units: Sequence[str]) -> None:
-    """Compare what the ranges of units in a shard hold with the checksums in their receipts.
+def require_unaltered(
+    plan: Plan, output: Output, sink: Sink, number: int, units: Sequence[str], known: Mapping[str, Receipt]
+) -> None:
+    """Compare what the ranges of units in a shard hold with the checksums in their receipts (some of them ``known``).
 
     Drops the receipts of ranges that differ and raises LostRangesError; raises VerificationError where the shard is
     finished, because then another program has changed a file of the output.
     """
-    receipts = output.journal.receipts(plan, number)
+    receipts = output.journal.receipts(plan, number, known)
     written = [
         (unit, plan.shards[shard], one)
         for unit in units

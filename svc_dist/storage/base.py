@@ -1,8 +1,7 @@
 """The protocol of storages: named files under one folder or prefix. A storage is one class and a line in open.py.
 
 A new one implements ``names``, ``stat``, ``read``, ``get``, ``put`` and ``delete``; the other operations are written in
-terms of these. A storage with conditional writes, a clock of its own or streamed writes overrides them and sets the
-properties.
+terms of these. One with conditional writes, a clock of its own or streamed writes overrides them and the properties.
 """
 
 from __future__ import annotations
@@ -37,16 +36,15 @@ IN_PARALLEL = 16  # small requests
 _TRANSIENT = {
     errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ESTALE,
 }  # fmt: skip
+_FILES = "raise the limit of open files (ulimit -n 65536), or lower --slots; then run the same command again to resume"
 _HINTS = {
     errno.ENOSPC: "free space there, then run the same command again to resume",
     errno.EDQUOT: "raise the quota, then run the same command again to resume",
     errno.EACCES: "check the permissions of the user that runs this",
     errno.EROFS: "the file system is mounted read-only",
     errno.ENOENT: "check the path",
-    **dict.fromkeys(
-        (errno.EMFILE, errno.ENFILE),
-        "raise the limit of open files (ulimit -n 65536), or lower --slots; then run the same command again to resume",
-    ),
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
 }
 
 
@@ -77,8 +75,7 @@ class Storage(ABC):
 
     def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
         self.location = trimmed(location)
-        self.access = access
-        self.root = ""
+        self.access, self.root = access, ""
 
     @abstractmethod
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
@@ -151,6 +148,10 @@ class Storage(ABC):
     def put_stream(self, name: str, chunks: Callable[[], Iterable[bytes]]) -> None:
         """Write a file of these chunks; a retry calls ``chunks`` again. This default joins them in memory."""
         self.put(name, b"".join(chunks()))
+
+    def existing(self, folder: str, names: Collection[str]) -> set[str]:
+        """Those of these names that are files in ``folder``."""
+        return set(self.names(folder)).intersection(names)
 
     def age(self, name: str) -> float | None:
         """Seconds since a file was written, by the storage's own clock; None where that is unknown."""
@@ -260,10 +261,8 @@ def os_errors(what: str, hints: Mapping[int, str] = {}) -> Iterator[None]:
 def changed(where: str, planned: FileIdentity, current: FileIdentity | None) -> ChangedInputError:
     """The error for an input that is no longer the planned one."""
     now = "is gone" if current is None else f"now {current.size:,} bytes ({current.version})"
-    return ChangedInputError(
-        f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), {now}",
-        "put the planned file back, or start over with --restart",
-    )
+    text = f"{where} changed since the plan was made: planned {planned.size:,} bytes ({planned.version}), {now}"
+    return ChangedInputError(text, "put the planned file back, or start over with --restart")
 
 
 def too_large(where: str, size: int) -> DamagedInputError:

@@ -44,6 +44,11 @@ class LocalStorage(Storage):
             return sorted(name for name in names if not has_unpaired(name))
         return []
 
+    def existing(self, folder: str, names: Collection[str]) -> set[str]:
+        root = self.path / folder
+        with os_errors(f"cannot look into {root}"):
+            return {name for name in names if os.path.isfile(f"{root}/{name}")}  # noqa: PTH113
+
     def folders(self) -> list[str]:
         with os_errors(f"cannot list {self.path}"), contextlib.suppress(FileNotFoundError):
             names = (entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[0] != ".")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from os.path import commonprefix
 from typing import Any
 
 from svc_dist.errors import RecipeError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, check_options
-from svc_dist.storage.base import FileIdentity, MultipartStorage, changed, complete, too_large, write_all
+from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, changed, complete, too_large, write_all
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3_client import Pace, PacedBody, connect, read_body, read_chunks, signing_secrets
 from svc_dist.storage.s3_errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
 
 _COMPLETING = 600.0  # seconds: a store may take minutes to put a large object together
+_BATCH = 1000  # objects that one request may remove
 _SMALL = 1 << 20  # a larger body is sent in blocks
 
 #: Takes an answer, and the clock that its body is read by.
@@ -44,14 +47,23 @@ class S3Storage(MultipartStorage):
         return "/".join(part for part in (self.root, name) if part)
 
     def names(self, folder: str = "", recursive: bool = False) -> list[str]:
+        return self._names(folder, {} if recursive else {"Delimiter": "/"})
+
+    def existing(self, folder: str, names: Collection[str]) -> set[str]:
+        start = commonprefix(list(names))  # noqa: RUF071
+        return set(self._names(folder, {}, start)).intersection(names) if names else set()
+
+    def _names(self, folder: str, parameters: dict[str, str], start: str = "") -> list[str]:
+        """The names in a folder that begin with ``start``, sorted."""
         prefix = self.key(folder.strip("/"))
-        parameters = {"Prefix": f"{prefix}/" if prefix else "", **({} if recursive else {"Delimiter": "/"})}
+        prefix = f"{prefix}/" if prefix else ""
+        parameters = {**parameters, "Prefix": f"{prefix}{start}"}
         keys: list[str] = []
         while True:
             page = self.call("list_objects_v2", "list the prefix", parameters)
-            keys += [entry["Key"] for entry in page.get("Contents", []) if entry["Key"] != parameters["Prefix"]]
+            keys += [entry["Key"] for entry in page.get("Contents", []) if entry["Key"] != prefix]
             if not page.get("IsTruncated"):
-                return sorted(key[len(parameters["Prefix"]) :] for key in keys)
+                return sorted(key[len(prefix) :] for key in keys)
             parameters["ContinuationToken"] = page["NextContinuationToken"]
 
     def folders(self) -> list[str]:
@@ -175,6 +187,27 @@ class S3Storage(MultipartStorage):
 
     def delete(self, name: str) -> None:
         self.call("delete_object", f"remove {name}", {"Key": self.key(name)}, absent=NOT_FOUND)
+
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Many objects in requests of a thousand, where the store knows those; what is left then one by one."""
+        names = [name for name in self.names(recursive=True) if name not in keep]
+        with ThreadPoolExecutor(IN_PARALLEL) as pool:
+            if len(names) > _BATCH:
+                batches = [names[first : first + _BATCH] for first in range(0, len(names), _BATCH)]
+                names = [name for left in pool.map(self._delete_batch, batches) for name in left]
+            list(pool.map(self.delete, names))
+
+    def _delete_batch(self, names: Sequence[str]) -> Sequence[str]:
+        """Remove objects by one request. Returns those that may still be there."""
+        name_of = {self.key(name): name for name in names}
+        request = {"Delete": {"Objects": [{"Key": key} for key in name_of], "Quiet": True}}
+        try:
+            answer = self.call("delete_objects", f"remove {len(names)} objects", request)
+        except TransientStorageError:
+            raise
+        except StorageError:
+            return names
+        return [name_of[entry["Key"]] for entry in answer.get("Errors", []) if entry["Key"] in name_of]
 
     def create_upload(self, name: str, metadata: dict[str, str]) -> str:
         parameters = {"Key": self.key(name), "Metadata": metadata}

@@ -20,6 +20,7 @@ from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Capacity, Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
+from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.storage.local import LocalStorage
 from tests.run.test_schedule import plan_of
 
@@ -67,7 +68,7 @@ def run(executor: Stub, tmp_path: object, limits: Limits) -> Schedule:
     schedule = Schedule(plan, executor.nodes)
     lock: Lock = Free()  # type: ignore[assignment]
     with Progress(plan, (), False) as progress:
-        drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), limits, lock)  # type: ignore[arg-type]
+        drive(schedule, executor, progress, Ledger(Journal(LocalStorage(str(tmp_path))), plan), limits, lock)  # type: ignore[arg-type]
     return schedule
 
 
@@ -100,7 +101,7 @@ def test_a_large_unit_has_longer(tmp_path: object) -> None:
     schedule = Schedule(plan, executor.nodes, slots=1)
     lock: Lock = Free()  # type: ignore[assignment]
     with Progress(plan, (), False) as progress:
-        drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(unit=0.02), lock)  # type: ignore[arg-type]
+        drive(schedule, executor, progress, Ledger(Journal(LocalStorage(str(tmp_path))), plan), Limits(unit=0.02), lock)  # type: ignore[arg-type]
     assert RunUnit("u0") not in executor.abandoned
 
 
@@ -171,7 +172,7 @@ def steps_of(units: int, nodes: int, tmp_path: object) -> float:
     with Progress(plan, (), False) as progress:
         sys.settrace(count)
         try:
-            drive(schedule, executor, progress, Journal(LocalStorage(str(tmp_path))), Limits(), lock)  # type: ignore[arg-type]
+            drive(schedule, executor, progress, Ledger(Journal(LocalStorage(str(tmp_path))), plan), Limits(), lock)  # type: ignore[arg-type]
         finally:
             sys.settrace(before)
     assert schedule.published
@@ -179,6 +180,6 @@ def steps_of(units: int, nodes: int, tmp_path: object) -> float:
 
 
 def test_the_work_for_a_unit_does_not_grow_with_the_number_of_units(tmp_path: object) -> None:
-    few, many = steps_of(100, 4, tmp_path), steps_of(400, 4, tmp_path)
+    few, many = steps_of(60, 4, tmp_path), steps_of(240, 4, tmp_path)
     assert many < 1.2 * few
-    assert steps_of(200, 32, tmp_path) < 4 * many, "eight times the nodes, and units in flight, take little more"
+    assert steps_of(100, 16, tmp_path) < 2 * many, "four times the nodes, and units in flight, take little more"

@@ -1,0 +1,1 @@
+"""Receipts in segments: what a start reads in place of a file for each unit."""
