@@ -20,6 +20,7 @@ MAX_RANGE = 64 * 2**20
 #: Object storage allows 10,000 parts an upload; ranges and parts grow so that a shard has fewer than this sum.
 _MAX_RANGES = 8000
 _MAX_PARTS = 2000
+_SHARES = 2048
 
 
 #: Name, dtype and shape of a weight, and the codec in which it is written, if any.
@@ -129,12 +130,16 @@ def _packed(weights: Iterable[Weight], max_shard_size: int, names: WeightNames, 
 
 
 def ranges(
-    shard: Shard, grain: Callable[[TensorSpec], int], joined: Callable[[TensorSpec], bool] = lambda spec: False
+    shard: Shard,
+    grain: Callable[[TensorSpec], int],
+    joined: Callable[[TensorSpec], bool] = lambda spec: False,
+    enough: Callable[[TensorSpec], int] = lambda spec: 0,
 ) -> list[Range]:
     """Cut a shard into contiguous ranges, never after a tensor that is ``joined`` to the next one.
 
     ``grain(tensor)``: how many elements must stay together (a row, a matrix); 0 for the whole tensor. Small tensors
-    share a range of at least ``MIN_RANGE`` bytes; only the last range may be smaller.
+    share a range of at least ``MIN_RANGE`` bytes, and of ``enough(tensor)`` where it ends with this tensor; only the
+    last range may be smaller.
     """
     smallest = max(MIN_RANGE, -(-shard.size // _MAX_RANGES))
     result: list[Range] = []
@@ -143,12 +148,17 @@ def ranges(
         for first, last in _cuts(spec, grain(spec), max(MAX_RANGE, smallest)):
             pieces.append((spec.name, first, last))
             end = spec.end if last == spec.numel else spec.start + bytes_of(spec.dtype, last)
-            if end - start >= smallest and not joined(spec):
+            if end - start >= max(smallest, enough(spec)) and not joined(spec):
                 result.append(Range(start, end, tuple(pieces)))
                 start, pieces = end, []
     if pieces or start < shard.size or not result:
         result.append(Range(start, shard.size, tuple(pieces)))
     return result
+
+
+def share(shards: Iterable[Shard]) -> int:
+    """Bytes that a range of quick work has at least: a large model has thousands of them, not tens of thousands."""
+    return min(3 * MAX_RANGE // 4, sum(shard.size for shard in shards) // _SHARES)
 
 
 def parts(range_size: int, shard_size: int) -> list[int]:

@@ -13,14 +13,14 @@ from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.formats.written import together
 from svc_dist.checkpoint.header import TensorSpec
-from svc_dist.checkpoint.layout import Shard, pack, ranges
+from svc_dist.checkpoint.layout import Shard, pack, ranges, share
 from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.errors import PlanError, RecipeError
 from svc_dist.plan.adapters.bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
-from svc_dist.plan.costs import grain, memory, work
+from svc_dist.plan.costs import grain, memory, takes_matrices, work
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -256,9 +256,15 @@ def _plan_units(
         depends = any(together(one.name, one.codec) == together(spec.name, spec.codec) for one in following)
         return depends or (factor is not None and factor.side == "a")
 
+    least = share(layout)
+
+    def enough(spec: TensorSpec) -> int:
+        tensor = tensors[number_of[spec.name]]
+        return 0 if takes_matrices(tensor, dispositions[tensor.disposition]) else least
+
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
-        for cut in ranges(shard, grain_of, joined):
+        for cut in ranges(shard, grain_of, joined, enough):
             pieces = tuple((number_of[name], first, last) for name, first, last in cut.pieces)
             bytes_in, flops, peak = 0, 0.0, 0
             for number, first, last in pieces:

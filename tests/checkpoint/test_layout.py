@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count, bytes_of
 from svc_dist.checkpoint.header import DATA_ALIGNMENT, TensorSpec, render_header
-from svc_dist.checkpoint.layout import MAX_RANGE, MIN_RANGE, Shard, pack, ranges
+from svc_dist.checkpoint.layout import MAX_RANGE, MIN_RANGE, Shard, pack, ranges, share
 from svc_dist.tensor_names import natural_key
 
 Tensor = tuple[str, str, tuple[int, ...], None]
@@ -167,3 +167,16 @@ def test_no_tensors_are_no_shards_and_empty_tensors_are_a_shard_of_its_header() 
     [shard] = pack([("a", "F32", (0, 4), None)], GB)
     assert shard.size == shard.header_size
     assert [(part.start, part.end) for part in ranges(shard, by_rows)] == [(0, shard.size)]
+
+
+def test_quick_work_of_a_large_model_shares_ranges_and_that_on_matrices_does_not() -> None:
+    experts = [(f"experts.{number}.weight", "BF16", (2048, 7168), None) for number in range(4000)]
+    shards = pack(experts, 5 * GB)
+    assert share(shards) == 3 * MAX_RANGE // 4
+    assert share(shards[:1]) < MIN_RANGE, "a small model is cut as finely as it may be"
+    quick, slow = (
+        [part for shard in shards for part in ranges(shard, whole, enough=enough)]
+        for enough in (lambda spec: share(shards), lambda spec: 0)
+    )
+    assert len(slow) == 4000
+    assert len(quick) == sum(-(-len(shard.tensors) // 2) for shard in shards)
