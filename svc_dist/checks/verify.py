@@ -9,7 +9,9 @@ from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import Adapter
 from svc_dist.checkpoint.checkpoint import Checkpoint, model_files, open_checkpoint
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
+from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.weight_files import ADAPTER, INDEX_FILE, is_index, stored_name
 from svc_dist.checks import architecture
 from svc_dist.checks.written.adapter_files import base_problem, open_written
@@ -18,7 +20,7 @@ from svc_dist.checks.written.tied_tensors import stored_apart, tied_problems
 from svc_dist.checks.written.token_rows import token_rows
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.plan.tensors.layers import view_of
-from svc_dist.run_folder.report import REPORT_FILE, MergeReport, read_report
+from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedTensor, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -154,14 +156,21 @@ def _check_total(folder: Storage, names: list[str], model: Checkpoint, result: V
 
 
 def _check_report(report: MergeReport, model: Checkpoint, result: Verification) -> None:
-    expected = {one.name: (one.dtype, list(one.shape), one.codec) for one in report.tensors}
-    problem = difference({s.name: (s.dtype, list(s.shape), s.codec) for s in model.tensors.values()}, expected)
+    found, expected = ({one.name: _stored(one) for one in each} for each in (model.tensors.values(), report.tensors))
+    problem = difference(found, expected)
     sizes = {file.name: file.size for file in model.files}
     for shard in report.shards:
         if sizes.get(shard.file) != shard.size:
             problem = f"{shard.file} has {sizes.get(shard.file)} bytes, {shard.size} were written"
     problem = problem and f"not what was written: {problem}"
     result.add("names, dtypes, shapes and sizes are those that were written", problem)
+
+
+def _stored(tensor: TensorSpec | ReportedTensor) -> str:
+    """A tensor's dtype and shape, and what its codes lie in."""
+    parts = () if tensor.codec is None else codec_of(tensor.codec).parts
+    stored = ", ".join(f"{part.suffix} {part.dtype} {[*part.shape]}" for part in parts)
+    return f"{tensor.dtype} {[*tensor.shape]}" + (f" in {stored}" if stored else "")
 
 
 def _check_sidecars(folder: Storage, report: MergeReport, result: Verification) -> None:

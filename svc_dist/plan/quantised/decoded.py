@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
+from svc_dist.plan.quantised.ranges import with_ranges
 from svc_dist.plan.quantised.written import writes_codes
 from svc_dist.recipe.resolved import ResolvedRecipe
 
@@ -21,4 +22,7 @@ def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> lis
     def decoded(one: OpenedModel, whole: bool = False) -> OpenedModel:
         return one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access, whole))
 
-    return [decoded(opened[0], writes_codes(recipe)), *map(decoded, opened[1:])]
+    base = decoded(opened[0], writes_codes(recipe))
+    if base.model is not None and writes_codes(recipe):
+        base = replace(base, model=with_ranges(base.model, recipe.access))
+    return [base, *map(decoded, opened[1:])]

@@ -72,7 +72,7 @@ class UnitCodes:
     def _copy_of(self, tensor: PlannedTensor) -> InputRange | None:
         slot, plain = tensor.sources[0], not (tensor.factors or tensor.base_factors or tensor.copies)
         copied = plain and self._plan.dispositions(tensor)[0].kind == "copied"
-        return slot if copied and slot is not None and slot.codec == tensor.codec else None
+        return slot if copied and slot is not None and _takes(tensor, slot) else None
 
     def _run_as_one(self, tensor: PlannedTensor) -> list[PlannedTensor]:
         """The unit's weights that have one upper scale with this one: itself, and maybe others."""
@@ -159,7 +159,7 @@ class UnitCodes:
     def _stored(self, tensor: PlannedTensor) -> Stored | None:
         """What the first source stores of a weight, where that is in the result's own format."""
         slot = tensor.sources[0]
-        if slot is None or slot.codec != tensor.codec or tensor.base_factors or tensor.maps is not None:
+        if slot is None or not _takes(tensor, slot) or tensor.base_factors or tensor.maps is not None:
             return None
         every = list(slot.slabs(0, math.prod(tensor.shape)))
         mapped = self._mapped[slot.input]
@@ -168,6 +168,11 @@ class UnitCodes:
 
 def _codec(tensor: PlannedTensor) -> Codec:
     return codec_of(tensor.codec or "")
+
+
+def _takes(tensor: PlannedTensor, slot: InputRange) -> bool:
+    """Whether what a model stores can stand in the result as it is."""
+    return slot.codec is not None and _codec(tensor).takes(codec_of(slot.codec))
 
 
 def _room(rooms: JoinedViews, count: int, dtype: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -85,6 +86,10 @@ class Codec(ABC):
     def fits(self, largest: Tensor, whole: Mapping[str, Tensor]) -> bool:
         """Whether the parts ``of_the_whole`` of another matrix serve this one as well as its own would."""
         return False
+
+    def takes(self, other: Codec) -> bool:
+        """Whether what another codec stores of a matrix can stand in place of what this one would."""
+        return dataclasses.replace(other, rule=self.rule) == self
 
     def damage(self, stored: Mapping[str, Tensor]) -> str | None:
         """What is wrong with the parts of a slab, beyond codes that are no numbers; None for nothing."""

@@ -6,7 +6,7 @@ The scale is a factor, whatever its name says. Edge blocks are cut, not filled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svc_dist.checkpoint.dtype import torch_dtype
@@ -48,6 +48,11 @@ class Fp8Block(Codec):
     @property
     def grain(self) -> int:
         return self.block[0]
+
+    def takes(self, other: Codec) -> bool:
+        if not isinstance(other, Fp8Block) or (self.powers and not other.powers):
+            return False
+        return replace(other, rule=self.rule, powers=self.powers) == self
 
     def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
         codes, scale = stored[self.codes], stored[self.scale]

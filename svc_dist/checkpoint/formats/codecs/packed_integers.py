@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svc_dist.checkpoint.dtype import torch_dtype
@@ -60,6 +60,11 @@ class PackedIntegers(Codec):
     @property
     def grain(self) -> int:
         return 32 // math.gcd(32, self.bits) if self.zero_points else 1
+
+    def takes(self, other: Codec) -> bool:
+        if not isinstance(other, PackedIntegers):
+            return False
+        return replace(other, rule=self.rule, symmetric_range=self.symmetric_range) == self
 
     def damage(self, stored: Mapping[str, Tensor]) -> str | None:
         held = stored[_SHAPE].tolist()
