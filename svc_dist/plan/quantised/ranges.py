@@ -1,4 +1,4 @@
-"""Which range of whole numbers a model uses: the tools that write packed integers do not agree, and no config says it."""
+"""Which range of whole numbers a model uses: tools that write packed integers differ, and no config says it."""
 
 from __future__ import annotations
 
