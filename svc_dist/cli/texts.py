@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from svc_dist.cli.code_lines import code_lines
 from svc_dist.errors import printable
 from svc_dist.plan.inputs import every_location
 from svc_dist.recipe.training.checkpoints import step_of
@@ -70,6 +71,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"writes {counted(len(plan.tensors), 'tensor')} to {counted(len(plan.shards), 'shard')} "
         f"in {counted(len(plan.units), 'unit')}"
     )
+    yield from code_lines(plan)
     yield f"reads {format_size(plan.bytes_in)}, writes {format_size(plan.bytes_out)}"
     yield f"needs at most {format_size(largest.memory)} of memory for a unit ({holder})"
     yield f"computes about {sum(unit.flops for unit in plan.units) / 1e12:.3g} Tflop"
