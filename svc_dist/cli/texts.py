@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from svc_dist.sizes import counted, format_size
 if TYPE_CHECKING:
     from svc_dist.plan.model import Plan
     from svc_dist.run.session import MergeSummary
+
+_NAMED = 3  # names with one reason that are listed one by one
 
 
 def merge_line(summary: MergeSummary) -> str:
@@ -90,10 +93,12 @@ def _place(location: str) -> str:
 
 
 def _not_written(plan: Plan) -> Iterator[str]:
-    """The names that are not in the result; of an adapter, which leaves most of them to the base, by reason."""
+    """The names that are not in the result, by reason where many have the same; those of an adapter always."""
     groups: dict[tuple[str, str], list[str]] = {}
+    alike = Counter(reason for _, reason in plan.not_written)
     for name, reason in plan.not_written:
-        groups.setdefault((reason, "" if plan.adapter is not None else name), []).append(name)
+        together = plan.adapter is not None or alike[reason] > _NAMED
+        groups.setdefault((reason, "" if together else name), []).append(name)
     for (reason, _), names in groups.items():
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         yield f"not written: {printable(names[0])}{more}; {reason}"

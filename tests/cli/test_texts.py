@@ -72,3 +72,18 @@ def test_the_line_of_a_merge_counts_in_the_singular_too() -> None:
 )  # fmt: skip
 def test_values_are_short_and_as_yaml_has_them(value: object, text: str) -> None:
     assert shown(value) == text
+
+
+def test_a_condition_stands_beside_the_method(models: list[Path]) -> None:
+    _, lines = planned(models, only_where={"relative_difference": 0.25})
+    merged = [line for line in lines if " merged by " in line]
+    assert merged
+    assert all("only where the relative difference from the base exceeds 0.25; the recipe" in line for line in merged)
+
+
+def test_many_names_that_are_left_out_for_one_reason_are_one_line(models: list[Path]) -> None:
+    plan, lines = planned(models, rules=[{"match": "*mlp*", "keep": "none"}, {"match": "*norm.weight", "keep": "none"}])
+    said = [line for line in lines if line.startswith("not written")]
+    many = sum("mlp" in name for name, _ in plan.not_written)
+    assert many > 3
+    assert f"not written: model.layers.0.mlp.down_proj.weight and {many - 1} more; left out by rules[0]" in said

@@ -78,7 +78,10 @@ class _Grid:
     def _add(self, key: str, values: Any, path: KeyPath) -> None:
         owner, _, name = key.partition(".")
         if key not in ("lambda", "calibrate") and not (owner in ("parameters", "calibrate", "only_where") and name):
-            hint = "a grid has lambda, calibrate, parameters.NAME, calibrate.NAME and only_where.relative_difference"
+            hint = (
+                "a grid has lambda, calibrate, only_where.relative_difference, parameters.NAME and calibrate.NAME, "
+                "like parameters.density"
+            )
             raise self._error(path, f"'{key}' is no key of a grid", hint)
         key = "lambda" if key == "parameters.lambda" else key
         if not isinstance(values, list) or not values:
