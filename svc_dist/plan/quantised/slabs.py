@@ -33,7 +33,7 @@ class Slab:
         return [self.range_of(number, self.begin, self.end) for number in range(len(self.stored))]
 
     def range_of(self, number: int, begin: int, end: int) -> ByteRange:
-        """The bytes of a part for rows ``[begin, end)``, which begin a block."""
+        """The bytes of a part for rows ``[begin, end)``: of scales, those of all blocks that the rows lie in."""
         part, (file, start) = self.codec.parts[number], self.stored[number]
         whole = bytes_of(part.dtype, math.prod(part.shape))
         row = bytes_of(part.dtype, math.prod(part.shape[1:]))

@@ -24,30 +24,31 @@ def decoded_values(slot: InputRange, first: int, last: int, mapped: MappedRanges
     dtype = torch_dtype(slot.dtype)
     for slab in slot.slabs(first, last):
         if slab.codec.turned:
-            matrix = torch.cat(list(_decoded(slab, mapped, where))).T
+            matrix = torch.cat(list(_decoded(slab, slab.begin, slab.end, mapped, where))).T
             yield matrix.to(dtype).reshape(-1)[slab.first : slab.last]
             continue
-        position = slab.begin * slab.codec.shape[1]
-        for rows in _decoded(slab, mapped, where):
-            low, high = max(slab.first - position, 0), min(slab.last - position, rows.numel())
-            yield rows.view(-1)[low:high].to(dtype)
+        columns = slab.codec.shape[1]
+        top, bottom = slab.first // columns, -(-slab.last // columns)
+        position = top * columns
+        for rows in _decoded(slab, top, bottom, mapped, where):
+            yield rows.view(-1)[max(slab.first - position, 0) : slab.last - position].to(dtype)
             position += rows.numel()
 
 
-def _decoded(slab: Slab, mapped: MappedRanges, where: str) -> Iterator[Tensor]:
-    """The rows of a slab in float32, about a chunk at a time."""
+def _decoded(slab: Slab, first: int, last: int, mapped: MappedRanges, where: str) -> Iterator[Tensor]:
+    """Rows ``[first, last)`` of a slab's matrix in float32, at most a chunk at a time."""
     codec = slab.codec
-    step = max(CHUNK // (codec.grain * codec.shape[1]), 1) * codec.grain
-    for begin in range(slab.begin, slab.end, step):
-        stored = stored_rows(slab, mapped, begin, min(begin + step, slab.end))
+    step = max(CHUNK // codec.shape[1], 1)
+    for begin in range(first, last, step):
+        stored = stored_rows(slab, mapped, begin, min(begin + step, last))
         damage = codec.damage(stored)
         if damage is not None:
             raise DamagedInputError(f"{where}: {damage}", "download the model again")
-        yield codec.decode(stored)
+        yield codec.decode(stored, begin % codec.grain)
 
 
 def stored_rows(slab: Slab, mapped: MappedRanges, begin: int, end: int) -> dict[str, Tensor]:
-    """What a model stores of rows ``[begin, end)`` of a matrix, which begin a block, by suffix."""
+    """What a model stores of rows ``[begin, end)`` of a matrix, by suffix."""
     parts = enumerate(slab.codec.parts)
     return {part.suffix: _view(part, mapped.view(slab.range_of(number, begin, end))) for number, part in parts}
 

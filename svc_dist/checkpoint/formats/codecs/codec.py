@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+#: Entries that are handled at once on the CPU.
+AT_ONCE = 1 << 18
 #: The arithmetic by which the tools that write a format choose scales and codes.
 Rule = Literal["deepgemm", "transformers", "compressed-tensors", "modelopt", "openai"]
 
@@ -28,7 +30,7 @@ class Part:
     rows: int = 1
 
     def range(self, first: int, last: int) -> tuple[int, int]:
-        """Its own rows that hold rows ``[first, last)`` of the matrix; ``first`` begins a block."""
+        """Its own rows that hold rows ``[first, last)`` of the matrix."""
         if self.rows == 0:
             return 0, self.shape[0] if self.shape else 1
         return first // self.rows, -(-last // self.rows)
@@ -101,15 +103,33 @@ class Codec(ABC):
         return None
 
     @abstractmethod
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """A slab as float32 ``(rows, columns)``. ``stored``: the slab's own rows of each part, by suffix."""
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
+        """A slab as float32 ``(rows, columns)``, in fresh memory. ``stored``: its own rows of each part, by suffix.
 
-    @abstractmethod
+        ``skipped``: how many rows of its first block precede it, so that rows may be decoded that begin no block.
+        """
+
     def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The parts of a slab ``(rows, columns)``, by suffix, with the parts ``of_the_whole`` as given.
 
         ``weight``: float32, or of the dtype in which the tools of the format round what they compute.
         """
+        import torch
+
+        step = len(weight)
+        if weight.device.type == "cpu":
+            step = max(AT_ONCE // (self.grain * self.shape[1]), 1) * self.grain
+        pieces = [self._encode(weight[begin : begin + step], whole or {}) for begin in range(0, len(weight), step)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {
+            part.suffix: torch.cat([piece[part.suffix] for piece in pieces]) if part.rows else pieces[0][part.suffix]
+            for part in self.parts
+        }
+
+    @abstractmethod
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Some rows of what ``encode`` is given, about as many as are handled at once."""
 
 
 def rounded(values: Tensor, like: Tensor) -> Tensor:
@@ -117,17 +137,29 @@ def rounded(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).float()
 
 
-def blocks(weight: Tensor, rows: int, columns: int) -> Tensor:
-    """``(R, rows, C, columns)``: a matrix cut into blocks, those at the edges filled up with zeros."""
+def grouped(rows: Tensor, group: int) -> Tensor:
+    """``(rows, groups, group)``, the last group filled up with zeros."""
     import torch
 
-    height, width = weight.shape
-    fill = (-width % columns, -height % rows)
-    if any(fill):
-        weight = torch.nn.functional.pad(weight, (0, fill[0], 0, fill[1]))
-    return weight.view(weight.shape[0] // rows, rows, weight.shape[1] // columns, columns)
+    if fill := -rows.shape[1] % group:
+        rows = torch.nn.functional.pad(rows, (0, fill))
+    return rows.reshape(len(rows), -1, group)
 
 
-def spread(scales: Tensor, rows: int, columns: int, shape: tuple[int, int]) -> Tensor:
-    """``(R, C)`` scales of blocks as a matrix of ``shape`` in which each entry has its block's."""
-    return scales.repeat_interleave(rows, 0)[: shape[0]].repeat_interleave(columns, 1)[:, : shape[1]]
+def bands(matrix: Tensor, height: int, skipped: int = 0) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The rows of a matrix, of which bands of ``height`` have their scales in common: the first lacks ``skipped`` rows.
+
+    In pieces: the numbers of bands, the rows, and a view of them as ``(bands, rows, columns)``. On the CPU arrays for a
+    piece stay in the cache, and the C library keeps their memory.
+    """
+    rows, columns = matrix.shape
+    at_once = AT_ONCE if matrix.device.type == "cpu" else matrix.numel()
+    begin = 0
+    while begin < rows:
+        number, inside = divmod(skipped + begin, height)
+        whole = 0 if inside else min(at_once // (height * columns), (rows - begin) // height)
+        lines = whole * height or min(max(at_once // columns, 1), height - inside)
+        piece = slice(begin, min(begin + lines, rows))
+        count = max(whole, 1)
+        yield slice(number, number + count), piece, matrix[piece].view(count, -1, columns)
+        begin = piece.stop

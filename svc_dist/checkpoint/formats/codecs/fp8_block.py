@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from svc_dist.checkpoint.dtype import torch_dtype
 from svc_dist.checkpoint.formats.base import Stored
 from svc_dist.checkpoint.formats.codecs import elements
-from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, Rule, blocks, rounded, spread
+from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, Rule, bands, grouped, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,22 +54,39 @@ class Fp8Block(Codec):
             return False
         return replace(other, rule=self.rule, powers=self.powers) == self
 
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes, scale = stored[self.codes], stored[self.scale]
         factor = elements.e8m0(scale) if self.scale_dtype == "F8_E8M0" else scale.float()
         factor = factor.reshape(-1, -(-self.shape[1] // self.block[1]))
-        return codes.float().mul_(spread(factor, *self.block, (codes.shape[0], codes.shape[1])))
+        values, factor = elements.e4m3_values(codes, factor)
+        factor = self._along_columns(factor)
+        for numbers, _, rows in bands(values, self.block[0], skipped):
+            rows.mul_(factor[numbers])
+        return values
 
-    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        top = blocks(weight.float().abs(), *self.block).amax((1, 3))
-        scale, factor, divides = self._scales(top, weight)
-        each = spread(factor, *self.block, (weight.shape[0], weight.shape[1]))
-        scaled = weight.float() / each if divides else weight.float() * each
-        if self.rule == "compressed-tensors":
-            scaled = rounded(scaled, weight)
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        import torch
+
+        height, width = self.block
+        tops = torch.zeros(-(-len(weight) // height), self.shape[1], device=weight.device)
+        for numbers, _, rows in bands(weight, height):
+            rows = rows.float()
+            tops[numbers] = torch.maximum(tops[numbers], torch.maximum(rows.amax(1), -rows.amin(1)))
+        scale, factor, divides = self._scales(elements.largest(grouped(tops, width)), weight)
+        factor = self._along_columns(factor)
+        codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+        for numbers, piece, rows in bands(weight, height):
+            scaled = rows.float() / factor[numbers] if divides else rows.float() * factor[numbers]
+            if self.rule == "compressed-tensors":
+                scaled = rounded(scaled, weight)
+            codes[piece] = elements.e4m3(scaled.reshape(-1, self.shape[1]))
         if self.scale_shape is not None:
             scale = scale.view(*([-1] if self.scale_shape else []), *self.scale_shape[1:])
-        return {self.codes: elements.e4m3(scaled), self.scale: scale}
+        return {self.codes: codes, self.scale: scale}
+
+    def _along_columns(self, factor: Tensor) -> Tensor:
+        """``(R, C)`` factors of blocks as ``(R, 1, columns)``, each with the rows of its band to share."""
+        return factor.repeat_interleave(self.block[1], 1)[:, : self.shape[1]].unsqueeze(1)
 
     def _scales(self, top: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, bool]:
         """The stored scales of blocks with these largest entries, the number by which entries become codes, and whether

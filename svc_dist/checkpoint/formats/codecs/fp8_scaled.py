@@ -57,16 +57,17 @@ class Fp8Scaled(Codec):
             self.scale: self._scale(largest.float(), dtype).view(self.scale_shape).to(torch_dtype(self.scale_dtype))
         }
 
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
-        return stored[self.codes].float().mul_(self._spread(stored[self.scale]))
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
+        values, factor = elements.e4m3_values(stored[self.codes], self._spread(stored[self.scale]))
+        return values.mul_(factor)
 
-    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = weight.float()
         if self._by_row:
-            scale = self._scale(values.abs().amax(1), weight.dtype)
+            scale = self._scale(elements.largest(values), weight.dtype)
             stored = scale.view(-1, *self.scale_shape[1:]).to(torch_dtype(self.scale_dtype))
         else:
-            stored = (whole or {})[self.scale]
+            stored = whole[self.scale]
         scaled = values / self._spread(stored)
         if self.rule == "compressed-tensors" or not self._by_row:
             scaled = scaled.to(weight.dtype).float()

@@ -51,18 +51,21 @@ class Mxfp(Codec):
     def turned(self) -> bool:
         return self.blocked  # gpt-oss
 
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes, scale = stored[self.codes], elements.e8m0(stored[self.scale])
         rows = len(codes)
-        values = codes.float() if self.bits == 8 else elements.unpack_e2m1(codes.reshape(rows, -1))
-        return (values.view(rows, -1, _GROUP) * scale.view(rows, -1, 1)).view(rows, -1)
+        if self.bits == 8:
+            values, scale = elements.e4m3_values(codes, scale)
+        else:
+            values = elements.unpack_e2m1(codes.reshape(rows, -1))
+        return values.view(rows, -1, _GROUP).mul_(scale.view(rows, -1, 1)).view(rows, -1)
 
-    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch
 
         rows = len(weight)
         groups = weight.float().reshape(rows, -1, _GROUP)
-        exponent = self._exponents(groups.abs().amax(2))
+        exponent = self._exponents(elements.largest(groups))
         scaled = groups / elements.e8m0(exponent).unsqueeze(2)
         if self.rule == "compressed-tensors":
             scaled = rounded(scaled, weight)

@@ -63,18 +63,18 @@ class Nvfp4(Codec):
     def _divides(self) -> bool:
         return self.rule == "compressed-tensors"
 
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes = stored[self.codes]
         upper, scale = stored[self.upper].view(1, 1), stored[self.scale].float()
         scale = scale / upper if self._divides else scale * upper
         groups = elements.unpack_e2m1(codes).view(len(codes), -1, _GROUP)
-        return (groups * scale.unsqueeze(2)).view(len(codes), -1)
+        return groups.mul_(scale.unsqueeze(2)).view(len(codes), -1)
 
-    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        stored = (whole or {})[self.upper]
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        stored = whole[self.upper]
         upper = stored.view(1, 1)
         groups = weight.float().reshape(len(weight), -1, _GROUP)
-        top = groups.abs().amax(2)
+        top = elements.largest(groups)
         if self._divides:
             scale = elements.e4m3(upper * rounded(top / elements.E2M1_LARGEST, weight))
             each = _filled(scale.float(), 0.125)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from svc_dist.checkpoint.dtype import torch_dtype
 from svc_dist.checkpoint.formats.base import Stored
 from svc_dist.checkpoint.formats.codecs import elements
-from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, rounded
+from svc_dist.checkpoint.formats.codecs.codec import Codec, Part, grouped, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,22 +72,22 @@ class PackedIntegers(Codec):
             return f"its weight_shape is {held}, but codes and scales are {[*self.shape]}"
         return super().damage(stored)
 
-    def decode(self, stored: Mapping[str, Tensor]) -> Tensor:
+    def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         rows, columns = len(stored[_CODES]), self.shape[1]
         offset = 1 << (self.bits - 1)
-        codes = elements.unpack_integers(stored[_CODES], self.bits, columns) - offset
-        scale = stored[_SCALE].float()
-        values = self._grouped(codes.float())
+        values = grouped(elements.unpack_integers(stored[_CODES], self.bits, columns, offset), self.group)
         if self.zero_points:
-            zero = elements.unpack_integers(stored[_ZERO].T.contiguous(), self.bits, rows).T - offset
-            values = values - zero.float().unsqueeze(2)
-        return (values * scale.unsqueeze(2)).reshape(rows, -1)[:, :columns].contiguous()
+            packed = stored[_ZERO].T.contiguous()
+            zero = elements.unpack_integers(packed, self.bits, skipped + rows, offset)[:, skipped:].T
+            values.sub_(zero.unsqueeze(2))
+        values.mul_(stored[_SCALE].float().unsqueeze(2))
+        return values.view(rows, -1)[:, :columns].contiguous()
 
-    def encode(self, weight: Tensor, whole: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def _encode(self, weight: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch
 
         low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
-        groups = self._grouped(weight.float())
+        groups = grouped(weight.float(), self.group)
         zero = None
         if self.zero_points:
             bottom, top = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
@@ -97,29 +97,21 @@ class PackedIntegers(Codec):
             zero = zero.masked_fill(bottom == top, 0.0)
         else:
             divisor = high if self.symmetric_range else (high - low) / 2
-            scale = rounded(groups.abs().amax(2) / divisor, weight)
+            scale = rounded(elements.largest(groups) / divisor, weight)
             scale = scale.masked_fill(scale == 0, torch.finfo(weight.dtype).eps)
         codes = rounded(groups / scale.unsqueeze(2), weight)
         if zero is not None:
             codes = rounded(codes + zero.unsqueeze(2), weight)
-        codes = codes.round().clamp(low, high).reshape(len(weight), -1)[:, : self.shape[1]].to(torch.int32) - low
+        codes = codes.round_().clamp_(low, high).sub_(low).to(torch.uint8).view(len(weight), -1)[:, : self.shape[1]]
         encoded = {
             _CODES: elements.pack_integers(codes, self.bits),
             _SCALE: scale.to(torch_dtype(self.scale_dtype)),
             _SHAPE: torch.tensor(self.shape, dtype=torch_dtype(self.shape_dtype)),
         }
         if zero is not None:
-            encoded[_ZERO] = elements.pack_integers(
-                (zero.T.to(torch.int32) - low).contiguous(), self.bits
-            ).T.contiguous()
+            packed = elements.pack_integers((zero.T - low).to(torch.uint8).contiguous(), self.bits)
+            encoded[_ZERO] = packed.T.contiguous()
         return encoded
-
-    def _grouped(self, rows: Tensor) -> Tensor:
-        """``(rows, groups, group)``, the last group filled up with zeros."""
-        import torch
-
-        fill = -rows.shape[1] % self.group
-        return torch.nn.functional.pad(rows, (0, fill)).view(len(rows), -1, self.group)
 
 
 def packed_integers(stored: Stored) -> PackedIntegers:

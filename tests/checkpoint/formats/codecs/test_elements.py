@@ -46,6 +46,46 @@ def test_ties_of_e2m1(ties: elements.Ties, right: list[float]) -> None:
         assert torch.equal(again, sign * torch.tensor([*right, 6.0]))
 
 
+BORDERS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+
+
+@pytest.mark.parametrize("ties", ["even", "away", "zero"])
+def test_every_number_becomes_the_closest_code_of_e2m1(ties: elements.Ties) -> None:
+    beside = [torch.nextafter(BORDERS, torch.tensor(toward)) for toward in (0.0, 9.0)]
+    every = torch.arange(0, 0x7F81, dtype=torch.int16).view(torch.bfloat16).float()  # no negative number, no NaN
+    size = torch.cat([BORDERS, *beside, every, torch.tensor([2.0**-149])])
+    if len(size) % 2:
+        size = torch.cat([size, torch.tensor([1.0])])
+    codes = torch.zeros(size.shape, dtype=torch.uint8)
+    for number, border in enumerate(BORDERS):
+        upper = ties == "away" or (ties == "even" and number % 2 == 1)
+        codes += (size >= border if upper else size > border).to(torch.uint8)
+    for sign, of_sign in ((1.0, 0), (-1.0, 8)):
+        packed = elements.pack_e2m1(sign * size, ties)
+        assert torch.equal(torch.stack((packed & 15, packed >> 4), -1).flatten(), codes | of_sign)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 2.0**-140, 2.0**-149, 3e38, 2.0**121, float("inf"), float("nan"), 0.0])
+@pytest.mark.parametrize("codes", [range(256), [n for n in range(256) if n & 0x7F != 0x7F]])
+def test_products_of_e4m3_and_scales_are_those_of_their_values(codes: list[int], scale: float) -> None:
+    stored = torch.tensor(list(codes), dtype=torch.uint8).view(torch.float8_e4m3fn)
+    factor = torch.tensor([scale])
+    values, factors = elements.e4m3_values(stored, factor)
+    right = stored.float() * factor
+    product = values * factors
+    assert torch.equal(product.isnan(), right.isnan())
+    numbers = ~right.isnan()
+    assert torch.equal(product[numbers].view(torch.int32), right[numbers].view(torch.int32))
+
+
+def test_the_largest_of_a_group_is_nan_where_one_is() -> None:
+    groups = torch.tensor([[-3.0, 2.0], [0.0, -0.0], [float("nan"), 9.0], [-float("inf"), 1.0]])
+    found = elements.largest(groups)
+    assert found[:2].tolist() == [3.0, 0.0]
+    assert found[2].isnan()
+    assert found[3].isinf()
+
+
 def test_zeros_of_e2m1() -> None:
     values = torch.tensor([0.0, -0.0, -0.1, 0.1])
     packed = {zeros: elements.pack_e2m1(values, "even", zeros) for zeros in ("signed", "positive", "negative")}  # type: ignore[arg-type]
@@ -58,9 +98,9 @@ def test_zeros_of_e2m1() -> None:
 @pytest.mark.parametrize("count", [1, 20, 64])
 def test_packed_integers_come_back(bits: int, count: int) -> None:
     codes = torch.randint(0, 1 << bits, (3, count), generator=torch.Generator().manual_seed(bits), dtype=torch.int32)
-    words = elements.pack_integers(codes, bits)
+    words = elements.pack_integers(codes.to(torch.uint8), bits)
     assert words.shape == (3, -(-count * bits // 32))
-    assert torch.equal(elements.unpack_integers(words, bits, count), codes)
+    assert torch.equal(elements.unpack_integers(words, bits, count), codes.float())
     text = sum(int(code) << bits * n for n, code in enumerate(codes[0]))
     assert [int(word) & 0xFFFFFFFF for word in words[0]] == [text >> 32 * n & 0xFFFFFFFF for n in range(len(words[0]))]
 

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from svc_dist.checkpoint.formats.codecs import codec
 from svc_dist.checkpoint.formats.logical import LogicalTensor, logical_tensors
 from svc_dist.checkpoint.header import TensorSpec, parse_header
 
@@ -109,6 +110,40 @@ def test_every_slab_is_decoded_as_in_the_whole(file: str) -> None:
                 for part in one.codec.parts
             }
             assert same(one.codec.decode(slab), whole[first:last])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_rows_that_begin_no_block_are_decoded_as_in_the_whole(file: str) -> None:
+    tensors, specs, config = read(file)
+    for one in logical_tensors(specs, config, shape_of=shape_in(tensors)).values():
+        parts = matrices(one, tensors)[0]
+        whole, rows = one.codec.decode(parts), one.codec.shape[0]
+        for first, last in ((1, rows), (rows // 2, rows // 2 + 1), (rows - 1, rows), (rows // 3, rows)):
+            if last > first < rows:
+                piece = {
+                    part.suffix: parts[part.suffix][slice(*part.range(first, last))]
+                    if part.shape
+                    else parts[part.suffix]
+                    for part in one.codec.parts
+                }
+                assert same(one.codec.decode(piece, first % one.codec.grain), whole[first:last])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_pieces_and_other_strides_are_encoded_as_the_whole(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, specs, config = read(file)
+    for one in logical_tensors(specs, config, shape_of=shape_in(tensors)).values():
+        parts = matrices(one, tensors)[0]
+        above = {suffix: parts[suffix] for suffix in one.codec.of_the_whole}
+        weight = one.codec.decode(parts)
+        whole = one.codec.encode(weight, above)
+        with monkeypatch.context() as patch:
+            patch.setattr(codec, "AT_ONCE", 3 * one.codec.shape[1])
+            for other in (weight, weight.T.contiguous().T):
+                again = one.codec.encode(other, above)
+                assert {suffix for suffix in whole if not same(again[suffix], whole[suffix])} == set()
+            strided = {suffix: torch.stack((part, part), -1)[..., 0] for suffix, part in parts.items()}
+            assert same(one.codec.decode(strided), weight)
 
 
 @pytest.mark.parametrize("file", FILES)
