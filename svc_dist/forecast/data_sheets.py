@@ -15,6 +15,7 @@ from svc_dist.forecast.rates import Speed
 _REACHED = 0.75  # of the peak of matrix products
 _LAUNCHES = 40e-6  # seconds for the small kernels of one column of a decomposition
 _PER_OPERATION = 6.0  # bytes of device memory that an element-wise operation moves: two of three are reads of float32
+_PER_CODE = 80.0  # bytes of device memory that encoding an entry moves: a pass reads and writes float32
 _SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -43,6 +44,8 @@ class Gpu:
             _REACHED * self.bfloat16,
             self.bandwidth / _PER_OPERATION,
             eigen,
+            CORE.decode,
+            self.bandwidth / _PER_CODE,
             _REACHED * self.link,
         )
 
@@ -63,7 +66,7 @@ GPUS = {
 }  # fmt: skip
 
 #: One core with one thread, while the other cores are busy too.
-CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)))
+CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)), 0.4e9, 0.3e9)
 CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by measure-host"
 
 #: Bytes a second of one connection to S3 (Amazon's performance design patterns: 85 to 90 MB/s a request).

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from svc_dist.checkpoint.formats.codecs.fp8_block import Fp8Block
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.forecast.rates import Host, Speed, StorageRates
 from svc_dist.forecast.trial_merge import TrialMerge, require_writable
@@ -28,11 +29,13 @@ from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.threads import threads_fixed
 from svc_dist.run.host import available_memory, cores
+from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.local import LocalStorage
 
 _EIGEN = (256, 512, 1024, 2048)
 _PRODUCTS = (1024, 2048)
+_BLOCK, _DECODED = 128, 16  # rows of a slab in codes, and how many are decoded to one view
 _LEAST, _TURNS = 0.3, 2  # minimal seconds of a measurement, which repeats its work, and number of measurements
 
 
@@ -53,8 +56,8 @@ def measure_host(
         one, all_lanes = trial.merge((1, lanes))
         record = _record(LocalStorage(f"{work}/records"))
         remote = trial.on_storage(storage, access) if storage is not None else None
-    with threads_fixed(threads):
-        alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed))
+        with threads_fixed(threads):
+            alone, crowded = _speeds((1, lanes), threads, (one.computed, all_lanes.computed), work)
     return Host(
         name=platform.node(),
         processor=_processor(),
@@ -74,14 +77,17 @@ def measure_host(
     )
 
 
-def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...]) -> list[Speed]:
+def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...], scratch: str) -> list[Speed]:
     """The speed of one unit when ``lanes`` units compute in parallel, for each of these numbers."""
+    codes = _code_rates(scratch, lanes, threads)
     eigen = (_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN)
     by_lanes = zip(*eigen, strict=True)
     rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32, torch.bfloat16)]
     return [
-        Speed(float64, float32, bfloat16, operations, tuple(zip(_EIGEN, seconds, strict=True)))
-        for float64, float32, bfloat16, operations, seconds in zip(*rates, elementwise, by_lanes, strict=True)
+        Speed(float64, float32, bfloat16, operations, tuple(zip(_EIGEN, seconds, strict=True)), decode, encode)
+        for float64, float32, bfloat16, operations, seconds, decode, encode in zip(
+            *rates, elementwise, by_lanes, *codes, strict=True
+        )
     ]
 
 
@@ -93,6 +99,21 @@ def _product_rates(kind: torch.dtype, lanes: tuple[int, ...], threads: int) -> l
         new = _seconds(functools.partial(torch.matmul, left, right), lanes, threads)
         seconds = [sum(pair) for pair in zip(seconds, new, strict=True)]
     return [sum(float(size) ** 3 for size in _PRODUCTS) / total for total in seconds]
+
+
+def _code_rates(scratch: str, lanes: tuple[int, ...], threads: int) -> tuple[list[float], list[float]]:
+    """Entries a second of FP8 blocks that one unit decodes, as units do into scratch space, and encodes."""
+    codec = Fp8Block((_BLOCK, 16 * _BLOCK), "deepgemm")
+    weight = torch.randn(codec.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    stored = codec.encode(weight)
+
+    def decode() -> None:
+        with JoinedViews(scratch) as joined:
+            rows = (codec.decode(stored).view(-1) for _ in range(_DECODED))
+            joined.view(rows, _DECODED * weight.numel(), "F32").sum()
+
+    decoding, encoding = (_seconds(work, lanes, threads) for work in (decode, lambda: codec.encode(weight)))
+    return [_DECODED * weight.numel() / one for one in decoding], [weight.numel() / one for one in encoding]
 
 
 def _spectrum(size: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ import msgspec
 from svc_dist.errors import RecipeError
 from svc_dist.methods.costs import Work
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Speed:
     """The speed at which one unit computes: operations a second by kind, as in ``Work``.
 
     ``eigen``: measured or estimated decompositions, as pairs of the size n and seconds, ascending; other sizes are
-    interpolated. ``transfer``: bytes a second to and from a device; 0 where there is none.
+    interpolated. ``decode``, ``encode``: entries of quantised weights a second; decoding is the host's work, also
+    where a device computes. ``transfer``: bytes a second to and from a device; 0 where there is none.
     """
 
     float64: float
@@ -31,13 +32,16 @@ class Speed:
     bfloat16: float
     elementwise: float
     eigen: tuple[tuple[int, float], ...]
+    decode: float
+    encode: float
     transfer: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """Seconds for some work on data in place."""
         products = work.float64 / self.float64 + work.float32 / self.float32 + work.bfloat16 / self.bfloat16
         decompositions = sum(count * self.eigen_seconds(size) for size, count in work.eigen)
-        return products + decompositions + work.elementwise / self.elementwise
+        codes = work.decoded / self.decode + work.encoded / self.encode
+        return products + decompositions + work.elementwise / self.elementwise + codes
 
     def eigen_seconds(self, size: float) -> float:
         """Seconds for one decomposition: a power of n between two known sizes, its cube outside of them."""

@@ -15,6 +15,7 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
+from svc_dist.plan.quantised.costs import coding_memory, coding_work
 from svc_dist.plan.quantised.slabs import codec_grain
 from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.tensors.dispositions import Disposition
@@ -98,11 +99,12 @@ def work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elements: i
         merging = work(tensor.dense, dispositions, tensor.factor.numel, precision)
         return pair_work(tensor.factor, merging, precision)
     works = [_work(tensor, disposition, elements, precision) for disposition in dispositions]
+    coding = coding_work(tensor, dispositions, elements)
     if len(works) == 1 or tensor.batch is None or not takes_matrices(tensor, dispositions):
-        return sum(works[1:], works[0])
+        return sum(works, coding)
     most = max(works, key=lambda one: one.flops)
     others = (len(works) - 1) * elements / math.prod(tensor.batch[1:])
-    return most + product_work(*tensor.batch[1:], precision) * others
+    return coding + most + product_work(*tensor.batch[1:], precision) * others
 
 
 def _work(tensor: PlannedTensor, disposition: Disposition, elements: int, precision: str) -> Work:
@@ -145,9 +147,18 @@ def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision
         merging = memory(tensor.dense, dispositions, precision)
         return pair_memory(tensor.factor, merging, len(dispositions), precision)
     peak = max(_memory(tensor, disposition, precision) for disposition in dispositions)
+    peak += coding_memory(tensor, dispositions, _held(tensor, dispositions))
     if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
         peak += 3 * 8 * math.prod(tensor.batch[1:])
     return peak
+
+
+def _held(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
+    """How many elements lie in memory until they are encoded: those of a slice, unless that lies in scratch space."""
+    if tensor.codec is None:
+        return 0
+    first, last = slices_of(tensor, dispositions)[0]
+    return last - first if last - first <= SLICE else 0
 
 
 def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> int:

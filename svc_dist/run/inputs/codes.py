@@ -24,8 +24,7 @@ def decoded_values(slot: InputRange, first: int, last: int, mapped: MappedRanges
     dtype = torch_dtype(slot.dtype)
     for slab in slot.slabs(first, last):
         if slab.codec.turned:
-            matrix = torch.cat(list(_decoded(slab, slab.begin, slab.end, mapped, where))).T
-            yield matrix.to(dtype).reshape(-1)[slab.first : slab.last]
+            yield from _turned(slab, dtype, mapped)
             continue
         columns = slab.codec.shape[1]
         top, bottom = slab.first // columns, -(-slab.last // columns)
@@ -45,6 +44,19 @@ def _decoded(slab: Slab, first: int, last: int, mapped: MappedRanges, where: str
         if damage is not None:
             raise DamagedInputError(f"{where}: {damage}", "download the model again")
         yield codec.decode(stored, begin % codec.grain)
+
+
+def _turned(slab: Slab, dtype: torch.dtype, mapped: MappedRanges) -> Iterator[Tensor]:
+    """The elements of a matrix that count, of the transpose of what the codes stand for: some columns at a time."""
+    rows, columns = slab.codec.shape
+    stored = stored_rows(slab, mapped, slab.begin, slab.end)
+    groups = min(part.shape[1] for part in stored.values())  # of columns, along the second dimension of every part
+    size = columns // groups * rows
+    step = max(CHUNK // size, 1)
+    for begin in range(slab.first // size, -(-slab.last // size), step):
+        band = {suffix: part[:, begin : begin + step] for suffix, part in stored.items()}
+        values = slab.codec.decode(band).to(dtype).T.reshape(-1)
+        yield values[max(slab.first - begin * size, 0) : slab.last - begin * size]
 
 
 def stored_rows(slab: Slab, mapped: MappedRanges, begin: int, end: int) -> dict[str, Tensor]:

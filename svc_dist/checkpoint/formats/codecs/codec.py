@@ -70,6 +70,11 @@ class Codec(ABC):
         return False
 
     @property
+    def efforts(self) -> tuple[float, float]:
+        """How long decoding and encoding an entry takes, compared with FP8 blocks (benchmarks/quantised.py)."""
+        return 1.0, 1.0
+
+    @property
     def of_the_whole(self) -> tuple[str, ...]:
         """The suffixes of the parts that the largest entry of the whole matrix decides: slabs are encoded with them."""
         return ()

@@ -37,6 +37,10 @@ class Fp8Scaled(Codec):
         return Part(self.codes, "F8_E4M3", self.shape), Part(self.scale, self.scale_dtype, self.scale_shape, rows)
 
     @property
+    def efforts(self) -> tuple[float, float]:
+        return 0.7, 1.0
+
+    @property
     def of_the_whole(self) -> tuple[str, ...]:
         return () if self._by_row else (self.scale,)
 

@@ -51,6 +51,10 @@ class Mxfp(Codec):
     def turned(self) -> bool:
         return self.blocked  # gpt-oss
 
+    @property
+    def efforts(self) -> tuple[float, float]:
+        return (1.1, 2.2) if self.bits == 4 else (1.1, 1.4)
+
     def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes, scale = stored[self.codes], elements.e8m0(stored[self.scale])
         rows = len(codes)

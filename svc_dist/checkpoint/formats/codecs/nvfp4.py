@@ -63,6 +63,10 @@ class Nvfp4(Codec):
     def _divides(self) -> bool:
         return self.rule == "compressed-tensors"
 
+    @property
+    def efforts(self) -> tuple[float, float]:
+        return 1.1, 2.4
+
     def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes = stored[self.codes]
         upper, scale = stored[self.upper].view(1, 1), stored[self.scale].float()
