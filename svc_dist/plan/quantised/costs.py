@@ -30,7 +30,7 @@ def coding_work(tensor: PlannedTensor, dispositions: Sequence[Disposition], elem
 
 
 def coding_memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], together: int) -> int:
-    """Anonymous bytes that decoding and encoding take; ``together``: values that lie in memory until they are encoded."""
+    """Anonymous bytes that decoding and encoding take; ``together``: values in memory until they are encoded."""
     codecs = list(map(codec_of, _read(tensor)))
     if (tensor.codec is None and not codecs) or _keeps_codes(tensor, dispositions):
         return 0
