@@ -39,7 +39,8 @@ def coding_memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], to
         return reading
     codec = codec_of(tensor.codec)
     writing = _ENCODING * max(CHUNK, codec.shape[1]) + bytes_of("F8_E4M3", codec.grain * codec.shape[1])
-    return max(reading, writing) + len(dispositions) * bytes_of(tensor.dtype, together)
+    beside = sum(part.nbytes for part in tensor.written[1:])  # written after all codes
+    return max(reading, writing) + len(dispositions) * (bytes_of(tensor.dtype, together) + beside)
 
 
 def _keeps_codes(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> bool:

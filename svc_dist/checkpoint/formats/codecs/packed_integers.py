@@ -129,5 +129,7 @@ def packed_integers(stored: Stored) -> PackedIntegers:
     columns = scales[1] * group if scales[1] > 1 or stored.scheme.group else columns
     if -(-columns * bits // 32) != codes[1]:
         raise stored.unreadable(f"the words do not hold groups of {group} codes of {bits} bits")
+    if _ZERO in stored.beside and 32 % bits:
+        raise stored.unreadable(f"zero points of {bits} bits cross the borders of words")
     dtypes = (stored.beside[_SCALE].dtype, stored.beside[_SHAPE].dtype)
     return PackedIntegers((codes[0], columns), "compressed-tensors", bits, group, *dtypes, _ZERO in stored.beside)
