@@ -69,6 +69,7 @@ class Placement:
         self._order = {name: -place for place, name in enumerate(self.nodes)}
         self._free: dict[str, tuple[int, int]] = {}  # slots and bytes that are free on each node
         self._open: dict[str, None] = {}  # the nodes with a slot free
+        self._empty: dict[str, None] = {}  # those with all slots free
         self._candidates: dict[tuple[Need, tuple[str, ...]], dict[str, int]] = {}
         for name in self.nodes:
             self._count(name)
@@ -93,19 +94,20 @@ class Placement:
         """A booking that is possible now: not on ``reserved``; in ``avoid`` only where no other node fits the unit."""
         if need.memory > self._room(reserved):
             return None
-        able, best = self._able(need, avoid), None
-        for name in self._open:
-            if name == reserved or name not in able:
-                continue
-            slots, memory = self._free[name]
-            fits = able[name] <= slots and need.memory <= memory
-            if (fits or slots == self.nodes[name].slots) and (best is None or self._rank(name) > self._rank(best)):
-                best = name
-        return None if best is None else Booking(best, min(need.memory, self.nodes[best].memory), able[best])
+        able, free, nodes, least = self._able(need, avoid), self._free, self.nodes, need.memory
+        possible = [
+            name
+            for name in self._open
+            if name in able
+            and name != reserved
+            and ((able[name] <= free[name][0] and least <= free[name][1]) or free[name][0] == nodes[name].slots)
+        ]
+        best = max(possible, key=self._rank, default=None)
+        return None if best is None else Booking(best, min(least, nodes[best].memory), able[best])
 
     def to_reserve(self, need: Need, avoid: tuple[str, ...] = ()) -> str | None:
         """The node to reserve for a unit that has no room now: of those that fit it, the one with most room."""
-        return max(self._able(need, avoid), key=self._rank, default=None)
+        return max(self._able(need, avoid), key=self._free.__getitem__, default=None)
 
     def _able(self, need: Need, avoid: tuple[str, ...]) -> dict[str, int]:
         """The nodes that can run a unit when empty (those that it fits, or the largest), with the slots it takes."""
@@ -123,11 +125,8 @@ class Placement:
     def _room(self, reserved: str | None) -> int:
         """The most bytes that a unit can be booked with now: without limit where a node is empty."""
         if reserved not in self._rooms:
-            room = -1
-            for name in self._open:
-                slots, memory = self._free[name]
-                if name != reserved:
-                    room = max(room, sys.maxsize if slots == self.nodes[name].slots else memory)
+            free = [self._free[name][1] for name in self._open if name != reserved]
+            room = sys.maxsize if self._empty.keys() - {reserved} else max(free, default=-1)
             self._rooms[reserved] = room
         return self._rooms[reserved]
 
@@ -144,10 +143,14 @@ class Placement:
         """Work out what is free on a node."""
         slots, memory = self._used.get(name, (0, 0))
         self._free[name] = self.nodes[name].slots - slots, self.nodes[name].memory - memory
-        if self._free[name][0] > 0:
-            self._open[name] = None
-        else:
-            self._open.pop(name, None)
+        for group, holds in (
+            (self._open, self._free[name][0] > 0),
+            (self._empty, self._free[name][0] == self.nodes[name].slots > 0),
+        ):
+            if holds:
+                group[name] = None
+            else:
+                group.pop(name, None)
         self._rooms: dict[str | None, int] = {}
 
 

@@ -9,13 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from svc_dist.errors import StorageError
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3 import S3Storage
-from svc_dist.storage.s3_client import Pace, PacedBody, connect, forget_clients
+from svc_dist.storage.s3_client import Pace, PacedBody, connect, forget_clients, read_time
 
 SIZE = 1000
 
@@ -107,3 +108,18 @@ def test_a_body_that_is_taken_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatc
     now[0] = 9.1
     with pytest.raises(TimeoutError, match="only 10 bytes in 9 s"):
         body.read(10)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-11-29T09:35:15.123Z",
+        "2026-11-29T09:35:15+02:00",
+        "2026-11-29T09:35:15",
+        "Sun, 29 Nov 2026 09:35:15 GMT",
+        "1795944915",
+        1795944915,
+    ],
+)
+def test_times_are_those_that_botocore_reads(value: object) -> None:
+    assert read_time(value) == parse_timestamp(value)

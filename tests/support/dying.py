@@ -18,6 +18,7 @@ import torch  # noqa: F401
 import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.run import session, unit, worker  # noqa: F401
+from svc_dist.run_folder.segments import ledger
 from svc_dist.storage.s3 import S3Storage
 
 DIED = 9
@@ -38,17 +39,18 @@ def start(recipe: Mapping[str, Any], output: str, death: Death | None = None, **
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     environment = {**os.environ, **more}
-    process = context.Process(target=_merge, args=(environment, dict(recipe), output, layout.MAX_RANGE, death))
+    sizes = (layout.MAX_RANGE, ledger.SEGMENT)
+    process = context.Process(target=_merge, args=(environment, dict(recipe), output, sizes, death))
     process.start()
     return process
 
 
 def _merge(
-    environment: dict[str, str], recipe: dict[str, Any], output: str, max_range: int, death: Death | None
+    environment: dict[str, str], recipe: dict[str, Any], output: str, sizes: tuple[int, int], death: Death | None
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    layout.MAX_RANGE = max_range
+    layout.MAX_RANGE, ledger.SEGMENT = sizes
     if death is not None:
         _arrange(death)
     svc_dist.merge(recipe, output, executor="inline", slots=2)

@@ -21,6 +21,7 @@ import yaml
 import svc_dist
 from svc_dist.checks.status import read_status
 from svc_dist.errors import ChangedInputError, ExitCode
+from svc_dist.run_folder.segments import ledger
 from tests.support import dying
 from tests.support.checkpoints import write_llamas, write_recipe
 from tests.support.command import command, environment, run, shard_hashes, short_home, started
@@ -141,6 +142,14 @@ def test_many_more_kills(
 ) -> None:
     with short_home() as home:
         kill_and_resume(Killer(recipe, tmp_path / "out", home, executor, random.Random(seed)), kills, 0.25, expected)
+
+
+@pytest.mark.slow
+def test_ten_kills_while_receipts_go_into_small_segments(
+    recipe: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "SEGMENT", 4)
+    kill_and_resume(Killer(recipe, tmp_path / "out", tmp_path / "home", "inline", random.Random(6)), 10, 0.25, expected)
 
 
 @pytest.fixture(scope="module")

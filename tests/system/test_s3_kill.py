@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from svc_dist.run_folder.segments import ledger
 from tests.support.command import environment, short_home
 from tests.support.dying import DIED, Death, start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind
@@ -194,6 +195,14 @@ def requests(starts: Starts) -> int:
 
 def test_four_kills_inline(starts: Starts, requests: int, tmp_path: Path) -> None:
     Killer(starts, 1, tmp_path).run(4, requests)
+
+
+@pytest.mark.slow
+def test_ten_kills_while_receipts_go_into_small_segments(
+    starts: Starts, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "SEGMENT", 2)
+    Killer(starts, 5, tmp_path).run(10, requests)
 
 
 @pytest.mark.slow

@@ -132,6 +132,8 @@ class RayExecutor:
         elif not refs:
             time.sleep(timeout)
         ready = self._ray.wait(refs, num_returns=1, timeout=timeout)[0] if refs else []
+        if ready:  # all that are: a look at a thousand references takes longer than what follows from one event
+            ready = self._ray.wait(refs, num_returns=len(refs), timeout=0)[0]
         for ref in [ref for ref in ready if ref in self._refs]:
             event = self._event(ref)
             if event is not None:

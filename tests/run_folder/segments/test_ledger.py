@@ -19,6 +19,8 @@ from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.writing.base import ShardFile, ShardState
 from tests.run_folder.test_journal import receipt
 from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import shard_hashes
+from tests.support.stopped import stop_merge
 
 SIZE = 3  # receipts of a segment
 
@@ -156,3 +158,19 @@ def test_a_shard_is_finished_without_reading_a_receipt_that_the_driver_knows(jou
     Counting.reads.clear()
     assert journal.tokens(plan, 0, known) == [["t"] * sum(unit.shard == 0 for unit in plan.units)]
     assert Counting.reads == []
+
+
+def test_a_merge_that_stops_again_and_again_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEGMENT", SIZE)
+    recipe = write_recipe(tmp_path / "r.yaml", write_llamas(tmp_path), max_shard_size="1kB", calibrate="svc")
+    units = svc_dist.merge(recipe, tmp_path / "whole", executor="inline", device="cpu").units
+    for receipts in (SIZE + 1, 1, SIZE):
+        stop_merge(recipe, tmp_path / "out", receipts)
+    copied = [len(one) for one in Segments(LocalStorage(str(tmp_path / "out" / ".svc_dist"))).read().values()]
+    assert copied == [SIZE, SIZE]
+    report = svc_dist.merge(recipe, tmp_path / "out", executor="inline", device="cpu")
+    assert report.units_resumed == 2 * SIZE + 2 < units
+    assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "whole")
+    assert not (tmp_path / "out" / ".svc_dist").exists()
