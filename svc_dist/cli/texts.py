@@ -6,7 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from svc_dist.cli.code_lines import code_lines
+from svc_dist.checkpoint.formats.codecs.codec import Codec
+from svc_dist.checkpoint.formats.codecs.fp8_block import Fp8Block
+from svc_dist.checkpoint.formats.codecs.fp8_scaled import Fp8Scaled
+from svc_dist.checkpoint.formats.codecs.mxfp import Mxfp
+from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import printable
 from svc_dist.plan.inputs import every_location
 from svc_dist.recipe.training.checkpoints import step_of
@@ -74,7 +79,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"writes {counted(len(plan.tensors), 'tensor')} to {counted(len(plan.shards), 'shard')} "
         f"in {counted(len(plan.units), 'unit')}"
     )
-    yield from code_lines(plan)
+    yield from _code_lines(plan)
     yield f"reads {format_size(plan.bytes_in)}, writes {format_size(plan.bytes_out)}"
     yield f"needs at most {format_size(largest.memory)} of memory for a unit ({holder})"
     yield f"computes about {sum(unit.flops for unit in plan.units) / 1e12:.3g} Tflop"
@@ -83,6 +88,34 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"{counted(settings.threads_per_unit, 'thread')} per unit"
     )
     yield f"fingerprint {plan.fingerprint[:16]}"
+
+
+def _code_lines(plan: Plan) -> Iterator[str]:
+    """How many weights are read from codes of which format, and how many are written in them."""
+    read, written = Counter[str](), Counter[str]()
+    for tensor in plan.tensors:
+        if tensor.codec is not None:
+            written[format_name(codec_of(tensor.codec))] += 1
+        names = {format_name(codec_of(one.codec)) for one in tensor.sources if one is not None and one.codec}
+        read.update(dict.fromkeys(sorted(names), 1))
+    if read:
+        what = "in the base's own format" if written else "as bfloat16 weights"
+        yield f"reads {_formats(read)} from codes, writes {_formats(written) if written else 'all'} {what}"
+
+
+def format_name(codec: Codec) -> str:
+    """What people call the format of a codec."""
+    if isinstance(codec, Fp8Block):
+        return f"FP8 in blocks of {codec.block[0]} x {codec.block[1]}"
+    if isinstance(codec, Fp8Scaled):
+        return "FP8"
+    if isinstance(codec, Mxfp):
+        return f"MXFP{codec.bits}"
+    return f"INT{codec.bits}" if isinstance(codec, PackedIntegers) else "NVFP4"
+
+
+def _formats(formats: Counter[str]) -> str:
+    return " and ".join(f"{counted(number, 'weight')} ({name})" for name, number in sorted(formats.items()))
 
 
 def _place(location: str) -> str:

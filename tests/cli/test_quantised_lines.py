@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import svc_dist
-from svc_dist.cli.code_lines import code_lines
+from svc_dist.cli.texts import plan_lines
+from svc_dist.plan.model import Plan
 from tests.plan.quantised.test_decoded import models, recipe
+
+
+def code_lines(plan: Plan) -> list[str]:
+    return [line for line in plan_lines(plan) if "from codes" in line]
 
 
 def test_formats_are_named(tmp_path: Path) -> None:
@@ -22,4 +27,4 @@ def test_formats_are_named(tmp_path: Path) -> None:
 
 def test_plain_models_are_not_spoken_of(tmp_path: Path) -> None:
     names, _ = models(tmp_path, None, [None])
-    assert not list(code_lines(svc_dist.make_plan(recipe(names))))
+    assert not code_lines(svc_dist.make_plan(recipe(names)))
