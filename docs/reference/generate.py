@@ -10,15 +10,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import structs
 from pydantic import BaseModel
 from typer import Typer
 from typer.models import ArgumentInfo, TyperInfo
 
 from svc_dist import errors
 from svc_dist.cli.app import app
-from svc_dist.plan import inputs, model
+from svc_dist.plan import inputs, model, tensor
 from svc_dist.plan.files import sidecars
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tables import tensors as tables
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.recipe import schema
 from svc_dist.recipe.writing import explanations
@@ -214,18 +217,22 @@ def files() -> str:
         model.Result,
         sidecars.Sidecar,
         sidecars.LeftOut,
-        model.PlannedTensor,
-        model.Unit,
+        tables.TensorTable,
+        tensor.PlannedTensor,
     )
     for kind in (model.Plan, *parts):
         lines += [f"### {kind.__name__}", "", *_dataclass(kind)]
+    lines += ["To keep large plans small, these are lists of values without keys:", ""]
+    for kind in (tables.TensorRow, inputs.InputRange, inputs.FactorRanges, model.Unit):
+        lines += [f"### {kind.__name__}", "", *_dataclass(kind, "Values, in this order")]
     return _text(lines)
 
 
-def _dataclass(kind: type) -> list[str]:
+def _dataclass(kind: type, what: str = "Keys") -> list[str]:
     about = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
-    fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
-    return [about, "", f"Keys: {fields}.", ""]
+    is_struct = issubclass(kind, msgspec.Struct)
+    fields = structs.fields(kind) if is_struct else dataclasses.fields(kind)
+    return [about, "", f"{what}: {', '.join(f'`{field.name}`' for field in fields)}.", ""]
 
 
 def _value(value: Any) -> str:

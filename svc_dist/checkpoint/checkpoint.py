@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from svc_dist.checkpoint.foreign import empty_folder, missing_folder, refuse_foreign
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
@@ -80,7 +82,9 @@ class Checkpoint:
             return self
         tensors = rename_keys(self.tensors, prefixes, self.location).items()
         unneeded = tuple(rename_keys(dict.fromkeys(self.unneeded), prefixes, self.location))
-        return replace(self, tensors={name: replace(spec, name=name) for name, spec in tensors}, unneeded=unneeded)
+        return replace(
+            self, tensors={name: structs.replace(spec, name=name) for name, spec in tensors}, unneeded=unneeded
+        )
 
 
 def rename_keys(named: Mapping[str, Value], pairs: Sequence[tuple[str, str]], where: str) -> dict[str, Value]:
@@ -125,21 +129,16 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
     with ThreadPoolExecutor(min(16, len(files))) as pool:
         opened = list(pool.map(lambda file: open_file(folder, file), files))
     tensors: dict[str, TensorSpec] = {}
-    for (_, specs), file in zip(opened, files, strict=True):
-        for name, spec in specs.items():
-            if weight_map is not None and weight_map.get(name) != file:
-                other = f"says it is in {weight_map[name]}" if name in weight_map else "does not name it"
-                raise DamagedInputError(f"{location}: tensor {name!r} lies in {file}, but the index {other}")
-            tensors[name] = spec
-    for name, file in (weight_map or {}).items():
-        if name not in tensors:
-            raise DamagedInputError(
-                f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
-            )
+    for _, specs in opened:
+        tensors.update(specs)
+    if weight_map is not None:
+        _require_as_indexed(location, weight_map, {file: specs for (_, specs), file in zip(opened, files, strict=True)})
     for file in module_weights(folder, names):
         opened.append(open_file(folder, file))
         module = file.rpartition("/")[0]
-        tensors |= {f"{module}/{name}": replace(spec, name=f"{module}/{name}") for name, spec in opened[-1][1].items()}
+        tensors |= {
+            f"{module}/{name}": structs.replace(spec, name=f"{module}/{name}") for name, spec in opened[-1][1].items()
+        }
     config = json_object(folder.read(CONFIG), folder.url(CONFIG)) if CONFIG in names else None
     quantisation_files = tuple(name for name in QUANTISATION_FILES if name in names)
     return Checkpoint(location, tuple(identity for identity, _ in opened), tensors, config, quantisation_files)
@@ -186,7 +185,7 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
             raise TypeError("weight_map does not map names to files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
-    for name, file in weight_map.items():
+    for file, name in {file: name for name, file in reversed(weight_map.items())}.items():  # each file's first tensor
         outside = (
             not file
             or file.startswith("/")
@@ -203,6 +202,24 @@ def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
             "remove the stale one",
         )
     return dict(weight_map)
+
+
+def _require_as_indexed(
+    location: str, weight_map: Mapping[str, str], stored: Mapping[str, Mapping[str, TensorSpec]]
+) -> None:
+    """Raise DamagedInputError unless the files hold what the index says. ``stored``: the tensors of each file."""
+    for file, specs in stored.items():
+        for name in specs:
+            if weight_map.get(name) != file:
+                other = f"says it is in {weight_map[name]}" if name in weight_map else "does not name it"
+                raise DamagedInputError(f"{location}: tensor {name!r} lies in {file}, but the index {other}")
+    if sum(map(len, stored.values())) == len(weight_map):
+        return
+    for name, file in weight_map.items():
+        if name not in stored[file]:
+            raise DamagedInputError(
+                f"{location}: the index says that tensor {name!r} is in {file}, but it is not there"
+            )
 
 
 def _require_there(folder: Storage, files: list[str], names: list[str]) -> None:

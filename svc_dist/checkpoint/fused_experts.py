@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.header import TensorSpec
@@ -141,7 +143,7 @@ def in_layout_of(model: Checkpoint, base: Checkpoint) -> Checkpoint:
             continue
         new = next((other for other in other_names(name) if other != name and other in base.tensors), None)
         if new is not None and new not in tensors:
-            tensors[new] = replace(tensors.pop(name), name=new)
+            tensors[new] = structs.replace(tensors.pop(name), name=new)
     return replace(model, tensors=tensors)
 
 
@@ -194,7 +196,7 @@ def _cut(fused: TensorSpec, part: Slice) -> TensorSpec:
     _, height, columns = fused.shape
     first = (part.expert * height + part.top) * columns
     start, end = (fused.start + bytes_of(fused.dtype, first + count) for count in (0, part.rows * columns))
-    return replace(fused, name=part.name, shape=(part.rows, columns), start=start, end=end)
+    return structs.replace(fused, name=part.name, shape=(part.rows, columns), start=start, end=end)
 
 
 def other_names(name: str) -> Iterator[str]:

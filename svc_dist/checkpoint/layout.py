@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import structs
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, bytes_of
 from svc_dist.checkpoint.formats.written import WrittenPart, alignment, together, written_parts
@@ -40,8 +43,7 @@ class Shard:
     tensors: tuple[TensorSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True, gc=False):
     """Bytes ``[start, end)`` of a shard and the pieces in them: a tensor's name, its first and its last element.
 
     The first range of a shard includes the header.
@@ -123,7 +125,7 @@ def _packed(weights: Iterable[Weight], max_shard_size: int, names: WeightNames, 
             (spec, parts) for block in group for spec, parts in zip(block.specs, block.parts, strict=True)
         ):
             end = position + sum(part.nbytes for part in parts)
-            specs.append(replace(spec, file=file, start=position, end=end))
+            specs.append(structs.replace(spec, file=file, start=position, end=end))
             position = end
         shards.append(Shard(file, header_size, position, tuple(specs)))
     return shards

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from msgspec import structs
 
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
@@ -15,6 +18,7 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
+from svc_dist.plan.inputs import InputRange
 from svc_dist.plan.quantised.costs import coding_memory, coding_work
 from svc_dist.plan.quantised.slabs import codec_grain
 from svc_dist.plan.tensor import PlannedTensor
@@ -184,3 +188,36 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
     if tensor.turned:
         peak += matrix_memory(rows, columns, precision)  # the result, turned back
     return int(peak) + chunked
+
+
+class PieceCosts:
+    """The costs of pieces of tensors: computed once for all that differ in nothing but where they are stored."""
+
+    def __init__(self, dispositions: Sequence[Sequence[Disposition]], precision: str) -> None:
+        """``dispositions``: by number, in all results."""
+        self._dispositions, self._precision = dispositions, precision
+        self._known: dict[tuple[Any, ...], dict[tuple[int, int], tuple[int, float, int]]] = {}
+
+    def of(self, tensor: PlannedTensor, first: int, last: int) -> tuple[int, float, int]:
+        """Of elements ``[first, last)``: bytes read, operations, and the peak of memory in bytes."""
+        if tensor.factors or tensor.base_factors or tensor.factor is not None or tensor.maps is not None:
+            return self._of(tensor, first, last)
+        alike = structs.replace(tensor, name="", shard=0, start=0, end=0, sources=(), copies=(), tied_to=None)
+        known = self._known.setdefault((alike, len(tensor.copies), *map(_stored, tensor.sources)), {})
+        if (first, last) not in known:
+            known[first, last] = self._of(tensor, first, last)
+        return known[first, last]
+
+    def _of(self, tensor: PlannedTensor, first: int, last: int) -> tuple[int, float, int]:
+        decided = self._dispositions[tensor.disposition]
+        bytes_in = sum(read.end - read.start for _, read in tensor.reads(first, last))
+        flops = work(tensor, decided, last - first, self._precision).flops
+        return bytes_in, flops, memory(tensor, decided, self._precision)
+
+
+def _stored(source: InputRange | None) -> tuple[Any, ...] | None:
+    """How an input stores a tensor, wherever that is."""
+    if source is None:
+        return None
+    parts = len(source.parts) if source.codec is not None else tuple(map(_stored, source.parts))
+    return source.input, source.dtype, source.end - source.start, source.codec, parts

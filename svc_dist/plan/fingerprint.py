@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import structs
 
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.files.sidecars import Sidecar
@@ -85,8 +86,8 @@ def fingerprint(plan: Plan) -> str:
 
     Left out is what changes no byte: costs, warnings and reasons.
     """
-    written = dataclasses.replace(
-        plan,
+    written = structs.replace(
+        plan.recorded,
         fingerprint="",
         results=tuple(
             dataclasses.replace(
@@ -94,7 +95,7 @@ def fingerprint(plan: Plan) -> str:
             )
             for result in plan.results
         ),
-        units=tuple(dataclasses.replace(unit, flops=0.0, memory=0) for unit in plan.units),
+        units=tuple(structs.replace(unit, flops=0.0, memory=0) for unit in plan.units),
         not_written=tuple((name, "") for name, _ in plan.not_written),
         left_out=(),
         warnings=(),

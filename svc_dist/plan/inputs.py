@@ -9,6 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel
 from svc_dist.checkpoint.adapters.factors import AdapterFactors
 from svc_dist.checkpoint.dtype import bytes_of
@@ -69,8 +72,7 @@ def model_of(
     return both[0] if len(both) == 1 else dataclasses.replace(both[0], adapter=both[1])
 
 
-@dataclass(frozen=True, slots=True)
-class InputRange:
+class InputRange(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The bytes of a tensor in one of the inputs.
 
     ``parts``: the ranges that make up the tensor, in the order of its bytes, where the input does not store it whole.
@@ -118,15 +120,15 @@ class InputRange:
     @property
     def is_coded(self) -> bool:
         """Whether it stores codes, whole or in some part."""
-        return self.codec is not None or any(part.is_coded for part in self.parts)
+        return self.codec is not None or (bool(self.parts) and any(part.is_coded for part in self.parts))
 
     def decoded_to(self, dtype: str) -> InputRange:
         """The same with codes decoded to this dtype."""
-        if not self.is_coded:
+        if self.dtype == dtype or not self.is_coded:
             return self
         count = (self.end - self.start) // bytes_of(self.dtype, 1)
         parts = self.parts if self.codec is not None else tuple(part.decoded_to(dtype) for part in self.parts)
-        return dataclasses.replace(self, dtype=dtype, end=self.start + bytes_of(dtype, count), parts=parts)
+        return structs.replace(self, dtype=dtype, end=self.start + bytes_of(dtype, count), parts=parts)
 
     @property
     def grain(self) -> int:
@@ -137,8 +139,7 @@ class InputRange:
         return codec_grain(codec, bytes_of(self.dtype, math.prod(codec.shape)) < self.end - self.start)
 
 
-@dataclass(frozen=True, slots=True)
-class FactorRanges:
+class FactorRanges(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What an adapter adds to a tensor from element ``first`` on: to one matrix ``(rows, columns)``, or to ``experts``.
 
     That is ``scale * b @ a`` with ``a (r, columns)`` and ``b (rows, r)``, or where ``transposed`` its transpose with
@@ -271,10 +272,9 @@ def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputR
 
 def stored_range(number: int, spec: TensorSpec, count: int = sys.maxsize) -> InputRange:
     """The first ``count`` elements of a tensor of input ``number``."""
-    count = min(count, spec.numel)
-    parts = tuple(stored_range(number, part, part.numel) for part in spec.parts)
-    of = (spec.dtype, parts, spec.codec)
-    return InputRange(number, spec.file, spec.start, spec.start + bytes_of(spec.dtype, count), *of)
+    end = spec.end if count >= spec.numel else spec.start + bytes_of(spec.dtype, count)
+    parts = tuple([stored_range(number, part) for part in spec.parts]) if spec.parts else ()
+    return InputRange(number, spec.file, spec.start, end, spec.dtype, parts, spec.codec)
 
 
 def as_decoded(slots: Sequence[InputRange | None]) -> Sequence[InputRange | None]:

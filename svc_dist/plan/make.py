@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, attach_to_base, open_expert
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
@@ -20,7 +21,7 @@ from svc_dist.plan.adapters.bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
-from svc_dist.plan.costs import grain, memory, takes_matrices, work
+from svc_dist.plan.costs import PieceCosts, grain, takes_matrices
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -43,6 +44,7 @@ from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.quantised.decoded import decoded_models
 from svc_dist.plan.quantised.written import with_codecs
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tables.collection import collection_paused
 from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.tensors import dtypes
 from svc_dist.plan.tensors.dispositions import Decision, Disposition, decide
@@ -60,6 +62,7 @@ from svc_dist.tensor_names import LayerRange
 _NOT_CARRIED = "a scale of activations or of the cache: the result is not quantised"
 
 
+@collection_paused()
 def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     """Plan a merge. Reads headers, indexes and configs only.
 
@@ -148,7 +151,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         adapter=None if adapter is None else adapter.config,
         added_tokens=added,
     )
-    return replace(plan, fingerprint=fingerprint(plan))
+    return plan.identified(fingerprint(plan))
 
 
 def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefixes], list[LayerRange | None]]:
@@ -213,7 +216,7 @@ def _plan_tensors(
             if key not in numbers:
                 numbers[key] = len(dispositions)
                 dispositions.append(decided)
-            stored = decision.of or replace(spec, name=decision.lead or spec.name)
+            stored = decision.of or (spec if decision.lead is None else structs.replace(spec, name=decision.lead))
             whole = first.kind == "merged" or decision.factor is not None
             numbers_of = (first.models or everyone) if whole else (first.source,)
             rows = decision.rows or Rows(spec.shape)
@@ -262,17 +265,15 @@ def _plan_units(
         tensor = tensors[number_of[spec.name]]
         return 0 if takes_matrices(tensor, dispositions[tensor.disposition]) else least
 
+    costs = PieceCosts(dispositions, settings.precision)
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
         for cut in ranges(shard, grain_of, joined, enough):
             pieces = tuple((number_of[name], first, last) for name, first, last in cut.pieces)
             bytes_in, flops, peak = 0, 0.0, 0
             for number, first, last in pieces:
-                tensor = tensors[number]
-                decided = dispositions[tensor.disposition]
-                bytes_in += sum(read.end - read.start for _, read in tensor.reads(first, last))
-                flops += work(tensor, decided, last - first, settings.precision).flops
-                peak = max(peak, memory(tensor, decided, settings.precision))
+                read, operations, largest = costs.of(tensors[number], first, last)
+                bytes_in, flops, peak = bytes_in + read, flops + operations, max(peak, largest)
             bytes_out = (cut.end - cut.start) * len(dispositions[0])
             position = (shard_number, cut.start, cut.end)
             units.append(Unit(f"{len(units):06d}", *position, pieces, bytes_in, bytes_out, flops, peak))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, get_type_hints
 
 import msgspec
+from msgspec import structs
 
 from svc_dist.checkpoint.formats.written import WrittenPart
 from svc_dist.checkpoint.header import render_header
@@ -17,6 +18,8 @@ from svc_dist.errors import Warned
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tables.collection import collection_paused
+from svc_dist.plan.tables.tensors import TensorTable, planned_tensors, tensor_table
 from svc_dist.plan.tensor import PlannedTensor, Span
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.plan.vocabulary.added_tokens import AddedToken
@@ -26,8 +29,7 @@ from svc_dist.storage.writing.base import ShardFile
 _WORK_PER_BYTE = 12.0  # operations that take as long as moving a byte; for ordering and progress only
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One contiguous range ``[start, end)`` of a shard: the pieces ``(tensor, first element, last element)`` in it.
 
     ``memory``: the peak of anonymous memory in bytes.
@@ -196,13 +198,46 @@ class Plan:
         """The tensors in one shard in order of their bytes: of a weight in codes, these and their companions."""
         return (part for tensor in self.shard_tensors[shard] for part in tensor.written)
 
+    @functools.cached_property
+    def table(self) -> TensorTable:
+        """The tensors as they are written."""
+        return tensor_table(self.tensors)
+
+    def identified(self, fingerprint: str) -> Plan:
+        """The same with its fingerprint."""
+        return _with_table(replace(self, fingerprint=fingerprint), self.table)
+
     def to_json(self) -> str:
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(self.recorded).decode()
+
+    @property
+    def recorded(self) -> msgspec.Struct:
+        """The plan as JSON has it: with a table in place of its tensors."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tensors"}
+        return _Written(tensors=self.table, **values)
 
     @classmethod
+    @collection_paused()
     def from_json(cls, text: str | bytes) -> Plan:
         """Raises ValueError naming the field that is damaged."""
-        return _DECODER.decode(text)
+        written = _DECODER.decode(text)
+        values = structs.asdict(written)
+        return _with_table(cls(**values | {"tensors": planned_tensors(values["tensors"])}), values["tensors"])
 
 
-_DECODER = msgspec.json.Decoder(Plan)  # made at import: msgspec crashes where threads decode a type for the first time
+def _with_table(plan: Plan, table: TensorTable) -> Plan:
+    """The plan, whose table of tensors is known already."""
+    plan.__dict__["table"] = table
+    return plan
+
+
+_TYPES = {**get_type_hints(Plan), "tensors": TensorTable}
+_Written = msgspec.defstruct(
+    "_Written",
+    [
+        (one.name, _TYPES[one.name]) if one.default is MISSING else (one.name, _TYPES[one.name], one.default)
+        for one in fields(Plan)
+    ],
+)
+# Made once, by the thread that imports this: msgspec crashes where several threads decode a type for the first time.
+_DECODER = msgspec.json.Decoder(_Written)

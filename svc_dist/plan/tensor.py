@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec import structs
 
 from svc_dist.checkpoint.formats.written import WrittenPart, written_parts
 from svc_dist.plan.adapters.factor import Factor
@@ -14,8 +16,7 @@ from svc_dist.plan.vocabulary.row_maps import RowMaps
 from svc_dist.storage.reading import ByteRange
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
+class PlannedTensor(msgspec.Struct, frozen=True, gc=False):
     """One output tensor: its bytes ``[start, end)`` of a shard, its disposition, and its inputs (base first).
 
     ``disposition``: a number in each result's list. ``batch``: ``(count, m, n)`` for matrices. ``turned``: these are
@@ -57,7 +58,7 @@ class PlannedTensor:
     @property
     def dense(self) -> PlannedTensor:
         """Of a factor: the tensor of the base that the adapter changes, with the same inputs."""
-        return self if self.factor is None else replace(self, shape=self.factor.shape, factor=None)
+        return self if self.factor is None else structs.replace(self, shape=self.factor.shape, factor=None)
 
     def spans(self, first: int, last: int) -> list[Span]:
         """Elements ``[first, last)`` in order: those that the tensor's disposition is for, then those of ``rest``."""
@@ -68,7 +69,7 @@ class PlannedTensor:
         sources = self.sources[self.rest : self.rest + 1]
         copies = tuple(copy for copy in self.copies if any(one and one.input == copy.input for one in sources))
         mine = self.base_factors if self.rest == 0 else ()
-        copied = replace(
+        copied = structs.replace(
             self, sources=sources, factors=(), base_factors=mine, copies=copies, merged_rows=None, maps=None
         )
         return [span for span in ((self, first, cut, True), (copied, cut, last, False)) if span[1] < span[2]]

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, InMemory
 from svc_dist.storage.base import FileIdentity, Storage, changed, os_errors
 from svc_dist.storage.local import NOT_SUPPORTED, local_identity
@@ -30,8 +32,7 @@ _FETCH = 16 << 20  # bytes of one remote request
 SCRATCH_HINTS = {errno.ENODEV: "its file system cannot map files: name a folder on a local disk with --scratch"}
 
 
-@dataclass(frozen=True)
-class ByteRange:
+class ByteRange(msgspec.Struct, frozen=True, gc=False):
     """Bytes ``[start, end)`` of a file of a checkpoint."""
 
     file: str

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import svc_dist
 from svc_dist.plan.model import Plan
@@ -32,6 +33,6 @@ def test_rows_that_no_input_has_are_found(plan: Plan) -> None:
         replace(tensor.maps, own=(((0, 60, 5),), *tensor.maps.own[1:])),
         replace(tensor.maps, filled=((50, 1, ((7, 0),)),)),
     ):
-        damaged = replace(plan, tensors=(replace(tensor, maps=maps), *plan.tensors[1:]))
+        damaged = replace(plan, tensors=(structs.replace(tensor, maps=maps), *plan.tensors[1:]))
         with pytest.raises(ValueError, match="takes rows that its inputs do not have"):
             require_sound(damaged)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svc_dist.checkpoint.dtype import ITEM_SIZE
 from tests.support.checkpoints import write_index
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
@@ -117,7 +119,7 @@ def write_entries(folder: Path, entries: list[Entry], said: dict[str, Any], shar
         file = f"model-{number + 1:05d}-of-{count:06d}.safetensors"
         header, end = {}, 0
         for name, dtype, shape in group:
-            start, end = end, end + _bytes(dtype, shape)
+            start, end = end, end + nbytes(dtype, shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
             weight_map[name] = file
         text = json.dumps(header).encode()
@@ -129,8 +131,6 @@ def write_entries(folder: Path, entries: list[Entry], said: dict[str, Any], shar
     return folder
 
 
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    count = {"F8_E4M3": 1, "U8": 1, "BF16": 2, "F32": 4}[dtype]
-    for length in shape:
-        count *= length
-    return count
+def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """The bytes of a tensor."""
+    return math.prod(shape) * ITEM_SIZE[dtype]

@@ -17,6 +17,8 @@ import pytest
 import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.errors import ExitCode
+from svc_dist.plan.model import Unit
+from svc_dist.plan.tables.tensors import TensorRow
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import sealed
 from tests.support.checkpoints import INDEX, tree_state, write_llamas, write_recipe
@@ -25,6 +27,8 @@ from tests.support.stopped import stop_merge
 
 SEEDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 24))]
 FEW = 12  # receipts of the run that was stopped
+END, MEMORY = (Unit.__struct_fields__.index(name) for name in ("end", "memory"))
+KIND, PLACES_OF_ROW = (TensorRow.__struct_fields__.index(name) for name in ("kind", "places"))
 
 
 @dataclass
@@ -221,10 +225,13 @@ def test_damaged_receipts_and_ranges_cost_their_units_only(run: Run, stopped: St
 PLANS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "shard names": lambda p: [shard.update(file=f"evil-{n}.safetensors") for n, shard in enumerate(p["shards"])],
     "shard names outside": lambda p: p["shards"][0].update(file="../../evil.safetensors"),
-    "ranges": lambda p: p["units"][0].update(end=p["units"][0]["end"] - 4),
+    "ranges": lambda p: p["units"][0].__setitem__(END, p["units"][0][END] - 4),
     "sizes": lambda p: p["shards"][0].update(size=p["shards"][0]["size"] + 8),
-    "swapped tensors": lambda p: p["tensors"].insert(0, p["tensors"].pop()),
-    "sources": lambda p: p["tensors"][0].update(sources=p["tensors"][0]["sources"][:1] * 3),
+    "swapped tensors": lambda p: p["tensors"]["rows"].insert(0, p["tensors"]["rows"].pop()),
+    "sources": lambda p: p["tensors"]["kinds"][0].update(sources=p["tensors"]["kinds"][0]["sources"][:1] * 3),
+    "places": lambda p: p["tensors"]["rows"][0][PLACES_OF_ROW].__setitem__(1, 0),
+    "no place": lambda p: p["tensors"]["rows"][0].__setitem__(PLACES_OF_ROW, []),
+    "kinds": lambda p: p["tensors"]["rows"][0].__setitem__(KIND, -1),
     "sidecars": lambda p: p["sidecars"][0].update(name="notes.txt"),
     "results": lambda p: p["results"][0].update(path="elsewhere"),
     "weights": lambda p: p["results"][0]["dispositions"][0].update(parameters={"weight": [9, 9], "lambda": 3.0}),
@@ -256,7 +263,7 @@ def test_costs_and_reasons_of_a_plan_are_those_of_the_plan_made_anew(run: Run, s
     def change(content: dict[str, Any]) -> None:
         content["warnings"] = ["\x1b[31mforged"]
         for unit in content["units"]:
-            unit["memory"] = 2**62
+            unit[MEMORY] = 2**62
 
     plan(stopped, change)
     ended = run("merge", stopped.recipe, stopped.out)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.config import AdapterConfig, parse_adapter_config
 from svc_dist.checkpoint.adapters.factors import AdapterFactors, Attaching, require_rank
 from svc_dist.checkpoint.adapters.tensors import Pair, read_adapter_tensors
@@ -189,7 +191,9 @@ def attach_to_base(opened: OpenedModel) -> tuple[Expert, Checkpoint]:
     over = attach(opened, opened.model)
     if over.adapter is None:
         return over, opened.model
-    return over, replace(opened.model, tensors={name: replace(s, name=name) for name, s in over.whole.tensors.items()})
+    return over, replace(
+        opened.model, tensors={name: structs.replace(s, name=name) for name, s in over.whole.tensors.items()}
+    )
 
 
 def _files(folder: Storage, names: list[str]) -> list[str]:

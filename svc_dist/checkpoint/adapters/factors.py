@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST, AdapterConfig
 from svc_dist.checkpoint.adapters.tensors import Pair
 from svc_dist.checkpoint.checkpoint import ADAPTER_CONFIG, Checkpoint
@@ -273,4 +275,4 @@ def _rows(spec: TensorSpec, top: int, rows: int) -> TensorSpec:
     """Some rows of a stored matrix."""
     length = spec.shape[1]
     start, end = (spec.start + bytes_of(spec.dtype, row * length) for row in (top, top + rows))
-    return replace(spec, shape=(rows, length), start=start, end=end)
+    return structs.replace(spec, shape=(rows, length), start=start, end=end)

@@ -52,7 +52,12 @@ def decoded(
     if not found:
         return dict(tensors), ()
     stored = {spec.name for one in found.values() for spec in one.stored.values()}
-    unneeded = stored - {spec.name for one in found.values() for _, spec in one.parts}
+    unneeded = {
+        spec.name
+        for one in found.values()
+        if len(one.stored) > len(one.codec.parts)
+        for spec in set(one.stored.values()).difference(spec for _, spec in one.parts)
+    }
     unneeded |= {name for name in tensors if name not in stored and name.endswith(_CACHE_SCALES)}
     plain = {name: spec for name, spec in tensors.items() if name not in stored and name not in unneeded}
     for name, one in found.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.formats.base import Format, Stored
@@ -22,8 +25,7 @@ _DECODED = "BF16"
 _SHAPE = ".weight_shape"
 
 
-@dataclass(frozen=True)
-class LogicalTensor:
+class LogicalTensor(msgspec.Struct, frozen=True, gc=False):
     """A weight ``name`` of ``shape`` that is stored as several tensors.
 
     ``count``: how many matrices it is a stack of; ``codec``: of one of them. ``stored``: by suffix; what is beside the
@@ -36,14 +38,14 @@ class LogicalTensor:
     format: Format
     codec: Codec
     count: int
-    stored: Mapping[str, TensorSpec]
+    stored: dict[str, TensorSpec]
 
     @property
     def spec(self) -> TensorSpec:
         """The weight as a tensor of its own."""
+        text, suffixes = _written(self.codec)
+        parts = tuple([self.stored[suffix] for suffix in suffixes])
         end = bytes_of(_DECODED, math.prod(self.shape))
-        parts = tuple(spec for _, spec in self.parts)
-        text = codec_text(self.codec)
         return TensorSpec(self.name, _DECODED, self.shape, parts[0].file, 0, end, parts, text)
 
     @property
@@ -67,39 +69,69 @@ def logical_tensors(
     beside: dict[str, list[str]] = {}
     for companion, name in companions.items():
         beside.setdefault(name, []).append(companion)
-    schemes = Schemes(quantisation_config(config))
+    weights = _Weights(tensors, Schemes(quantisation_config(config)), shape_of)
     found: dict[str, LogicalTensor] = {}
     for name, candidate in codes.items():
         if candidate.codec is not None:
-            one = _logical(tensors, name, candidate, sorted(beside.get(name, [])), schemes, shape_of)
+            one = weights.stored_in(name, candidate, beside.get(name, ()))
             found[one.name] = one
     return found
 
 
-def _logical(
-    tensors: Mapping[str, TensorSpec],
-    name: str,
-    candidate: Format,
-    beside: list[str],
-    schemes: Schemes,
-    shape_of: Callable[[TensorSpec], tuple[int, ...]] | None,
-) -> LogicalTensor:
-    stem, spec = name[: len(name) - len(candidate.suffix)], tensors[name]
-    known = [suffix for suffix in (*candidate.companions, *candidate.optional) if stem + suffix in tensors]
-    scheme = schemes.of(stem.removesuffix(".weight"))
-    stored = Stored(stem, spec, {suffix: tensors[stem + suffix] for suffix in known}, scheme)
-    assert candidate.codec is not None
-    codec = shared(candidate.codec(stored))
-    if isinstance(codec, PackedIntegers) and shape_of is not None and codec.needs_shape(spec.shape[-1]):
-        codec = shared(replace(codec, shape=(codec.shape[0], shape_of(stored.beside[_SHAPE])[-1])))
-    stacked = len(spec.shape) - len(codec.parts[0].shape)
-    count = spec.shape[0] if stacked else 1
-    for part in codec.parts:
-        held = stored.codes if part.suffix == candidate.suffix else stored.beside[part.suffix]
-        if held.shape != ((count, *part.shape) if stacked else part.shape):
-            raise stored.unreadable(f"{held.name} should have the shape {[*part.shape]}")
-    matrix = codec.shape[::-1] if codec.turned else codec.shape
-    ending = WEIGHT_OF.get(candidate.suffix, candidate.suffix)
-    whole = {candidate.suffix: spec, **stored.beside, **{other[len(stem) :]: tensors[other] for other in beside}}
-    shape = (count, *matrix) if stacked else matrix
-    return LogicalTensor(stem + ending, stem, shape, candidate, codec, count, whole)
+class _Weights:
+    """The quantised weights of a checkpoint. Those of one format, scheme and shapes share a codec, found once."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorSpec],
+        schemes: Schemes,
+        shape_of: Callable[[TensorSpec], tuple[int, ...]] | None,
+    ) -> None:
+        self._tensors, self._schemes, self._shape_of = tensors, schemes, shape_of
+        self._codecs: dict[tuple[Any, ...], tuple[Codec, int, tuple[int, ...]]] = {}
+
+    def stored_in(self, name: str, candidate: Format, beside: Sequence[str]) -> LogicalTensor:
+        """The weight whose codes are the tensor ``name``. ``beside``: the names of what belongs to the codes."""
+        stem, spec = name[: len(name) - len(candidate.suffix)], self._tensors[name]
+        scheme = self._schemes.of(stem.removesuffix(".weight"))
+        stored = {candidate.suffix: spec}
+        kind: list[Any] = [id(candidate), id(scheme), spec.dtype, spec.shape]
+        for suffix in (*candidate.companions, *candidate.optional):
+            companion = self._tensors.get(stem + suffix)
+            if companion is not None:
+                stored[suffix] = companion
+                kind += suffix, companion.dtype, companion.shape
+        key = tuple(kind)
+        known = self._codecs.get(key)
+        if known is None:
+            whole = Stored(stem, spec, {suffix: one for suffix, one in stored.items() if one is not spec}, scheme)
+            known, read = self._codec(candidate, whole)
+            if not read:
+                self._codecs[key] = known
+        codec, count, shape = known
+        if others := [other for other in beside if other[len(stem) :] not in stored]:
+            stored |= {other[len(stem) :]: self._tensors[other] for other in sorted(others)}
+        ending = WEIGHT_OF.get(candidate.suffix, candidate.suffix)
+        return LogicalTensor(stem + ending, stem, shape, candidate, codec, count, stored)
+
+    def _codec(self, candidate: Format, stored: Stored) -> tuple[tuple[Codec, int, tuple[int, ...]], bool]:
+        """The codec of a matrix, how many of them there are and the shape of all; whether a tensor was read for it."""
+        assert candidate.codec is not None
+        codec, shape, read = shared(candidate.codec(stored)), stored.codes.shape, False
+        if isinstance(codec, PackedIntegers) and self._shape_of is not None and codec.needs_shape(shape[-1]):
+            read = True
+            codec = shared(replace(codec, shape=(codec.shape[0], self._shape_of(stored.beside[_SHAPE])[-1])))
+        stacked = len(shape) - len(codec.parts[0].shape)
+        count = shape[0] if stacked else 1
+        for part in codec.parts:
+            held = stored.codes if part.suffix == candidate.suffix else stored.beside[part.suffix]
+            if held.shape != ((count, *part.shape) if stacked else part.shape):
+                raise stored.unreadable(f"{held.name} should have the shape {[*part.shape]}")
+        matrix = codec.shape[::-1] if codec.turned else codec.shape
+        return (codec, count, (count, *matrix) if stacked else matrix), read
+
+
+@functools.lru_cache(maxsize=4096)
+def _written(codec: Codec) -> tuple[str, tuple[str, ...]]:
+    """A codec as text, and the suffixes of what it reads."""
+    return codec_text(codec), tuple(part.suffix for part in codec.parts)

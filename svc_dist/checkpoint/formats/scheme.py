@@ -44,14 +44,25 @@ class Schemes:
         self._declared = declared
         # Without groups, all modules have one.
         self._one = None if declared.get("config_groups") else scheme_of(declared, "")
+        self._by_group: dict[int, Scheme] = {}
 
     def of(self, module: str) -> Scheme:
-        return scheme_of(self._declared, module) if self._one is None else self._one
+        """What is declared for the weight of a module: one object for all modules of a group."""
+        if self._one is not None:
+            return self._one
+        group = next(_groups(self._declared, module), None)
+        if id(group) not in self._by_group:
+            self._by_group[id(group)] = _scheme(self._declared, group or {})
+        return self._by_group[id(group)]
 
 
 def scheme_of(declared: Mapping[str, Any], module: str) -> Scheme:
     """What a ``quantization_config`` declares for the weight of ``module``."""
-    weights = next(_groups(declared, module), {})
+    return _scheme(declared, next(_groups(declared, module), {}))
+
+
+def _scheme(declared: Mapping[str, Any], weights: Mapping[str, Any]) -> Scheme:
+    """What it declares, with the settings of weights of a config group."""
     block = declared.get("weight_block_size") or weights.get("block_structure")
     scale_format = declared.get("scale_fmt")
     return Scheme(

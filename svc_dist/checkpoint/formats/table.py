@@ -85,12 +85,25 @@ def known_formats() -> Iterator[Format]:
 
 
 @functools.cache
-def _formats_by_dtype() -> dict[str, list[Format]]:
-    """The formats by the dtype of their codes. Installed packages are searched once, not for every model and result."""
+def _formats() -> tuple[Format, ...]:
+    """The formats. Installed packages are searched once, not for every model and result."""
+    return tuple(known_formats())
+
+
+def _possible(tensors: Mapping[str, TensorSpec]) -> dict[str, list[Format]]:
+    """By the dtype of their codes, the formats of which every kind of tensor is there: few of all that are known."""
+    lasts = {(name.rpartition(".")[2], spec.dtype) for name, spec in tensors.items()}
+    endings = [(f".{last}", dtype) for last, dtype in sorted(lasts)]
+
+    def is_there(ending: str, dtypes: tuple[str, ...]) -> bool:
+        last = ending[ending.rfind(".") :] if "." in ending else ending
+        return any(dtype in dtypes and name.endswith(last) for name, dtype in endings)
+
     by_dtype: dict[str, list[Format]] = {}
-    for candidate in known_formats():
-        for dtype in candidate.dtypes:
-            by_dtype.setdefault(dtype, []).append(candidate)
+    for candidate in _formats():
+        if all(is_there(*one) for one in ((candidate.suffix, candidate.dtypes), *candidate.companions.items())):
+            for dtype in candidate.dtypes:
+                by_dtype.setdefault(dtype, []).append(candidate)
     return by_dtype
 
 
@@ -104,13 +117,9 @@ def quantised_tensors(
     it is quantised (I64 only by a tool that svc_dist does not know: else they are indices). ``declared``: a file beside
     the config says so.
     """
-    by_dtype, unread = _formats_by_dtype(), Unread(config)
+    by_dtype, unread = _possible(tensors), Unread(config)
     configured = declared or bool(declarations(config))
-    scaled = {
-        spec.name.rpartition(".")[0]
-        for spec in tensors.values()
-        if spec.dtype in SCALES and _SCALE.search(spec.name.rpartition(".")[2]) is not None
-    }
+    scaled: set[str] | None = None
     codes: dict[str, Format] = {}
     companions: dict[str, str] = {}
     for name, spec in tensors.items():
@@ -121,20 +130,36 @@ def quantised_tensors(
                 companions |= dict.fromkeys(beside, name)
                 break
         else:
-            narrow = spec.dtype.startswith("F") and spec.dtype in QUANTISED_DTYPES
-            module, _, last = name.rpartition(".")
-            coded = module in scaled or _CODE_NAMES.fullmatch(last) is not None
-            packed = spec.dtype in _CODES and len(spec.shape) > 1 and coded
-            plain = spec.dtype in FLOAT_DTYPES or spec.dtype == "BOOL" or (spec.dtype == "I64" and not unread.method)
-            if narrow or packed or (configured and not plain):
+            if spec.dtype in FLOAT_DTYPES:
+                continue
+            unknown = spec.dtype.startswith("F") and spec.dtype in QUANTISED_DTYPES
+            indices = spec.dtype == "BOOL" or (spec.dtype == "I64" and not unread.method)
+            unknown = unknown or (configured and not indices)
+            if not unknown and spec.dtype in _CODES and len(spec.shape) > 1:
+                module, _, last = name.rpartition(".")
+                scaled = _with_scales(tensors) if scaled is None else scaled
+                unknown = module in scaled or _CODE_NAMES.fullmatch(last) is not None
+            if unknown:
                 codes[name] = UNKNOWN
     codes = {name: found for name, found in codes.items() if name not in companions}
     modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
-    for name in tensors:
+    is_beside: dict[str, bool] = {}  # by the last part of a name: large mixtures of experts have 100,000 names
+    for name in tensors if codes else ():
         module, _, last = name.rpartition(".")
-        if module in modules and name not in codes and _COMPANION.search(last) is not None:
+        if last not in is_beside:
+            is_beside[last] = _COMPANION.search(last) is not None
+        if is_beside[last] and module in modules and name not in codes:
             companions.setdefault(name, modules[module])
     owners = set(companions.values())
     return {
         name: unread.format_of(tensors[name], found, tensors, name not in owners) for name, found in codes.items()
     }, companions
+
+
+def _with_scales(tensors: Mapping[str, TensorSpec]) -> set[str]:
+    """The modules that have a scale, by its name."""
+    return {
+        spec.name.rpartition(".")[0]
+        for spec in tensors.values()
+        if spec.dtype in SCALES and _SCALE.search(spec.name.rpartition(".")[2]) is not None
+    }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE, byte_count
 from svc_dist.checkpoint.formats.codecs.codec import Part
@@ -19,8 +20,7 @@ _FUSED = (("q_proj", "k_proj", "v_proj"), ("q_a_proj", "kv_a_proj_with_mqa"), ("
 _ALIGNMENT = 8
 
 
-@dataclass(frozen=True)
-class WrittenPart:
+class WrittenPart(msgspec.Struct, frozen=True, gc=False):
     """One tensor in a file. ``part``: what it is to the codec; None for a tensor that is written as it is."""
 
     name: str

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, RECIPE_DTYPES
@@ -213,12 +215,12 @@ class _Adapting:
         factor = replace(factor, side=side)
         name, dtype = self.parts.factor(pair, side), self._dtype(decided[0], factor)
         of = self.base.tensors[decided[0].name]
-        spec = replace(of, name=name, dtype=dtype, shape=factor.stored_shape, parts=())
+        spec = structs.replace(of, name=name, dtype=dtype, shape=factor.stored_shape, parts=())
         what = "exact" if factor.exact else f"the best of rank {factor.rank}"
         if factor.exact and len(parts := [str(one) for one in factor.blocks if one]) > 1:
             what += f": {' + '.join(parts)}"
         return tuple(
-            replace(
+            structs.replace(
                 one, name=name, spec=spec, dtype=dtype, factor=factor, of=of, lead=None,
                 disposition=_because(one.disposition, f"a pair of rank {factor.rank}, {what}"),
             )
@@ -242,14 +244,14 @@ class _Adapting:
         """The decision about a tensor that is saved whole, under its own name or another one that it has."""
         name = self.parts.whole(alias)
         of = self.base.tensors[decision.name]
-        spec = None if decision.spec is None else replace(decision.spec, name=name)
+        spec = None if decision.spec is None else structs.replace(decision.spec, name=name)
         reason = _because(decision.disposition, "saved whole")
-        return replace(decision, name=name, spec=spec, of=of, disposition=reason)
+        return structs.replace(decision, name=name, spec=spec, of=of, disposition=reason)
 
     def _left_out(self, decision: Decision) -> Decision:
         if decision.spec is None:
             return decision
-        return replace(decision, spec=None, disposition=Disposition("left_out", self.left[decision.name]))
+        return structs.replace(decision, spec=None, disposition=Disposition("left_out", self.left[decision.name]))
 
 
 def _because(disposition: Disposition, why: str) -> Disposition:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec import structs
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
@@ -48,4 +49,4 @@ def _with_codec(recipe: ResolvedRecipe, stored: Mapping[str, TensorSpec], decisi
             _TO_BFLOAT16,
             code="quantised-rows",
         )
-    return replace(decision, codec=of.codec, dtype=ENCODED_FROM)
+    return structs.replace(decision, codec=of.codec, dtype=ENCODED_FROM)

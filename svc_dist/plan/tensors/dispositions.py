@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
@@ -63,8 +66,7 @@ class Disposition:
         return self.models is not None and self.models[0] in self.models[1:]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The disposition of one name. ``spec``: in the model it comes from, None where it is not written; ``batch``:
     ``(count, m, n)`` for matrices ``(out, in)``; ``turned``: whether they are stored ``(in, out)``, None where nothing
     tells and a step depends on it; ``rows``: what becomes of the rows of a merged tensor, None where all are merged by
@@ -166,7 +168,7 @@ class _Deciding:
                 why = f"left out by {self.recipe.origin.key('rules', number or 0)}"
                 return Decision(name, Disposition("left_out", why), rule=number)
             copied = _copied(name, chosen, self._models, self.recipe.origin.key("rules", number or 0))
-            return copied if isinstance(copied, str) else replace(copied, rule=number)
+            return copied if isinstance(copied, str) else structs.replace(copied, rule=number)
         models = chosen.models or tuple(range(len(self._models)))
         base, experts = self._models[models[0]], [self._models[one] for one in models[1:]]
         if chosen.models is not None and all(name not in self._models[one].tensors for one in models):
@@ -220,7 +222,7 @@ class _Deciding:
                 f"its rows are not the same tokens in {listed([base, *experts])}, and rows are matched by token only "
                 "where all models of the recipe take part: give these models one vocabulary first"
             )
-        spec = spec if rows.shape == spec.shape else replace(spec, shape=rows.shape)
+        spec = spec if rows.shape == spec.shape else structs.replace(spec, shape=rows.shape)
         reason += rows.reason(vocab, [model.location for model in (base, *experts)])
         if rows.merged is not None or rows.maps is not None:
             count = rows.shape[0] if rows.merged is None else rows.merged
@@ -253,7 +255,8 @@ class _Deciding:
 
     def _depth(self, name: str, number: int | None) -> float:
         """The depth of a name's layer, from 0 to 1: among all layers, or among those of its rule."""
-        layers, layer = None if number is None else self.recipe.rules[number].layer_range, parse_name(name).layer
+        layers = None if number is None else self.recipe.rules[number].layer_range
+        layer = None if layers is None else parse_name(name).layer
         if layers is None or layer is None:
             return self.depths.get(name, 0.0)
         count = layers[1] - layers[0]
@@ -267,8 +270,8 @@ def _with_aliases(decisions: Sequence[Decision], tied: Ties, names: Sequence[str
         decision, stored = by_name[lead], name in tied.written
         if stored and decision.spec is not None:
             reason = f"written equal to {printable(lead)}, to which it is tied"
-            disposition, spec = replace(decision.disposition, reason=reason), replace(decision.spec, name=name)
-            by_name[name] = replace(decision, name=name, disposition=disposition, spec=spec, lead=lead)
+            disposition, spec = replace(decision.disposition, reason=reason), structs.replace(decision.spec, name=name)
+            by_name[name] = structs.replace(decision, name=name, disposition=disposition, spec=spec, lead=lead)
         else:
             why = "" if stored else ", as in the base"
             disposition = Disposition("tied", f"not stored{why}: it is {printable(lead)}, to which it is tied")

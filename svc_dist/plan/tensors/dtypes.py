@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, ITEM_SIZE, RECIPE_DTYPES
 from svc_dist.errors import Warned, printable, warned
@@ -75,19 +77,19 @@ def _with_dtype(recipe: ResolvedRecipe, asked: str | None, narrow: bool, decisio
         return decision
     by_rule = _rule_dtype(recipe, decision)
     if spec.dtype not in FLOAT_DTYPES:
-        return replace(decision, dtype=spec.dtype)
+        return structs.replace(decision, dtype=spec.dtype)
     if by_rule is not None:
         return _because(decision, RECIPE_DTYPES[by_rule], f"as {by_rule}")
     if asked is None or decision.disposition.kind != "merged":
-        return replace(decision, dtype=spec.dtype)
+        return structs.replace(decision, dtype=spec.dtype)
     if ITEM_SIZE[asked] < 4 <= ITEM_SIZE[spec.dtype] and (why := _why_wide(spec.name, narrow)) is not None:
         return _because(decision, spec.dtype, f"stays {FLOAT_DTYPES[spec.dtype]}: {why}")
-    return replace(decision, dtype=asked)
+    return structs.replace(decision, dtype=asked)
 
 
 def _because(decision: Decision, dtype: str, why: str) -> Decision:
     disposition = replace(decision.disposition, reason=f"{decision.disposition.reason}, {why}")
-    return replace(decision, dtype=dtype, disposition=disposition)
+    return structs.replace(decision, dtype=dtype, disposition=disposition)
 
 
 def _rule_dtype(recipe: ResolvedRecipe, decision: Decision) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
@@ -128,7 +130,7 @@ def _layers_of(model: Checkpoint, stack: str, layers: LayerRange) -> Checkpoint:
 
 
 def _specs(tensors: Mapping[str, TensorSpec], stack: str, layers: LayerRange) -> dict[str, TensorSpec]:
-    return {name: replace(spec, name=name) for name, spec in _renumbered(tensors, stack, layers).items()}
+    return {name: structs.replace(spec, name=name) for name, spec in _renumbered(tensors, stack, layers).items()}
 
 
 def _renumbered(named: Mapping[str, Value], stack: str, layers: LayerRange) -> dict[str, Value]:

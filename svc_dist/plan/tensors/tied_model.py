@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import printable
@@ -90,7 +92,7 @@ class TiedModel:
                 if spec is not None and lead in tensors:
                     yield number, spec
                 elif spec is not None:
-                    tensors[lead] = replace(spec, name=lead)
+                    tensors[lead] = structs.replace(spec, name=lead)
         for name in others:
             if name in self._pairs:
                 pairs = self._pairs.pop(name)
@@ -107,9 +109,9 @@ class TiedModel:
             return
         stored = self.stored((*shared, head))
         if stored and head not in self.tensors:
-            self.tensors[head] = replace(self.tensors[stored[0]], name=head)
+            self.tensors[head] = structs.replace(self.tensors[stored[0]], name=head)
         elif stored == [head]:
-            self.tensors[lead] = replace(self.tensors[head], name=lead)
+            self.tensors[lead] = structs.replace(self.tensors[head], name=lead)
 
     def reopened(self) -> OpenedModel:
         """The model with its names as they are now."""

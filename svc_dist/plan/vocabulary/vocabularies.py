@@ -37,9 +37,9 @@ def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
     """Whether a tensor has a row for each token, by its name or, outside of layers, by the config's ``vocab_size``."""
     if matches(spec.name, VOCABULARY_PATTERNS):
         return True
-    if not 1 <= len(spec.shape) <= 2 or parse_name(spec.name).layer is not None:
+    if not 1 <= len(spec.shape) <= 2 or spec.shape[0] not in vocabulary_sizes(base):
         return False
-    return spec.shape[0] in vocabulary_sizes(base)
+    return parse_name(spec.name).layer is None
 
 
 def vocabulary_sizes(model: Checkpoint) -> list[int]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import svc_dist
-from tests.support.deepseek import Size, _bytes, tensors, write_headers
+from tests.support.deepseek import Size, nbytes, tensors, write_headers
 
 SMALL = Size(2, 1, 4, 256, 384, 128, 128, 64, 64, 4, 64, 300)
 
@@ -14,7 +14,7 @@ SMALL = Size(2, 1, 4, 256, 384, 128, 128, 64, 64, 4, 64, 300)
 def test_the_list_of_tensors_is_the_published_one() -> None:
     entries = list(tensors())
     assert len(entries) == 91_991
-    assert sum(_bytes(dtype, shape) for _, dtype, shape in entries) == 688_574_839_360
+    assert sum(nbytes(dtype, shape) for _, dtype, shape in entries) == 688_574_839_360
 
 
 def test_every_weight_is_planned_once(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""How a plan of a hundred thousand tensors is held and written."""
