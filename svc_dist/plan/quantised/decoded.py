@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from svc_dist.checkpoint.adapters.adapter import OpenedModel
+from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
+from svc_dist.checkpoint.formats.declarations import declared_sections
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.plan.quantised.ranges import with_ranges
 from svc_dist.plan.quantised.written import writes_codes
@@ -15,14 +19,41 @@ from svc_dist.recipe.resolved import ResolvedRecipe
 def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> list[OpenedModel]:
     """The models with the weights that their codes stand for, in place of codes and scales.
 
-    The base has its scales of activations too where the result is written in its codes. Raises DamagedInputError naming
-    the location for codes and scales that do not go together.
+    The base has its scales of activations too where the result is written in its codes. Models that are stored alike,
+    as releases of one family often are, share their tensors. Raises DamagedInputError naming the location for codes and
+    scales that do not go together.
     """
+    known: list[tuple[Checkpoint, bool, Checkpoint]] = []
 
     def decoded(one: OpenedModel, whole: bool = False) -> OpenedModel:
-        return one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access, whole))
+        model = one.model
+        if model is None:
+            return one
+        for stored, as_whole, weights in known:
+            if as_whole == whole and _stored_alike(stored, model):
+                return replace(one, model=replace(model, tensors=weights.tensors, unneeded=weights.unneeded))
+        weights = decoded_checkpoint(model, recipe.access, whole)
+        if not _is_read_from(weights):
+            known.append((model, whole, weights))
+        return replace(one, model=weights)
 
     base = decoded(opened[0], writes_codes(recipe))
     if base.model is not None and writes_codes(recipe):
         base = replace(base, model=with_ranges(base.model, recipe.access))
     return [base, *map(decoded, opened[1:])]
+
+
+def _stored_alike(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two models have the same tensors at the same places and declare the same of how they are quantised."""
+    declared = (list(declared_sections(model.config)) for model in (one, other))
+    return (
+        one.tensors == other.tensors
+        and next(declared) == next(declared)
+        and bool(one.quantisation_files) == bool(other.quantisation_files)
+    )
+
+
+def _is_read_from(model: Checkpoint) -> bool:
+    """Whether the shape of some weight was read from a tensor, not from headers."""
+    codecs = (codec_of(text) for text in {spec.codec for spec in model.tensors.values()} if text is not None)
+    return any(isinstance(one, PackedIntegers) and one.group >= one.shape[1] for one in codecs)
