@@ -60,7 +60,7 @@ def models(folder: Path) -> dict[str, list[str]]:
     made = {
         **{f"fp8-{number}": lambda at: deepseek.write_headers(at) for number in range(4)},
         **{
-            f"bf16-{number}": lambda at: deepseek.write_holes(at, plain(list(deepseek.tensors())), config, 284)
+            f"bf16-{number}": lambda at: deepseek.write_entries(at, plain(list(deepseek.tensors())), config, 163)
             for number in range(3)
         },
         **{f"int4-{number}": lambda at: kimi.write_headers(at) for number in range(3)},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.deepseek import Entry, write_holes
+from tests.support.deepseek import Entry, write_entries
 
 _BITS, _WORD, _GROUP = 4, 32, 32
 
@@ -132,5 +132,4 @@ def config(size: Size = Size()) -> dict[str, Any]:
 
 def write_headers(folder: Path, size: Size = Size(), shards: int = 64) -> Path:
     """A model of holes: headers, index and config. Files end where they end, so that some weights straddle two."""
-    entries = list(tensors(size))
-    return write_holes(folder, entries, config(size), -(-len(entries) // shards))
+    return write_entries(folder, list(tensors(size)), config(size), shards)
