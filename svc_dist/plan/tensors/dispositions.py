@@ -30,11 +30,7 @@ from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.rules.keys import Vocab
 from svc_dist.recipe.rules.kinds import Kind as TensorKind
 from svc_dist.recipe.rules.kinds import kinds_of
-from svc_dist.tensor_names import (
-    depths,
-    natural_key,
-    parse_name,
-)
+from svc_dist.tensor_names import depths, natural_key, parse_name
 
 Kind = Literal["merged", "copied", "tied", "left_out"]
 #: The reason of the decision about a layer for multi-token prediction that some model lacks, before its name.
