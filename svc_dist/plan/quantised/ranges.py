@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.codecs.texts import codec_of, codec_text
@@ -51,4 +53,4 @@ def _symmetric(spec: TensorSpec) -> TensorSpec:
     codec = None if spec.codec is None else codec_of(spec.codec)
     if not isinstance(codec, PackedIntegers) or codec.zero_points:
         return spec
-    return replace(spec, codec=codec_text(replace(codec, symmetric_range=True)))
+    return structs.replace(spec, codec=codec_text(replace(codec, symmetric_range=True)))
