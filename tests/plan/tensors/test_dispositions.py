@@ -118,6 +118,7 @@ INT8 = {"a.weight": ("I8", (4, 6)), "a.weight_scale": ("F32", (4, 1)), "b.weight
 NF4 = {"a.weight": ("U8", (12, 1)), "a.weight.absmax": ("F32", (1,)), "a.weight.quant_map": ("F32", (16,)),
        "b.weight": WEIGHT}  # fmt: skip
 MX = {"a.weight": ("F4", (4, 6)), "a.weight_scale": ("F8_E8M0", (4, 1)), "b.weight": WEIGHT}
+_COMPANIONS = "companions of quantised tensors, which have no meaning alone"
 QUANTISED = {"quantization_config": {"quant_method": "gptq"}}
 
 CASES = {
@@ -162,7 +163,7 @@ CASES = {
         {"a.weight": "copied", "a.weight_scale_inv": "copied"},
         (
             "a.weight: F8_E4M3 in /base/model.safetensors is quantised (FP8 in blocks)",
-            "companions of quantised tensors, which have no meaning alone",
+            _COMPANIONS,
         ),
     ),
     "fp8 in one expert": Case(
@@ -180,16 +181,16 @@ CASES = {
         {"a.weight": "copied", "a.weight.absmax": "copied", "a.weight.quant_map": "copied"},
         (
             "a.weight: U8 in /base/model.safetensors is quantised (bitsandbytes, 4 bits)",
-            "companions of quantised tensors, which have no meaning alone",
+            _COMPANIONS,
         ),
     ),
     "packed floats": Case(
-        lambda: pair(MX, MX), {"a.weight": "copied", "a.weight_scale": "copied"}, ("F4 in /base/model.safetensors is quantised (MXFP4)",)
+        lambda: pair(MX, MX), {"a.weight": "copied", "a.weight_scale": "copied"}, ("quantised (MXFP4)",)
     ),
     "gptq by its config": Case(
         lambda: (model("/base", GPTQ, QUANTISED), model("/one", GPTQ, QUANTISED)),
         dict.fromkeys(("a.g_idx", "a.qweight", "a.qzeros", "a.scales"), "copied"),
-        ("a.qweight: I32 in /base/model.safetensors is quantised (GPTQ)", "companions of quantised tensors, which have no meaning alone"),
+        ("a.qweight: I32 in /base/model.safetensors is quantised (GPTQ)", _COMPANIONS),
     ),
     "gptq that no config names": Case(
         lambda: pair(GPTQ, GPTQ),
