@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from svc_dist.checkpoint.checkpoint import Checkpoint
-from svc_dist.checkpoint.dtype import bytes_of
+from svc_dist.checkpoint.formats.cut import rows_of
 from svc_dist.checkpoint.header import TensorSpec
 
 _SINGLE = re.compile(r"(?P<block>.+\.experts)\.(?P<number>\d+)\.(?P<part>[a-z]+_proj|w[123]|fc[123])\.weight")
@@ -179,8 +179,12 @@ def _converted(fuse: bool, shapes: Mapping[str, tuple[int, ...]], model: Checkpo
         if not parts:
             return _Converted((), {})
         if not fuse:
+            stack = model.tensors[fused]
+            cut = [rows_of(stack, part.name, part.expert, part.top, part.rows) for part in parts]
+            if None in cut:
+                return _Converted((), {})
             replaced.append(fused)
-            tensors |= {part.name: _cut(model.tensors[fused], part) for part in parts}
+            tensors |= {spec.name: spec for spec in cut if spec is not None}
             continue
         specs = tuple(model.tensors[part.name] for part in parts)
         if len({spec.dtype for spec in specs}) > 1:
@@ -189,14 +193,6 @@ def _converted(fuse: bool, shapes: Mapping[str, tuple[int, ...]], model: Checkpo
         size = sum(spec.nbytes for spec in specs)
         tensors[fused] = TensorSpec(fused, specs[0].dtype, shape, specs[0].file, 0, size, specs)
     return _Converted(tuple(replaced), tensors)
-
-
-def _cut(fused: TensorSpec, part: Slice) -> TensorSpec:
-    """The rows of a fused tensor that are one single tensor."""
-    _, height, columns = fused.shape
-    first = (part.expert * height + part.top) * columns
-    start, end = (fused.start + bytes_of(fused.dtype, first + count) for count in (0, part.rows * columns))
-    return structs.replace(fused, name=part.name, shape=(part.rows, columns), start=start, end=end)
 
 
 def other_names(name: str) -> Iterator[str]:

@@ -95,7 +95,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
         else:
             _check_adapter(report, adapter, result, access)
     if adapter is None:
-        _check_architecture(folder.path, model, result)
+        _check_architecture(folder.path, weights, result)
     source = Source(model.location, model.files, access)
     if (problems := tied_problems(model, source, deep)) is not None:
         result.add("tied tensors are equal" + ("" if deep else " in samples"), *problems)
@@ -222,7 +222,10 @@ def _check_adapter(report: MergeReport, adapter: Adapter, result: Verification, 
 
 
 def _check_architecture(path: Path | None, model: Checkpoint, result: Verification) -> None:
-    """Check that the model holds every parameter of the architecture that config.json names, with its shape."""
+    """Check that the model holds every parameter of the architecture that config.json names, with its shape.
+
+    ``model``: with the weights that codes stand for as tensors.
+    """
     what = "parameters of the architecture"
     if model.config is None or path is None:
         result.skipped.append(f"{what}: no config.json" if model.config is None else f"{what}: not a local folder")
@@ -240,7 +243,8 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
         result.skipped.append(f"{what}: transformers does not know {name}")
         return
     try:
-        wrong = _architecture_problems(kind, str(path), model)
+        with architecture.shapes_of(str(path), model) as folder:
+            wrong = _architecture_problems(kind, folder, model)
     except Exception as error:  # whatever a library raises on a config that it does not understand
         result.skipped.append(f"{what}: transformers cannot build {name}: {architecture.reason_of(error)}")
         return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svc_dist.checkpoint.adapters.adapter import OpenedModel, open_expert
 from svc_dist.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES
+from svc_dist.checkpoint.formats.codecs.texts import codec_of
+from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.plan.hub_models import located
 from svc_dist.recipe.presets import PRESETS
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -32,8 +34,11 @@ class Experts:
 def look(recipe: ResolvedRecipe) -> Experts:
     """Read the headers of a recipe's models. Raises RecipeError, DamagedInputError, StorageError."""
     recipe = located(recipe)
-    base = open_checkpoint(recipe.models[0].location, recipe.access)
-    experts = [open_expert(model.location, recipe.access, model.use) for model in recipe.models[1:]]
+    base = decoded_checkpoint(open_checkpoint(recipe.models[0].location, recipe.access), recipe.access)
+    opened = [open_expert(model.location, recipe.access, model.use) for model in recipe.models[1:]]
+    experts = [
+        one if one.model is None else replace(one, model=decoded_checkpoint(one.model, recipe.access)) for one in opened
+    ]
     dtype = _dtype(base)
     return Experts(
         dtype,
@@ -54,10 +59,11 @@ def _kind(expert: OpenedModel, dtype: str) -> str:
 
 
 def _dtype(model: Checkpoint) -> str:
-    """The dtype of most of a model's bytes."""
+    """The dtype, or the quantised format, of most of a model's weights."""
     sizes: Counter[str] = Counter()
     for spec in model.tensors.values():
-        sizes[FLOAT_DTYPES.get(spec.dtype, spec.dtype)] += spec.end - spec.start
+        stored = FLOAT_DTYPES.get(spec.dtype, spec.dtype) if spec.codec is None else codec_of(spec.codec).label
+        sizes[stored] += spec.end - spec.start
     return sizes.most_common(1)[0][0] if sizes else "no"
 
 

@@ -64,6 +64,10 @@ class Codec(ABC):
         """How many rows belong together."""
         return 1
 
+    def of_rows(self, rows: int) -> Codec:
+        """The codec of this many rows that begin a block."""
+        return dataclasses.replace(self, shape=(rows, self.shape[1]))
+
     @property
     def turned(self) -> bool:
         """Whether the model has the transposes of these matrices: ``(in, out)`` where these are ``(out, in)``."""

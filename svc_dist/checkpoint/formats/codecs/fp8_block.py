@@ -54,6 +54,10 @@ class Fp8Block(Codec):
             return False
         return replace(other, rule=self.rule, powers=self.powers) == self
 
+    def of_rows(self, rows: int) -> Fp8Block:
+        scales = self.scale_shape and (-(-rows // self.block[0]), *self.scale_shape[1:])
+        return replace(self, shape=(rows, self.shape[1]), scale_shape=scales)
+
     def decode(self, stored: Mapping[str, Tensor], skipped: int = 0) -> Tensor:
         codes, scale = stored[self.codes], stored[self.scale]
         factor = elements.e8m0(scale) if self.scale_dtype == "F8_E8M0" else scale.float()

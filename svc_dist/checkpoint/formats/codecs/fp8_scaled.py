@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svc_dist.checkpoint.dtype import torch_dtype
@@ -54,6 +54,10 @@ class Fp8Scaled(Codec):
 
     def largest(self, weight: Tensor) -> Tensor:
         return weight.abs().amax(0).float() if self._by_column else super().largest(weight)
+
+    def of_rows(self, rows: int) -> Fp8Scaled:
+        scales = (rows, *self.scale_shape[1:]) if self._by_row else self.scale_shape
+        return replace(self, shape=(rows, self.shape[1]), scale_shape=scales)
 
     def whole(self, largest: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """``largest``: one number, or one for each column where the scales are."""
