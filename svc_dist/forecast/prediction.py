@@ -133,7 +133,7 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
 def _requests(plan: Plan) -> Requests:
     """The requests of a run to object storage, without headers, listings and the lock's heartbeat."""
     shards, units = len(plan.shards), len(plan.units)
-    gets = sum(request_count(ranges) for unit in plan.units for ranges in plan.reads(unit))
+    gets = sum(request_count(plan.reads(unit)) for unit in plan.units)
     parts = len(plan.results) * sum(len(sizes) for _, sizes in plan.parts.values())
     return Requests(gets, parts, shards, shards, units)
 

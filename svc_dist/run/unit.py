@@ -19,6 +19,7 @@ from svc_dist.run.results.codes import UnitCodes
 from svc_dist.run.results.values import Records, TensorValues
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.storage.access import DEFAULT_ACCESS
+from svc_dist.storage.landing import Landing
 from svc_dist.storage.reading import MappedRanges, Source, map_ranges
 from svc_dist.storage.writing.base import RangeSink
 
@@ -31,17 +32,18 @@ def run_unit(
     scratch: str | None = None,
     parallel: int = DEFAULT_ACCESS.parallel,
     ways: Sequence[Attempt] | None = None,
+    landing: Landing | None = None,
 ) -> Receipt:
     """Run one unit of a plan. Running it again, anywhere, writes the same bytes.
 
     When memory runs out, the unit runs again on the low-memory path, and last on the CPU: the receipt records it, and
     the last bits may differ. ``ways``: the attempts, by default all of the plan's device. ``sources``: one per input of
-    the plan; ``scratch`` and ``parallel`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and NumericsError
-    naming the tensor, UnitsFailedError when memory ran out in every attempt, DeviceFailedError, DeviceTooSmallError,
-    ChangedInputError, StorageError.
+    the plan; ``scratch``, ``parallel`` and ``landing`` as in ``map_ranges``. Raises DamagedInputError (NaN, Inf) and
+    NumericsError naming the tensor, UnitsFailedError when memory ran out in every attempt, DeviceFailedError,
+    DeviceTooSmallError, ChangedInputError, StorageError.
     """
     began = time.perf_counter()
-    with map_ranges(sources, plan.reads(unit), scratch, parallel) as inputs:
+    with map_ranges(sources, plan.reads(unit), scratch, parallel, landing) as inputs:
         reading = time.perf_counter() - began
         ways = attempts(plan.settings.device) if ways is None else ways
         receipt = attempted(plan, unit, ways, lambda way: _run(plan, unit, inputs.mapped, sink, way, scratch))

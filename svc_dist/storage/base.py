@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from svc_dist.errors import (
     printable,
 )
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.landing import Target
 from svc_dist.storage.retry import Retries, retrying
 from svc_dist.storage.secrets import redact
 
@@ -117,9 +117,9 @@ class Storage(ABC):
         if not self.pinned_reads and (current := self.stat(file.name)) != file:
             raise changed(self.url(file.name), file, current)
 
-    def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
-        """Copy bytes ``[start, end)`` of a planned file to ``offset`` of an open local file."""
-        write_all(descriptor, self.read(file.name, start, end, retries=retries), offset)
+    def fetch(self, file: FileIdentity, start: int, end: int, target: Target, retries: Retries) -> None:
+        """Copy bytes ``[start, end)`` of a planned file to their place."""
+        target.write(self.read(file.name, start, end, retries=retries))
 
     def get_within(self, name: str, largest: int) -> bytes | None:
         """As ``get``. Raises DamagedInputError for a file of more than ``largest`` bytes."""
@@ -279,14 +279,6 @@ def trimmed(location: str) -> str:
     """A URL without slashes at its end; a bare scheme and a path stay as they are."""
     scheme, mark, path = location.partition("://")
     return scheme + mark + path.rstrip("/")
-
-
-def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """``pwrite`` until everything is written."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def complete(data: bytes, what: str, start: int, end: int | None) -> bytes:

@@ -22,8 +22,8 @@ _LOOKING = 20.0  # seconds in which a location with a plus must answer
 SCHEMES = {
     "file": "svc_dist.storage.local:LocalStorage",
     "local": "svc_dist.storage.local:LocalStorage",
-    "s3": "svc_dist.storage.s3:S3Storage",
-    "s3a": "svc_dist.storage.s3:S3Storage",
+    "s3": "svc_dist.storage.s3.storage:S3Storage",
+    "s3a": "svc_dist.storage.s3.storage:S3Storage",
     "hf": "svc_dist.storage.hub.repository:HubStorage",
     **dict.fromkeys(DRIVERS, "svc_dist.storage.fsspec:FsspecStorage"),
 }

@@ -1,35 +1,31 @@
 """Ranges in: byte ranges of input files as read-only memory.
 
 Local files are mapped, never read into a buffer. Remote ranges, and those of files that cannot be mapped, are fetched
-in parallel into one unlinked scratch file per unit, which is mapped in the same way. The unit releases the pages that
-it no longer needs.
+in parallel into memory that stays, or where there is none, into one unlinked scratch file per unit, which is mapped in
+the same way. The unit releases the pages that it no longer needs.
 """
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, InMemory
-from svc_dist.storage.base import FileIdentity, Storage, changed, os_errors
+from svc_dist.storage.base import FileIdentity, changed, os_errors
+from svc_dist.storage.fetching import SCRATCH_HINTS, Span, fetch_into, fetch_to_scratch, joined, request_size
+from svc_dist.storage.landing import Landing
 from svc_dist.storage.local import NOT_SUPPORTED, local_identity
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
 
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
-_REMOTE_GAP = 1 << 18  # remote ranges closer than this are one request: a round trip costs more than these bytes
-_FETCH = 16 << 20  # bytes of one remote request
-#: What to do where scratch space cannot be used, by the error's number.
-SCRATCH_HINTS = {errno.ENODEV: "its file system cannot map files: name a folder on a local disk with --scratch"}
 
 
 class ByteRange(msgspec.Struct, frozen=True, gc=False):
@@ -129,35 +125,43 @@ def map_ranges(
     ranges: Sequence[Sequence[ByteRange]],
     scratch: str | None = None,
     parallel: int = DEFAULT_ACCESS.parallel,
+    landing: Landing | None = None,
 ) -> Iterator[Reading]:
     """Map ranges of each of ``sources`` for the duration of a ``with``.
 
-    ``parallel`` requests fetch the remote ranges into one file in the folder ``scratch``, which disappears with the
-    last mapping. Raises ChangedInputError, StorageError, DamagedInputError.
+    ``parallel`` requests fetch the remote ranges into memory of ``landing``; without one, or where it has no room, into
+    one file in the folder ``scratch``, which disappears with the last mapping. Raises ChangedInputError, StorageError,
+    DamagedInputError.
     """
     reading = Reading([MappedRanges() for _ in sources], Retries())
-    try:
-        requests: list[_Request] = []
+    with ExitStack() as stack:
+        for mapped in reading.mapped:
+            stack.callback(mapped.clear)
+        spans: list[Span] = []
         remote: list[tuple[MappedRanges, dict[ByteRange, int]]] = []
         size = 0
         for source, items, mapped in zip(sources, ranges, reading.mapped, strict=True):
             if isinstance(source.storage, InMemory):
                 mapped.hold({item: source.storage.view(item.file, item.start, item.end) for item in items})
             elif source.storage.path is None or not _map_local(source, source.storage.path, items, mapped):
-                size, offset_of = _plan_requests(source, items, size, requests)
+                size, offset_of = _plan_spans(source, items, size, spans)
                 remote.append((mapped, offset_of))
-        if requests:
+        memory = stack.enter_context(landing.lease(size)) if spans and landing is not None else None
+        if memory is not None:
+            fetch_into(memory, spans, parallel, reading.retries)
+            for mapped, offset_of in remote:
+                mapped.hold(
+                    {item: memory[at : at + item.end - item.start].toreadonly() for item, at in offset_of.items()}
+                )
+        elif spans:
             with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
-                descriptor = _fetch(requests, size, scratch, parallel, reading.retries)
+                descriptor = fetch_to_scratch(spans, size, scratch, parallel, reading.retries)
                 try:
                     for mapped, offset_of in remote:
                         mapped.add(descriptor, offset_of)
                 finally:
                     os.close(descriptor)
         yield reading
-    finally:
-        for mapped in reading.mapped:
-            mapped.clear()
 
 
 def can_map(path: Path) -> bool:
@@ -207,32 +211,16 @@ def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped
     return True
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Bytes ``[start, end)`` of a file, to be written at ``offset`` of the scratch file."""
-
-    storage: Storage
-    file: FileIdentity
-    start: int
-    end: int
-    offset: int
-
-
-def _plan_requests(
-    source: Source, ranges: Sequence[ByteRange], size: int, requests: list[_Request]
+def _plan_spans(
+    source: Source, ranges: Sequence[ByteRange], size: int, spans: list[Span]
 ) -> tuple[int, dict[ByteRange, int]]:
-    """Append requests for ranges, close ones joined and long ones divided.
-
-    Returns the scratch file's new size and the offset of each range in it.
-    """
+    """Append the spans of ranges, close ones joined. Returns the new size, and the offset of each range."""
     offset_of: dict[ByteRange, int] = {}
     for name, items in _by_file(ranges).items():
         planned = source.files[name]
         source.storage.require_unchanged(planned)
-        for start, end in _spans(items):
-            for first in range(start, end, _FETCH):
-                last = min(first + _FETCH, end)
-                requests.append(_Request(source.storage, planned, first, last, size + first - start))
+        for start, end in joined((item.start, item.end) for item in items):
+            spans.append(Span(source.storage, planned, start, end, size))
             for item in items:
                 if start <= item.start and item.end <= end:
                     offset_of[item] = size + item.start - start
@@ -240,57 +228,16 @@ def _plan_requests(
     return size, offset_of
 
 
-def request_count(ranges: Iterable[ByteRange]) -> int:
-    """The number of requests that fetch ranges of one remote checkpoint."""
-    spans = [span for items in _by_file(ranges).values() for span in _spans(items)]
-    return sum(-(-(end - start) // _FETCH) for start, end in spans)
-
-
-def _spans(items: Iterable[ByteRange]) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    for item in sorted(items, key=lambda item: item.start):
-        if item.end == item.start:
-            continue
-        if spans and item.start - spans[-1][1] <= _REMOTE_GAP:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], item.end))
-        else:
-            spans.append((item.start, item.end))
-    return spans
-
-
-def _fetch(requests: Sequence[_Request], size: int, scratch: str | None, parallel: int, retries: Retries) -> int:
-    """Fetch into a scratch file. Returns its descriptor."""
-    if scratch is not None:
-        Path(scratch).mkdir(parents=True, exist_ok=True)
-    descriptor, path = tempfile.mkstemp(prefix="svc-dist-", dir=scratch)
-    pool = ThreadPoolExecutor(min(parallel, len(requests)), thread_name_prefix="fetch")
-    try:
-        Path(path).unlink()  # the bytes go when the last mapping does, even after kill -9
-        _reserve(descriptor, size)
-
-        def fetch(request: _Request) -> None:
-            request.storage.fetch(request.file, request.start, request.end, descriptor, request.offset, retries)
-
-        for _ in pool.map(fetch, requests):
-            pass
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        os.close(descriptor)
-        raise
-    pool.shutdown()
-    return descriptor
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its size and, where the file system can, its blocks: a full disk shows here, not as a bus error."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            return
-        except OSError as error:
-            if error.errno not in NOT_SUPPORTED:
-                raise
-    os.ftruncate(descriptor, size)
+def request_count(models: Iterable[Iterable[ByteRange]], parallel: int = DEFAULT_ACCESS.parallel) -> int:
+    """The number of requests that fetch the ranges of a unit, given for each remote checkpoint."""
+    lengths = [
+        end - start
+        for ranges in models
+        for items in _by_file(ranges).values()
+        for start, end in joined((item.start, item.end) for item in items)
+    ]
+    size = request_size(sum(lengths), parallel)
+    return sum(-(-length // size) for length in lengths)
 
 
 def _by_file(ranges: Iterable[ByteRange]) -> dict[str, list[ByteRange]]:

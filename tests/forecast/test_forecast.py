@@ -186,8 +186,12 @@ def test_a_file_without_rates_is_refused(text: str, tmp_path: Path) -> None:
 def test_requests_are_counted_as_ranges_are_fetched() -> None:
     mib = 1 << 20
     joined = [ByteRange("a", 0, 10), ByteRange("a", 50_000, 60_000)]
-    assert request_count(joined) == 1
-    assert request_count([*joined, ByteRange("a", 10 * mib, 43 * mib), ByteRange("b", 0, 16 * mib)]) == 1 + 3 + 1
+    assert request_count([joined]) == 1
+    more = [*joined, ByteRange("a", 10 * mib, 43 * mib), ByteRange("b", 0, 16 * mib)]
+    assert request_count([more]) == 1 + 3 + 1
+    large = [ByteRange("a", 0, 512 * mib)]  # 1,024 MiB by 16 requests in parallel
+    assert request_count([large, large]) == 16
+    assert request_count([large, large], parallel=4) == 16  # no request is larger than 64 MiB
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from svc_dist.errors import RecipeError
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.open import open_storage
-from svc_dist.storage.s3_client import connect
+from svc_dist.storage.s3.client import connect
 
 ALL = ClientOptions(endpoint_url="http://all", profile="everyday")
 

@@ -19,7 +19,7 @@ import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.run import session, unit, worker  # noqa: F401
 from svc_dist.run_folder.segments import ledger
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 
 DIED = 9
 

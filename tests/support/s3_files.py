@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.s3_servers import Bucket
 
 #: For tests that say little more on a second server: on moto only with the long ones.

@@ -12,7 +12,7 @@ import pytest
 
 from svc_dist.checkpoint import layout
 from svc_dist.cli import process as cli
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import write_llamas
 from tests.support.command import Ended, Run, environment, short_home
 from tests.support.s3_merge import MAX_RANGE, Models, models_in

@@ -21,8 +21,8 @@ from botocore.exceptions import (
 )
 
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3 import S3Storage
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
 from tests.support.s3_servers import HOST, Bucket, Moto, free_ports
 from tests.system.test_s3_servers import PART, TAIL, md5

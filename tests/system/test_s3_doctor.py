@@ -12,7 +12,7 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import ExitCode
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import tree_state, write_llamas, write_recipe
 from tests.support.command import Run, started
 from tests.support.gateway import Gateway

@@ -12,7 +12,7 @@ from svc_dist.errors import ExitCode
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.journal import Journal
 from svc_dist.storage import retry
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import write_recipe
 from tests.support.command import Ended, Run
 from tests.support.gateway import Gateway

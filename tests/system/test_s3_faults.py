@@ -14,8 +14,9 @@ import pytest
 from svc_dist.errors import ExitCode, StorageError
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.landing import FileTarget
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.command import run
 from tests.support.dying import DIED, Death, start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind, Request, is_part
@@ -270,7 +271,7 @@ def test_a_slow_connection_is_not_a_stalled_one(tmp_path: Path, monkeypatch: pyt
         options = ClientOptions(endpoint_url=f"http://127.0.0.1:{server.server_port}")
         objects = S3Storage("s3://bucket/model", Access({"": options}, timeout=0.5, deadline=1))
         planned = FileIdentity("file", len(body), 'etag:"1"')
-        objects.fetch(planned, 0, len(body), file.fileno(), 0, Retries())
+        objects.fetch(planned, 0, len(body), FileTarget(file.fileno(), 0, len(body)), Retries())
         server.shutdown()
         assert file.read() == body
     assert len(asked) == 1

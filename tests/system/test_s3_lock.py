@@ -20,7 +20,7 @@ from svc_dist.run_folder import lock
 from svc_dist.run_folder.lock import RemoteLock
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.access import Access, ClientOptions
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.checkpoints import write_recipe
 from tests.support.command import shard_hashes, started
 from tests.support.fault_proxy import Fault, FaultProxy, Kind

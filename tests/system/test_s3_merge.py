@@ -13,7 +13,7 @@ import svc_dist
 from svc_dist.checks.clean import clean
 from svc_dist.errors import ChangedInputError, ExitCode, OutputError
 from svc_dist.run_folder.output import Output
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from svc_dist.storage.writing.base import PART
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
 from tests.support.command import Run, shard_hashes

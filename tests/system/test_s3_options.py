@@ -12,7 +12,7 @@ import svc_dist
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.recipe.load import load_recipe, recipe_from
 from svc_dist.storage.access import Access, ClientOptions
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import recipe_data, write_recipe
 from tests.support.command import Run
 from tests.support.gateway import Gateway

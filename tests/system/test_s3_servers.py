@@ -22,7 +22,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from svc_dist.storage.base import FileIdentity
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.s3_servers import HOST, Bucket, Moto, SeaweedFS, Server, client, free_ports
 
 pytestmark = pytest.mark.slow  # what the servers do changes with their versions only

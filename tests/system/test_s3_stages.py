@@ -13,7 +13,7 @@ from svc_dist.checks.clean import clean
 from svc_dist.checks.status import read_status
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.open import open_storage
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3.storage import S3Storage
 from tests.support.checkpoints import write_llamas
 from tests.support.s3_servers import Bucket, Moto
 from tests.system.conftest import own_bucket

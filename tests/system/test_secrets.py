@@ -14,7 +14,7 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import ExitCode, SvcDistError
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import write_recipe
 from tests.support.command import Run, command, environment, short_home
 from tests.support.gateway import Gateway

@@ -18,6 +18,9 @@ from svc_dist.run.process import set_up_for_units
 from svc_dist.run.schedule import Event, Failed, Instruction
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
+from svc_dist.storage.landing import Landing
+
+_LANDING = 4  # the share of the memory for remote ranges: units get half, and a quarter stays free
 
 
 class InlineExecutor:
@@ -26,7 +29,8 @@ class InlineExecutor:
     name = "inline"
 
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
-        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan)
+        landing = Landing(available_memory() // _LANDING, available_memory)
+        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan, landing)
         settings = plan.settings
         node = Node(
             options.slots or default_slots(settings),

@@ -16,7 +16,8 @@ from torch import Tensor
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, bytes_of, torch_dtype
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.storage.base import os_errors
-from svc_dist.storage.reading import SCRATCH_HINTS, map_read_only
+from svc_dist.storage.fetching import SCRATCH_HINTS
+from svc_dist.storage.reading import map_read_only
 
 _PIECE = 2 << 20  # elements copied at a time
 

@@ -27,6 +27,7 @@ from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, recorded_settings
 from svc_dist.storage.access import STAGE, Access
 from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Storage
+from svc_dist.storage.landing import Target
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.retry import Retries
 
@@ -215,8 +216,8 @@ class MadeFiles(Storage):
     def require_unchanged(self, file: FileIdentity) -> None:
         self._storage.require_unchanged(self._stage.known(file))
 
-    def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
-        self._storage.fetch(self._stage.known(file), start, end, descriptor, offset, retries)
+    def fetch(self, file: FileIdentity, start: int, end: int, target: Target, retries: Retries) -> None:
+        self._storage.fetch(self._stage.known(file), start, end, target, retries)
 
     def get(self, name: str) -> bytes | None:
         return self._storage.get(name)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import xxhash
 
-from svc_dist.storage.base import os_errors, write_all
+from svc_dist.storage.base import os_errors
+from svc_dist.storage.landing import write_all
 from svc_dist.storage.local import NOT_SUPPORTED, open_regular, remove_tree, sync_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState

@@ -9,7 +9,8 @@ import uuid
 from pathlib import Path
 
 from svc_dist.errors import StorageError
-from svc_dist.storage.base import storage_error, write_all
+from svc_dist.storage.base import storage_error
+from svc_dist.storage.landing import write_all
 from svc_dist.storage.local import NOT_SUPPORTED, sync_folder
 
 _MOUNTS = Path("/proc/self/mountinfo")

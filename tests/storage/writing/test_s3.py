@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import OutputError, StorageError
-from svc_dist.storage.s3 import S3Storage
-from svc_dist.storage.s3_client import forget_clients
+from svc_dist.storage.s3.client import forget_clients
+from svc_dist.storage.s3.storage import S3Storage
 from svc_dist.storage.writing.base import LostRangesError, ShardFile, ShardState
 from svc_dist.storage.writing.s3 import S3Sink, drop_uploads
 from tests.support.s3_servers import Moto

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from svc_dist.errors import RecipeError
 from svc_dist.storage.access import ClientOptions
-from svc_dist.storage.s3_errors import WITHOUT_BODY, error_code
+from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code
 
-_CHUNK = 1 << 18  # bytes of an answer's body that are in memory at the same time
 _POOL = 64  # connections of one client
-_SLOWEST = 1 << 17  # bytes a second: a request that moves fewer is ended; one that stands still is ended sooner
 
 
 @dataclass(frozen=True)
@@ -139,64 +135,3 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     # Waiting for the server's go-ahead would cost each part a round trip.
     client.meta.events.unregister("before-call.s3", add_expect_header)
     return S3Client(client, credentials, bool(given.get("requester_pays")))
-
-
-class Pace:
-    """The clock of one request, which moves ``size`` bytes or more."""
-
-    def __init__(self, timeout: float, size: int = 0) -> None:
-        self._timeout, self._size = timeout, size
-        self._began = time.monotonic()
-
-    def check(self, moved: int) -> None:
-        """Raise TimeoutError when the request, which has moved so many bytes, takes too long."""
-        if time.monotonic() - self._began > self._timeout + max(moved, self._size) / _SLOWEST:
-            raise TimeoutError(f"only {moved:,} bytes in {time.monotonic() - self._began:.0f} s")
-
-
-class PacedBody(io.IOBase):
-    """A request's body that is sent in small blocks, for as long as they move."""
-
-    def __init__(self, data: bytes | bytearray, pace: Pace) -> None:
-        self._data = memoryview(data)
-        self._position = 0
-        self._pace = pace
-
-    def read(self, size: int = -1) -> bytes:
-        self._pace.check(self._position)
-        end = len(self._data) if size is None or size < 0 else self._position + size
-        block = bytes(self._data[self._position : end])
-        self._position += len(block)
-        return block
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, len(self._data))[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-def read_chunks(answer: Mapping[str, Any], pace: Pace) -> Iterator[bytes]:
-    """The body of an answer as it arrives. Raises TimeoutError when it arrives too slowly."""
-    with answer["Body"] as body:  # urllib3's response, whose read1 returns what has arrived
-        read, done = getattr(body, "read1", body.read), 0
-        while chunk := read(_CHUNK):
-            done += len(chunk)
-            pace.check(done)
-            yield chunk
-
-
-def read_body(answer: Mapping[str, Any], pace: Pace) -> bytes:
-    """The whole body of an answer. Raises ConnectionError when it is cut off."""
-    data = b"".join(read_chunks(answer, pace))
-    expected = answer.get("ContentLength", len(data))
-    if len(data) != expected:
-        raise ConnectionError(f"only {len(data):,} of {expected:,} bytes came")
-    return data

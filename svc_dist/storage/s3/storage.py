@@ -11,10 +11,12 @@ from typing import Any
 
 from svc_dist.errors import RecipeError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, check_options
-from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, changed, complete, too_large, write_all
+from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, changed, complete, too_large
+from svc_dist.storage.landing import Target
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3_client import Pace, PacedBody, connect, read_body, read_chunks, signing_secrets
-from svc_dist.storage.s3_errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
+from svc_dist.storage.s3.bodies import Pace, PacedBody, read_body, receive
+from svc_dist.storage.s3.client import connect, signing_secrets
+from svc_dist.storage.s3.errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
 
 _COMPLETING = 600.0  # seconds: a store may take minutes to put a large object together
@@ -102,28 +104,28 @@ class S3Storage(MultipartStorage):
             raise changed(url, file, self.stat(file.name))
         return complete(data, url, start, end)
 
-    def fetch(self, file: FileIdentity, start: int, end: int, descriptor: int, offset: int, retries: Retries) -> None:
-        what, size = f"read bytes {start:,} to {end:,} of {file.name}", end - start
+    def fetch(self, file: FileIdentity, start: int, end: int, target: Target, retries: Retries) -> None:
+        what = f"read bytes {start:,} to {end:,} of {file.name}"
         failed = f"cannot {what} in {self.location} (get_object)"
         etag = file.version.removeprefix("etag:")
 
         def copy(answer: dict[str, Any], pace: Pace) -> bool:
             if answer["ETag"] != etag:  # a store that does not know If-Match, or an answer garbled on the way
                 raise TransientStorageError(f"{failed}: the answer's ETag is {answer['ETag']}, not {etag}")
-            done = 0
-            for chunk in read_chunks(answer, pace):
-                if done + len(chunk) > size:
-                    raise TransientStorageError(f"{failed}: the answer is too long")
-                write_all(descriptor, chunk, offset + done)
-                done += len(chunk)
-            if done != size:
-                raise TransientStorageError(f"{failed}: only {done:,} bytes came")
+            wanted = target.left
+            came = receive(answer, target, pace)
+            if came != wanted:
+                came_what = "the answer is too long" if came > wanted else f"only {came:,} of {wanted:,} bytes came"
+                raise TransientStorageError(f"{failed}: {came_what}")
             return True
 
-        parameters = {"Key": self.key(file.name), "Range": f"bytes={start}-{end - 1}", "IfMatch": etag}
+        def parameters() -> dict[str, Any]:
+            """For the bytes that are missing: what an attempt has brought stays."""
+            return {"Key": self.key(file.name), "Range": f"bytes={start + target.done}-{end - 1}", "IfMatch": etag}
+
         try:
             done = self.call(
-                "get_object", what, parameters, consume=copy, absent=CONDITION_FAILED, size=size, retries=retries
+                "get_object", what, parameters, consume=copy, absent=CONDITION_FAILED, size=end - start, retries=retries
             )
         except StorageError:
             current = None
@@ -262,7 +264,7 @@ class S3Storage(MultipartStorage):
         self,
         operation: str,
         purpose: str,
-        parameters: dict[str, Any],
+        parameters: dict[str, Any] | Callable[[], dict[str, Any]],
         *,
         consume: Consumer | None = None,
         absent: tuple[str, ...] = (),
@@ -272,6 +274,7 @@ class S3Storage(MultipartStorage):
     ) -> Any:
         """One operation on the bucket, as botocore names it; None when the answer's code is one of ``absent``.
 
+        ``parameters``: as they are, or asked for before each attempt.
         ``consume``: what is made of an answer with a body, of ``size`` bytes where that is known.
         """
         from botocore.exceptions import ClientError
@@ -279,9 +282,9 @@ class S3Storage(MultipartStorage):
         timeout = timeout or self.access.timeout
 
         def attempt() -> Any:
-            body = parameters.get("Body", b"")
+            arguments = {"Bucket": self.bucket, **(parameters() if callable(parameters) else parameters)}
+            body = arguments.get("Body", b"")
             pace = Pace(timeout, max(size, len(body)))
-            arguments = {"Bucket": self.bucket, **parameters}
             if len(body) > _SMALL:
                 arguments["Body"] = PacedBody(body, pace)
             try:

@@ -6,7 +6,7 @@ import pytest
 from botocore import exceptions
 
 from svc_dist.errors import StorageError, TransientStorageError
-from svc_dist.storage.s3_errors import error_code, s3_error
+from svc_dist.storage.s3.errors import error_code, s3_error
 
 WHAT = "cannot read s3://bucket/model"
 
