@@ -5,22 +5,31 @@
 It knows what a merge asks for: ranges, If-Match, If-None-Match, lists, multipart uploads. It keeps the list of objects
 in memory and takes little CPU time beside the client that is measured. ``--discard`` keeps no bodies of parts, and
 ``--limit N`` answers 503 SlowDown to more than N requests for objects a second, as a throttling store does.
+``--tls FILE`` speaks TLS, with the certificate and key in this file (then nothing is sent by ``sendfile``):
+
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost \\
+        -keyout key.pem -out cert.pem; cat cert.pem key.pem > both.pem     # AWS_CA_BUNDLE=cert.pem for clients
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
+import mmap
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -87,6 +96,28 @@ class FastServer(ThreadingHTTPServer):
         self.objects[key] = Stored(file, file.stat().st_size, f'"{self.new_name()}"')
 
 
+class _Unframed(io.RawIOBase):
+    """A body that comes in chunks of HTTP."""
+
+    def __init__(self, body: io.BufferedReader) -> None:
+        self._body, self._left, self._over = body, 0, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left and not self._over:
+            self._left = int(self._body.readline().split(b";")[0], 16)
+            self._over = not self._left
+            if self._over:
+                self._body.readline()
+        count = self._body.readinto(memoryview(buffer)[: self._left])
+        self._left -= count
+        if count and not self._left:
+            self._body.readline()
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # a head goes out in one packet
@@ -123,22 +154,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, keep: bool = True) -> tuple[Path | None, int]:
         """The request's body in a file of its own, and its size."""
-        size = int(self.headers.get("Content-Length", 0))
+        size = 0
         file = self.server.folder / self.server.new_name() if keep else None
         out = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600) if file else -1
-        buffer, left = memoryview(bytearray(_BLOCK)), size
+        buffer, body = memoryview(bytearray(_BLOCK)), cast(io.BufferedReader, self.rfile)
+        if self.headers.get("Transfer-Encoding", "") == "chunked":
+            body = io.BufferedReader(_Unframed(body), _BLOCK)
         try:
-            while left:
-                count = self.rfile.readinto(buffer[: min(left, _BLOCK)])  # type: ignore[attr-defined]
-                if not count:
-                    raise ConnectionResetError
-                if file:
-                    os.write(out, buffer[:count])
-                left -= count
+            for left in self._pieces(body):
+                size += left
+                while left:
+                    count = body.readinto(buffer[: min(left, _BLOCK)])
+                    if not count:
+                        raise ConnectionResetError
+                    if file:
+                        os.write(out, buffer[:count])
+                    left -= count
         finally:
             if file:
                 os.close(out)
         return file, size
+
+    def _pieces(self, body: io.BufferedReader) -> Iterator[int]:
+        """The lengths of the pieces of the body, which come one after another."""
+        if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
+            yield int(self.headers.get("Content-Length", 0))
+            return
+        while length := int(body.readline().split(b";")[0], 16):
+            yield length
+            body.readline()
+        while body.read(_BLOCK):  # trailers
+            pass
 
     def do_HEAD(self) -> None:
         key, _ = self._asked()
@@ -182,6 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Range", f"bytes {start}-{end - 1}/{stored.size}")
         self.end_headers()
         self.wfile.flush()
+        if isinstance(self.connection, ssl.SSLSocket):
+            with stored.file.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                self.connection.sendall(memoryview(mapped)[start:end])
+            return None
         descriptor = os.open(stored.file, os.O_RDONLY)
         try:
             while start < end:
@@ -296,12 +346,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--discard", action="store_true", help="keep no bodies of parts")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="requests a second before it answers 503")
+    parser.add_argument("--tls", type=Path, metavar="FILE", help="certificate and key")
     options = parser.parse_args()
     with FastServer(options.folder / ".written", options.port, options.discard, options.limit) as server:
         for file in sorted(options.folder.rglob("*")):
             if file.is_file() and ".written" not in file.parts:
                 server.add(str(file.relative_to(options.folder)), file)
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
+        if options.tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(options.tls)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        scheme = "http" if options.tls is None else "https"
+        print(f"{scheme}://localhost:{server.server_port}", flush=True)
         server.serve_forever()
 
 

@@ -212,7 +212,7 @@ def _multipart(storage: MultipartStorage, name: str) -> str:
     upload = storage.create_upload(name, {"svc-dist-plan": "doctor"})
     try:
         began = time.perf_counter()
-        etags = [storage.upload_part(name, upload, number, bytearray(5 << 20), Retries()) for number in (1, 2)]
+        etags = [storage.upload_part(name, upload, number, bytes(5 << 20), Retries()) for number in (1, 2)]
         rate = _rate(10 << 20, began)
         if set(storage.parts(name, upload) or ()) != {1, 2}:
             raise StorageError("ListParts does not list the parts that were sent", "this store cannot be resumed on")

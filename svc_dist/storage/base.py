@@ -11,7 +11,7 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -186,9 +186,17 @@ class Storage(ABC):
         return storage_error(error, what)
 
     def retrying(
-        self, attempt: Callable[[], Result], what: str, retries: Retries | None = None, deadline: float | None = None
+        self,
+        attempt: Callable[[], Result],
+        what: str,
+        retries: Retries | None = None,
+        deadline: float | None = None,
+        admit: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Result:
-        """Run an operation with its errors translated, and retry transient failures until the deadline."""
+        """Run an operation with its errors translated, and retry transient failures until the deadline.
+
+        ``admit``: as in ``retry.retrying``.
+        """
 
         def translated() -> Result:
             try:
@@ -197,7 +205,7 @@ class Storage(ABC):
                 failed = self.translate(error, what)
             raise failed  # outside the handler: its context would be the client's error, which may quote credentials
 
-        return retrying(translated, self.access.deadline if deadline is None else deadline, retries)
+        return retrying(translated, self.access.deadline if deadline is None else deadline, retries, admit)
 
 
 class MultipartStorage(Storage):
@@ -208,7 +216,7 @@ class MultipartStorage(Storage):
         """Create a multipart upload of a file. Returns its id."""
 
     @abstractmethod
-    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
+    def upload_part(self, name: str, upload: str, number: int, data: bytes | memoryview, retries: Retries) -> str:
         """Send a part; when it is sent again, the last one counts. Returns its ETag."""
 
     @abstractmethod

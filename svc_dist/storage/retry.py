@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from svc_dist.errors import StorageError, TransientStorageError
@@ -30,10 +31,16 @@ class Retries:
             self.count += 1
 
 
-def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | None = None) -> Result:
+def retrying(
+    attempt: Callable[[], Result],
+    deadline: float,
+    retries: Retries | None = None,
+    admit: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Result:
     """The result of ``attempt``, retried while it raises TransientStorageError, for ``deadline`` seconds in all.
 
-    Raises StorageError, which is not retried, at the deadline.
+    ``admit``: what each attempt is made in; the time until it lets the attempt begin does not count. Raises
+    StorageError, which is not retried, at the deadline.
     """
     began = time.monotonic()
     attempts = 0
@@ -41,7 +48,10 @@ def retrying(attempt: Callable[[], Result], deadline: float, retries: Retries | 
     while True:
         attempts += 1
         try:
-            return attempt()
+            waiting = time.monotonic()
+            with admit():
+                began += time.monotonic() - waiting
+                return attempt()
         except TransientStorageError as error:
             pause = min(_LONGEST, _FIRST * 2 ** min(attempts - 1, 16)) * jitter.uniform(0.5, 1.0)
             spent = time.monotonic() - began

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -76,3 +77,24 @@ def test_a_long_wait_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch:
         retrying(failing(20), 600)
     records = {id(record): record.getMessage() for record in caplog.records}  # one record may reach two handlers
     assert ["waiting for the storage" in text for text in records.values()] == [True]
+
+
+def test_waiting_to_be_admitted_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    admitted: list[float] = []
+
+    @contextmanager
+    def admit() -> Iterator[None]:
+        now[0] += 1000
+        admitted.append(now[0])
+        yield
+
+    def attempt() -> str:
+        if len(admitted) < 3:
+            raise TransientStorageError("slow down")
+        return "done"
+
+    assert retrying(attempt, 10, admit=admit) == "done"
+    assert len(admitted) == 3

@@ -13,8 +13,7 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.storage.access import ClientOptions
 from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code
-
-_POOL = 64  # connections of one client
+from svc_dist.storage.s3.limiter import MOST, Limiter
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class S3Client:
 
 
 _clients: dict[str, S3Client] = {}
+_limiters: dict[str, Limiter] = {}
 _loaders: list[Any] = []  # one, of botocore's descriptions of services: reading them takes most of a client's making
 _lock = threading.Lock()
 
@@ -72,6 +72,15 @@ def connect(options: ClientOptions, timeout: float) -> S3Client:
         return _clients[key]
 
 
+def limiter_of(options: ClientOptions, bucket: str) -> Limiter:
+    """The limiter of this process's large requests to a bucket, whatever their time limits are."""
+    key = repr((options, bucket))
+    with _lock:
+        if key not in _limiters:
+            _limiters[key] = Limiter(f"s3://{bucket}")
+        return _limiters[key]
+
+
 def signing_secrets() -> list[str]:
     """The credentials of every client of this process."""
     return [secret for client in list(_clients.values()) for secret in client.secrets()]
@@ -82,6 +91,7 @@ def forget_clients() -> None:
     global _lock
     _lock = threading.Lock()
     _clients.clear()
+    _limiters.clear()
 
 
 os.register_at_fork(after_in_child=forget_clients)
@@ -97,6 +107,13 @@ def read_time(value: Any) -> Any:
     return parse_timestamp(value)
 
 
+def _checksum_first(params: dict[str, Any], **_: Any) -> None:
+    """Have the checksum of a body in a header, over TLS too, and not after it: that form is copied many times."""
+    algorithm = params.get("context", {}).get("checksum", {}).get("request_algorithm")
+    if isinstance(algorithm, dict) and algorithm.get("in") == "trailer":
+        algorithm["in"] = "header"
+
+
 def _create(options: ClientOptions, timeout: float) -> S3Client:
     import botocore.session
     from botocore import UNSIGNED
@@ -106,7 +123,7 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     given = dict(options.client)
     anonymous = bool(given.get("anon") if options.anonymous is None else options.anonymous)
     config = {
-        "max_pool_connections": _POOL,
+        "max_pool_connections": MOST,
         "connect_timeout": min(10.0, timeout),
         "read_timeout": timeout,
         # Retries are ours alone: counted, with one deadline. Layers of them would multiply.
@@ -134,4 +151,6 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     client = session.create_client("s3", config=configuration, **arguments)
     # Waiting for the server's go-ahead would cost each part a round trip.
     client.meta.events.unregister("before-call.s3", add_expect_header)
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-call.s3.{operation}", _checksum_first)
     return S3Client(client, credentials, bool(given.get("requester_pays")))

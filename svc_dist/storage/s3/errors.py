@@ -18,6 +18,8 @@ _TRANSIENT = {
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
     "RequestThrottled", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
 }  # fmt: skip
+#: Refusals that ask for fewer requests.
+_THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "503", "429"}
 _HINTS = {
     "NoSuchBucket": "check the bucket's name and the endpoint",
     "InvalidObjectState": "the object is archived (Glacier): restore it first (aws s3api restore-object), or copy it "
@@ -39,6 +41,11 @@ def error_code(error: Exception) -> str:
     """The code of S3's refusal, such as ``NoSuchKey``; "" where S3 did not answer."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def is_throttled(error: Exception) -> bool:
+    """Whether S3 refused a request because there are too many of them."""
+    return error_code(error) in _THROTTLED
 
 
 def s3_error(error: Exception, what: str) -> SvcDistError:

@@ -15,8 +15,8 @@ from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, c
 from svc_dist.storage.landing import Target
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3.bodies import Pace, PacedBody, read_body, receive
-from svc_dist.storage.s3.client import connect, signing_secrets
-from svc_dist.storage.s3.errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, s3_error
+from svc_dist.storage.s3.client import connect, limiter_of, signing_secrets
+from svc_dist.storage.s3.errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, is_throttled, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
 
 _COMPLETING = 600.0  # seconds: a store may take minutes to put a large object together
@@ -215,9 +215,10 @@ class S3Storage(MultipartStorage):
         parameters = {"Key": self.key(name), "Metadata": metadata}
         return str(self.call("create_multipart_upload", f"write {name}", parameters)["UploadId"])
 
-    def upload_part(self, name: str, upload: str, number: int, data: bytes | bytearray, retries: Retries) -> str:
+    def upload_part(self, name: str, upload: str, number: int, data: bytes | memoryview, retries: Retries) -> str:
         parameters = {"Key": self.key(name), "UploadId": upload, "PartNumber": number, "Body": data}
-        return str(self.call("upload_part", f"write part {number} of {name}", parameters, retries=retries)["ETag"])
+        what, size = f"write part {number} of {name}", len(data)
+        return str(self.call("upload_part", what, parameters, size=size, retries=retries)["ETag"])
 
     def parts(self, name: str, upload: str) -> dict[int, list[str]] | None:
         parts: dict[int, list[str]] = {}
@@ -275,27 +276,34 @@ class S3Storage(MultipartStorage):
         """One operation on the bucket, as botocore names it; None when the answer's code is one of ``absent``.
 
         ``parameters``: as they are, or asked for before each attempt.
-        ``consume``: what is made of an answer with a body, of ``size`` bytes where that is known.
+        ``consume``: what is made of an answer with a body. ``size``: bytes of a range or part: such requests wait until
+        the store takes more.
         """
         from botocore.exceptions import ClientError
 
-        timeout = timeout or self.access.timeout
+        timeout, limiter = timeout or self.access.timeout, limiter_of(self._options, self.bucket)
 
         def attempt() -> Any:
             arguments = {"Bucket": self.bucket, **(parameters() if callable(parameters) else parameters)}
             body = arguments.get("Body", b"")
             pace = Pace(timeout, max(size, len(body)))
-            if len(body) > _SMALL:
+            if len(body) > _SMALL or isinstance(body, memoryview):
                 arguments["Body"] = PacedBody(body, pace)
             try:
                 answer = connect(self._options, timeout).call(operation, arguments)
             except ClientError as error:
                 if error_code(error) in absent:
                     return None
+                if is_throttled(error):
+                    limiter.refused(pace.began)
                 raise
-            return answer if consume is None else consume(answer, pace)
+            result = answer if consume is None else consume(answer, pace)
+            if size:
+                limiter.answered()
+            return result
 
-        return self.retrying(attempt, f"cannot {purpose} in {self.location} ({operation})", retries)
+        admit = limiter.slot if size else contextlib.nullcontext
+        return self.retrying(attempt, f"cannot {purpose} in {self.location} ({operation})", retries, admit=admit)
 
     def translate(self, error: Exception, what: str) -> SvcDistError:
         learn(signing_secrets())

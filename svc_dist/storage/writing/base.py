@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,20 +89,48 @@ class Sink(RangeSink, Protocol):
         """
 
 
+class Buffers:
+    """Memory for parts, which is used again and again: each page of new memory has to be cleared and mapped."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of at least ``size`` bytes."""
+        with self._lock:
+            for number, buffer in enumerate(self._free):
+                if len(buffer) >= size:
+                    return self._free.pop(number)
+            del self._free[:1]  # a smaller one goes, so that there are never more than were in use
+        return bytearray(size)
+
+    def give_back(self, buffer: bytearray) -> None:
+        with self._lock:
+            self._free.append(buffer)
+
+
 class PartsWriter:
     """Sends each part as soon as it is full, a few of them in parallel, while the next one is filled.
 
     ``send``: writes the part with a number, counts its retries, and returns its token. ``ahead``: parts in flight at
-    most; these and the one that is being filled are in memory. ``what``: the file, for messages.
+    most; these and the one that is being filled are in memory, in ``buffers``. ``what``: the file, for messages.
     """
 
     def __init__(
-        self, send: Callable[[int, bytearray, Retries], str], what: str, first: int, sizes: Sequence[int], ahead: int
+        self,
+        send: Callable[[int, memoryview, Retries], str],
+        what: str,
+        first: int,
+        sizes: Sequence[int],
+        ahead: int,
+        buffers: Buffers,
     ) -> None:
-        self._send, self._what, self._ahead = send, what, ahead
+        self._send, self._what, self._ahead, self._buffers = send, what, ahead, buffers
         self._number = first
         self._sizes = list(sizes)
-        self._filling = bytearray()
+        self._filling: bytearray | None = None
+        self._filled = 0
         self._sent: list[Future[str]] = []
         self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="upload")
         self.retries = Retries()
@@ -114,24 +143,35 @@ class PartsWriter:
         while rest.nbytes:
             if not self._sizes:
                 raise ValueError(f"{self._what}: {rest.nbytes} bytes past the range's end")
-            room = self._sizes[0] - len(self._filling)
-            self._filling += rest[:room]
-            rest = rest[room:]
-            if len(self._filling) == self._sizes[0]:
-                self._start_sending()
+            if self._filling is None:
+                self._filling = self._buffers.take(self._sizes[0])
+            count = min(self._sizes[0] - self._filled, rest.nbytes)
+            self._filling[self._filled : self._filled + count] = rest[:count]
+            self._filled += count
+            rest = rest[count:]
+            if self._filled == self._sizes[0]:
+                self._start_sending(self._filling)
 
     def commit(self) -> tuple[str, ...]:
         if self._sizes:
-            raise ValueError(f"{self._what}: {sum(self._sizes) - len(self._filling)} bytes are not written")
+            raise ValueError(f"{self._what}: {sum(self._sizes) - self._filled} bytes are not written")
         return tuple(part.result() for part in self._sent)
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._filling is not None:
+            self._buffers.give_back(self._filling)
 
-    def _start_sending(self) -> None:
+    def _start_sending(self, buffer: bytearray) -> None:
+        number, size = self._number, self._sizes.pop(0)
+
+        def send() -> str:
+            try:
+                return self._send(number, memoryview(buffer)[:size], self.retries)
+            finally:
+                self._buffers.give_back(buffer)
+
         if len(self._sent) >= self._ahead:
             self._sent[-self._ahead].result()  # memory is bounded, and a failed part ends the unit early
-        self._sent.append(self._pool.submit(self._send, self._number, self._filling, self.retries))
-        self._number += 1
-        self._sizes.pop(0)
-        self._filling = bytearray()
+        self._number, self._filling, self._filled = number + 1, None, 0
+        self._sent.append(self._pool.submit(send))

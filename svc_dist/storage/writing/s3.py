@@ -20,7 +20,7 @@ from svc_dist.errors import DamagedInputError, OutputError, StorageError
 from svc_dist.sizes import counted
 from svc_dist.storage.base import IN_PARALLEL, MultipartStorage, Storage, is_inside
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
+from svc_dist.storage.writing.base import PART, Buffers, LostRangesError, PartsWriter, ShardFile, ShardState
 
 _MARK = "svc-dist-plan"  # metadata of our objects: the fingerprint of the plan they belong to
 #: Parts of one range that are sent while the next one is computed.
@@ -51,6 +51,7 @@ class S3Sink:
         self._storage = storage
         self._run_folder = run_folder
         self._fingerprint = fingerprint
+        self._buffers = Buffers()
         self._uploads: dict[str, str] = {}
         self._vanished: set[str] = set()  # files whose recorded upload is gone
 
@@ -107,10 +108,10 @@ class S3Sink:
                 "another program removed it; run the same command again to resume",
             )
 
-        def send(number: int, data: bytearray, retries: Retries) -> str:
+        def send(number: int, data: memoryview, retries: Retries) -> str:
             return self._storage.upload_part(shard.file, upload, number, data, retries)
 
-        return PartsWriter(send, shard.file, first_part, parts, PARTS_AHEAD)
+        return PartsWriter(send, shard.file, first_part, parts, PARTS_AHEAD, self._buffers)
 
     def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
         raise NotImplementedError

@@ -12,7 +12,7 @@ import xxhash
 
 from svc_dist.storage.base import Storage
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.writing.base import PART, LostRangesError, PartsWriter, ShardFile, ShardState
+from svc_dist.storage.writing.base import PART, Buffers, LostRangesError, PartsWriter, ShardFile, ShardState
 
 
 class StagedSink:
@@ -25,6 +25,7 @@ class StagedSink:
         self._storage = storage
         self._run_folder = run_folder
         self._fingerprint = fingerprint
+        self._buffers = Buffers()
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
         """Do nothing: pieces need no preallocation."""
@@ -38,12 +39,12 @@ class StagedSink:
     def write_range(self, shard: ShardFile, start: int, end: int, first_part: int, parts: Sequence[int]) -> PartsWriter:
         pieces = self._pieces(shard)
 
-        def send(number: int, data: bytearray, retries: Retries) -> str:
+        def send(number: int, data: memoryview, retries: Retries) -> str:
             token = f"{number:05d}-{len(data)}"
             pieces.put(token, bytes(data))
             return token
 
-        return PartsWriter(send, pieces.location, first_part, parts, ahead=1)
+        return PartsWriter(send, pieces.location, first_part, parts, 1, self._buffers)
 
     def digest(self, shard: ShardFile, start: int, end: int, tokens: Sequence[str]) -> str:
         digest = xxhash.xxh3_128()
