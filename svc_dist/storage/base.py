@@ -153,6 +153,10 @@ class Storage(ABC):
         """Those of these names that are files in ``folder``."""
         return set(self.names(folder)).intersection(names)
 
+    def join(self, name: str, pieces: Sequence[str], folder: str) -> None:
+        """Write a file of other files, in order: here by a copy. ``folder``: for what a storage makes on the way."""
+        self.put_stream(name, lambda: (self.read(piece) for piece in pieces))
+
     def age(self, name: str) -> float | None:
         """Seconds since a file was written, by the storage's own clock; None where that is unknown."""
         return None
@@ -193,10 +197,7 @@ class Storage(ABC):
         deadline: float | None = None,
         admit: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Result:
-        """Run an operation with its errors translated, and retry transient failures until the deadline.
-
-        ``admit``: as in ``retry.retrying``.
-        """
+        """Run an operation with its errors translated, and retry transient failures; ``admit`` as in ``retrying``."""
 
         def translated() -> Result:
             try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from svc_dist.errors import MissingExtraError, StorageError
 from svc_dist.storage.access import DEFAULT_ACCESS, DRIVERS, GOOGLE, HUB, Access, check_options
-from svc_dist.storage.base import FileIdentity, Result, Storage, complete
+from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Result, Storage, complete
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.secrets import refuse_credentials
+
+_COMPOSED = 32  # objects of one request to Google's storage
 
 
 class FsspecStorage(Storage):
@@ -40,6 +43,7 @@ class FsspecStorage(Storage):
             failed = self.translate(error, f"cannot open {self.location}")
             raise failed from None
         self.root = root.rstrip("/")
+        self._composes = protocol in GOOGLE and hasattr(self.filesystem, "merge")
 
     def full(self, name: str) -> str:
         """A file's path in the file system."""
@@ -102,6 +106,24 @@ class FsspecStorage(Storage):
                     file.write(chunk)
 
         self.retrying(attempt, f"cannot write {self.url(name)}")
+
+    def join(self, name: str, pieces: Sequence[str], folder: str) -> None:
+        if not self._composes:
+            return super().join(name, pieces, folder)
+        level, sources = 0, [self.full(piece) for piece in pieces]
+        while sources:
+            groups = [sources[first : first + _COMPOSED] for first in range(0, len(sources), _COMPOSED)]
+            targets = [self.full(f"{folder}/{level}-{number}") for number in range(len(groups))]
+            if len(groups) == 1:
+                targets = [self.full(name)]
+            with ThreadPoolExecutor(IN_PARALLEL) as pool:
+                list(pool.map(self._compose, targets, groups))
+            level, sources = level + 1, targets if len(targets) > 1 else []
+        return None
+
+    def _compose(self, target: str, sources: Sequence[str]) -> None:
+        """Have the storage write an object of others: no byte of them comes here."""
+        self.retrying(lambda: self.filesystem.merge(target, list(sources)), f"cannot write {target} of its pieces")
 
     def delete(self, name: str) -> None:
         self._if_exists(lambda: self.filesystem.rm_file(self.full(name)), f"cannot remove {self.url(name)}")

@@ -30,7 +30,7 @@ class InlineExecutor:
 
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
         landing = Landing(available_memory() // _LANDING, available_memory)
-        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan, landing)
+        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan, landing=landing)
         settings = plan.settings
         node = Node(
             options.slots or default_slots(settings),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from typing import Any
 
+from svc_dist.errors import TransientStorageError
 from svc_dist.storage.landing import Target
 
 _CHUNK = 1 << 18  # bytes of an answer's body that are in memory at the same time
@@ -78,6 +79,18 @@ def read_body(answer: Mapping[str, Any], pace: Pace) -> bytes:
     if len(data) != expected:
         raise ConnectionError(f"only {len(data):,} of {expected:,} bytes came")
     return data
+
+
+def receive_version(answer: Mapping[str, Any], target: Target, pace: Pace, etag: str, failed: str) -> bool:
+    """Receive the bytes of a file's version. Raises TransientStorageError, which begins with ``failed``, for others."""
+    if answer["ETag"] != etag:  # a store that does not know If-Match, or an answer garbled on the way
+        raise TransientStorageError(f"{failed}: the answer's ETag is {answer['ETag']}, not {etag}")
+    wanted = target.left
+    came = receive(answer, target, pace)
+    if came != wanted:
+        what = "the answer is too long" if came > wanted else f"only {came:,} of {wanted:,} bytes came"
+        raise TransientStorageError(f"{failed}: {what}")
+    return True
 
 
 def receive(answer: Mapping[str, Any], target: Target, pace: Pace) -> int:

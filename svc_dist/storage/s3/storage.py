@@ -14,7 +14,7 @@ from svc_dist.storage.access import DEFAULT_ACCESS, Access, check_options
 from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, changed, complete, too_large
 from svc_dist.storage.landing import Target
 from svc_dist.storage.retry import Retries
-from svc_dist.storage.s3.bodies import Pace, PacedBody, read_body, receive
+from svc_dist.storage.s3.bodies import Pace, PacedBody, read_body, receive_version
 from svc_dist.storage.s3.client import connect, limiter_of, signing_secrets
 from svc_dist.storage.s3.errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, is_throttled, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
@@ -110,14 +110,7 @@ class S3Storage(MultipartStorage):
         etag = file.version.removeprefix("etag:")
 
         def copy(answer: dict[str, Any], pace: Pace) -> bool:
-            if answer["ETag"] != etag:  # a store that does not know If-Match, or an answer garbled on the way
-                raise TransientStorageError(f"{failed}: the answer's ETag is {answer['ETag']}, not {etag}")
-            wanted = target.left
-            came = receive(answer, target, pace)
-            if came != wanted:
-                came_what = "the answer is too long" if came > wanted else f"only {came:,} of {wanted:,} bytes came"
-                raise TransientStorageError(f"{failed}: {came_what}")
-            return True
+            return receive_version(answer, target, pace, etag, failed)
 
         def parameters() -> dict[str, Any]:
             """For the bytes that are missing: what an attempt has brought stays."""

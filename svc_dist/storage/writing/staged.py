@@ -1,7 +1,8 @@
-"""Ranges out to a storage without multipart uploads: staged pieces, then one streamed write per shard.
+"""Ranges out to a storage without multipart uploads: staged pieces, then one join per shard.
 
-Each part of a range becomes a file in the run folder. Finishing a shard streams them into its file, and a record in the
-run folder distinguishes a finished shard from an interrupted one.
+Each part of a range becomes a file in the run folder. Finishing a shard joins them into its file, by the storage itself
+where it can (Google's), else by one streamed write, and a record in the run folder distinguishes a finished shard from
+an interrupted one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class StagedSink:
                     f"{pieces.location}: {len(missing)} of {len(tokens)} pieces are gone",
                     "another program removed them; run the same command again to write them again",
                 )
-            self._storage.put_stream(shard.file, lambda: (pieces.read(token) for token in tokens))
+            folder = pieces.location.removeprefix(f"{self._storage.location}/")
+            self._storage.join(shard.file, [f"{folder}/{token}" for token in tokens], f"{folder}/joined")
             self._run_folder.put(_record(shard), self._fingerprint.encode())
         pieces.clear()
 

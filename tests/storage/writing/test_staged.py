@@ -86,3 +86,31 @@ def test_a_range_must_be_full_and_not_more(sink: StagedSink) -> None:
         writer.write(memoryview(b"a"))
         with pytest.raises(ValueError, match="1 bytes past the range's end"):
             writer.write(memoryview(b"a"))
+
+
+def test_a_storage_that_joins_objects_itself_gets_no_byte_twice(
+    objects: FsspecStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Google's joins at most 32 objects in one request: 70 pieces are two levels of joins, and none is read here."""
+    requests: list[int] = []
+    raw = objects.filesystem
+
+    def merge(target: str, sources: list[str]) -> None:
+        requests.append(len(sources))
+        raw.makedirs(target.rpartition("/")[0], exist_ok=True)
+        raw.pipe_file(target, b"".join(raw.cat_file(source) for source in sources))
+
+    monkeypatch.setattr(raw, "merge", merge, raising=False)
+    monkeypatch.setattr(objects, "_composes", True)
+    sink = StagedSink(objects, objects.sub(".svc_dist"), "plan one")
+    shard, parts = ShardFile("model.safetensors", 140), [bytes([number, 1]) for number in range(70)]
+    with sink.write_range(shard, 0, 140, 1, [2] * 70) as writer:
+        writer.write(memoryview(b"".join(parts)))
+        tokens = writer.commit()
+    with monkeypatch.context() as reading:
+        reading.setattr(FsspecStorage, "read", None)
+        sink.finish(shard, tokens)
+    assert sorted(requests) == [3, 6, 32, 32]
+    assert objects.read(shard.file) == b"".join(parts)
+    assert sink.state(shard) == ShardState(True)
+    assert objects.names(".svc_dist/pieces", recursive=True) == []

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from svc_dist.errors import StorageError, TransientStorageError
-from svc_dist.storage import s3
-from svc_dist.storage.s3 import S3Storage
+from svc_dist.storage.s3 import storage as s3
+from svc_dist.storage.s3.storage import S3Storage
 
 PAGE = 3
 
