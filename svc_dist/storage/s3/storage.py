@@ -109,17 +109,14 @@ class S3Storage(MultipartStorage):
         failed = f"cannot {what} in {self.location} (get_object)"
         etag = file.version.removeprefix("etag:")
 
-        def copy(answer: dict[str, Any], pace: Pace) -> bool:
-            return receive_version(answer, target, pace, etag, failed)
-
-        def parameters() -> dict[str, Any]:
-            """For the bytes that are missing: what an attempt has brought stays."""
+        def parameters() -> dict[str, Any]:  # for the bytes that are missing: what an attempt has brought stays
             return {"Key": self.key(file.name), "Range": f"bytes={start + target.done}-{end - 1}", "IfMatch": etag}
 
         try:
             done = self.call(
-                "get_object", what, parameters, consume=copy, absent=CONDITION_FAILED, size=end - start, retries=retries
-            )
+                "get_object", what, parameters, absent=CONDITION_FAILED, size=end - start, retries=retries,
+                consume=lambda answer, pace: receive_version(answer, target, pace, etag, failed),
+            )  # fmt: skip
         except StorageError:
             current = None
             with contextlib.suppress(StorageError):  # what failed first says more
