@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,10 +12,15 @@ from torch import Tensor
 
 from svc_dist.errors import NumericsError
 from svc_dist.linalg import lapack
+from svc_dist.linalg.devices.limits import largest_eigenproblem
+from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.krylov import krylov_pays, leading_eigenpairs
-from svc_dist.linalg.residual import Probe
+from svc_dist.linalg.residual import Probe, fits, require_fit
+
+_log = logging.getLogger("svc_dist")
+_KRYLOV_FITS = 1e-11  # residual of a direction: ten times what a Krylov space converges to
 
 
 class Eigen(NamedTuple):
@@ -36,10 +43,12 @@ def symmetric_eigen(
 
     All eigenvalues ``(n)``; the eigenvectors of the ``count`` largest ones (default: all; or what ``count`` makes of
     the eigenvalues), ``(n, count)``, cast to ``dtype``. ``what`` names the matrix in errors. ``overwrite`` gives the
-    matrix's memory away. Raises NumericsError when an entry is not finite or LAPACK does not converge.
+    matrix's memory away. Raises NumericsError when an entry is not finite, or LAPACK does not converge or fit.
     """
     require_finite(matrix, what)
     dtype = dtype or matrix.dtype
+    if matrix.device.type != "cpu":
+        return _on_device(matrix, what, count, dtype)
     probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
     try:
         if lapack.usable(matrix):
@@ -47,12 +56,42 @@ def symmetric_eigen(
             values = reduced.values().flip(0)
             vectors = reduced.vectors(_wanted(count, values), dtype)
         else:
-            values, vectors = torch.linalg.eigh(matrix)
-            values = values.flip(0)
-            vectors = vectors[:, len(matrix) - _wanted(count, values) :].to(dtype).flip(1)
+            values, vectors = _eigh(matrix, count, dtype)
     except (torch.linalg.LinAlgError, lapack.NotConvergedError) as error:  # type: ignore[attr-defined]
         raise NumericsError(f"the eigendecomposition of {what} did not converge: {error}") from None
-    return Eigen(values, vectors, probe.residual(vectors, values, vectors))
+    residual = probe.residual(vectors, values, vectors)
+    require_fit(residual, values, vectors, what)
+    return Eigen(values, vectors, residual)
+
+
+def _on_device(matrix: Tensor, what: str, count: int | Callable[[Tensor], int] | None, dtype: torch.dtype) -> Eigen:
+    """As ``symmetric_eigen``: by the device's library where that takes the matrix and what it finds fits, else LAPACK.
+
+    Raises RuntimeError of a device that is out of memory or fails.
+    """
+    largest = largest_eigenproblem(torch.__version__)
+    if largest is None or len(matrix) <= largest:
+        probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+        try:
+            values, vectors = _eigh(matrix, count, dtype)
+        except RuntimeError as error:
+            if trouble(error) is not Trouble.ROUTE:
+                raise
+            _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
+        else:
+            residual = probe.residual(vectors, values, vectors)
+            if fits(residual, values, vectors):
+                return Eigen(values, vectors, residual)
+            _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
+            del values, vectors
+    found = symmetric_eigen(matrix.cpu(), what, count=count, dtype=dtype, overwrite=True)
+    return Eigen(found.values.to(matrix.device), found.vectors.to(matrix.device), found.residual)
+
+
+def _eigh(matrix: Tensor, count: int | Callable[[Tensor], int] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.flip(0)
+    return values, vectors[:, len(matrix) - _wanted(count, values) :].to(dtype).flip(1)
 
 
 def _wanted(count: int | Callable[[Tensor], int] | None, values: Tensor) -> int:
@@ -79,7 +118,8 @@ def _krylov(apply: Callable[[Tensor], Tensor], count: int, wide: Tensor) -> Eige
     if pairs is None:
         return None
     values, vectors = pairs
-    return Eigen(values, vectors, Probe(apply, len(wide), wide).residual(vectors, values, vectors))
+    residual = Probe(apply, len(wide), wide).residual(vectors, values, vectors)
+    return Eigen(values, vectors, residual) if residual <= _KRYLOV_FITS * math.sqrt(count) else None
 
 
 def leading_gram_eigen(matrix: Tensor, count: int | Callable[[Tensor], int], what: str, dtype: torch.dtype) -> Eigen:

@@ -8,7 +8,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from svc_dist.errors import NumericsError
+
 _PROBES = 4
+_MARGIN = 300.0  # times what rounding alone is expected to leave; measured: up to 12
+_FAINT = 1e-280  # the largest value of a matrix whose rounding is that of denormal numbers
+
+
+def fits(residual: float, values: Tensor, left: Tensor) -> bool:
+    """Whether a residual is one that rounding explains, for the dtype and length of the vectors ``left (m, k)``."""
+    if not len(values) or float(values[0]) < _FAINT:
+        return True
+    return residual <= _MARGIN * torch.finfo(left.dtype).eps * math.sqrt(max(len(left), 16))
+
+
+def require_fit(residual: float, values: Tensor, left: Tensor, what: str) -> None:
+    """Raise NumericsError naming ``what`` where a decomposition does not fit its matrix."""
+    if not fits(residual, values, left):
+        raise NumericsError(
+            f"the decomposition of {what} does not fit it: it is off by {residual:.1e} of the largest value",
+            "a library or a processor computes wrongly: try another machine, or another build of torch and scipy",
+        )
 
 
 class Probe:
@@ -29,4 +49,4 @@ class Probe:
             return 0.0
         kind = left.dtype
         error = self.images.to(kind) @ right - (self.rows.to(kind) @ left) * values[: left.shape[1]].to(kind)
-        return float(torch.linalg.vector_norm(error)) / (math.sqrt(_PROBES) * scale)
+        return float(torch.linalg.vector_norm(error / scale)) / math.sqrt(_PROBES)

@@ -6,6 +6,7 @@ values of 1e-8 of the largest. Only float64 arithmetic can tell what is smaller:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from svc_dist.errors import NumericsError
 from svc_dist.linalg import lapack
+from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.linalg.eigen import leading_gram_eigen, symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
 from svc_dist.linalg.noise import Noise
-from svc_dist.linalg.residual import Probe
+from svc_dist.linalg.residual import Probe, fits, require_fit
 
+_log = logging.getLogger("svc_dist")
 _BESIDE = 16  # vectors iterated beside those wanted
 _ITERATIONS = 4
 _GRAM_RESOLVES = 1e-9  # of the largest square: a direction is then known to eps / 1e-9 = 2e-7
@@ -191,18 +194,37 @@ def _polar_in_place(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
     except lapack.NotConvergedError as error:
         raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
     residual = probe.residual(left, values, matrix.T)
+    require_fit(residual, values, left, what)
     kept = _above_rounding(values, matrix.shape[1])
     return Polar(left[:, :kept].to(dtype) @ matrix[:kept].to(dtype), len(matrix) - kept, residual)
 
 
 def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """LAPACK's thin SVD ``U, s, V^T``, and its residual. Raises NumericsError naming ``what``."""
+    """LAPACK's thin SVD ``U, s, V^T``, and its residual. On a GPU, LAPACK's is made where its own library's fails.
+
+    Raises NumericsError naming ``what``, and RuntimeError of a device that is out of memory or fails.
+    """
     require_finite(matrix, what)
-    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
     try:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
+        left, values, right, residual = _svd_with_residual(matrix)
+        if matrix.device.type == "cpu" or fits(residual, values, left):
+            require_fit(residual, values, left, what)
+            return left, values, right, residual
+        _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
+        del left, values, right
+    except RuntimeError as error:
+        if trouble(error) is not Trouble.ROUTE:
+            raise
+        if matrix.device.type == "cpu":
+            raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
+        _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
+    left, values, right, residual = full_svd(matrix.cpu(), what)
+    return left.to(matrix.device), values.to(matrix.device), right.to(matrix.device), residual
+
+
+def _svd_with_residual(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left, values, right, probe.residual(left, values, right.T)
 
 
