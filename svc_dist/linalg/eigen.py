@@ -17,6 +17,7 @@ from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.krylov import krylov_pays, leading_eigenpairs
+from svc_dist.linalg.products.halves import eigen_of_halves
 from svc_dist.linalg.residual import Probe, fits, require_fit
 
 _log = logging.getLogger("svc_dist")
@@ -69,27 +70,29 @@ def _on_device(matrix: Tensor, what: str, count: int | Callable[[Tensor], int] |
 
     Raises RuntimeError of a device that is out of memory or fails.
     """
-    largest = largest_eigenproblem(torch.__version__)
-    if largest is None or len(matrix) <= largest:
-        probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
-        try:
-            values, vectors = _eigh(matrix, count, dtype)
-        except RuntimeError as error:
-            if trouble(error) is not Trouble.ROUTE:
-                raise
-            _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
-        else:
-            residual = probe.residual(vectors, values, vectors)
-            if fits(residual, values, vectors):
-                return Eigen(values, vectors, residual)
-            _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
-            del values, vectors
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+    try:
+        values, vectors = _eigh(matrix, count, dtype)
+    except RuntimeError as error:
+        if trouble(error) is not Trouble.ROUTE:
+            raise
+        _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
+    else:
+        residual = probe.residual(vectors, values, vectors)
+        if fits(residual, values, vectors):
+            return Eigen(values, vectors, residual)
+        _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
+        del values, vectors
     found = symmetric_eigen(matrix.cpu(), what, count=count, dtype=dtype, overwrite=True)
     return Eigen(found.values.to(matrix.device), found.vectors.to(matrix.device), found.residual)
 
 
 def _eigh(matrix: Tensor, count: int | Callable[[Tensor], int] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix)
+    largest = None if matrix.device.type == "cpu" else largest_eigenproblem(torch.__version__)
+    if largest is None or len(matrix) <= largest:
+        values, vectors = torch.linalg.eigh(matrix)
+    else:
+        values, vectors = eigen_of_halves(matrix, largest, torch.linalg.eigh)
     values = values.flip(0)
     return values, vectors[:, len(matrix) - _wanted(count, values) :].to(dtype).flip(1)
 

@@ -22,6 +22,7 @@ from svc_dist.linalg.eigen import leading_gram_eigen, symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
 from svc_dist.linalg.noise import Noise
+from svc_dist.linalg.products.polar import orthonormality, polar_by_products
 from svc_dist.linalg.residual import Probe, fits, require_fit
 
 _log = logging.getLogger("svc_dist")
@@ -141,8 +142,9 @@ def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool 
     """The polar factor of a float64 matrix ``(m, n)`` as ``dtype``. ``overwrite`` gives the matrix's memory away.
 
     Directions are told apart down to ``max(m, n) * eps`` of the largest: as float64 by the SVD; else by the Gram matrix
-    first, which is exact to float32 down to 3e-5 of the largest, and where one is smaller by the SVD after all. A polar
-    factor gives every direction the same strength: what a Gram matrix loses may be much of it.
+    first, which is exact to float32 down to 3e-5 of the largest, and where one is smaller by the SVD after all. On a
+    GPU products alone come first, which are exact down to 1e-12 of the largest. A polar factor gives every direction
+    the same strength: what a Gram matrix loses may be much of it.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -151,6 +153,8 @@ def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool 
     require_finite(matrix, what)
     if rows == 0:
         return Polar(matrix.to(dtype), 0, 0.0)
+    if matrix.device.type != "cpu" and (factor := polar_by_products(matrix)) is not None:
+        return Polar(factor.to(dtype), 0, orthonormality(factor))
     if dtype != torch.float64:
         from_gram = _polar_from_gram(matrix, what, dtype)
         if from_gram is not None:

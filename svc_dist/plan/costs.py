@@ -12,6 +12,7 @@ from msgspec import structs
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import PlanError
+from svc_dist.linalg.devices.limits import WORKSPACE
 from svc_dist.methods.costs import Work, difference_work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
@@ -193,9 +194,9 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> 
 class PieceCosts:
     """The costs of pieces of tensors: computed once for all that differ in nothing but where they are stored."""
 
-    def __init__(self, dispositions: Sequence[Sequence[Disposition]], precision: str) -> None:
+    def __init__(self, dispositions: Sequence[Sequence[Disposition]], precision: str, device: str) -> None:
         """``dispositions``: by number, in all results."""
-        self._dispositions, self._precision = dispositions, precision
+        self._dispositions, self._precision, self._device = dispositions, precision, device
         self._known: dict[tuple[Any, ...], dict[tuple[int, int], tuple[int, float, int]]] = {}
 
     def of(self, tensor: PlannedTensor, first: int, last: int) -> tuple[int, float, int]:
@@ -211,8 +212,18 @@ class PieceCosts:
     def _of(self, tensor: PlannedTensor, first: int, last: int) -> tuple[int, float, int]:
         decided = self._dispositions[tensor.disposition]
         bytes_in = sum(read.end - read.start for _, read in tensor.reads(first, last))
-        flops = work(tensor, decided, last - first, self._precision).flops
-        return bytes_in, flops, memory(tensor, decided, self._precision)
+        operations = work(tensor, decided, last - first, self._precision)
+        return (
+            bytes_in,
+            operations.flops,
+            memory(tensor, decided, self._precision) + workspace(operations, self._device),
+        )
+
+
+def workspace(operations: Work, device: str) -> int:
+    """Bytes of a GPU that its eigensolver takes for a unit's largest decomposition; nothing on the CPU."""
+    largest = max((size for size, _ in operations.eigen), default=0)
+    return 0 if device == "cpu" else int(8 * WORKSPACE * largest * largest)
 
 
 def _stored(source: InputRange | None) -> tuple[Any, ...] | None:

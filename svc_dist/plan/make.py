@@ -22,6 +22,7 @@ from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
 from svc_dist.plan.costs import PieceCosts, grain, takes_matrices
+from svc_dist.plan.devices.solvers import solver_warnings
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -141,6 +142,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *quantisation.warnings(described, decisions, stale),
             *of_layers,
             *dtypes.warnings(recipe, base, decisions),
+            *solver_warnings(tensors, dispositions, settings),
             *unknown_layouts([d.spec for d in decisions if d.turned is None and d.spec is not None]),
         ),
         methods=versions(dispositions),
@@ -265,7 +267,7 @@ def _plan_units(
         tensor = tensors[number_of[spec.name]]
         return 0 if takes_matrices(tensor, dispositions[tensor.disposition]) else least
 
-    costs = PieceCosts(dispositions, settings.precision)
+    costs = PieceCosts(dispositions, settings.precision, settings.device)
     units: list[Unit] = []
     for shard_number, shard in enumerate(layout):
         for cut in ranges(shard, grain_of, joined, enough):

@@ -1,0 +1,1 @@
+"""Decompositions made of matrix products alone, which a GPU computes far faster than anything else."""

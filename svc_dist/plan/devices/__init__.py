@@ -1,0 +1,1 @@
+"""What a GPU's libraries ask for, and which way they make a plan take."""
