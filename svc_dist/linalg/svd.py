@@ -23,6 +23,7 @@ from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
 from svc_dist.linalg.noise import Noise
 from svc_dist.linalg.products.polar import orthonormality, polar_by_products
+from svc_dist.linalg.products.svd import svd_by_products
 from svc_dist.linalg.residual import Probe, fits, require_fit
 
 _log = logging.getLogger("svc_dist")
@@ -204,11 +205,15 @@ def _polar_in_place(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
 
 
 def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """LAPACK's thin SVD ``U, s, V^T``, and its residual. On a GPU, LAPACK's is made where its own library's fails.
+    """LAPACK's thin SVD ``U, s, V^T``, and its residual.
+
+    On a GPU it is made by products and one eigendecomposition, or by its library; and by LAPACK where these fail.
 
     Raises NumericsError naming ``what``, and RuntimeError of a device that is out of memory or fails.
     """
     require_finite(matrix, what)
+    if matrix.device.type != "cpu" and (found := _by_products(matrix, what)) is not None:
+        return found
     try:
         left, values, right, residual = _svd_with_residual(matrix)
         if matrix.device.type == "cpu" or fits(residual, values, left):
@@ -224,6 +229,24 @@ def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:
         _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
     left, values, right, residual = full_svd(matrix.cpu(), what)
     return left.to(matrix.device), values.to(matrix.device), right.to(matrix.device), residual
+
+
+def _by_products(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float] | None:
+    """As ``full_svd``, by products and one eigendecomposition; None where that does not fit."""
+    if matrix.dtype != torch.float64:
+        return None
+    if matrix.shape[0] > matrix.shape[1]:
+        flipped = _by_products(matrix.T, what)
+        return None if flipped is None else (flipped[2].T, flipped[1], flipped[0].T, flipped[3])
+    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+    found = svd_by_products(
+        matrix, lambda inner: symmetric_eigen(inner, f"the polar part of {what}", overwrite=True)[:2]
+    )
+    if found is None:
+        return None
+    left, values, right = found
+    residual = probe.residual(left, values, right.T)
+    return (left, values, right, residual) if fits(residual, values, left) else None
 
 
 def _svd_with_residual(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:

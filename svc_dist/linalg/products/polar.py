@@ -25,6 +25,20 @@ def polar_by_products(matrix: Tensor, least: float | None = None) -> Tensor | No
     ``least``: singular values are lifted down to this share of the largest. None where A has smaller ones (or is zero),
     so that rows of the factor would not be orthonormal.
     """
+    lifted = lifted_to_one(matrix, least)
+    if lifted is None:
+        return None
+    factor, products = lifted
+    products.diagonal().sub_(1)
+    tolerance = max(_ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps)
+    return factor if bool(torch.linalg.vector_norm(products, dim=1).max() <= tolerance) else None
+
+
+def lifted_to_one(matrix: Tensor, least: float | None = None) -> tuple[Tensor, Tensor] | None:
+    """``X = U f(S) V^T`` of ``A = U S V^T (m, n)`` and ``X X^T``: f is 1 down to ``least`` of the largest value.
+
+    Smaller values come out between 0 and 1. None for a matrix of zeros, or of infinities.
+    """
     least = _LEAST[matrix.dtype] if least is None else least
     products = matrix @ matrix.T
     bound = products.abs().sum(1).max().sqrt()  # at least the largest singular value
@@ -35,9 +49,7 @@ def polar_by_products(matrix: Tensor, least: float | None = None) -> Tensor | No
     for scale in _scales(least / len(matrix) ** 0.5):
         current = torch.addmm(current, products, current, beta=1.5 * scale, alpha=-0.5 * scale**3)
         products = current @ current.T
-    products.diagonal().sub_(1)
-    tolerance = max(_ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps)
-    return current if bool(torch.linalg.vector_norm(products, dim=1).max() <= tolerance) else None
+    return current, products
 
 
 def _scales(low: float) -> list[float]:
