@@ -154,8 +154,10 @@ def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool 
     require_finite(matrix, what)
     if rows == 0:
         return Polar(matrix.to(dtype), 0, 0.0)
-    if matrix.device.type != "cpu" and (factor := polar_by_products(matrix)) is not None:
-        return Polar(factor.to(dtype), 0, orthonormality(factor))
+    if matrix.device.type != "cpu":
+        by_products = polar_by_products(matrix)
+        if by_products is not None:
+            return Polar(by_products.to(dtype), 0, orthonormality(by_products))
     if dtype != torch.float64:
         from_gram = _polar_from_gram(matrix, what, dtype)
         if from_gram is not None:

@@ -1,0 +1,45 @@
+"""One process a GPU, with GPUs that Ray is only told of: each keeps its device, and one that fails is left alone."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import svc_dist
+from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import shard_hashes
+from tests.support.pretended_gpus import pretend_gpus
+from tests.support.ray_cluster import ray_cluster
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sick", [(), ("1",)])
+def test_units_share_the_process_of_their_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: tuple[str, ...]
+) -> None:
+    models = write_llamas(tmp_path / "models", experts=2, layers=6, hidden=64, intermediate=128, vocabulary=100)
+    recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="100KB")
+    svc_dist.merge(recipe, tmp_path / "inline", executor="inline", device="cpu")
+    site, notes = pretend_gpus(tmp_path / "site", sick)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")])))
+    with ray_cluster(0) as cluster:
+        cluster.wait_for(cluster.node(1, "--num-cpus=6", "--num-gpus=3"))
+        with cluster.merge(recipe, tmp_path / "out") as merge:
+            assert merge.ends() == 0, merge.said
+        assert "the cluster has 3 GPUs (pretended, torch" in merge.said
+    assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "inline")
+    processes: dict[str, set[str]] = defaultdict(set)
+    for line in notes.read_text().splitlines():
+        device, process, _ = line.split()
+        processes[device].add(process)
+    assert {device: len(used) for device, used in processes.items()} == dict.fromkeys(processes, 1)
+    assert len({process for used in processes.values() for process in used}) == len(processes)
+    if sick:
+        assert "GPU 1 of" in merge.said
+        assert "gets no more units" in merge.said
+        assert "uncorrectable ECC error" in merge.said
+    else:
+        assert '"retries": 0' in merge.said
