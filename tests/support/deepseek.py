@@ -11,6 +11,7 @@ from typing import Any
 
 from svc_dist.checkpoint.dtype import ITEM_SIZE
 from tests.support.checkpoints import write_index
+from tests.support.stored_weights import StoredWeights
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
@@ -108,8 +109,15 @@ def write_headers(folder: Path, size: Size = Size(), shards: int = 163) -> Path:
     return write_entries(folder, list(tensors(size)), config(size), shards)
 
 
-def write_entries(folder: Path, entries: list[Entry], said: dict[str, Any], shards: int) -> Path:
-    """A model of holes with these tensors, in files of as many of them, and this config."""
+def write_weights(folder: Path, seed: int, size: Size, shards: int = 163) -> Path:
+    """The same with random weights."""
+    return write_entries(folder, list(tensors(size)), config(size), shards, StoredWeights(seed))
+
+
+def write_entries(
+    folder: Path, entries: list[Entry], said: dict[str, Any], shards: int, weights: StoredWeights | None = None
+) -> Path:
+    """A model with these tensors, in files of as many of them, and this config; without ``weights`` one of holes."""
     folder.mkdir(parents=True, exist_ok=True)
     each = -(-len(entries) // shards) | 1  # odd, so that pairs straddle borders
     count = -(-len(entries) // each)
@@ -125,6 +133,8 @@ def write_entries(folder: Path, entries: list[Entry], said: dict[str, Any], shar
         text = json.dumps(header).encode()
         with (folder / file).open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
+            if weights is not None:
+                out.writelines(weights.of(*entry) for entry in group)
             out.truncate(8 + len(text) + end)
     write_index(folder, weight_map)
     (folder / "config.json").write_text(json.dumps(said))
