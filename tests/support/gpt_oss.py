@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.deepseek import Entry, write_entries
+from tests.support.stored_weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,17 @@ def tensors(size: Size = Size()) -> Iterator[Entry]:
 
 def write_headers(folder: Path, size: Size = Size(), shards: int = 3) -> Path:
     """A model of holes: headers, index and config."""
-    said: dict[str, Any] = {
+    return write_entries(folder, list(tensors(size)), config(size), shards)
+
+
+def write_weights(folder: Path, seed: int, size: Size, shards: int = 3) -> Path:
+    """The same with random weights."""
+    return write_entries(folder, list(tensors(size)), config(size), shards, StoredWeights(seed))
+
+
+def config(size: Size) -> dict[str, Any]:
+    """What ``config.json`` says."""
+    return {
         "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "hidden_size": size.hidden,
         "num_hidden_layers": size.layers, "num_local_experts": size.experts, "vocab_size": size.vocabulary,
         "tie_word_embeddings": False,
@@ -61,4 +72,3 @@ def write_headers(folder: Path, size: Size = Size(), shards: int = 3) -> Path:
             "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
         },
     }  # fmt: skip
-    return write_entries(folder, list(tensors(size)), said, shards)

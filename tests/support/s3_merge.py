@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from tests.support.s3_servers import Bucket, Server
 OUTPUT = "merged"
 #: With ranges of this size instead of 64 MiB, one tensor of 16 MB is three units of one shard.
 MAX_RANGE = 6 << 20
+#: Of the recipe of ``write_models``.
+KEYS: Mapping[str, Any] = {"parameters": {"weight": 0.4}, "max_shard_size": "150KB"}
 
 
 def write_models(folder: Path) -> list[Path]:
@@ -45,39 +47,52 @@ def write_models(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Models:
-    """Base and experts in a bucket, and the shards that a local merge of them makes, by their hashes."""
+    """Base and experts in a bucket, and the shards that a local merge of them makes, by their hashes.
+
+    ``keys``: of its recipe.
+    """
 
     locations: list[str]
     expected: dict[str, str]
+    keys: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return recipe_data(list(self.locations), **self.keys)
 
 
 @contextmanager
-def models_in(server: Server, folder: Path) -> Iterator[Models]:
-    """Write the models into ``folder``, merge them there, and upload them to a bucket of their own."""
-    folders = write_models(folder)
-    expected = _merged(folders, folder / "out")
+def models_in(
+    server: Server,
+    folder: Path,
+    write: Callable[[Path], list[Path]] = write_models,
+    keys: Mapping[str, Any] = KEYS,
+    shape: tuple[int, int] = (9, 11),
+) -> Iterator[Models]:
+    """Write the models into ``folder``, merge them there, and upload them to a bucket of their own.
+
+    ``shape``: how many shards and units there must be.
+    """
+    folders = write(folder)
+    expected = _merged(folders, folder / "out", keys, shape)
     bucket = Bucket(server, f"models-{uuid.uuid4().hex[:12]}")
     server.make_bucket(bucket.name)
     client = bucket.client()
     for file in (file for model in folders for file in sorted(model.iterdir())):
         client.put_object(Bucket=bucket.name, Key=f"{file.parent.name}/{file.name}", Body=file.read_bytes())
     shutil.rmtree(folder)
-    yield Models([f"{bucket.url}/{model.name}" for model in folders], expected)
+    yield Models([f"{bucket.url}/{model.name}" for model in folders], expected, keys)
     server.remove_bucket(bucket.name)
 
 
-def _merged(folders: list[Path], output: Path) -> dict[str, str]:
+def _merged(folders: list[Path], output: Path, keys: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, str]:
     before, layout.MAX_RANGE = layout.MAX_RANGE, MAX_RANGE
     try:
-        report = svc_dist.merge(_recipe(folders), output, executor="inline")
+        report = svc_dist.merge(recipe_data(folders, **keys), output, executor="inline")
     finally:
         layout.MAX_RANGE = before
-    assert (report.shards, report.units) == (9, 11)
+    assert (report.shards, report.units) == shape
     return shard_hashes(output)
-
-
-def _recipe(locations: Iterable[Path | str]) -> dict[str, Any]:
-    return recipe_data(list(locations), parameters={"weight": 0.4}, max_shard_size="150KB")
 
 
 @dataclass
@@ -90,7 +105,7 @@ class S3Merge:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        return _recipe(self.models.locations)
+        return self.models.recipe
 
     @property
     def url(self) -> str:
