@@ -95,6 +95,9 @@ def config(size: Size = Size()) -> dict[str, Any]:
     return {
         "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "torch_dtype": "bfloat16",
         "hidden_size": size.hidden, "num_hidden_layers": size.layers, "vocab_size": size.vocabulary,
+        "num_attention_heads": size.heads, "num_key_value_heads": size.heads, "v_head_dim": size.head,
+        "qk_nope_head_dim": size.head, "qk_rope_head_dim": size.rope, "q_lora_rank": size.query,
+        "kv_lora_rank": size.key_value,
         "n_routed_experts": size.experts, "moe_intermediate_size": size.expert, "intermediate_size": size.intermediate,
         "first_k_dense_replace": size.dense, "num_nextn_predict_layers": int(size.extra), "tie_word_embeddings": False,
         "quantization_config": {
