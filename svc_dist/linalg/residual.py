@@ -17,7 +17,8 @@ _FAINT = 1e-280  # the largest value of a matrix whose rounding is that of denor
 
 def fits(residual: float, values: Tensor, left: Tensor) -> bool:
     """Whether a residual is one that rounding explains, for the dtype and length of the vectors ``left (m, k)``."""
-    if not len(values) or float(values[0]) < _FAINT:
+    faint = _FAINT if values.dtype == torch.float64 else torch.finfo(values.dtype).tiny / torch.finfo(values.dtype).eps
+    if not len(values) or float(values[0]) < faint:
         return True
     return residual <= _MARGIN * torch.finfo(left.dtype).eps * math.sqrt(max(len(left), 16))
 
@@ -48,5 +49,7 @@ class Probe:
         if scale <= 0:
             return 0.0
         kind = left.dtype
-        error = self.images.to(kind) @ right - (self.rows.to(kind) @ left) * values[: left.shape[1]].to(kind)
-        return float(torch.linalg.vector_norm(error / scale)) / math.sqrt(_PROBES)
+        # Relative to the largest value before anything is narrowed: squares of small deltas vanish in float32.
+        images, relative = (self.images / scale).to(kind), (values[: left.shape[1]] / scale).to(kind)
+        error = images @ right - (self.rows.to(kind) @ left) * relative
+        return float(torch.linalg.vector_norm(error)) / math.sqrt(_PROBES)

@@ -77,6 +77,7 @@ def test_a_gpus_unit_is_held_against_the_gpus_memory(
 ) -> None:
     for module in (doctor, host):
         monkeypatch.setattr(module, "detect_device", lambda: "cuda")
+    monkeypatch.setattr(host, "identify_gpu", lambda: ("NVIDIA H100", "2.13.0+cu130"))
     monkeypatch.setattr(doctor, "available_memory", lambda: 1000)
     monkeypatch.setattr(doctor, "device_memory", lambda device: 80 * 10**9 if device == "cuda" else None)
     done = run("doctor", recipe, tmp_path / "out")

@@ -220,7 +220,7 @@ def test_more_devices_are_faster_until_something_else_bounds_them(plan: Plan) ->
 
 def test_requests_of_a_plan_cover_its_bytes(plan: Plan) -> None:
     asked = predict(plan, parse_cluster("nodes=1,gpus=1,gpu=h100")).requests
-    assert plan.bytes_in / (16 << 20) <= asked.get <= 1.2 * plan.bytes_in / (16 << 20)
+    assert plan.bytes_in / (64 << 20) <= asked.get <= 1.2 * plan.bytes_in / (16 << 20)  # requests of 16 to 64 MiB
     assert asked.put_part == sum(len(sizes) for _, sizes in plan.parts.values())
     assert (asked.create, asked.complete, asked.receipt) == (30, 30, len(plan.units))
 

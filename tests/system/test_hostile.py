@@ -466,7 +466,7 @@ def test_an_error_in_json_is_one_line_with_its_code_and_remedy(run: Run, world: 
     assert SECOND in told["message"]
 
 
-def test_quantised_weights_can_be_kept_and_nothing_else_is(run: Run, world: World) -> None:
+def test_quantised_weights_are_merged_or_kept(run: Run, world: World) -> None:
     for seed, model in enumerate(world.models):
         shutil.rmtree(model)
         tensors = llama_like(seed) | {
@@ -475,15 +475,7 @@ def test_quantised_weights_can_be_kept_and_nothing_else_is(run: Run, world: Worl
             "steps": torch.tensor([seed]),
         }
         write_checkpoint(model, tensors)
-    refuse(
-        run,
-        world,
-        ExitCode.USAGE,
-        "q.weight: F8_E4M3",
-        "q.weight_scale: belongs to the quantised",
-        "dequantise these first",
-    )
-    world.recipe = {"rules": [{"match": ["q.weight*"], "keep": "base"}]}
+    world.recipe = {"rules": [{"match": ["q.weight"], "keep": "base"}]}
     merged(run, world)
     found: dict[str, torch.Tensor] = {}
     for file in world.out.glob("*.safetensors"):
@@ -554,7 +546,7 @@ def test_remote_inputs_merge_to_the_same_bytes(run: Run, world: World) -> None:
     ended = run("merge", remote, world.folder / "again", "--scratch", scratch)
     assert ended.code == ExitCode.DONE, ended.err
     assert weights(world.folder / "again") == expected
-    assert list(scratch.iterdir()) == []
+    assert not scratch.exists() or list(scratch.iterdir()) == []  # what lands in memory needs no scratch space
 
 
 # Places that are full or cannot be written to.

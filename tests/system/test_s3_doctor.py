@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import ExitCode
+from svc_dist.run.executors import inline
 from svc_dist.storage.s3.client import forget_clients
 from tests.support.checkpoints import tree_state, write_llamas, write_recipe
 from tests.support.command import Run, started
@@ -128,7 +130,10 @@ def test_no_model_and_a_recipe_that_is_wrong(s3: Bucket, recipe: Path, run: Run)
     assert run("doctor", recipe, f"{s3.url}/out").code == ExitCode.USAGE
 
 
-def test_too_little_scratch_space(disk_s3: Bucket, models: list[Path], run: Run, tmp_path: Path) -> None:
+def test_too_little_scratch_space(
+    disk_s3: Bucket, models: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline, "_LANDING", sys.maxsize)  # no memory for ranges: all of them land in scratch space
     recipe = write_recipe(tmp_path / "recipe.yaml", put_models(disk_s3, models))
     with tmpfs(tmp_path / "disk", "size=64k") as disk:
         ended = run("doctor", recipe, f"{disk_s3.url}/out", "--scratch", disk)

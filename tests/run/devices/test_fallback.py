@@ -146,7 +146,7 @@ def test_a_process_without_cores_of_its_own_says_that_its_gpu_is_too_small() -> 
 
 def test_a_machine_with_too_little_memory_is_named_before_the_unit_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback, "available_memory", lambda: 10)
-    with pytest.raises(UnitsFailedError, match=r"on the CPU it takes up to 1.0 MB, and 10 B of memory is available"):
+    with pytest.raises(UnitsFailedError, match=r"on the CPU it takes up to 1\.00 MB, and 10 B of memory is available"):
         on(dict.fromkeys(attempts("cuda")[:2], torch.OutOfMemoryError("CUDA out of memory")))
 
 
