@@ -23,24 +23,27 @@ def decoded_models(recipe: ResolvedRecipe, opened: Sequence[OpenedModel]) -> lis
     as releases of one family often are, share their tensors. Raises DamagedInputError naming the location for codes and
     scales that do not go together.
     """
-    known: list[tuple[Checkpoint, bool, Checkpoint]] = []
+    known: list[tuple[Checkpoint, Checkpoint]] = []
 
-    def decoded(one: OpenedModel, whole: bool = False) -> OpenedModel:
+    def decoded(one: OpenedModel) -> OpenedModel:
         model = one.model
         if model is None:
             return one
-        for stored, as_whole, weights in known:
-            if as_whole == whole and _stored_alike(stored, model):
+        for stored, weights in known:
+            if _stored_alike(stored, model):
                 return replace(one, model=replace(model, tensors=weights.tensors, unneeded=weights.unneeded))
-        weights = decoded_checkpoint(model, recipe.access, whole)
+        weights = decoded_checkpoint(model, recipe.access)
         if not _is_read_from(weights):
-            known.append((model, whole, weights))
+            known.append((model, weights))
         return replace(one, model=weights)
 
-    base = decoded(opened[0], writes_codes(recipe))
-    if base.model is not None and writes_codes(recipe):
-        base = replace(base, model=with_ranges(base.model, recipe.access))
-    return [base, *map(decoded, opened[1:])]
+    base, *experts = map(decoded, opened)
+    stored = opened[0].model
+    if base.model is not None and stored is not None and writes_codes(recipe):
+        carried = {name: stored.tensors[name] for name in base.model.unneeded}
+        whole = replace(base.model, tensors={**base.model.tensors, **carried}) if carried else base.model
+        base = replace(base, model=with_ranges(whole, recipe.access))
+    return [base, *experts]
 
 
 def _stored_alike(one: Checkpoint, other: Checkpoint) -> bool:
