@@ -80,14 +80,10 @@ def _value_problem(source: Source, spec: TensorSpec, copied: bool) -> str | None
 
 def _values(source: Source, spec: TensorSpec) -> Iterator[Tensor]:
     """The entries of a tensor, flat, some at a time."""
-    from svc_dist.checkpoint.tensor_view import tensor_view
-    from svc_dist.run.inputs.codes import decoded_values
+    from svc_dist.run.inputs.whole import Block, cuts
 
     slot = stored_range(0, spec)
-    with source.map(list(slot.reads(0, spec.numel))) as mapped:
-        if slot.codec is not None:
-            yield from decoded_values(slot, 0, spec.numel, mapped, f"{spec.file}: tensor {spec.name!r}")
-            return
-        values = tensor_view(mapped.view(slot.range(0, spec.numel)), spec.dtype)
-        for start in range(0, values.numel(), _CHUNK):
-            yield values[start : start + _CHUNK]
+    for first, last in cuts([slot], _CHUNK):
+        block = Block(slot, first, last, f"{spec.file}: tensor {spec.name!r}")
+        with source.map(block.ranges) as mapped:
+            yield block.values(mapped)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from svc_dist.checkpoint.formats.codecs import codec
+from svc_dist.checkpoint.formats.codecs.codec import Codec
 from svc_dist.checkpoint.formats.logical import LogicalTensor, logical_tensors
 from svc_dist.checkpoint.header import TensorSpec, parse_header
 
@@ -97,6 +98,14 @@ def test_every_weight_is_decoded_bit_for_bit(file: str) -> None:
             assert same(weight.bfloat16(), tensors[f"expect_bf16.{name}"])
 
 
+def rows_of(of: Codec, parts: Mapping[str, Tensor], first: int, last: int) -> dict[str, Tensor]:
+    """The stored rows of each part that hold rows ``[first, last)`` of a matrix."""
+    return {
+        part.suffix: parts[part.suffix][slice(*part.range(first, last))] if part.shape else parts[part.suffix]
+        for part in of.parts
+    }
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_every_slab_is_decoded_as_in_the_whole(file: str) -> None:
     tensors, specs, config = read(file)
@@ -105,11 +114,7 @@ def test_every_slab_is_decoded_as_in_the_whole(file: str) -> None:
         whole, rows = one.codec.decode(parts), one.codec.shape[0]
         for first in range(0, rows, one.codec.grain):
             last = min(first + one.codec.grain, rows)
-            slab = {
-                part.suffix: parts[part.suffix][slice(*part.range(first, last))] if part.shape else parts[part.suffix]
-                for part in one.codec.parts
-            }
-            assert same(one.codec.decode(slab), whole[first:last])
+            assert same(one.codec.decode(rows_of(one.codec, parts, first, last)), whole[first:last])
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -120,12 +125,7 @@ def test_rows_that_begin_no_block_are_decoded_as_in_the_whole(file: str) -> None
         whole, rows = one.codec.decode(parts), one.codec.shape[0]
         for first, last in ((1, rows), (rows // 2, rows // 2 + 1), (rows - 1, rows), (rows // 3, rows)):
             if last > first < rows:
-                piece = {
-                    part.suffix: parts[part.suffix][slice(*part.range(first, last))]
-                    if part.shape
-                    else parts[part.suffix]
-                    for part in one.codec.parts
-                }
+                piece = rows_of(one.codec, parts, first, last)
                 assert same(one.codec.decode(piece, first % one.codec.grain), whole[first:last])
 
 
