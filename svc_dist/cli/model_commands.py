@@ -47,6 +47,7 @@ def inspect(
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.report.differences import difference_lines
+    from svc_dist.report.verdict import inspection_text
     from svc_dist.run.process import return_freed_memory
 
     return_freed_memory()
@@ -61,7 +62,7 @@ def inspect(
         say_json(json.dumps(dataclasses.asdict(report)))
         return
     diagnosis = Diagnosis(report)
-    say("\n".join([diagnosis.text(), "", *difference_lines(diagnosis)]))
+    say("\n".join([inspection_text(diagnosis), "", *difference_lines(diagnosis)]))
 
 
 def extract(

@@ -134,7 +134,7 @@ def _findings(recipe: ResolvedRecipe) -> Findings:
     diagnosis = Diagnosis(inspect(recipe, settings=SettingsRequest()))
     norms = diagnosis.norms()[1]
     mean = tuple(float(norm) for norm in norms.mean(axis=0)) if norms.size else ()
-    return Findings(diagnosis.gamma(), diagnosis.mean_cosine(), mean)
+    return Findings(diagnosis.gamma(), diagnosis.times_counted(), diagnosis.mean_cosine(), mean)
 
 
 def _require_new(output: Path | None, beside: Path | None = None) -> None:

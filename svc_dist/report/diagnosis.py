@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svc_dist.errors import printable
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.tensor_names import TensorName, parse_name
 
 Array = NDArray[np.float64]
-
-_SHARED, _FEW = 0.8, 0.95  # gamma below which a sum is much over-counted, and above which hardly
 
 
 @dataclass(frozen=True)
@@ -112,38 +109,27 @@ class Diagnosis:
             return float("nan")
         return float(np.average([matrix.summary["gamma_by_energy"] for matrix in chosen], weights=weights))
 
+    def times_counted(self, tensors: Iterable[str] | None = None) -> float:
+        """How many times the plain sum of the experts counts what they learnt: ``||sum Di||^2 / sum ||Di||^2`` over
+        these tensors; None: those that a spectral step took as matrices, else all of several dimensions; NaN without.
+
+        It is the mean of SVC's ``<S, Di> / ||Di||^2`` over the experts, by their energy: 1 where they share nothing,
+        K where all K learned the same. It is the same for every merge of these experts, and for their inspection.
+        """
+        names = self._compared() if tensors is None else tensors
+        grams = [self.grams[name][0] for name in names if name in self.grams]
+        alone = sum(float(np.trace(gram)) for gram in grams)
+        return sum(float(gram.sum()) for gram in grams) / alone if alone > 0 else float("nan")
+
+    def _compared(self) -> Iterable[str]:
+        if self.matrices:
+            return dict.fromkeys(matrix.tensor for matrix in self.matrices)
+        return [tensor.name for tensor in self.report.tensors if len(tensor.shape) > 1]
+
     def mean_cosine(self, tensors: Iterable[str] | None = None) -> float:
         """The mean cosine between different experts; NaN for one expert."""
         cosines = self.overlap(tensors)
         return float(cosines[~np.eye(len(cosines), dtype=bool)].mean()) if len(cosines) > 1 else float("nan")
-
-    def verdict(self) -> str:
-        """One sentence for a person who decides whether to calibrate."""
-        gamma = self.gamma()
-        if gamma != gamma:
-            return "No matrix was inspected, so there is no figure for over-counting."
-        often = f"what these experts share is counted {1 / gamma:.2f} times, by energy (gamma {gamma:.2f})"
-        change = "calibration has changed" if self.report.ranges else "calibrating (calibrate: svc) changes"
-        if gamma < _SHARED:
-            return f"Much over-counting: {often}; {change} the result much."
-        if gamma < _FEW:
-            return f"Some over-counting: {often}; {change} the result somewhat."
-        return f"Little over-counting: {often}; {change} the result little."
-
-    def text(self, most: int = 8) -> str:
-        """A table by kind of module, the most over-counted matrices, and the verdict."""
-        calibrated = self.calibrated
-        kinds = list(dict.fromkeys(self.kind(matrix.name) for matrix in calibrated))
-        width = max([len("kind"), *map(len, kinds)])
-        lines = [f"{'kind':{width}}  matrices   gamma  cosine"]
-        for kind in kinds:
-            chosen = [matrix for matrix in calibrated if self.kind(matrix.name) == kind]
-            cosine = self.mean_cosine({matrix.tensor: None for matrix in chosen})
-            lines.append(f"{printable(kind):{width}}  {len(chosen):8d}  {self.gamma(chosen):6.3f}  {cosine:6.3f}")
-        worst = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
-        lines += ["", "most over-counted:"]
-        lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {printable(label(matrix))}" for matrix in worst]
-        return "\n".join([*lines, "", self.verdict()])
 
 
 def label(matrix: Matrix) -> str:

@@ -12,6 +12,7 @@ from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
 from svc_dist.report.differences import difference_lines
+from svc_dist.report.verdict import verdict
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.run_folder.unchanged import passed
 from svc_dist.sizes import format_size
@@ -76,16 +77,16 @@ def _plot(title: str, text: str, figure: Figure | None) -> str:
 
 
 def _overcounting(diagnosis: Diagnosis) -> str:
+    said = f'<p class="verdict">{html.escape(verdict(diagnosis))}</p>\n'
     if not diagnosis.calibrated:
         return _section(
             "Over-counting",
-            "<p>This merge was not calibrated, so its matrices were not compared with the experts. "
-            "<code>svc-dist inspect RECIPE</code> compares them without merging.</p>",
+            f"{said}<p><code>svc-dist inspect RECIPE</code> shows what calibration would do, without merging.</p>",
         )
     text = (
-        f'<p class="verdict">{html.escape(diagnosis.verdict())}</p>\n<p>Gamma is the factor by which SVC scales a '
-        "singular value: below 1 where a direction is counted more than once, above 1 where experts cancel each other. "
-        "Each cell is the mean over the directions of its matrices, by energy.</p>"
+        f"{said}<p>Gamma is the factor by which SVC scaled a singular value of the merged delta: below 1 where a "
+        "direction was counted more than once, above 1 where experts cancel each other or weights below 1 count it "
+        "less than once. Each cell is the mean over the directions of its matrices, by energy.</p>"
     )
     return _section("Over-counting", text, figures.gamma_map(diagnosis))
 

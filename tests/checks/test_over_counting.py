@@ -107,7 +107,7 @@ def test_the_command_prints_writes_a_page_and_leaves_the_models_alone(tmp_path: 
     done = CliRunner().invoke(app, ["inspect", str(recipe), "--html", str(page)])
     assert done.exit_code == 0, done.output
     assert "over-counting" in done.stdout
-    assert "calibrating (calibrate: svc) changes" in page.read_text()
+    assert "Calibrating that sum (calibrate: svc) would shrink" in page.read_text()
     assert json.loads(CliRunner().invoke(app, ["inspect", str(recipe), "--json"]).stdout)["matrices"]
     assert [tree_state(model) for model in models] == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["models", "page.html", "recipe.yaml"]

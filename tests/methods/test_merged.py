@@ -32,7 +32,7 @@ OWN = {
 SVC = {
     "sigma", "sigma_calibrated", "gamma", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", "inflation",
     "inflation_by_expert", "ratio_min", "ratio_median", "ratio_max", "at_floor", "calibrated_rank",
-    "calibration_residual",
+    "calibration_residual", "norm_merged", "norm_calibrated", "norm_changed",
 }  # fmt: skip
 EXPERTS = 3
 SHAPES = [(14, 12), (12, 14)]  # receipts carry all of so short a spectrum
@@ -119,6 +119,8 @@ def test_a_receipt_says_what_was_done_and_it_is_true(
         assert 0 < said["gradient_norm"][1] < said["gradient_norm"][0]
     if calibration:
         agrees_with_algorithm_1(said, result, before, calibration["alpha"], tolerance)
+        for key, matrix in (("merged", before), ("calibrated", result), ("changed", result - before)):
+            assert said[f"norm_{key}"] == pytest.approx(float(torch.linalg.matrix_norm(matrix.double())), rel=1e-4)
 
 
 def agrees_with_algorithm_1(

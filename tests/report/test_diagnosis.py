@@ -57,14 +57,24 @@ def test_the_mean_gamma_goes_by_the_energy_of_the_sum() -> None:
     ]
     found = Diagnosis(report(matrices=matrices, deltas=deltas))
     assert found.gamma() == pytest.approx((36 * 0.5 + 4 * 1.0) / 40)
-    assert found.verdict().startswith("Much over-counting")
-    assert "counted 1.82 times" in found.verdict()
 
 
 def test_a_report_without_calibration_claims_nothing() -> None:
     found = Diagnosis(report(matrices=[{"tensor": "w", "matrix": 0, "sigma": [1.0]}]))
     assert math.isnan(found.gamma())
-    assert "no figure for over-counting" in found.verdict()
+    assert math.isnan(found.times_counted())
+
+
+def test_the_plain_sum_counts_by_energy() -> None:
+    deltas = [
+        {"tensor": "v", "base": 1.0, "gram": upper([[3.0, 0.0], [3.0, 0.0]])},  # shared: 36 of 18
+        {"tensor": "w", "base": 1.0, "gram": upper([[2.0, 0.0], [0.0, 1.0]])},  # not: 5 of 5
+        {"tensor": "norm", "base": 1.0, "gram": upper([[9.0, 0.0], [9.0, 0.0]])},
+    ]
+    matrices = [{"tensor": name, "matrix": number} for name in ("v", "w") for number in (0, 1)]
+    found = Diagnosis(report(matrices=matrices, deltas=deltas))
+    assert found.times_counted(["v"]) == pytest.approx(2)
+    assert found.times_counted() == pytest.approx(41 / 23)
 
 
 def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:

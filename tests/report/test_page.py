@@ -75,7 +75,7 @@ def test_a_calibrated_merge_shows_everything_but_ranks(merged: Path) -> None:
 
 def test_a_merge_without_calibration_says_so_and_shows_its_ranks(merged: Path) -> None:
     text = page_of(merged, "plain")
-    assert "This merge was not calibrated" in text
+    assert "This merge was not calibrated." in text
     assert "Kept ranks" in Outline(text).headings
 
 

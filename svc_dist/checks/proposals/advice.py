@@ -13,9 +13,11 @@ _LITTLE = 0.95  # gamma above which a sum is hardly over-counted
 @dataclass(frozen=True)
 class Findings:
     """What an inspection of the deltas shows: the mean ``gamma`` of SVC on their sum (below 1: shared directions are
-    counted several times), the mean ``cosine`` between experts, and the norm of each expert's delta over the base's."""
+    counted several times), how many ``times`` the sum counts what they learned, the mean ``cosine`` between experts,
+    and the norm of each expert's delta over the base's."""
 
     gamma: float
+    times: float
     cosine: float
     norms: tuple[float, ...]
 
@@ -46,7 +48,9 @@ def advise(experts: int, adapters: int, findings: Findings | None = None) -> Adv
     if findings is not None and findings.gamma >= _LITTLE:
         return Advice(
             "task_arithmetic", {"lambda": 1.0}, None,
-            ("The inspection shows little over-counting, so the plain sum of the deltas is proposed. Calibration would "
+            ("The inspection shows that the experts cancel each other more than they share, so the plain sum of the "
+             "deltas is proposed. Calibration would lift what they cancel." if findings.gamma > 1 / _LITTLE else
+             "The inspection shows little over-counting, so the plain sum of the deltas is proposed. Calibration would "
              "change it little.",),
             ("lambda from 0.3 to 1, on validation data of your own", "calibrate: svc", "merge_method: swudi"),
             weight=1.0, notes=notes,
@@ -84,7 +88,7 @@ def advise(experts: int, adapters: int, findings: Findings | None = None) -> Adv
 
 def _shown(findings: Findings) -> list[str]:
     lines = [
-        f"Inspected: what the experts share is counted {1 / findings.gamma:.2f} times in their sum (gamma "
+        f"Inspected: the plain sum counts what the experts learned {findings.times:.2f} times (gamma "
         f"{findings.gamma:.2f}); mean cosine between experts {findings.cosine:.2f}."
     ]
     if findings.norms and max(findings.norms) > 3 * min(findings.norms):

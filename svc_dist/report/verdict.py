@@ -1,0 +1,59 @@
+"""What a merge or an inspection shows, in words: what the plain sum over-counts, and what calibration does about it."""
+
+from __future__ import annotations
+
+import math
+
+from svc_dist.errors import printable
+from svc_dist.report.diagnosis import Diagnosis, label
+from svc_dist.report.effect import Effect, Kind
+
+_MUCH, _SOME, _CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
+_DID = {Kind.SHRUNK: "shrank", Kind.LIFTED: "lifted", Kind.HARDLY_TOUCHED: "hardly touched"}
+_WOULD = {Kind.SHRUNK: "would shrink", Kind.LIFTED: "would lift", Kind.HARDLY_TOUCHED: "would hardly touch"}
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """Some sentences for a person who decides whether to calibrate. The first is the same before and after a merge."""
+    return " ".join([plain_sum(diagnosis), *_calibration(diagnosis)])
+
+
+def plain_sum(diagnosis: Diagnosis) -> str:
+    """What the plain sum of the experts over-counts, whatever the merge made of them."""
+    times = diagnosis.times_counted()
+    if math.isnan(times):
+        return "No matrix was compared with the experts, so there is no figure for over-counting."
+    if times < _CANCEL:
+        return f"The experts cancel each other: their plain sum holds only {times:.2f} of what they learned."
+    much = "Much" if times > _MUCH else "Some" if times > _SOME else "Little"
+    return f"{much} over-counting: the plain sum of these experts counts what they learned {times:.2f} times."
+
+
+def _calibration(diagnosis: Diagnosis) -> list[str]:
+    effect, merged = Effect.of(matrix.summary for matrix in diagnosis.matrices), bool(diagnosis.report.ranges)
+    if effect is None:
+        return ["This merge was not calibrated."] if merged else []
+    if not merged:
+        return [effect.sentence("Calibrating that sum (calibrate: svc)", _WOULD)]
+    gamma = diagnosis.gamma()
+    held = f"Before calibration, the merged deltas counted it {1 / gamma:.2f} times (gamma {gamma:.2f})."
+    return [held, effect.sentence("Calibration", _DID)] if gamma > 0 else [effect.sentence("Calibration", _DID)]
+
+
+def inspection_text(diagnosis: Diagnosis, most: int = 8) -> str:
+    """A table by kind of module, the most over-counted matrices, and the verdict."""
+    calibrated = diagnosis.calibrated
+    kinds = list(dict.fromkeys(diagnosis.kind(matrix.name) for matrix in calibrated))
+    width = max([len("kind"), *map(len, kinds)])
+    lines = [f"{'kind':{width}}  matrices   times   gamma  cosine"]
+    for kind in kinds:
+        chosen = [matrix for matrix in calibrated if diagnosis.kind(matrix.name) == kind]
+        names = {matrix.tensor: None for matrix in chosen}
+        times, cosine = diagnosis.times_counted(names), diagnosis.mean_cosine(names)
+        lines.append(
+            f"{printable(kind):{width}}  {len(chosen):8d}  {times:6.3f}  {diagnosis.gamma(chosen):6.3f}  {cosine:6.3f}"
+        )
+    worst = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
+    lines += ["", "most over-counted:"]
+    lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {printable(label(matrix))}" for matrix in worst]
+    return "\n".join([*lines, "", verdict(diagnosis)])
