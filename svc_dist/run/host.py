@@ -15,6 +15,7 @@ from svc_dist.run.placement import PER_DEVICE
 _log = logging.getLogger("svc_dist")
 _CONTEXT = 512 << 20  # bytes of a GPU that CUDA and its libraries use for each unit; an estimate
 _LANDING = 8  # the share of the memory for remote ranges where units have booked most of it
+_WINDOW = 4  # the share of the memory for the inputs of units: these book half, and a quarter stays free
 _UNKNOWN = 8 * 2**30  # bytes, where the system does not report it
 _V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 _V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -76,6 +77,11 @@ def default_slots(settings: Settings) -> int:
 def landing_memory(settings: Settings) -> int:
     """Bytes for the remote ranges of one process's units, of as many processes as this machine runs units."""
     return available_memory() // _LANDING // default_slots(settings)
+
+
+def window_memory(processes: int = 1) -> int:
+    """Bytes for the inputs of a process that runs several units, of so many such processes on this machine."""
+    return available_memory() // _WINDOW // processes
 
 
 def device_memory(device: str) -> int | None:

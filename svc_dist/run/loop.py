@@ -99,6 +99,7 @@ class _Driver:
         self._numbers = itertools.count()
         self._submissions: dict[Instruction, int] = {}  # the number of each instruction's last submission
         self._deadlines: list[tuple[float, int, float, Instruction]] = []  # a heap: when, submission, its start
+        self._on_node: dict[str, dict[Instruction, float]] = {}  # seconds of the units of each node, at worst
         self._pausing: dict[Instruction, tuple[float, Failed]] = {}  # lost work, until the pause before its retry ends
 
     def submit(self, instructions: list[Instruction]) -> None:
@@ -164,7 +165,17 @@ class _Driver:
                 self.submit(self.schedule.handle(failed))
 
     def _allowed(self, instruction: Instruction) -> float:
-        return self.limits.unit + _longest(self.schedule.plan, instruction, self.executor.nodes)
+        """Seconds for an instruction: on its node, a unit may wait for those that came before it."""
+        seconds = _longest(self.schedule.plan, instruction, self.executor.nodes)
+        booking = instruction.booking if isinstance(instruction, RunUnit) else None
+        node = self.executor.nodes.get(booking.node) if booking is not None else None
+        if booking is None or node is None or not node.ahead:
+            return self.limits.unit + seconds
+        there = self._on_node.setdefault(booking.node, {})
+        for ended in [one for one in there if one not in self.schedule.in_flight]:
+            del there[ended]
+        there[instruction] = seconds
+        return self.limits.unit + sum(there.values())
 
     def _abandon_late(self, now: float) -> None:
         """Abandon what is in flight past its deadline. Those of what has ended since are dropped when they come up."""

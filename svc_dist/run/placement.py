@@ -9,13 +9,15 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PER_DEVICE = 2  #: units that share a device, so that one reads or writes while the other computes
+PER_DEVICE = 2  #: units that compute on a device in turn, so that one is prepared while the other computes
+AHEAD = 2  #: units that read or write for each that computes, where a process runs several
 
 
 @dataclass(frozen=True)
 class Node:
-    """The capacity of one node: ``slots`` units at a time, together ``memory`` bytes.
+    """The capacity of one node: ``slots`` units compute at a time; all units there take ``memory`` bytes together.
 
+    ``ahead``: so many more units read their inputs, or write, while those compute.
     ``device_memory``: bytes of each of its devices, two slots of the node each; None where units compute on the CPU.
     ``name``: its name in messages; ``speed``: operations a second of its slowest kind of work, where that was measured.
     """
@@ -25,6 +27,12 @@ class Node:
     device_memory: int | None = None
     name: str = ""
     speed: float | None = field(default=None, compare=False)
+    ahead: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the units that are there at a time, whatever they do."""
+        return self.slots + self.ahead if self.slots else 0
 
 
 class Need(NamedTuple):
@@ -66,6 +74,7 @@ class Placement:
     def resize(self, nodes: Mapping[str, Node]) -> None:
         """Replace the available nodes. Bookings on a node that left remain until they are released."""
         self.nodes = dict(nodes)
+        self.slots = sum(node.slots for node in nodes.values())
         self._order = {name: -place for place, name in enumerate(self.nodes)}
         self._free: dict[str, tuple[int, int]] = {}  # slots and bytes that are free on each node
         self._open: dict[str, None] = {}  # the nodes with a slot free
@@ -100,7 +109,7 @@ class Placement:
             for name in self._open
             if name in able
             and name != reserved
-            and ((able[name] <= free[name][0] and least <= free[name][1]) or free[name][0] == nodes[name].slots)
+            and ((able[name] <= free[name][0] and least <= free[name][1]) or free[name][0] == nodes[name].capacity)
         ]
         best = max(possible, key=self._rank, default=None)
         return None if best is None else Booking(best, min(least, nodes[best].memory), able[best])
@@ -142,10 +151,10 @@ class Placement:
     def _count(self, name: str) -> None:
         """Work out what is free on a node."""
         slots, memory = self._used.get(name, (0, 0))
-        self._free[name] = self.nodes[name].slots - slots, self.nodes[name].memory - memory
+        self._free[name] = self.nodes[name].capacity - slots, self.nodes[name].memory - memory
         for group, holds in (
             (self._open, self._free[name][0] > 0),
-            (self._empty, self._free[name][0] == self.nodes[name].slots > 0),
+            (self._empty, self._free[name][0] == self.nodes[name].capacity > 0),
         ):
             if holds:
                 group[name] = None

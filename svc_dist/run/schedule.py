@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from svc_dist.errors import SvcDistError, TransientStorageError
-from svc_dist.methods.costs import ON_HOST
 from svc_dist.plan.model import Plan
-from svc_dist.run.placement import Booking, Group, Need, Node, Placement, Waiting
+from svc_dist.run.pipeline.needs import Needs
+from svc_dist.run.placement import Booking, Group, Node, Placement, Waiting
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import RunRecord
 
@@ -127,10 +127,10 @@ class Failure:
 class Schedule:
     """Decides what runs where, for any executor.
 
-    The unit with most work comes first, on a node with enough free slots and memory (``sink_memory`` for its output
-    included). While no node has room for it, the one with most room is reserved for it, and smaller units go to the
-    others. At most ``slots`` units are in flight on all nodes, and ``FINISHING`` shards. Setting ``draining`` stops
-    gracefully: nothing starts.
+    The unit with most work comes first, on a node with enough free slots and memory: its own, ``sink_memory`` for its
+    output, and that of its inputs where they are ``landing`` in memory. While no node has room for it, the one with
+    most room is reserved for it, and smaller units go to the others. At most ``slots`` units are in flight where nodes
+    have more, and ``FINISHING`` shards. Setting ``draining`` stops gracefully: nothing starts.
 
     An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one.
     Attempts that ended with their node do not count among them, up to ``max_uncounted``. Any other failure stops new
@@ -147,6 +147,7 @@ class Schedule:
     max_losses: int = 3
     max_uncounted: int = 12
     sink_memory: int = 0
+    landing: bool = False
 
     waiting: Waiting = field(init=False)
     in_flight: dict[Instruction, None] = field(init=False, default_factory=dict)
@@ -158,6 +159,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._placement = Placement(self.nodes)
+        self._needs = Needs(self.plan, self.sink_memory, self.landing)
         self._failed_attempts: dict[Instruction, int] = {}
         self._uncounted: dict[Instruction, int] = {}
         self._lost_on: dict[str, list[str]] = {}
@@ -258,10 +260,7 @@ class Schedule:
 
     def _group(self, unit: str) -> Group:
         """What a unit needs, and the nodes that it was lost on."""
-        memory, avoid = self.plan.unit[unit].memory, tuple(self._lost_on.get(unit, ()))
-        if self.plan.settings.device == "cpu":
-            return Group(Need(memory + self.sink_memory), avoid)
-        return Group(Need(ON_HOST + self.sink_memory, memory), avoid)
+        return Group(self._needs.of(unit), tuple(self._lost_on.get(unit, ())))
 
     def _publish_if_ready(self) -> list[Instruction]:
         return [Publish()] if not self._unfinished and not self.published else []
@@ -285,8 +284,9 @@ class Schedule:
         reserved: str | None = None  # the node that gets no smaller unit before the one that waits longest
         if self._placement.full:
             return booked
+        most = self.slots if self.slots is not None and self.slots < self._placement.slots else None
         for group in self.waiting.groups():
-            if self._placement.full or (self.slots is not None and self._flying + len(booked) >= self.slots):
+            if self._placement.full or (most is not None and self._flying + len(booked) >= most):
                 break
             booking = self._placement.find(group.need, reserved, group.avoid)
             if booking is None:

@@ -182,7 +182,8 @@ def _run_units(
         f"{f'{slots} in parallel, ' if slots else ''}device {plan.settings.device}, precision {plan.settings.precision}"
     )
     finished = _finished_shards(plan, output, sink, done)
-    schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory)
+    landing = any(open_storage(model.location, output.access).path is None for model in plan.inputs)
+    schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory, landing=landing)
     try:
         with Progress(plan, done, options.progress) as progress:
             drive(schedule, executor, progress, ledger, options.limits, lock, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run.host import available_memory, landing_memory
+from svc_dist.run.pipeline.stages import Stages
 from svc_dist.run.publish import publish
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RangesLost, RunUnit
 from svc_dist.run_folder.output import Output
@@ -19,7 +20,7 @@ class Worker:
     """Executes instructions of one run. Needs only the output's location: the plan is in the run folder.
 
     ``has_host``: units that do not fit onto its GPU may run on the cores here; else DeviceTooSmallError.
-    ``landing``: of all units that this process runs; without it, one for one process of several on this machine.
+    ``window``: bytes for inputs of all units of this process that have not computed; ``lanes``: units that compute.
     """
 
     def __init__(
@@ -30,7 +31,8 @@ class Worker:
         access: Access = DEFAULT_ACCESS,
         plan: Plan | None = None,
         has_host: bool = True,
-        landing: Landing | None = None,
+        window: int | None = None,
+        lanes: int = 1,
     ) -> None:
         self.output = Output(output, access)
         self.journal = self.output.journal
@@ -42,7 +44,9 @@ class Worker:
         self.plan = recorded
         self.sink = self.output.sink(fingerprint)
         self.scratch, self._has_host = scratch, has_host
-        self.landing = landing or Landing(landing_memory(recorded.settings), available_memory)
+        window = landing_memory(recorded.settings) if window is None else window
+        self.landing = Landing(window, available_memory)
+        self._stages = Stages(window, lanes)
         self.sources = [Source(model.location, model.files, access) for model in self.plan.inputs]
 
     def execute(self, instruction: Instruction) -> Done | RangesLost:
@@ -64,7 +68,11 @@ class Worker:
         sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
         ways = attempts(self.plan.settings.device, instruction.low_memory, self._has_host, instruction.on_host)
-        receipt = run_unit(self.plan, unit, self.sources, sink, self.scratch, parallel, ways, self.landing)
+        lanes = 1 if instruction.booking is None else instruction.booking.slots
+        receipt = run_unit(
+            self.plan, unit, self.sources, sink, self.scratch, parallel, ways, self.landing,
+            self._stages.passage(unit.bytes_in, lanes),
+        )  # fmt: skip
         self.journal.record(receipt)
         return Done(instruction, receipt)
 

@@ -23,6 +23,7 @@ from svc_dist.storage.fetching import SCRATCH_HINTS, Span, fetch_into, fetch_to_
 from svc_dist.storage.landing import Landing
 from svc_dist.storage.local import NOT_SUPPORTED, local_identity
 from svc_dist.storage.open import open_storage
+from svc_dist.storage.paging.ahead import Ahead
 from svc_dist.storage.retry import Retries
 
 _JOIN_GAP = 1 << 16  # local ranges closer than this share a mapping
@@ -126,12 +127,13 @@ def map_ranges(
     scratch: str | None = None,
     parallel: int = DEFAULT_ACCESS.parallel,
     landing: Landing | None = None,
+    ahead: bool = False,
 ) -> Iterator[Reading]:
     """Map ranges of each of ``sources`` for the duration of a ``with``.
 
     ``parallel`` requests fetch the remote ranges into memory of ``landing``; without one, or where it has no room, into
-    one file in the folder ``scratch``, which disappears with the last mapping. Raises ChangedInputError, StorageError,
-    DamagedInputError.
+    one file in the folder ``scratch``, which disappears with the last mapping. ``ahead``: the pages of local files are
+    read now, not when they are touched. Raises ChangedInputError, StorageError, DamagedInputError.
     """
     reading = Reading([MappedRanges() for _ in sources], Retries())
     with ExitStack() as stack:
@@ -140,10 +142,11 @@ def map_ranges(
         spans: list[Span] = []
         remote: list[tuple[MappedRanges, dict[ByteRange, int]]] = []
         size = 0
+        local = stack.enter_context(Ahead()) if ahead else None
         for source, items, mapped in zip(sources, ranges, reading.mapped, strict=True):
             if isinstance(source.storage, InMemory):
                 mapped.hold({item: source.storage.view(item.file, item.start, item.end) for item in items})
-            elif source.storage.path is None or not _map_local(source, source.storage.path, items, mapped):
+            elif source.storage.path is None or not _map_local(source, source.storage.path, items, mapped, local):
                 size, offset_of = _plan_spans(source, items, size, spans)
                 remote.append((mapped, offset_of))
         memory = stack.enter_context(landing.lease(size)) if spans and landing is not None else None
@@ -161,6 +164,8 @@ def map_ranges(
                         mapped.add(descriptor, offset_of)
                 finally:
                     os.close(descriptor)
+        if local is not None:
+            local.wait()
         yield reading
 
 
@@ -189,7 +194,9 @@ def map_read_only(descriptor: int, length: int, offset: int) -> mmap.mmap:
     return mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ, offset=offset)
 
 
-def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped: MappedRanges) -> bool:
+def _map_local(
+    source: Source, folder: Path, ranges: Iterable[ByteRange], mapped: MappedRanges, ahead: Ahead | None
+) -> bool:
     """Map ranges of files in a folder of a mounted file system; False where it cannot map files."""
     for name, items in _by_file(ranges).items():
         path = folder / name
@@ -206,6 +213,8 @@ def _map_local(source: Source, folder: Path, ranges: Iterable[ByteRange], mapped
                     if error.errno not in NOT_SUPPORTED:
                         raise
                     return False
+                if ahead is not None:
+                    ahead.add(descriptor, joined((item.start, item.end) for item in items))
         finally:
             os.close(descriptor)
     return True

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.loop import _longest, drive, signals
+from svc_dist.run.loop import _Driver, _longest, drive, signals
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Booking, Node
 from svc_dist.run.progress import Progress
@@ -183,3 +183,24 @@ def test_the_work_for_a_unit_does_not_grow_with_the_number_of_units(tmp_path: ob
     few, many = steps_of(60, 4, tmp_path), steps_of(240, 4, tmp_path)
     assert many < 1.2 * few
     assert steps_of(100, 16, tmp_path) < 2 * many, "four times the nodes, and units in flight, take little more"
+
+
+class Ahead(Stub):
+    """A node where units wait for those that came before them."""
+
+    nodes: ClassVar[Mapping[str, Node]] = {"a": Node(1, 100, ahead=1)}
+
+
+def test_a_unit_that_waits_behind_another_one_has_the_time_of_both(tmp_path: object) -> None:
+    plan = plan_of((0, 4e9, 1), (0, 1e9, 1))
+    schedule = Schedule(plan, Ahead.nodes)
+    executor, ledger = Ahead(), Ledger(Journal(LocalStorage(str(tmp_path))), plan)
+    with Progress(plan, (), False) as progress:
+        driver = _Driver(schedule, executor, progress, ledger, Limits(unit=10), threading.Event())  # type: ignore[arg-type]
+        driver.submit(schedule.start())
+        by_unit = {item.unit: due - began for due, _, began, item in driver._deadlines if isinstance(item, RunUnit)}
+        assert by_unit == pytest.approx({"u0": 14, "u1": 15})
+        driver._handle(Done(RunUnit("u0")))
+        driver.submit([RunUnit("u1", Booking("a", 1))])
+        due, _, began, _ = max(driver._deadlines, key=lambda one: one[1])
+        assert due - began == pytest.approx(11)

@@ -379,3 +379,26 @@ def test_a_unit_whose_nodes_always_go_away_fails_in_the_end() -> None:
     schedule.start()
     gone = Failed(RunUnit("u0"), UnitsFailedError("its node went away"), lost=True, uncounted=True)
     assert [len(schedule.handle(gone)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_units_that_read_ahead_come_on_top_of_the_slots_within_the_memory() -> None:
+    plan = plan_of(*((0, 9.0 - n, 30) for n in range(9)))
+    assert len(Schedule(plan, {"a": Node(2, 1000, ahead=2)}, slots=2).start()) == 4
+    assert len(Schedule(plan, {"a": Node(2, 100, ahead=2)}, slots=2).start()) == 3
+
+
+def test_a_cap_below_the_slots_leaves_no_room_to_read_ahead() -> None:
+    schedule = Schedule(plan_of(*((0, 1, 1) for _ in range(9))), {"a": Node(4, 99, ahead=4)}, slots=3)
+    assert len(schedule.start()) == 3
+
+
+def test_units_that_take_a_whole_device_read_ahead_too() -> None:
+    node = Node(2, 10**12, device_memory=100, ahead=2)
+    schedule = Schedule(plan_of(*((0, 1, 80) for _ in range(9)), device="cuda"), {"a": node})
+    assert [item.booking.slots for item in schedule.start() if isinstance(item, RunUnit) and item.booking] == [2, 2]
+
+
+def test_an_empty_node_takes_a_unit_that_is_too_large_even_where_units_read_ahead() -> None:
+    schedule = Schedule(plan_of((0, 2, 500), (0, 1, 1)), {"a": Node(1, 100, ahead=2)})
+    assert schedule.start() == [RunUnit("u0")]
+    assert schedule.handle(Done(RunUnit("u0"))) == [RunUnit("u1")]

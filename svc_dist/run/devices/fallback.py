@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -15,8 +15,9 @@ from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, UnitsFailedE
 from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.run.host import available_memory, cores
-from svc_dist.run_folder.receipt import Receipt
 from svc_dist.sizes import format_size
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("svc_dist")
 _cores = threading.Condition()
@@ -43,7 +44,7 @@ def attempts(device: str, low_memory: bool = False, has_host: bool = True, on_ho
     return every[1:] if low_memory else every
 
 
-def attempted(plan: Plan, unit: Unit, ways: Sequence[Attempt], run: Callable[[Attempt], Receipt]) -> Receipt:
+def attempted(plan: Plan, unit: Unit, ways: Sequence[Attempt], run: Callable[[Attempt], Result]) -> Result:
     """Run a unit by the first of these ways that can: where memory runs out, or a library cannot take a matrix.
 
     Raises DeviceFailedError where the device failed, DeviceTooSmallError where no way is left but the CPU's, which is

@@ -11,16 +11,13 @@ from contextlib import ExitStack
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.model import Plan
 from svc_dist.run.devices.cuda import limit_memory
-from svc_dist.run.host import available_memory, default_slots, device_memory
+from svc_dist.run.host import available_memory, default_slots, device_memory, window_memory
 from svc_dist.run.options import Options
-from svc_dist.run.placement import Node
+from svc_dist.run.placement import AHEAD, Node
 from svc_dist.run.process import set_up_for_units
 from svc_dist.run.schedule import Event, Failed, Instruction
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
-from svc_dist.storage.landing import Landing
-
-_LANDING = 4  # the share of the memory for remote ranges: units get half, and a quarter stays free
 
 
 class InlineExecutor:
@@ -29,14 +26,17 @@ class InlineExecutor:
     name = "inline"
 
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
-        landing = Landing(available_memory() // _LANDING, available_memory)
-        self._worker = Worker(output.location, plan.fingerprint, options.scratch, output.access, plan, landing=landing)
-        settings = plan.settings
+        settings, window = plan.settings, window_memory()
+        slots = options.slots or default_slots(settings)
         node = Node(
-            options.slots or default_slots(settings),
-            available_memory() // 2,
+            slots,
+            available_memory() // 2 + window,
             device_memory(settings.device),
             socket.gethostname(),
+            ahead=AHEAD * slots,
+        )
+        self._worker = Worker(
+            output.location, plan.fingerprint, options.scratch, output.access, plan, window=window, lanes=slots
         )
         self.nodes: Mapping[str, Node] = {"": node}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()

@@ -7,7 +7,8 @@ import threading
 from typing import NamedTuple
 
 from svc_dist.plan.settings import Settings
-from svc_dist.run.host import device_memory
+from svc_dist.run.host import device_memory, window_memory
+from svc_dist.run.placement import PER_DEVICE
 from svc_dist.run.process import set_up_for_units, set_up_worker
 from svc_dist.run.schedule import Done, Instruction, RangesLost
 from svc_dist.run.worker import Worker
@@ -32,8 +33,9 @@ class DeviceFound(NamedTuple):
 class DeviceProcess:
     """What Ray keeps on a GPU that it booked whole. Its methods run in threads, as many as units share the device."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, processes: int) -> None:
+        """``processes``: of this kind on its node, which share the memory there."""
+        self._settings, self._processes = settings, processes
         self._worker: Worker | None = None
         self._lock = threading.Lock()
 
@@ -60,7 +62,10 @@ class DeviceProcess:
         output, fingerprint, scratch, access = arguments
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(output, fingerprint, scratch, access, has_host=False)
+                window = window_memory(self._processes)
+                self._worker = Worker(
+                    output, fingerprint, scratch, access, has_host=False, window=window, lanes=PER_DEVICE
+                )
             worker = self._worker
         with set_up_for_units(self._settings):
             return worker.execute(instruction)

@@ -17,7 +17,7 @@ from svc_dist.errors import UnitsFailedError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.executors.ray_device import DeviceFound, DeviceProcess
 from svc_dist.run.executors.ray_nodes import PROBES, REFRESH, first_line, last_line, on_node, own_versions
-from svc_dist.run.placement import PER_DEVICE, Node
+from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 
 _log = logging.getLogger("svc_dist")
 
@@ -46,7 +46,7 @@ class RayDevices:
     def __init__(self, ray: Any, settings: Settings, most: int) -> None:
         self._ray, self._settings, self._most = ray, settings, most
         options = {"num_gpus": 1, "num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        self._start = ray.remote(**options, max_concurrency=PER_DEVICE + 1)(DeviceProcess)
+        self._start = ray.remote(**options, max_concurrency=(1 + AHEAD) * PER_DEVICE + 1)(DeviceProcess)
         self.available: Mapping[str, Node] = {}
         self.probes: dict[Any, Device] = {}
         self._devices: list[Device] = []  # those whose process runs, as far as is known
@@ -76,7 +76,7 @@ class RayDevices:
         for node, count in gpus.items():
             running = sum(device.node == node for device in self._devices)
             for _ in range(min(count - spared.get(node, 0), self._most) - running if node not in self._refused else 0):
-                self._begin(node)
+                self._begin(node, count)
         reasons = dict.fromkeys([*self._refused.values(), *self._foreign.values()])
         idle = {node for node, count in gpus.items() if node not in self._refused and count > spared.get(node, 0)}
         if reasons and not self._devices and not idle:
@@ -120,8 +120,11 @@ class RayDevices:
         for device in self._devices:
             self._ray.kill(device.process)
 
-    def _begin(self, node: str) -> None:
-        process = self._start.options(scheduling_strategy=on_node(self._ray, node, soft=False)).remote(self._settings)
+    def _begin(self, node: str, count: int) -> None:
+        """Start a process for one of the ``count`` devices of a node."""
+        process = self._start.options(scheduling_strategy=on_node(self._ray, node, soft=False)).remote(
+            self._settings, count
+        )
         device = Device(node, process)
         self._devices.append(device)
         self.probes[process.found.options(name="get_ready").remote()] = device
@@ -163,7 +166,7 @@ class RayDevices:
         where = f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"
         device.name = f"GPU {device.found.number} of {where}"
         memory = int(entry["Resources"].get("memory", 0)) // gpus
-        return Node(PER_DEVICE, memory, device.found.memory, device.name, device.found.speed)
+        return Node(PER_DEVICE, memory, device.found.memory, device.name, device.found.speed, AHEAD * PER_DEVICE)
 
     def _key(self, device: Device) -> str:
         return f"{device.node}/{device.found.number}" if device.found is not None else ""

@@ -1,0 +1,1 @@
+"""Pages of local files: brought into the page cache before they are needed."""
