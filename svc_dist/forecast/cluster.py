@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svc_dist.errors import RecipeError
 from svc_dist.forecast.data_sheets import CONNECTION, CORE, CORE_SOURCE, END, GPUS, LATENCY, NETWORK, START
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
-from svc_dist.run.placement import PER_DEVICE, Node
+from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.writing.s3 import PARTS_AHEAD
@@ -27,6 +27,7 @@ _KEYS = {
     "slots": "units in parallel on each machine (default: as merge)",
     "cache": "warm if all inputs are in the page cache, else cold (default); only with host",
 }
+_WINDOW = 3  # the share of a process's memory for the inputs of its units, as executors divide it
 _PORTIONS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -37,7 +38,8 @@ class Cluster:
     ``nodes``: their number; ``node``: the capacity of each; ``devices``: of each, on each of which ``lanes`` units
     compute at full speed: a GPU is a device with one lane; the cores of a machine are one device. ``alone``,
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
-    the first unit, ``end`` after the last one, ``record`` for the receipt of each unit.
+    the first unit, ``end`` after the last one, ``record`` for the receipt of each unit. ``client``: bytes a second that
+    one process can read from storage.
     """
 
     nodes: int
@@ -54,10 +56,27 @@ class Cluster:
     threads_per_unit: int
     remote: bool
     notes: tuple[str, ...]
+    client: float = math.inf
+
+    @property
+    def process(self) -> Node:
+        """The capacity of one of a machine's processes, of which each device has one."""
+        node, share = self.node, self.devices
+        return replace(node, slots=max(1, node.slots // share), memory=node.memory // share, ahead=node.ahead // share)
+
+    @property
+    def window(self) -> int:
+        """Bytes for the inputs of units of one process that have not computed."""
+        return self.process.memory // _WINDOW if self.process.ahead else sys.maxsize
 
     @property
     def all_slots(self) -> int:
-        return self.nodes * self.node.slots
+        return self.nodes * self.devices * self.process.slots
+
+    @property
+    def all_units(self) -> int:
+        """Units in flight at a time, those that read ahead or write included."""
+        return self.nodes * self.devices * self.process.capacity
 
     @property
     def all_lanes(self) -> int:
@@ -99,7 +118,8 @@ def _gpus(keys: dict[str, str]) -> Cluster:
     if kind not in GPUS:
         raise RecipeError(f"--cluster: gpu is {kind or 'not given'}, but must be one of {', '.join(GPUS)}")
     gpu, count = GPUS[kind], _count(keys, "gpus")
-    node = Node(_count(keys, "slots", PER_DEVICE * count), _memory(keys), gpu.memory)
+    slots = _count(keys, "slots", PER_DEVICE * count)
+    node = Node(slots, _memory(keys), gpu.memory, ahead=AHEAD * slots)
     notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys))
     return Cluster(
         _count(keys, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(keys),
@@ -133,7 +153,8 @@ def _host(keys: dict[str, str], host: Host) -> Cluster:
         storage, note = host.storage, f"from and to {host.storage_url}"
     if "net" in keys:
         storage, note = _network(keys), _storage_note(keys)
-    node = Node(_count(keys, "slots", max(2, host.lanes)), _memory(keys, host.memory // 2))
+    slots = _count(keys, "slots", max(2, host.lanes))
+    node = Node(slots, _memory(keys, host.memory // 4 * 3), ahead=AHEAD * slots)
     return Cluster(
         1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
         host.threads_per_unit, host.storage is not None, (f"{host.name}: measured on {host.measured}", note),

@@ -7,8 +7,9 @@ import random
 from dataclasses import dataclass
 
 from svc_dist.forecast.cluster import Cluster
+from svc_dist.forecast.machine import Load
 from svc_dist.forecast.rates import Speed
-from svc_dist.forecast.simulate import Load, simulate
+from svc_dist.forecast.simulate import simulate
 from svc_dist.plan.costs import work
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.sizes import counted, format_size
@@ -84,14 +85,14 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
     trace = simulate(plan, cluster, varied, S3Sink.memory if cluster.remote else 0)
     storage, nodes = cluster.storage, cluster.nodes
     alone = [
-        load.read / storage.read_each + load.alone + load.write / storage.write_each + cluster.record
+        load.read / storage.read_each + load.alone + load.staged + load.write / storage.write_each + cluster.record
         for load in loads.values()
     ]
     bounds = {
         "compute": sum(load.crowded for load in loads.values()) / cluster.all_lanes,
         "read": sum(load.read for load in loads.values()) / storage.read / nodes,
         "write": sum(load.write for load in loads.values()) / storage.write / nodes,
-        "running units": sum(alone) / cluster.all_slots,
+        "running units": sum(alone) / cluster.all_units,
         "the longest unit": max(alone, default=0.0),
         "start and end": cluster.start + cluster.end,
     }

@@ -17,9 +17,10 @@ import svc_dist
 from svc_dist.errors import RecipeError
 from svc_dist.forecast.cluster import Cluster, parse_cluster
 from svc_dist.forecast.data_sheets import CORE, GPUS
+from svc_dist.forecast.machine import Load
 from svc_dist.forecast.prediction import predict
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
-from svc_dist.forecast.simulate import Load, simulate
+from svc_dist.forecast.simulate import simulate
 from svc_dist.methods.costs import Work
 from svc_dist.plan.make import ShardFile
 from svc_dist.plan.model import Plan, Result, Unit
@@ -171,7 +172,7 @@ def test_a_hosts_rates_come_back_from_their_file(tmp_path: Path) -> None:
         assert read_host(file) == kept
     file.write_text(host().to_json())
     found = parse_cluster(f"host={file},slots=3")
-    assert (found.node, found.lanes, found.threads_per_unit) == (Node(3, 4 * 10**9), 2, 2)
+    assert (found.node, found.lanes, found.threads_per_unit) == (Node(3, 6 * 10**9, ahead=6), 2, 2)
     assert parse_cluster(f"host={file},cpus=16,nodes=2").lanes == 8
     assert math.isinf(parse_cluster(f"host={file},cache=warm").storage.read)
 
@@ -249,3 +250,34 @@ def test_the_command_predicts_without_torch(tmp_path: Path) -> None:
     prediction, modules = done.stdout.splitlines()
     assert json.loads(prediction)["slots"] == 32
     assert modules == "set()"
+
+
+def ahead_of(slots: int = 1, window: int = 10**9, client: float = math.inf) -> Cluster:
+    """A machine whose process runs two units more than compute; its window is a third of its memory."""
+    cluster = cluster_of(memory=3 * window)
+    return dataclasses.replace(cluster, node=Node(slots, 3 * window, ahead=2 * slots), client=client)
+
+
+def test_units_read_ahead_and_write_behind() -> None:
+    loads = [Load(GB / 10, 1, 1, GB / 10)] * 9
+    apart = max(run(loads, cluster_of()).values())
+    assert apart == pytest.approx(9 * (0.1 + 1 + 0.2))
+    assert max(run(loads, ahead_of()).values()) == pytest.approx(0.1 + 9 * 1 + 0.2)
+
+
+def test_units_read_ahead_as_far_as_the_window_goes() -> None:
+    loads = [Load(GB, 1, 1, 0)] * 4
+    assert max(run(loads, ahead_of(window=4 * GB)).values()) == pytest.approx(2 + 4 - 1)
+    assert max(run(loads, ahead_of(window=GB)).values()) == pytest.approx(4 * (1 + 1))
+
+
+def test_a_lane_is_held_while_the_host_takes_results_over() -> None:
+    loads = [Load(0, 1, 1, 0, staged=0.5)] * 4
+    assert max(run(loads, ahead_of()).values()) == pytest.approx(4 * 1.5)
+    assert max(run(loads, ahead_of(slots=2)).values()) == pytest.approx(2 * (2 * 1 + 0.5))
+
+
+def test_one_process_reads_no_faster_than_its_client() -> None:
+    loads = [Load(GB, 0, 0, 0)] * 4
+    assert max(run(loads, ahead_of(window=9 * GB)).values()) == pytest.approx(2)
+    assert max(run(loads, ahead_of(window=9 * GB, client=GB / 2)).values()) == pytest.approx(8)

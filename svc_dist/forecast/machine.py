@@ -1,0 +1,155 @@
+"""One simulated machine: its processes, the units in each of their stages, and the rates at which these go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from svc_dist.forecast.cluster import Cluster
+from svc_dist.run.pipeline.flow import Flow, Move, Stage
+from svc_dist.run.placement import Node
+
+_ROUNDING = 1e-9  # of a phase, or seconds
+
+
+@dataclass(frozen=True)
+class Load:
+    """The load of a unit: bytes to read and write, seconds of computing ``alone`` and ``crowded``.
+
+    ``staged``: seconds for which it holds its lane while the host takes over what the device has made.
+    """
+
+    read: float
+    alone: float
+    crowded: float
+    write: float
+    staged: float = 0.0
+
+
+class _Phase(IntEnum):
+    """Where a unit is; ``ROOM`` and ``LANE`` are waiting."""
+
+    ROOM = 0
+    READ = 1
+    LANE = 2
+    COMPUTE = 3
+    STAGE = 4
+    WRITE = 5
+    RECORD = 6
+    END = 7
+
+
+_WAITING = (_Phase.ROOM, _Phase.LANE)
+
+
+@dataclass(eq=False)
+class _Running:
+    """A unit in a process. ``remaining``: the remaining share of its current phase."""
+
+    unit: str
+    process: int
+    slots: int
+    load: Load
+    phase: _Phase = _Phase.ROOM
+    remaining: float = 1.0
+    rate: float = 0.0
+
+
+class Machine:
+    """The processes of one machine, one for each of its devices, and their running units.
+
+    ``computing``: lane-seconds of computing so far.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.at = self.computing = 0.0
+        self.version = 0  # of what ``next_event`` says
+        self._units: list[_Running] = []
+        process = cluster.process
+        self._flows = [Flow(cluster.window, process.slots) for _ in range(cluster.devices)]
+
+    def advance(self, now: float) -> list[str]:
+        """Advance to a time. Returns the units that are done by then."""
+        elapsed, busy = now - self.at, [0] * self.cluster.devices
+        for running in self._units:
+            running.remaining -= running.rate * elapsed
+            busy[running.process] += running.phase is _Phase.COMPUTE
+        self.computing += elapsed * sum(min(count, self.cluster.lanes) for count in busy)
+        self.at = now
+        while ended := [running for running in self._units if self._has_ended(running)]:
+            for running in ended:
+                self._enter_next(running)
+        done = [running.unit for running in self._units if running.phase is _Phase.END]
+        self._units = [running for running in self._units if running.phase is not _Phase.END]
+        self._share()
+        return done
+
+    def add(self, unit: str, process: int, slots: int, load: Load) -> None:
+        """Send a unit to a process."""
+        running = _Running(unit, process, slots, load)
+        self._units.append(running)
+        self._move(self._flows[process].arrive(running, int(load.read)))
+
+    def next_event(self) -> float | None:
+        """When the next phase ends, if nothing else happens before."""
+        active = (self.at + running.remaining / running.rate for running in self._units if running.rate)
+        return min(active, default=None)
+
+    def _has_ended(self, running: _Running) -> bool:
+        if running.phase in _WAITING or running.phase is _Phase.END:
+            return False
+        load, phase = running.load, running.phase
+        amount = {
+            _Phase.READ: load.read, _Phase.COMPUTE: load.crowded, _Phase.STAGE: load.staged, _Phase.WRITE: load.write,
+        }.get(phase, self.cluster.record)  # fmt: skip
+        return amount <= 0 or running.remaining <= _ROUNDING * max(1.0, running.rate)
+
+    def _enter_next(self, running: _Running) -> None:
+        flow = self._flows[running.process]
+        ended = running.phase
+        running.phase, running.remaining, running.rate = _Phase(ended + 1), 1.0, 0.0
+        if ended is _Phase.READ:
+            self._move(flow.has_read(running, running.slots))
+        elif ended is _Phase.STAGE:
+            self._move(flow.has_computed(running))
+
+    def _move(self, moves: list[Move]) -> None:
+        for running, stage in moves:
+            assert isinstance(running, _Running)
+            running.phase = _Phase.READ if stage is Stage.READ else _Phase.COMPUTE
+            running.remaining, running.rate = 1.0, 0.0
+
+    def _share(self) -> None:
+        """Work out the rate of every unit: those that read or write share links, those that compute share a device."""
+        cluster, storage, lanes = self.cluster, self.cluster.storage, self.cluster.lanes
+        reading, computing = [0] * cluster.devices, [0] * cluster.devices
+        writing = 0
+        for running in self._units:
+            reading[running.process] += running.phase is _Phase.READ
+            computing[running.process] += running.phase is _Phase.COMPUTE
+            writing += running.phase is _Phase.WRITE
+        for running in self._units:
+            match running.phase:
+                case _Phase.READ:
+                    client = cluster.client / reading[running.process]
+                    running.rate = min(storage.read_each, storage.read / sum(reading), client) / running.load.read
+                case _Phase.COMPUTE:
+                    busy, load = computing[running.process], running.load
+                    crowd = (min(busy, lanes) - 1) / (lanes - 1) if lanes > 1 else 1.0
+                    running.rate = min(1.0, lanes / busy) / (load.alone + (load.crowded - load.alone) * crowd)
+                case _Phase.STAGE:
+                    running.rate = 1.0 / running.load.staged
+                case _Phase.WRITE:
+                    running.rate = min(storage.write_each, storage.write / writing) / running.load.write
+                case _Phase.RECORD:
+                    running.rate = 1.0 / cluster.record
+
+
+def processes(cluster: Cluster) -> dict[str, Node]:
+    """The nodes of a schedule: one for each process of each machine, by ``MACHINE/PROCESS``."""
+    return {
+        f"{machine}/{process}": cluster.process
+        for machine in range(cluster.nodes)
+        for process in range(cluster.devices)
+    }
