@@ -47,14 +47,14 @@ class Cluster:
 
     def remote(self, **_: Any) -> Any:
         def options(scheduling_strategy: str) -> Any:
-            return SimpleNamespace(remote=lambda settings: self._begin(scheduling_strategy))
+            return SimpleNamespace(remote=lambda settings, of: self._begin(scheduling_strategy, of))
 
         return lambda cls: SimpleNamespace(options=options)
 
-    def _begin(self, node: str) -> SimpleNamespace:
+    def _begin(self, node: str, of: int) -> SimpleNamespace:
         taken = {one.number for one in self.started if one.node == node and one not in self.killed}
         number = next(number for number in range(99) if number not in taken)
-        process = SimpleNamespace(node=node, number=number)
+        process = SimpleNamespace(node=node, number=number, of=of)
         process.found = SimpleNamespace(options=lambda name: SimpleNamespace(remote=lambda: (node, number, object())))
         self.started.append(process)
         return process
@@ -81,10 +81,12 @@ def answered(cluster: Cluster, most: int = 64) -> RayDevices:
 
 
 def test_every_gpu_is_a_place_of_its_own_with_two_slots() -> None:
-    devices = answered(Cluster(a=2, b=1, c=0))
+    cluster = Cluster(a=2, b=1, c=0)
+    devices = answered(cluster)
+    assert [(process.node, process.of) for process in cluster.started] == [("a", 2), ("a", 2), ("b", 1)]
     assert list(devices.available) == ["a/0", "a/1", "b/0"]
     one = devices.available["a/1"]
-    assert (one.slots, one.memory, one.device_memory, one.speed) == (2, 100, 70, 1e11)
+    assert (one.slots, one.ahead, one.memory, one.device_memory, one.speed) == (2, 4, 100, 70, 1e11)
     assert one.name == "GPU 1 of a (10.0.0.1)"
 
 
