@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
+from svc_dist.cli.stray_lines import stray_lines_logged
+from svc_dist.run_folder.run_id import RUN_ID
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger("svc_dist")
 
@@ -25,12 +28,13 @@ class Format(StrEnum):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, message, and the record's ``fields``."""
+    """One JSON object a line: time, level, the id of the run, message, and the record's ``fields``."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "time": _utc(record),
             "level": record.levelname.lower(),
+            "run": RUN_ID,
             "message": record.getMessage(),
         }
         if record.exc_info:
@@ -38,10 +42,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry | getattr(record, "fields", {}))
 
 
+class TextLines(logging.Formatter):
+    """A line of text: time, the id of the run, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_utc(record)} {RUN_ID} {super().format(record)}"
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+
+
 def set_up(log_format: Format) -> None:
     """Have the package's log go to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if log_format == Format.JSON else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if log_format == Format.JSON else TextLines())
     _log.handlers[:] = [handler]
     _log.setLevel(logging.INFO)
     _log.propagate = False
@@ -54,8 +69,12 @@ def is_json() -> bool:
 
 @contextlib.contextmanager
 def prints_logged() -> Iterator[None]:
-    """Log what libraries print to standard output meanwhile: Ray prints about workers that died."""
-    with contextlib.redirect_stdout(_ToLog()):
+    """Log what libraries print meanwhile: Ray prints about workers that died, and in a JSON log its C++ code must not
+    write lines of its own."""
+    with contextlib.ExitStack() as stack:
+        if is_json():
+            stack.enter_context(stray_lines_logged(JsonLines().format))
+        stack.enter_context(contextlib.redirect_stdout(_ToLog()))
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -11,6 +12,7 @@ import pytest
 
 from svc_dist.cli import logs
 from svc_dist.cli.logs import Format
+from svc_dist.run_folder.run_id import RUN_ID
 
 LOG = logging.getLogger("svc_dist")
 
@@ -31,7 +33,7 @@ def test_json_lines_have_time_level_message_and_fields(capsys: pytest.CaptureFix
     (line,) = capsys.readouterr().err.splitlines()
     entry = json.loads(line)
     assert datetime.strptime(entry.pop("time"), "%Y-%m-%dT%H:%M:%SZ")
-    assert entry == {"level": "info", "message": "its own", "units": 3}
+    assert entry == {"level": "info", "run": RUN_ID, "message": "its own", "units": 3}
 
 
 def test_an_exception_is_one_line_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,13 +47,14 @@ def test_an_exception_is_one_line_with_its_trace(capsys: pytest.CaptureFixture[s
     assert json.loads(line)["level"] == "error"
 
 
-def test_text_is_the_message_alone_and_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_time_run_and_message_and_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         logs.set_up(Format.TEXT)
     assert not logs.is_json()
     LOG.warning("careful")
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "careful\n")
+    assert said.out == ""
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ {RUN_ID} careful\n", said.err)
 
 
 def test_what_is_printed_meanwhile_goes_to_the_log_without_colours(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import logging
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings
+from svc_dist.run.executors.ray_address import require_head
 from svc_dist.run.executors.ray_cluster import ClusterGpus
 from svc_dist.run.host import settings_here
 from svc_dist.run.options import ExecutorKind, Options
@@ -18,11 +19,12 @@ def settings_of(options: Options, recorded: Settings | None) -> Settings:
     """Complete settings for a run. ``recorded``: those of the run in the output.
 
     A cluster decides about the device that is left open, and names its kind of GPU. Raises RecipeError when the run
-    needs a GPU and none can be used.
+    needs a GPU and none can be used, and StorageError where no cluster answers.
     """
     request = options.settings
     if options.address is None or options.executor not in (ExecutorKind.AUTO, ExecutorKind.RAY):
         return settings_here(request, recorded)
+    require_head(options.address)  # before minutes of planning
     if recorded is not None or request.device == Device.CPU:
         return request.resolve(recorded, lambda: Device.CPU)
     from svc_dist.run.executors.ray import ask_cluster

@@ -14,7 +14,7 @@ from svc_dist.errors import ClusterLostError
 _MAX_SILENCE = 30.0  # seconds; Ray ends the process after 60
 _TIMEOUT = 2.0
 #: The start of an HTTP/2 connection, which a gRPC server answers immediately, without authentication.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 
 class HeadWatch:
@@ -49,7 +49,7 @@ def answers(address: str, timeout: float = _TIMEOUT) -> bool:
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout) as connection:
-            connection.sendall(_GREETING)
+            connection.sendall(GREETING)
             connection.recv(1)
     except ConnectionResetError:
         return True  # it wants TLS
