@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svc_dist.cli import logs, options
+from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
-from svc_dist.cli.terminal import say, say_json
+from svc_dist.cli.streams import logs
+from svc_dist.cli.streams.terminal import say, say_json
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe

@@ -10,9 +10,9 @@ import threading
 import traceback
 from typing import Any
 
-from svc_dist.cli import logs
 from svc_dist.cli.app import app
-from svc_dist.cli.terminal import say, write_any_character
+from svc_dist.cli.streams import logs
+from svc_dist.cli.streams.terminal import say, write_any_character
 from svc_dist.errors import ExitCode, Interrupted, SvcDistError
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc_dist.cli import options
-from svc_dist.cli.terminal import say
+from svc_dist.cli.streams.terminal import say
 from svc_dist.errors import OutputError, PlanError, RecipeError, StorageError, SvcDistError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from svc_dist.errors import ExitCode
 SCRIPT = """
 import os, signal, sys
 from svc_dist import errors
-from svc_dist.cli import logs, process
+from svc_dist.cli import process
+from svc_dist.cli.streams import logs
 
 def command():
     if sys.argv[2] == "json":

@@ -9,7 +9,7 @@ import sys
 
 CODE = """
 import logging, os, subprocess, sys
-from svc_dist.cli import logs
+from svc_dist.cli.streams import logs
 logs.set_up(logs.Format.JSON)
 log = logging.getLogger("svc_dist")
 log.info("before")

@@ -10,9 +10,9 @@ from datetime import datetime
 
 import pytest
 
-from svc_dist.cli import logs
-from svc_dist.cli.logs import Format
-from svc_dist.run_folder.run_id import RUN_ID
+from svc_dist.cli.streams import logs
+from svc_dist.cli.streams.logs import Format
+from svc_dist.run_folder.starts.run_id import RUN_ID
 
 LOG = logging.getLogger("svc_dist")
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-CODE = "from svc_dist.run_folder.run_id import RUN_ID; print(RUN_ID)"
+CODE = "from svc_dist.run_folder.starts.run_id import RUN_ID; print(RUN_ID)"
 
 
 def run_id(**environment: str) -> str:

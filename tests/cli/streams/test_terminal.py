@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import svc_dist.cli
-from svc_dist.cli.terminal import say, say_json
+from svc_dist.cli.streams.terminal import say, say_json
 
 
 def test_names_cannot_reach_the_terminal_raw(capsys: pytest.CaptureFixture[str]) -> None:

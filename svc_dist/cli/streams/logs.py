@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-from svc_dist.cli.stray_lines import stray_lines_logged
-from svc_dist.run_folder.run_id import RUN_ID
+from svc_dist.cli.streams.stray_lines import stray_lines_logged
+from svc_dist.run_folder.starts.run_id import RUN_ID
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _log = logging.getLogger("svc_dist")

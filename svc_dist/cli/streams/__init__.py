@@ -1,0 +1,1 @@
+"""What a command writes: words, JSON, log lines."""

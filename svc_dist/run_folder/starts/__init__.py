@@ -1,0 +1,1 @@
+"""One start of a run: its id, and what it records for those who look on."""
