@@ -204,7 +204,8 @@ class _Driver:
 def _described(nodes: Mapping[str, Node]) -> str:
     usable = [node for node in nodes.values() if node.slots]
     slots, memory = sum(node.slots for node in usable), sum(node.memory for node in usable)
-    kind = "node" if all(node.device_memory is None for node in usable) else "GPU"
+    devices = [node for node in usable if node.device_memory is not None]
+    kind, usable = ("GPU", devices) if devices else ("node", usable)
     return f"{counted(len(usable), kind)} for {slots} units at a time, {format_size(memory)} of memory"
 
 

@@ -54,7 +54,8 @@ class Booking:
 class Placement:
     """Books units on nodes, each node within its slots and memory.
 
-    A unit that needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is
+    A unit that needs no device goes to cores, and to a device's process only where no node has cores for it. One that
+    needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is
     too large for every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the
     unit; nodes that did not answer get one only where there is no other. What no booking changes is kept between them,
     so that a run of many units on many nodes stays quick.
@@ -121,7 +122,7 @@ class Placement:
     def _able(self, need: Need, avoid: tuple[str, ...]) -> dict[str, int]:
         """The nodes that can run a unit when empty (those that it fits, or the largest), with the slots it takes."""
         if (need, avoid) not in self._candidates:
-            usable = {name: node for name, node in self.nodes.items() if node.slots > 0}
+            usable = _of_kind(need, {name: node for name, node in self.nodes.items() if node.slots > 0})
             names = [name for name, node in usable.items() if _fits(need, node)]
             if not names:
                 largest = max(map(_size, usable.values()), default=None)
@@ -215,6 +216,11 @@ def _slots(need: Need, node: Node) -> int:
     """How many slots of a node a unit takes."""
     shares = node.device_memory is None or PER_DEVICE * need.device <= node.device_memory
     return 1 if shares else min(PER_DEVICE, node.slots)
+
+
+def _of_kind(need: Need, nodes: Mapping[str, Node]) -> Mapping[str, Node]:
+    """The nodes with devices for a unit that needs one, else those without; all where there are none of these."""
+    return {name: node for name, node in nodes.items() if (node.device_memory is None) != (need.device > 0)} or nodes
 
 
 def _fits(need: Need, node: Node) -> bool:

@@ -281,16 +281,16 @@ class Schedule:
     def _book_waiting(self) -> list[RunUnit]:
         """Book the waiting units that a node has room for now."""
         booked: list[RunUnit] = []
-        reserved: str | None = None  # the node that gets no smaller unit before the one that waits longest
+        reserved: dict[bool, str | None] = {}  # by kind, the node with no smaller unit before the one waiting longest
         if self._placement.full:
             return booked
         most = self.slots if self.slots is not None and self.slots < self._placement.slots else None
         for group in self.waiting.groups():
             if self._placement.full or (most is not None and self._flying + len(booked) >= most):
                 break
-            booking = self._placement.find(group.need, reserved, group.avoid)
+            booking = self._placement.find(group.need, reserved.get(group.need.device > 0), group.avoid)
             if booking is None:
-                reserved = reserved or self._placement.to_reserve(group.need, group.avoid)
+                reserved.setdefault(group.need.device > 0, self._placement.to_reserve(group.need, group.avoid))
                 continue
             unit = self.waiting.pop(group)
             low_memory = self._kills.get(unit, 0) == self.max_attempts - 1 > 0

@@ -20,7 +20,8 @@ class Worker:
     """Executes instructions of one run. Needs only the output's location: the plan is in the run folder.
 
     ``has_host``: units that do not fit onto its GPU may run on the cores here; else DeviceTooSmallError.
-    ``window``: bytes for inputs of all units of this process that have not computed; ``lanes``: units that compute.
+    ``window``: bytes for inputs of all units of this process that have not computed; ``lanes``: units that compute;
+    ``host_lanes``: on cores, where the others do on a device.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Worker:
         has_host: bool = True,
         window: int | None = None,
         lanes: int = 1,
+        host_lanes: int = 1,
     ) -> None:
         self.output = Output(output, access)
         self.journal = self.output.journal
@@ -46,7 +48,7 @@ class Worker:
         self.scratch, self._has_host = scratch, has_host
         window = landing_memory(recorded.settings) if window is None else window
         self.landing = Landing(window, available_memory)
-        self._stages = Stages(window, lanes)
+        self._stages = Stages(window, lanes, host_lanes)
         self.sources = [Source(model.location, model.files, access) for model in self.plan.inputs]
 
     def execute(self, instruction: Instruction) -> Done | RangesLost:
@@ -61,17 +63,18 @@ class Worker:
         return Done(instruction)
 
     def _run(self, instruction: RunUnit) -> Done:
-        from svc_dist.run.devices.fallback import attempts
+        from svc_dist.run.devices.fallback import ways_of
         from svc_dist.run.unit import run_unit
 
         # Another worker may have begun the upload of a unit that is written again.
         sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
-        ways = attempts(self.plan.settings.device, instruction.low_memory, self._has_host, instruction.on_host)
+        ways = ways_of(self.plan, unit, instruction.low_memory, self._has_host, instruction.on_host)
         lanes = 1 if instruction.booking is None else instruction.booking.slots
+        on_host = ways[0].device != self.plan.settings.device
         receipt = run_unit(
             self.plan, unit, self.sources, sink, self.scratch, parallel, ways, self.landing,
-            self._stages.passage(unit.bytes_in, lanes),
+            self._stages.passage(unit.bytes_in, lanes, on_host),
         )  # fmt: skip
         self.journal.record(receipt)
         return Done(instruction, receipt)

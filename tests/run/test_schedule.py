@@ -10,7 +10,7 @@ from svc_dist.errors import DamagedInputError, TransientStorageError, UnitsFaile
 from svc_dist.plan.make import ShardFile
 from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
-from svc_dist.run.placement import Node
+from svc_dist.run.placement import Booking, Need, Node, Placement
 from svc_dist.run.schedule import (
     FINISHING,
     Capacity,
@@ -402,3 +402,16 @@ def test_an_empty_node_takes_a_unit_that_is_too_large_even_where_units_read_ahea
     schedule = Schedule(plan_of((0, 2, 500), (0, 1, 1)), {"a": Node(1, 100, ahead=2)})
     assert schedule.start() == [RunUnit("u0")]
     assert schedule.handle(Done(RunUnit("u0"))) == [RunUnit("u1")]
+
+
+def test_units_that_need_no_device_go_to_cores_and_never_wait_for_one() -> None:
+    nodes = {"gpu": Node(2, 10**12, device_memory=100), "cores": Node(1, 10**12)}
+    placement = Placement(nodes)
+    assert placement.find(Need(5)) == Booking("cores", 5)
+    placement.book("light", Booking("cores", 5))
+    assert placement.find(Need(5)) is None
+    assert placement.find(Need(5, 60)) == Booking("gpu", 5, slots=2)
+
+
+def test_without_cores_such_units_run_in_the_process_of_a_device() -> None:
+    assert Placement({"gpu": Node(2, 10**12, device_memory=100)}).find(Need(5)) == Booking("gpu", 5)

@@ -38,9 +38,11 @@ def after(name, module):
         cuda.get_device_name = lambda *_: "pretended"
         cuda.set_per_process_memory_fraction = lambda *_: None
         return
-    run = module._run
+    run = module._computed
 
     def on_the_cpu(plan, unit, mapped, sink, attempt, scratch):
+        if attempt.device == "cpu":
+            return run(plan, unit, mapped, sink, attempt, scratch)
         device = os.environ["CUDA_VISIBLE_DEVICES"]  # which Ray sets after the start of a process
         with open(NOTES, "a") as notes:
             notes.write(f"{{device}} {{os.getpid()}} {{unit.id}}\\n")
@@ -48,7 +50,7 @@ def after(name, module):
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered\\nCUDA kernel errors might be")
         return run(plan, unit, mapped, sink, attempt._replace(device="cpu"), scratch)
 
-    module._run = on_the_cpu
+    module._computed = on_the_cpu
 
 
 sys.meta_path.insert(0, Hook())
@@ -56,7 +58,8 @@ sys.meta_path.insert(0, Hook())
 
 
 def pretend_gpus(folder: Path, sick: tuple[str, ...] = ()) -> tuple[str, Path]:
-    """A folder to put first on PYTHONPATH, and a file with a line for each unit that ran: device, process, unit."""
+    """A folder to put first on PYTHONPATH, and a file with a line for each unit that ran on one: device, process,
+    unit."""
     folder.mkdir()
     notes = folder / "notes"
     notes.touch()

@@ -15,6 +15,7 @@ from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, UnitsFailedE
 from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.run.host import available_memory, cores
+from svc_dist.run.pipeline.needs import Needs
 from svc_dist.sizes import format_size
 
 Result = TypeVar("Result")
@@ -29,6 +30,15 @@ class Attempt(NamedTuple):
 
     device: str
     low_memory: bool
+
+
+def ways_of(
+    plan: Plan, unit: Unit, low_memory: bool = False, has_host: bool = True, on_host: bool = False
+) -> list[Attempt]:
+    """The attempts at a unit of a plan: on the CPU only, for one that does so on any device."""
+    if Needs(plan).on_host(unit):
+        return attempts("cpu", low_memory)
+    return attempts(plan.settings.device, low_memory, has_host, on_host)
 
 
 def attempts(device: str, low_memory: bool = False, has_host: bool = True, on_host: bool = False) -> list[Attempt]:
@@ -55,7 +65,7 @@ def attempted(plan: Plan, unit: Unit, ways: Sequence[Attempt], run: Callable[[At
     while left:
         attempt = left.pop(0)
         try:
-            with idle_cores(plan, unit) if attempt.device == "cpu" != plan.settings.device else nullcontext():
+            with idle_cores(plan, unit) if attempt.device == "cpu" != ways[0].device else nullcontext():
                 return run(attempt)
         except (MemoryError, RuntimeError) as error:
             kind = trouble(error)

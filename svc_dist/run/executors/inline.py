@@ -7,11 +7,12 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.model import Plan
 from svc_dist.run.devices.cuda import limit_memory
-from svc_dist.run.host import available_memory, default_slots, device_memory, window_memory
+from svc_dist.run.host import available_memory, cores, default_slots, device_memory, window_memory
 from svc_dist.run.options import Options
 from svc_dist.run.placement import AHEAD, Node
 from svc_dist.run.process import set_up_for_units
@@ -28,17 +29,16 @@ class InlineExecutor:
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
         settings, window = plan.settings, window_memory()
         slots = options.slots or default_slots(settings)
-        node = Node(
-            slots,
-            available_memory() // 2 + window,
-            device_memory(settings.device),
-            socket.gethostname(),
-            ahead=AHEAD * slots,
-        )
+        memory, name = available_memory() // 2 + window, socket.gethostname()
+        node = Node(slots, memory, device_memory(settings.device), name, ahead=AHEAD * slots)
+        host = Node(max(1, cores() // settings.threads_per_unit), memory // 2, name=name)
         self._worker = Worker(
-            output.location, plan.fingerprint, options.scratch, output.access, plan, window=window, lanes=slots
-        )
+            output.location, plan.fingerprint, options.scratch, output.access, plan,
+            window=window, lanes=slots, host_lanes=host.slots,
+        )  # fmt: skip
         self.nodes: Mapping[str, Node] = {"": node}
+        if node.device_memory is not None:  # units that need no device compute on the cores beside it
+            self.nodes = {"": replace(node, memory=memory // 2), "cores": replace(host, ahead=AHEAD * host.slots)}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
         self._process = ExitStack()
         self._process.enter_context(set_up_for_units(settings))

@@ -15,7 +15,7 @@ from typing import Any
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
 from svc_dist.run.executors.ray_cluster import ClusterGpus, cluster_gpus, warn_of_unused
-from svc_dist.run.executors.ray_devices import Device, RayDevices
+from svc_dist.run.executors.ray_devices import CORES, Device, RayDevices
 from svc_dist.run.executors.ray_head import HeadWatch
 from svc_dist.run.executors.ray_metrics import Metrics
 from svc_dist.run.executors.ray_nodes import (
@@ -100,11 +100,12 @@ class RayExecutor:
     def submit(self, instruction: Instruction) -> None:
         self._metrics.started(instruction)
         match instruction:
-            case RunUnit(unit, booking) if self._devices is not None and booking is not None:
-                self._send_to_device(self._devices, instruction, booking)
-                return
             case RunUnit(unit, booking):
-                task = self._task.options(name=f"merge_unit:{unit}", **self._resources(booking))
+                node, _, part = (booking.node if booking is not None else "").rpartition("/")
+                if self._devices is not None and booking is not None and part != CORES:
+                    self._send_to_device(self._devices, instruction, booking)
+                    return
+                task = self._task.options(name=f"merge_unit:{unit}", **self._resources(booking, node or part))
             case FinishShard(shard):
                 task = self._task.options(name=f"finish_shard:{shard}", scheduling_strategy=self._here)
             case _:
@@ -160,12 +161,12 @@ class RayExecutor:
                 else:
                     self._ray.shutdown()
 
-    def _resources(self, booking: Booking | None) -> dict[str, Any]:
-        """The resources that a unit's task asks Ray for, and its node."""
+    def _resources(self, booking: Booking | None, node: str) -> dict[str, Any]:
+        """The resources that a unit's task asks Ray for, and its node, by Ray's id."""
         settings = self._plan.settings
         if booking is None:
             return {"num_cpus": settings.threads_per_unit}
-        where = {"memory": booking.memory, "scheduling_strategy": on_node(self._ray, booking.node, soft=True)}
+        where = {"memory": booking.memory, "scheduling_strategy": on_node(self._ray, node, soft=True)}
         return where | booked(settings, booking.slots)
 
     def _send_to_device(self, devices: RayDevices, instruction: RunUnit, booking: Booking) -> None:

@@ -19,6 +19,8 @@ from svc_dist.run.executors.ray_device import DeviceFound, DeviceProcess
 from svc_dist.run.executors.ray_nodes import PROBES, REFRESH, first_line, last_line, on_node, own_versions
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 
+CORES = "cores"  #: in the key of a node's cores, in the place of a device's number
+_MEMORY_OF_CORES = 2  # they get this share of a node's memory, and its devices the rest
 _log = logging.getLogger("svc_dist")
 
 
@@ -90,6 +92,9 @@ class RayDevices:
             for device in self._devices
             if device.found is not None and self._usable(device)
         }
+        for node in dict.fromkeys(key.rpartition("/")[0] for key in self.available):
+            if (cores := self._cores(alive[node], gpus[node])) is not None:
+                self.available = {**self.available, f"{node}/{CORES}": cores}
         return self.available != before
 
     def device(self, key: str) -> Device | None:
@@ -163,10 +168,16 @@ class RayDevices:
 
     def _as_node(self, device: Device, entry: dict[str, Any], gpus: int) -> Node:
         assert device.found is not None
-        where = f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"
-        device.name = f"GPU {device.found.number} of {where}"
-        memory = int(entry["Resources"].get("memory", 0)) // gpus
+        device.name = f"GPU {device.found.number} of {_host(entry)}"
+        memory = int(entry["Resources"].get("memory", 0)) // _MEMORY_OF_CORES // gpus
         return Node(PER_DEVICE, memory, device.found.memory, device.name, device.found.speed, AHEAD * PER_DEVICE)
+
+    def _cores(self, entry: dict[str, Any], gpus: int) -> Node | None:
+        """The cores beside those of a node's processes, for units that need no device; None where there are none."""
+        resources, threads = entry["Resources"], self._settings.threads_per_unit
+        slots = min((int(resources.get("CPU", 0)) - gpus) // threads, self._most)
+        memory = int(resources.get("memory", 0)) // _MEMORY_OF_CORES
+        return Node(slots, memory, name=f"cores of {_host(entry)}") if slots > 0 else None
 
     def _key(self, device: Device) -> str:
         return f"{device.node}/{device.found.number}" if device.found is not None else ""
@@ -184,3 +195,7 @@ class RayDevices:
 
     def _gpus(self, resources: dict[str, float]) -> int:
         return min(int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
+
+
+def _host(entry: dict[str, Any]) -> str:
+    return f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"

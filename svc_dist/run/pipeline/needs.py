@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from svc_dist.methods.costs import ON_HOST
-from svc_dist.plan.model import Plan
+from svc_dist.methods.registry import METHODS
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.run.placement import Need
 
 
@@ -12,11 +14,31 @@ class Needs:
 
     def __init__(self, plan: Plan, sink_memory: int = 0, landing: bool = False) -> None:
         self._plan, self._sink_memory, self._landing = plan, sink_memory, landing
+        self._light: dict[int, bool] = {}
 
     def of(self, unit: str) -> Need:
         """What a unit needs."""
         planned = self._plan.unit[unit]
         beside = self._sink_memory + planned.bytes_in * self._landing
-        if self._plan.settings.device == "cpu":
+        if self.on_host(planned):
             return Need(planned.memory + beside)
         return Need(ON_HOST + beside, planned.memory)
+
+    def on_host(self, unit: Unit) -> bool:
+        """Whether a unit computes on cores, whatever the run's device: its bytes take longer to a device and back.
+
+        The plan alone decides it, so that results do not depend on who has cores idle.
+        """
+        if self._plan.settings.device == "cpu":
+            return True
+        tensors = (self._plan.tensors[number] for number, _, _ in unit.pieces)
+        return bool(unit.pieces) and all(one.factor is None and self._is_light(one) for one in tensors)
+
+    def _is_light(self, tensor: PlannedTensor) -> bool:
+        """Whether a tensor is copied, or merged entry by entry, in every result."""
+        if tensor.disposition not in self._light:
+            self._light[tensor.disposition] = all(
+                one.method is None or (one.calibration is None and METHODS[one.method].family != "spectral")
+                for one in self._plan.dispositions(tensor)
+            )
+        return self._light[tensor.disposition]

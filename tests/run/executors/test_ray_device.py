@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -35,6 +36,8 @@ def test_units_share_the_process_of_their_gpu(
     for line in notes.read_text().splitlines():
         device, process, _ = line.split()
         processes[device].add(process)
+    light = json.loads((tmp_path / "out" / "merge_report.json").read_text())["devices"]
+    assert light == ["cpu", "pretended"]  # norms are merged on cores
     assert {device: len(used) for device, used in processes.items()} == dict.fromkeys(processes, 1)
     assert len({process for used in processes.values() for process in used}) == len(processes)
     if sick:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.run.executors.ray_device import DeviceFound
 from svc_dist.run.executors.ray_devices import RayDevices
 from svc_dist.run.executors.ray_nodes import PROBES, own_versions
+from svc_dist.run.placement import Node
 
 SETTINGS = Settings(device="cuda")
 
@@ -80,19 +81,27 @@ def answered(cluster: Cluster, most: int = 64) -> RayDevices:
     return devices
 
 
+def gpus(available: Mapping[str, Node]) -> list[str]:
+    """The keys of devices; the others are those of cores beside them."""
+    return [key for key, node in available.items() if node.device_memory is not None]
+
+
 def test_every_gpu_is_a_place_of_its_own_with_two_slots() -> None:
     cluster = Cluster(a=2, b=1, c=0)
     devices = answered(cluster)
     assert [(process.node, process.of) for process in cluster.started] == [("a", 2), ("a", 2), ("b", 1)]
-    assert list(devices.available) == ["a/0", "a/1", "b/0"]
+    assert list(devices.available) == ["a/0", "a/1", "b/0", "a/cores", "b/cores"]
     one = devices.available["a/1"]
-    assert (one.slots, one.ahead, one.memory, one.device_memory, one.speed) == (2, 4, 100, 70, 1e11)
+    assert (one.slots, one.ahead, one.memory, one.device_memory, one.speed) == (2, 4, 50, 70, 1e11)
     assert one.name == "GPU 1 of a (10.0.0.1)"
+    cores = devices.available["a/cores"]
+    assert (cores.slots, cores.ahead, cores.memory, cores.device_memory) == (2, 0, 100, None)
+    assert cores.name == "cores of a (10.0.0.1)"
 
 
 def test_no_more_processes_are_started_than_units_run() -> None:
     cluster = Cluster(a=8)
-    assert len(answered(cluster, most=3).available) == len(cluster.started) == 3
+    assert len(gpus(answered(cluster, most=3).available)) == len(cluster.started) == 3
 
 
 def test_a_process_that_ended_is_replaced() -> None:
@@ -101,11 +110,11 @@ def test_a_process_that_ended_is_replaced() -> None:
     lost = devices.device("a/0")
     assert lost is not None
     devices.end(lost, "its process ended")
-    assert list(devices.available) == ["a/1"]
+    assert gpus(devices.available) == ["a/1"]
     assert devices.device("a/0") is None
     devices.refresh()
     devices.refresh(list(devices.probes))
-    assert sorted(devices.available) == ["a/0", "a/1"]
+    assert sorted(gpus(devices.available)) == ["a/0", "a/1"]
 
 
 def test_a_device_that_failed_is_named_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,7 +126,7 @@ def test_a_device_that_failed_is_named_and_left_alone(caplog: pytest.LogCaptureF
     assert caplog.messages == ["GPU 0 of a (10.0.0.1) gets no more units: CUDA error: uncorrectable ECC error"]
     devices.refresh()
     assert not devices.probes, "it would be started on the same device"
-    assert list(devices.available) == ["a/1"]
+    assert gpus(devices.available) == ["a/1"]
 
 
 def test_the_only_device_is_tried_again() -> None:
@@ -127,7 +136,7 @@ def test_the_only_device_is_tried_again() -> None:
     devices.end(sick, "CUDA error: unspecified launch failure", failed=True)
     devices.refresh()
     devices.refresh(list(devices.probes))
-    assert list(devices.available) == ["a/0"]
+    assert gpus(devices.available) == ["a/0"]
 
 
 def test_a_node_that_leaves_takes_its_devices_along() -> None:
@@ -135,7 +144,7 @@ def test_a_node_that_leaves_takes_its_devices_along() -> None:
     devices = answered(cluster)
     del cluster.gpus["a"]
     assert devices.refresh()
-    assert list(devices.available) == ["b/0"]
+    assert gpus(devices.available) == ["b/0"]
 
 
 def test_gpus_that_cannot_be_used_end_the_run_with_the_reason() -> None:
@@ -149,7 +158,7 @@ def test_gpus_that_cannot_be_used_end_the_run_with_the_reason() -> None:
 def test_a_node_whose_processes_cannot_be_used_leaves_the_work_to_others(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster(a=1, b=1)
     cluster.answer = lambda node, number: found(number, versions={"torch": "1"}) if node == "a" else found(number)
-    assert list(answered(cluster).available) == ["b/0"]
+    assert gpus(answered(cluster).available) == ["b/0"]
     (said,) = caplog.messages
     assert said.startswith("node a gets no units: it has {'torch': '1'}")
 
@@ -183,11 +192,11 @@ def test_only_the_kind_of_gpu_that_the_run_began_with_gets_units(caplog: pytest.
     cluster.answer = lambda node, number: found(number, gpu="A100" if node == "a" else "H100")
     devices = RayDevices(cluster, Settings("mixed", 1, "cuda", "H100", "2.13.0+cu130"), 64)
     devices.refresh(list(devices.probes))
-    assert list(devices.available) == ["b/0"]
+    assert gpus(devices.available) == ["b/0"]
     assert "GPU 0 of node a gets no units: it is A100 with torch 2.13.0+cu130" in caplog.text
     devices.refresh()
     assert not devices.probes, "it would be started again and again"
-    assert len(answered(cluster).available) == 2, "where kinds may be mixed, all do"
+    assert len(gpus(answered(cluster).available)) == 2, "where kinds may be mixed, all do"
 
 
 def test_a_cluster_of_another_kind_alone_ends_the_run() -> None:

@@ -14,7 +14,7 @@ from svc_dist.run.executors.ray import RayExecutor
 from svc_dist.run.executors.ray_devices import Device, RayDevices
 from svc_dist.run.placement import Booking
 from svc_dist.run.schedule import Done, Failed, RunUnit
-from tests.run.executors.test_ray_devices import Cluster, answered
+from tests.run.executors.test_ray_devices import Cluster, answered, gpus
 from tests.run.test_schedule import plan_of
 
 UNIT, OTHER = RunUnit("u0", Booking("a/0", 1)), RunUnit("u1", Booking("a/0", 1))
@@ -83,7 +83,7 @@ def test_a_device_that_failed_takes_no_more_units_and_only_one_of_its_units_coun
     assert failed.lost
     assert not failed.uncounted
     assert failed.error.message == "GPU 0 of a (10.0.0.1): cuda failed: CUDA error: an illegal memory access"
-    assert list(executor.nodes) == ["a/1"]
+    assert gpus(executor.nodes) == ["a/1"]
     for error in (exceptions.ActorDiedError(), task_error(DeviceFailedError("the same context"))):
         executor._refs["1"], executor._on["1"] = OTHER, executor._on.get("1") or Device("a", None, ended="it failed")
         beside = end(executor, "1", error)
@@ -93,11 +93,11 @@ def test_a_device_that_failed_takes_no_more_units_and_only_one_of_its_units_coun
 def test_a_process_that_was_killed_counts_and_its_device_comes_back(executor: RayExecutor) -> None:
     killed = end(executor, "0", exceptions.ActorDiedError())
     assert (killed.lost, killed.killed, killed.uncounted) == (True, True, False)
-    assert list(executor.nodes) == ["a/1"]
+    assert gpus(executor.nodes) == ["a/1"]
     executor._nodes.refresh()
     executor._ray.get = lambda ref: Cluster().answer(ref[0], ref[1])
     executor._nodes.refresh(list(executor._nodes.probes))
-    assert sorted(executor.nodes) == ["a/0", "a/1"]
+    assert sorted(gpus(executor.nodes)) == ["a/0", "a/1"]
 
 
 @pytest.mark.parametrize("kind", ["task", "process"])
@@ -150,3 +150,11 @@ def test_a_unit_for_a_process_that_has_just_ended_is_no_attempt(executor: RayExe
     assert isinstance(failed, Failed)
     assert (failed.lost, failed.uncounted) == (True, True)
     assert Settings(device="cuda") == executor._plan.settings
+
+
+def test_a_unit_that_is_booked_on_cores_is_a_task_there(executor: Any) -> None:
+    executor.submit(RunUnit("u1", Booking("a/cores", 5)))
+    (sent,) = executor._task.sent
+    assert (sent["scheduling_strategy"], sent["num_cpus"], sent["memory"]) == ("a", 1, 5)
+    assert executor._refs["on cores 1"] == RunUnit("u1")
+    assert "on cores 1" not in executor._on
