@@ -21,8 +21,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from svc_dist.errors import ChangedInputError
 from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.s3.client import connect
 from svc_dist.storage.s3.storage import S3Storage
+from tests.support.s3_files import put
 from tests.support.s3_servers import HOST, Bucket, Moto, SeaweedFS, Server, client, free_ports
 
 pytestmark = pytest.mark.slow  # what the servers do changes with their versions only
@@ -330,3 +333,17 @@ def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)answers None after 0.3 s.*not today"):
         silent.start(timeout=0.3)
     assert silent.process is None
+
+
+def test_a_signature_serves_several_ranges(disk_s3: Bucket) -> None:
+    """SeaweedFS checks signatures: one that does not cover the range and the condition is good for all of them."""
+    put(disk_s3, "model/file", b"0123456789")
+    storage = S3Storage(f"{disk_s3.url}/model")
+    file = storage.stat("file")
+    assert file is not None
+    assert [storage.read_pinned(file, start, start + 3) for start in (0, 3, 6)] == [b"012", b"345", b"678"]
+    (signed,) = connect(storage._options, storage.access.timeout).ranged._signed.values()
+    assert signed.url, "none of them was refused"
+    put(disk_s3, "model/file", b"another one")
+    with pytest.raises(ChangedInputError):
+        storage.read_pinned(file, 0, 3)

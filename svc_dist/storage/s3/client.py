@@ -14,6 +14,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.storage.access import ClientOptions
 from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code
 from svc_dist.storage.s3.limiter import MOST, Limiter
+from svc_dist.storage.s3.ranged import RangedReads
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,16 @@ class S3Client:
     client: Any
     credentials: Any
     requester_pays: bool
+    ranged: RangedReads
 
     def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One operation, as botocore names it. Raises what botocore does."""
         from botocore.exceptions import ClientError
 
+        if operation == "get_object":
+            answer = self.ranged.get(parameters, lambda **item: self.call("get_object", item))
+            if answer is not None:
+                return answer
         arguments = dict(parameters)
         if self.requester_pays:
             name = self.client.meta.method_to_api_mapping[operation]
@@ -153,4 +159,4 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     client.meta.events.unregister("before-call.s3", add_expect_header)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _checksum_first)
-    return S3Client(client, credentials, bool(given.get("requester_pays")))
+    return S3Client(client, credentials, bool(given.get("requester_pays")), RangedReads(client))
