@@ -9,7 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from svc_dist.errors import RecipeError
-from svc_dist.forecast.data_sheets import CONNECTION, CORE, CORE_SOURCE, END, GPUS, LATENCY, NETWORK, START
+from svc_dist.forecast.data_sheets import (
+    CLIENT,
+    CONNECTION,
+    CORE,
+    CORE_SOURCE,
+    CORES,
+    END,
+    GPUS,
+    LATENCY,
+    NETWORK,
+    STAGED,
+    START,
+)  # fmt: skip
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 from svc_dist.sizes import parse_size
@@ -39,7 +51,8 @@ class Cluster:
     compute at full speed: a GPU is a device with one lane; the cores of a machine are one device. ``alone``,
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
     the first unit, ``end`` after the last one, ``record`` for the receipt of each unit. ``client``: bytes a second that
-    one process can read from storage.
+    one process can read from storage; ``staged``: that it takes over from its device. ``cores``: of each machine, for
+    units that need no device.
     """
 
     nodes: int
@@ -57,12 +70,20 @@ class Cluster:
     remote: bool
     notes: tuple[str, ...]
     client: float = math.inf
+    staged: float = math.inf
+    cores: int = 0
 
     @property
     def process(self) -> Node:
         """The capacity of one of a machine's processes, of which each device has one."""
         node, share = self.node, self.devices
-        return replace(node, slots=max(1, node.slots // share), memory=node.memory // share, ahead=node.ahead // share)
+        memory = node.memory // share // (2 if self.cores else 1)  # the cores beside devices get half of it
+        return replace(node, slots=max(1, node.slots // share), memory=memory, ahead=node.ahead // share)
+
+    @property
+    def beside(self) -> Node | None:
+        """The capacity of a machine's cores beside its devices; None where units compute on no device."""
+        return Node(self.cores, self.node.memory // 2) if self.cores else None
 
     @property
     def window(self) -> int:
@@ -120,10 +141,11 @@ def _gpus(keys: dict[str, str]) -> Cluster:
     gpu, count = GPUS[kind], _count(keys, "gpus")
     slots = _count(keys, "slots", PER_DEVICE * count)
     node = Node(slots, _memory(keys), gpu.memory, ahead=AHEAD * slots)
-    notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys))
+    assumed = f"{CLIENT / 1e9:.2f} GB/s read by a process, {CORES} cores beside each GPU (assumed)"
+    notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys), assumed)
     return Cluster(
         _count(keys, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(keys),
-        START, END, LATENCY, "cuda", 1, True, notes,
+        START, END, LATENCY, "cuda", 1, True, notes, CLIENT, STAGED, CORES * count,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -58,7 +59,8 @@ class _Running:
 class Machine:
     """The processes of one machine, one for each of its devices, and their running units.
 
-    ``computing``: lane-seconds of computing so far.
+    ``computing``: lane-seconds of computing on them so far. Cores beside devices count as
+    one process more.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -66,16 +68,19 @@ class Machine:
         self.at = self.computing = 0.0
         self.version = 0  # of what ``next_event`` says
         self._units: list[_Running] = []
-        process = cluster.process
-        self._flows = [Flow(cluster.window, process.slots) for _ in range(cluster.devices)]
+        self._flows = [Flow(cluster.window, cluster.process.slots) for _ in range(cluster.devices)]
+        self._lanes = [cluster.lanes] * cluster.devices
+        if cluster.beside is not None:
+            self._flows.append(Flow(sys.maxsize, cluster.beside.slots))
+            self._lanes.append(cluster.beside.slots)
 
     def advance(self, now: float) -> list[str]:
         """Advance to a time. Returns the units that are done by then."""
-        elapsed, busy = now - self.at, [0] * self.cluster.devices
+        elapsed, busy = now - self.at, [0] * len(self._flows)
         for running in self._units:
             running.remaining -= running.rate * elapsed
             busy[running.process] += running.phase is _Phase.COMPUTE
-        self.computing += elapsed * sum(min(count, self.cluster.lanes) for count in busy)
+        self.computing += elapsed * sum(min(count, self.cluster.lanes) for count in busy[: self.cluster.devices])
         self.at = now
         while ended := [running for running in self._units if self._has_ended(running)]:
             for running in ended:
@@ -122,8 +127,8 @@ class Machine:
 
     def _share(self) -> None:
         """Work out the rate of every unit: those that read or write share links, those that compute share a device."""
-        cluster, storage, lanes = self.cluster, self.cluster.storage, self.cluster.lanes
-        reading, computing = [0] * cluster.devices, [0] * cluster.devices
+        cluster, storage = self.cluster, self.cluster.storage
+        reading, computing = [0] * len(self._flows), [0] * len(self._flows)
         writing = 0
         for running in self._units:
             reading[running.process] += running.phase is _Phase.READ
@@ -132,10 +137,11 @@ class Machine:
         for running in self._units:
             match running.phase:
                 case _Phase.READ:
-                    client = cluster.client / reading[running.process]
+                    on_device = running.process < cluster.devices  # on cores, each unit is in a process of its own
+                    client = cluster.client / (reading[running.process] if on_device else 1)
                     running.rate = min(storage.read_each, storage.read / sum(reading), client) / running.load.read
                 case _Phase.COMPUTE:
-                    busy, load = computing[running.process], running.load
+                    busy, lanes, load = computing[running.process], self._lanes[running.process], running.load
                     crowd = (min(busy, lanes) - 1) / (lanes - 1) if lanes > 1 else 1.0
                     running.rate = min(1.0, lanes / busy) / (load.alone + (load.crowded - load.alone) * crowd)
                 case _Phase.STAGE:
@@ -148,8 +154,9 @@ class Machine:
 
 def processes(cluster: Cluster) -> dict[str, Node]:
     """The nodes of a schedule: one for each process of each machine, by ``MACHINE/PROCESS``."""
-    return {
-        f"{machine}/{process}": cluster.process
-        for machine in range(cluster.nodes)
-        for process in range(cluster.devices)
-    }
+    found: dict[str, Node] = {}
+    for machine in range(cluster.nodes):
+        found |= {f"{machine}/{process}": cluster.process for process in range(cluster.devices)}
+        if cluster.beside is not None:
+            found[f"{machine}/{cluster.devices}"] = cluster.beside
+    return found

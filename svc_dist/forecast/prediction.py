@@ -7,11 +7,13 @@ import random
 from dataclasses import dataclass
 
 from svc_dist.forecast.cluster import Cluster
+from svc_dist.forecast.data_sheets import CORE
 from svc_dist.forecast.machine import Load
 from svc_dist.forecast.rates import Speed
 from svc_dist.forecast.simulate import simulate
 from svc_dist.plan.costs import work
 from svc_dist.plan.model import Plan, Unit
+from svc_dist.run.pipeline.needs import Needs
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.reading import request_count
 from svc_dist.storage.writing.s3 import S3Sink
@@ -20,6 +22,8 @@ _VARIATION = 0.1  # of the seconds of a phase, either way
 _BOUNDS = {
     "compute": "compute: use more or faster devices",
     "read": "reading: use more bandwidth to the storage, or more nodes",
+    "cores": "cores: use machines with more of them beside their GPUs",
+    "client": "the clients of the processes: use more devices",
     "write": "writing: use more bandwidth to the storage, or more nodes",
     "running units": "running units: use more slots, if memory allows",
     "the longest unit": "the longest unit: only a faster device helps",
@@ -80,7 +84,8 @@ class Prediction:
 
 def predict(plan: Plan, cluster: Cluster) -> Prediction:
     """Simulate a plan on a cluster."""
-    loads = {unit.id: _load(plan, unit, cluster) for unit in plan.units}
+    needs = Needs(plan)
+    loads = {unit.id: _load(plan, unit, cluster, needs) for unit in plan.units}
     varied = {unit: _varied(unit, load) for unit, load in loads.items()}
     trace = simulate(plan, cluster, varied, S3Sink.memory if cluster.remote else 0)
     storage, nodes = cluster.storage, cluster.nodes
@@ -88,9 +93,14 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         load.read / storage.read_each + load.alone + load.staged + load.write / storage.write_each + cluster.record
         for load in loads.values()
     ]
+    on_host = cluster.beside is not None and {unit.id for unit in plan.units if needs.on_host(unit)}
+    of_devices = [load for unit, load in loads.items() if not on_host or unit not in on_host]
+    of_cores = [load for unit, load in loads.items() if on_host and unit in on_host]
     bounds = {
-        "compute": sum(load.crowded for load in loads.values()) / cluster.all_lanes,
+        "compute": sum(load.crowded for load in of_devices) / cluster.all_lanes,
+        "cores": sum(load.crowded for load in of_cores) / max(1, cluster.cores * nodes),
         "read": sum(load.read for load in loads.values()) / storage.read / nodes,
+        "client": sum(load.read for load in of_devices) / cluster.client / nodes / cluster.devices,
         "write": sum(load.write for load in loads.values()) / storage.write / nodes,
         "running units": sum(alone) / cluster.all_units,
         "the longest unit": max(alone, default=0.0),
@@ -116,7 +126,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
     )
 
 
-def _load(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
+def _load(plan: Plan, unit: Unit, cluster: Cluster, needs: Needs) -> Load:
     pieces = [(plan.tensors[number], last - first) for number, first, last in unit.pieces]
     precision = plan.settings.precision
     works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
@@ -128,7 +138,10 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster) -> Load:
         return sum(speed.seconds(one) for one in works) + transfer + copied / speed.elementwise
 
     read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
-    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), float(unit.bytes_out))
+    if cluster.beside is not None and needs.on_host(unit):
+        return Load(read, seconds(CORE), seconds(CORE), float(unit.bytes_out))
+    staged = unit.bytes_out / cluster.staged
+    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), float(unit.bytes_out), staged)
 
 
 def _requests(plan: Plan) -> Requests:
@@ -146,7 +159,7 @@ def _varied(unit: str, load: Load) -> Load:
     """
     chance = random.Random(unit)
     read, compute, write = (chance.uniform(1 - _VARIATION, 1 + _VARIATION) for _ in range(3))
-    return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write)
+    return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write, load.staged)
 
 
 def _span(seconds: float) -> str:

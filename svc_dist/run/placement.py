@@ -44,26 +44,27 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Booking:
-    """The node that a unit runs on, and the bytes and slots that are booked for it there."""
+    """The node that a unit runs on, and the bytes and slots that are booked for it there. ``work``: that it brings."""
 
     node: str
     memory: int
     slots: int = 1
+    work: float = field(default=0.0, compare=False)
 
 
 class Placement:
     """Books units on nodes, each node within its slots and memory.
 
     A unit that needs no device goes to cores, and to a device's process only where no node has cores for it. One that
-    needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is
-    too large for every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the
-    unit; nodes that did not answer get one only where there is no other. What no booking changes is kept between them,
-    so that a run of many units on many nodes stays quick.
+    needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is too large for
+    every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the unit, or, where
+    units wait behind others, the one with the least work; nodes that did not answer get one only where there is no
+    other. What no booking changes is kept between them, so that a run of many units on many nodes stays quick.
     """
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self._booked: dict[Hashable, Booking] = {}
-        self._used: dict[str, tuple[int, int]] = {}
+        self._used: dict[str, tuple[int, int, float]] = {}
         self._unresponsive: set[str] = set()
         self.resize(nodes)
 
@@ -140,18 +141,20 @@ class Placement:
             self._rooms[reserved] = room
         return self._rooms[reserved]
 
-    def _rank(self, name: str) -> tuple[tuple[int, int], int]:
-        return self._free[name], self._order[name]
+    def _rank(self, name: str) -> tuple[float, tuple[int, int], int]:
+        work = self._used[name][2] if self.nodes[name].ahead and name in self._used else 0.0
+        return -work, self._free[name], self._order[name]
 
     def _use(self, booking: Booking, sign: int) -> None:
-        slots, memory = self._used.get(booking.node, (0, 0))
-        self._used[booking.node] = slots + sign * booking.slots, memory + sign * booking.memory
+        slots, memory, work = self._used.get(booking.node, (0, 0, 0.0))
+        work = work + sign * booking.work if slots + sign * booking.slots else 0.0  # no rounding stays behind
+        self._used[booking.node] = slots + sign * booking.slots, memory + sign * booking.memory, work
         if booking.node in self.nodes:
             self._count(booking.node)
 
     def _count(self, name: str) -> None:
         """Work out what is free on a node."""
-        slots, memory = self._used.get(name, (0, 0))
+        slots, memory, _ = self._used.get(name, (0, 0, 0.0))
         self._free[name] = self.nodes[name].capacity - slots, self.nodes[name].memory - memory
         for group, holds in (
             (self._open, self._free[name][0] > 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from svc_dist.errors import SvcDistError, TransientStorageError
 from svc_dist.plan.model import Plan
@@ -295,6 +295,6 @@ class Schedule:
             unit = self.waiting.pop(group)
             low_memory = self._kills.get(unit, 0) == self.max_attempts - 1 > 0
             started = RunUnit(unit, booking, low_memory, rewrite=unit in self._rewrites)
-            self._placement.book(started, booking)
+            self._placement.book(started, replace(booking, work=self.plan.unit[unit].work))
             booked.append(started)
         return booked

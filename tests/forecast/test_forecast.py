@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 import svc_dist
 from svc_dist.errors import RecipeError
@@ -25,6 +26,8 @@ from svc_dist.methods.costs import Work
 from svc_dist.plan.make import ShardFile
 from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
+from svc_dist.plan.tensor import PlannedTensor
+from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.run.placement import Node
 from svc_dist.storage.reading import ByteRange, request_count
 from tests.support.checkpoints import MODELS, sparse_checkpoint, write_llamas, write_recipe
@@ -281,3 +284,19 @@ def test_one_process_reads_no_faster_than_its_client() -> None:
     loads = [Load(GB, 0, 0, 0)] * 4
     assert max(run(loads, ahead_of(window=9 * GB)).values()) == pytest.approx(2)
     assert max(run(loads, ahead_of(window=9 * GB, client=GB / 2)).values()) == pytest.approx(8)
+
+
+def test_units_that_need_no_device_compute_on_the_cores_beside_it() -> None:
+    cluster = dataclasses.replace(ahead_of(), node=Node(1, 10**12, device_memory=100, ahead=2), cores=2)
+    loads = [Load(0, 6, 6, 0), Load(0, 5, 5, 0), Load(0, 4, 4, 0)]
+    plan = dataclasses.replace(plan_of(loads, memory=80), settings=Settings(device="cuda"))
+    assert simulate(plan, cluster, {f"u{n}": load for n, load in enumerate(loads)}).ended["u2"] == pytest.approx(15)
+    disposition = Disposition("copied", "the recipe keeps it")
+    tensor = PlannedTensor("norm", "BF16", (1,), 0, 0, 2, 0, None, (None,))
+    copied = structs.replace(plan.units[2], pieces=((0, 0, 1),))
+    plan = dataclasses.replace(
+        plan, tensors=(tensor,), results=(Result("", (disposition,)),), units=(*plan.units[:2], copied)
+    )
+    trace = simulate(plan, cluster, {f"u{n}": load for n, load in enumerate(loads)})
+    assert trace.ended == {"u2": pytest.approx(4), "u0": pytest.approx(6), "u1": pytest.approx(11)}
+    assert trace.computing == pytest.approx(11), "of the devices"

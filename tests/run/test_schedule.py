@@ -415,3 +415,9 @@ def test_units_that_need_no_device_go_to_cores_and_never_wait_for_one() -> None:
 
 def test_without_cores_such_units_run_in_the_process_of_a_device() -> None:
     assert Placement({"gpu": Node(2, 10**12, device_memory=100)}).find(Need(5)) == Booking("gpu", 5)
+
+
+def test_where_units_wait_behind_others_the_one_with_least_work_gets_the_next() -> None:
+    nodes = {name: Node(1, 100, ahead=2) for name in "ab"}
+    schedule = Schedule(plan_of((0, 9, 1), (0, 4, 1), (0, 3, 1), (0, 1, 1)), nodes)
+    assert placed(schedule.start()) == {"u0": "a", "u1": "b", "u2": "b", "u3": "b"}
