@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 from svc_dist.errors import RecipeError, StorageError
 from svc_dist.storage.secrets import refuse_credentials
 
-S3, GOOGLE, HUB = ("s3", "s3a"), ("gs", "gcs"), "hf"  # protocols
+S3, GOOGLE, AZURE, HUB = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), "hf"  # protocols
 Identity = TypeVar("Identity")
 #: The beginning of the location of a model that an earlier document of a recipe file makes.
 STAGE = "stage://"

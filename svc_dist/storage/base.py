@@ -212,6 +212,9 @@ class Storage(ABC):
 class MultipartStorage(Storage):
     """A storage with multipart uploads: files whose parts many workers send, in any order."""
 
+    #: Whether the client makes a copy of each part that it sends.
+    copies_parts = False
+
     @abstractmethod
     def create_upload(self, name: str, metadata: dict[str, str]) -> str:
         """Create a multipart upload of a file. Returns its id."""

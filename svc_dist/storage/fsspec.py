@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from svc_dist.errors import MissingExtraError, StorageError
-from svc_dist.storage.access import DEFAULT_ACCESS, DRIVERS, GOOGLE, HUB, Access, check_options
+from svc_dist.storage.access import AZURE, DEFAULT_ACCESS, DRIVERS, GOOGLE, HUB, Access, check_options
 from svc_dist.storage.base import IN_PARALLEL, FileIdentity, Result, Storage, complete
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.secrets import refuse_credentials
@@ -34,6 +34,8 @@ class FsspecStorage(Storage):
             arguments["endpoint" if protocol == HUB else "endpoint_url"] = options.endpoint_url
         if options.anonymous:
             arguments["token"] = "anon" if protocol in GOOGLE else False
+        if protocol in (*GOOGLE, *AZURE):  # other processes write there too: a kept listing would be wrong
+            arguments["use_listings_cache"] = False
         try:
             self.filesystem, root = fsspec.core.url_to_fs(self.location, **arguments)  # one client a set of options
         except ImportError:

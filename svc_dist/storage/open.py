@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from svc_dist.errors import RecipeError, StorageError, has_control, printable
-from svc_dist.storage.access import DEFAULT_ACCESS, DRIVERS, MEMORY, STAGE, Access
+from svc_dist.storage.access import AZURE, DEFAULT_ACCESS, DRIVERS, MEMORY, STAGE, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.secrets import redact
@@ -26,6 +26,7 @@ SCHEMES = {
     "s3a": "svc_dist.storage.s3.storage:S3Storage",
     "hf": "svc_dist.storage.hub.repository:HubStorage",
     **dict.fromkeys(DRIVERS, "svc_dist.storage.fsspec:FsspecStorage"),
+    **dict.fromkeys(AZURE, "svc_dist.storage.azure:AzureStorage"),
 }
 GROUP = "svc_dist.storages"
 

@@ -1,4 +1,4 @@
-"""Ranges out to S3: one multipart upload a shard, a range is its planned parts, finishing is CompleteMultipartUpload.
+"""Ranges out to S3 and Azure: one multipart upload a shard, a range is its planned parts, finishing is CompleteMultipartUpload.
 
 An upload is created once and recorded before its first part, so that a resumed run sends to the same one. Before its
 creation, a run records the uploads of others on the same name: any other upload that appears before ours is recorded
@@ -52,6 +52,8 @@ class S3Sink:
         self._run_folder = run_folder
         self._fingerprint = fingerprint
         self._buffers = Buffers()
+        if storage.copies_parts:
+            self.memory = S3Sink.memory + PARTS_AHEAD * PART
         self._uploads: dict[str, str] = {}
         self._vanished: set[str] = set()  # files whose recorded upload is gone
 
