@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 
 from svc_dist.tensor_names import (
@@ -94,6 +96,32 @@ def test_a_pattern_matches_the_name_that_it_is_made_of() -> None:
     assert matches(name, [pattern_of(name)])
     assert not matches("layers.3.odd[x]?.weight", [pattern_of(name)])
     assert matches("layers.12.odd[*]?.weight", [pattern_of(name, any_number=True)])
+
+
+def test_patterns_match_as_those_of_a_shell() -> None:
+    patterns = [
+        "a.weight", "*a.weight", "a*", "*.q_*", "*", "**", "*a*b", "a?c", "*.[ab].weight", "", "*lm_head*", "[!a]*",
+        "a\nb*",
+    ]  # fmt: skip
+    names = [
+        "a.weight",
+        "b.a.weight",
+        "a",
+        "ab",
+        "abc",
+        "x.q_proj",
+        "",
+        "x.a.weight",
+        "x.c.weight",
+        "m.lm_head.bias",
+        "a\nbc",
+    ]
+    for pattern in patterns:
+        assert [matches(name, [pattern]) for name in names] == [fnmatchcase(name, pattern) for name in names], pattern
+    assert [matches(name, patterns[:3]) for name in names] == [
+        any(fnmatchcase(name, pattern) for pattern in patterns[:3]) for name in names
+    ]
+    assert not matches("a", [])
 
 
 @pytest.mark.parametrize(

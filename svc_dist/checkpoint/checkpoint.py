@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from msgspec import structs
 
 from svc_dist.checkpoint.foreign import empty_folder, missing_folder, refuse_foreign
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
-from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header, unique_names
+from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header
 from svc_dist.checkpoint.modules import module_weights
 from svc_dist.checkpoint.placeholder import refuse_placeholder
 from svc_dist.checkpoint.weight_files import (
@@ -22,13 +21,14 @@ from svc_dist.checkpoint.weight_files import (
     INDEX_FILE,
     SINGLE_FILE,
     WeightNames,
+    indexed_files,
     is_adapter_file,
     is_index,
     missing_shards,
     names_like,
     stored_name,
 )
-from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, has_control, printable, printable_lines
+from svc_dist.errors import ChangedInputError, DamagedInputError, RecipeError, printable_lines
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage
@@ -110,11 +110,12 @@ def open_checkpoint(location: str, access: Access = DEFAULT_ACCESS) -> Checkpoin
     return read_checkpoint(location, *open_model(location, access))
 
 
-def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpoint:
-    """``open_checkpoint`` for an open folder and the names in it.
+def read_checkpoint(location: str, folder: Storage, names: list[str], known: KnownHeaders | None = None) -> Checkpoint:
+    """``open_checkpoint`` for an open folder and the names in it. ``known``: the headers of models opened with it.
 
     Of a folder that holds a model and an adapter, the model.
     """
+    known = known or KnownHeaders()
     if ADAPTER_CONFIG in names and not model_files(names):
         raise DamagedInputError(
             f"{location}: holds {ADAPTER_CONFIG}, so it is an adapter; here a whole model is wanted",
@@ -123,11 +124,12 @@ def read_checkpoint(location: str, folder: Storage, names: list[str]) -> Checkpo
         )
     if ADAPTER_CONFIG in names:
         names = [name for name in names if not is_adapter_file(name)]
-    weight_map = _weight_map(folder, names)
+    weight_map = indexed_files(folder, names)
     files = [_single_file(folder, names)] if weight_map is None else sorted(set(weight_map.values()))
     _require_there(folder, files, names)
     with ThreadPoolExecutor(min(16, len(files))) as pool:
-        opened = list(pool.map(lambda file: open_file(folder, file), files))
+        headers = list(pool.map(lambda file: _read_header(folder, file), files))
+    opened = [(identity, known.tensors(folder, identity, header)) for identity, header in headers]
     tensors: dict[str, TensorSpec] = {}
     for _, specs in opened:
         tensors.update(specs)
@@ -163,45 +165,6 @@ def open_model(location: str, access: Access = DEFAULT_ACCESS) -> tuple[Storage,
     if not names:
         raise empty_folder(folder)
     return folder, names
-
-
-def _weight_map(folder: Storage, names: list[str]) -> dict[str, str] | None:
-    indexes = [name for name in names if is_index(name)]
-    if not indexes:
-        return None
-    plain = [name for name in indexes if name.endswith(".safetensors.index.json")]
-    if not plain and {SINGLE_FILE, f"{DIFFUSERS}.safetensors"} & set(names):
-        return None  # the shards are a variant (in another dtype) of the single file
-    plain = plain or indexes
-    if len(plain) > 1 and INDEX_FILE not in plain:
-        raise DamagedInputError(f"{folder.location}: more than one index: {', '.join(map(printable, indexes))}")
-    index = INDEX_FILE if INDEX_FILE in plain else plain[0]
-    where = folder.url(index)
-    text = folder.read(index)
-    refuse_placeholder(text, where)
-    try:
-        weight_map = json.loads(text, object_pairs_hook=unique_names)["weight_map"]
-        if not weight_map or not all(isinstance(part, str) for pair in weight_map.items() for part in pair):
-            raise TypeError("weight_map does not map names to files")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
-    for file, name in {file: name for name, file in reversed(weight_map.items())}.items():  # each file's first tensor
-        outside = (
-            not file
-            or file.startswith("/")
-            or ".." in PurePosixPath(file).parts
-            or set(file) & set("\\\0:")
-            or has_control(file)
-        )
-        if outside or not file.endswith(".safetensors"):
-            why = "outside the checkpoint's folder" if outside else "which is not a safetensors file"
-            raise DamagedInputError(f"{where}: tensor {name!r} is said to be in {file!r}, {why}")
-    if SINGLE_FILE in names and SINGLE_FILE not in weight_map.values():
-        raise DamagedInputError(
-            f"{folder.location}: {SINGLE_FILE} lies beside an index without it; loaders disagree which counts",
-            "remove the stale one",
-        )
-    return dict(weight_map)
 
 
 def _require_as_indexed(
@@ -257,15 +220,44 @@ def _single_file(folder: Storage, names: list[str]) -> str:
     raise refuse_foreign(folder, names)
 
 
+class KnownHeaders:
+    """The tensors of headers that were parsed: releases of one family often have the same ones, which are parsed once.
+
+    Threads take turns: Python runs one at a time, and changes between them cost more than the parsing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parsed: dict[tuple[str, int, bytes], dict[str, TensorSpec]] = {}
+
+    def tensors(self, folder: Storage, identity: FileIdentity, header: bytes) -> dict[str, TensorSpec]:
+        """The tensors of a file by its header. Raises DamagedInputError naming file and tensor."""
+        key = identity.name, identity.size, header
+        with self._lock:
+            if key not in self._parsed:
+                try:
+                    self._parsed[key] = parse_header(header, identity.name, identity.size)
+                except DamagedInputError as error:
+                    message = error.message.removeprefix(printable_lines(identity.name))
+                    raise DamagedInputError(f"{folder.url(identity.name)}{message}", error.hint) from None
+            return self._parsed[key]
+
+
 def open_file(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+    """The identity and the tensors of one version of a file. Raises DamagedInputError naming file and tensor."""
+    identity, header = _read_header(folder, file)
+    return identity, KnownHeaders().tensors(folder, identity, header)
+
+
+def _read_header(folder: Storage, file: str) -> tuple[FileIdentity, bytes]:
     """The identity and the header of one version of a file."""
     for _ in range(_OPEN_TRIES - 1):
         with contextlib.suppress(ChangedInputError):  # replaced between two requests, or an answer was damaged
-            return _open_version(folder, file)
-    return _open_version(folder, file)
+            return _read_version(folder, file)
+    return _read_version(folder, file)
 
 
-def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, TensorSpec]]:
+def _read_version(folder: Storage, file: str) -> tuple[FileIdentity, bytes]:
     where = folder.url(file)
     identity = folder.stat(file)
     if identity is None:
@@ -273,8 +265,4 @@ def _open_version(folder: Storage, file: str) -> tuple[FileIdentity, dict[str, T
     first = folder.read_pinned(identity, 0, min(identity.size, _FIRST_READ))
     refuse_placeholder(first, where)
     end = 8 + header_length(first, where, identity.size)
-    header = first[8:end] if end <= len(first) else first[8:] + folder.read_pinned(identity, len(first), end)
-    try:
-        return identity, parse_header(header, file, identity.size)
-    except DamagedInputError as error:
-        raise DamagedInputError(f"{where}{error.message.removeprefix(printable_lines(file))}", error.hint) from None
+    return identity, first[8:end] if end <= len(first) else first[8:] + folder.read_pinned(identity, len(first), end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ _TORCH = FLOAT_DTYPES | {
 }  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
 def byte_count(dtype: str, shape: tuple[int, ...]) -> int | None:
     """Bytes of a tensor of this dtype and shape; None for an unknown dtype, or where they are not a whole number."""
     size, rest = divmod(math.prod(shape) * _BITS.get(dtype, 0), 8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -68,11 +69,10 @@ def header_length(prefix: bytes, file: str, file_size: int) -> int:
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For ``json.loads``: an object as a dict. Raises ValueError for a duplicate name."""
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the name {key!r} stands there twice")
-        result[key] = value
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {max(counts, key=counts.__getitem__)!r} stands there twice")
     return result
 
 
@@ -214,8 +214,8 @@ def render_header(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> bytes:
         size = byte_count(dtype, tuple(shape))
         if size is None:
             raise ValueError(f"tensor {name!r}: dtype {dtype} has no size")
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": (position, position + size)}
         position += size
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = msgspec.json.encode(entries)
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     return struct.pack("<Q", len(text)) + text

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
+
+import msgspec
+
+from svc_dist.checkpoint.header import unique_names
+from svc_dist.checkpoint.placeholder import refuse_placeholder
+from svc_dist.errors import DamagedInputError, has_control, printable
+from svc_dist.storage.base import Storage
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -86,3 +95,66 @@ def missing_shards(names: Iterable[str]) -> tuple[str, int, list[str]] | None:
         if missing:
             return present[0], count, missing
     return None
+
+
+def indexed_files(folder: Storage, names: Sequence[str]) -> dict[str, str] | None:
+    """The file of each tensor of a model in a folder with these names, by its index; None where it has no index.
+
+    Raises DamagedInputError for an index that loaders would read in different ways, or that leads out of the folder.
+    """
+    indexes = [name for name in names if is_index(name)]
+    if not indexes:
+        return None
+    plain = [name for name in indexes if name.endswith(".safetensors.index.json")]
+    if not plain and {SINGLE_FILE, f"{DIFFUSERS}.safetensors"} & set(names):
+        return None  # the shards are a variant (in another dtype) of the single file
+    plain = plain or indexes
+    if len(plain) > 1 and INDEX_FILE not in plain:
+        raise DamagedInputError(f"{folder.location}: more than one index: {', '.join(map(printable, indexes))}")
+    index = INDEX_FILE if INDEX_FILE in plain else plain[0]
+    where = folder.url(index)
+    text = folder.read(index)
+    refuse_placeholder(text, where)
+    try:
+        weight_map = _plain_map(text) or json.loads(text, object_pairs_hook=unique_names)["weight_map"]
+        if not weight_map or not all(isinstance(part, str) for pair in weight_map.items() for part in pair):
+            raise TypeError("weight_map does not map names to files")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
+    for file, name in {file: name for name, file in reversed(weight_map.items())}.items():  # each file's first tensor
+        outside = (
+            not file
+            or file.startswith("/")
+            or ".." in PurePosixPath(file).parts
+            or set(file) & set("\\\0:")
+            or has_control(file)
+        )
+        if outside or not file.endswith(".safetensors"):
+            why = "outside the checkpoint's folder" if outside else "which is not a safetensors file"
+            raise DamagedInputError(f"{where}: tensor {name!r} is said to be in {file!r}, {why}")
+    if SINGLE_FILE in names and SINGLE_FILE not in weight_map.values():
+        raise DamagedInputError(
+            f"{folder.location}: {SINGLE_FILE} lies beside an index without it; loaders disagree which counts",
+            "remove the stale one",
+        )
+    return dict(weight_map)
+
+
+class _Index(msgspec.Struct):
+    weight_map: msgspec.Raw
+
+
+_INDEXES = msgspec.json.Decoder(_Index)
+_MAPS = msgspec.json.Decoder(dict[str, str])
+
+
+def _plain_map(text: bytes) -> dict[str, str] | None:
+    """The map of an index without fault and without escapes, quickly; None for any other, which may be right too."""
+    if b"\\" in text or text.count(b'"weight_map"') != 1:
+        return None
+    try:
+        raw = bytes(_INDEXES.decode(text).weight_map)
+        found = _MAPS.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if raw.count(b'"') == 4 * len(found) else None  # else names stand there twice

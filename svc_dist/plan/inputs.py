@@ -272,7 +272,7 @@ def copies_of(stored: Sequence[tuple[int, TensorSpec]], sources: Sequence[InputR
 
 def stored_range(number: int, spec: TensorSpec, count: int = sys.maxsize) -> InputRange:
     """The first ``count`` elements of a tensor of input ``number``."""
-    end = spec.end if count >= spec.numel else spec.start + bytes_of(spec.dtype, count)
+    end = spec.end if count == sys.maxsize or count >= spec.numel else spec.start + bytes_of(spec.dtype, count)
     parts = tuple([stored_range(number, part) for part in spec.parts]) if spec.parts else ()
     return InputRange(number, spec.file, spec.start, end, spec.dtype, parts, spec.codec)
 

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from svc_dist.checkpoint.adapters.adapter import Expert, OpenedModel, attach, attach_to_base, open_expert
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
-from svc_dist.checkpoint.checkpoint import Checkpoint
+from svc_dist.checkpoint.checkpoint import Checkpoint, KnownHeaders
 from svc_dist.checkpoint.formats.written import together
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges, share
@@ -36,6 +36,7 @@ from svc_dist.plan.files.tokenizer import (
     tokenizer_source,
     vocabulary_warnings,
     with_config_source,
+    with_tokens,
 )
 from svc_dist.plan.fingerprint import fingerprint, versions
 from svc_dist.plan.folders import require_folders
@@ -101,11 +102,12 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
-    tokenizer = tokenizer_source(recipe, vocabularies, base, decisions, result)
+    of_tokens = with_tokens(base, decisions)
+    tokenizer = tokenizer_source(recipe, vocabularies, of_tokens, result)
     described = models[recipe.config_source or 0].model or base
     stale = quantisation.is_stale(described, decisions)
     declared = quantisation.declared_values(base, described, decisions)
-    added, vocab_size = () if result is None else result.added, new_vocab_size(base, described, decisions)
+    added, vocab_size = () if result is None else result.added, new_vocab_size(described, of_tokens)
     values, of_layers = layer_values(recipe, models, decisions, recipe.config_source or 0)
     values |= multi_token_values([one.config for one in (base, *whole)], recipe.config_source or 0, decisions)
     if adapter is None:
@@ -135,7 +137,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
             *conversation_warnings(
                 recipe, [*planned_locations, *filter(None, [recipe.tokenizer.other])], tokenizer, template
             ),
-            *vocabulary_warnings(recipe, vocabularies, base, decisions, tokenizer, described, vocab_size),
+            *vocabulary_warnings(recipe, vocabularies, of_tokens, tokenizer, described, vocab_size),
             *warnings(recipe, decisions, left_out),
             *other_bases(models),
             *tied.warnings,
@@ -161,9 +163,10 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     require_folders(recipe)
     first, *others = recipe.models
     distinct = dict.fromkeys((model.location, model.use) for model in others)  # several may be layers of one model
+    known = KnownHeaders()
     with ThreadPoolExecutor(8) as pool:
-        opening = {each: pool.submit(open_expert, each[0], recipe.access, each[1]) for each in distinct}
-        opened = [open_expert(first.location, recipe.access, "model")]
+        opening = {each: pool.submit(open_expert, each[0], recipe.access, each[1], known) for each in distinct}
+        opened = [open_expert(first.location, recipe.access, "model", known)]
         opened += [opening[model.location, model.use].result() for model in others]
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svc_dist.checkpoint.checkpoint import open_checkpoint, rename_keys
+from svc_dist.checkpoint.checkpoint import KnownHeaders, open_checkpoint, open_model, read_checkpoint, rename_keys
 from svc_dist.errors import DamagedInputError, RecipeError, StorageError
 from tests.support.checkpoints import (
     INDEX,
@@ -204,3 +204,34 @@ def test_two_tensors_of_one_name_are_refused() -> None:
         rename_keys({"a.x": 1, "a.y.x": 2}, [("*.y.*", "*.*")], "/here")
     with pytest.raises(RecipeError, match="/here: rename makes two tensors one"):
         rename_keys({"a.x": 1, "x": 2}, [("a.", "")], "/here")
+
+
+def test_models_with_one_header_share_its_tensors(tmp_path: Path) -> None:
+    known = KnownHeaders()
+    for name, tensors in (("one", A), ("other", A), ("longer", {**A, "c": torch.zeros(1)})):
+        write_checkpoint(tmp_path / name, tensors)
+    one, other, longer = (
+        read_checkpoint(str(tmp_path / name), *open_model(str(tmp_path / name)), known)
+        for name in ("one", "other", "longer")
+    )
+    assert all(one.tensors[name] is other.tensors[name] for name in A)
+    assert one.location != other.location
+    assert longer.tensors == open_checkpoint(str(tmp_path / "longer")).tensors
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_an_index_that_names_a_tensor_twice_is_refused(tmp_path: Path, escaped: bool) -> None:
+    write_checkpoint(tmp_path, A, shards=2)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    name = "\\u0061" if escaped else "a"
+    (tmp_path / INDEX).write_text(f'{{"weight_map": {{"a": "{files[0]}", "b": "{files[1]}", "{name}": "{files[0]}"}}}}')
+    with pytest.raises(DamagedInputError, match="'a' stands there twice"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_an_index_with_other_sections_and_escapes_is_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, {'a"b': torch.zeros(2), "c": torch.ones(2)}, shards=2)
+    index = json.loads((tmp_path / INDEX).read_text())
+    index |= {"metadata": {"total_size": 16, "note": "weight_map"}, "other": [1, {"x": "y"}]}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert [*open_checkpoint(str(tmp_path)).tensors] == ['a"b', "c"]

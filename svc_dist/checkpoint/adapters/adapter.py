@@ -21,6 +21,7 @@ from svc_dist.checkpoint.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     Checkpoint,
+    KnownHeaders,
     model_files,
     open_checkpoint,
     open_file,
@@ -106,11 +107,13 @@ _LORA = re.compile(r"\.lora_(?:(?:embedding_)?[AB]|up|down|magnitude_vector|[ab]
 Use = Literal["model", "adapter"]
 
 
-def open_expert(location: str, access: Access = DEFAULT_ACCESS, use: Use | None = None) -> OpenedModel:
+def open_expert(
+    location: str, access: Access = DEFAULT_ACCESS, use: Use | None = None, known: KnownHeaders | None = None
+) -> OpenedModel:
     """Read the headers of a model, of an adapter, or of ``model+adapter``.
 
-    ``use``: which is meant where a folder holds both. Raises DamagedInputError naming file and tensor, StorageError,
-    RecipeError.
+    ``use``: which is meant where a folder holds both; ``known``: as of ``read_checkpoint``. Raises DamagedInputError
+    naming file and tensor, StorageError, RecipeError.
     """
     model, adapter = split_location(location, access)
     if adapter is not None:
@@ -124,7 +127,7 @@ def open_expert(location: str, access: Access = DEFAULT_ACCESS, use: Use | None 
         )
     if use == "adapter" or (use is None and ADAPTER_CONFIG in names):
         return OpenedModel(location, None, _read_adapter(location, folder, names))
-    whole = read_checkpoint(location, folder, names)
+    whole = read_checkpoint(location, folder, names, known)
     if whole.tensors and all(_LORA.search(name) for name in whole.tensors):  # some models have factors of their own
         raise DamagedInputError(
             f"{location}: holds only factors of LoRA ({next(iter(whole.tensors))!r}), and no {ADAPTER_CONFIG} says how "

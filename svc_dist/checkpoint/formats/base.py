@@ -65,9 +65,13 @@ class Format:
         if spec.dtype not in self.dtypes or not spec.name.endswith(self.suffix):
             return None
         stem = spec.name[: len(spec.name) - len(self.suffix)]
+        found = []
         for ending, dtypes in self.companions.items():
             companion = tensors.get(stem + ending)
             if companion is None or companion.dtype not in dtypes:
                 return None
-        endings = (*self.companions, *self.optional)
-        return tuple(stem + ending for ending in endings if stem + ending in tensors)
+            found.append(companion.name)
+        for ending in self.optional:
+            if (companion := tensors.get(stem + ending)) is not None:
+                found.append(companion.name)
+        return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,14 @@ _BESIDE = {
 
 
 class Unread:
-    """Which codes of a model svc_dist does not decode, although it may know their format, by its ``config``."""
+    """Which codes of a model svc_dist does not decode, although it may know their format, by its ``config``.
 
-    def __init__(self, config: Mapping[str, Any] | None) -> None:
+    ``lasts``: the last parts of the names of its tensors.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None, lasts: Iterable[str]) -> None:
+        there = {f".{last}" for last in lasts}
+        self._beside = {ending: what for ending, what in _BESIDE.items() if ending in there}
         sections = list(declared_sections(config))
         methods = [str(section.get("quant_method") or "").lower() for section in sections]
         self.method = next((method for method in methods if method and not _is_read(method)), "")
@@ -53,8 +58,10 @@ class Unread:
             return self._refused(found, f"by {self.method}")
         if self._rotated:
             return self._refused(found, "rotated (transform_config)")
+        if not self._beside:
+            return found
         stem = spec.name[: len(spec.name) - len(found.suffix)]
-        what = next((what for ending, what in _BESIDE.items() if stem + ending in tensors), None)
+        what = next((what for ending, what in self._beside.items() if stem + ending in tensors), None)
         return found if what is None else self._refused(found, what)
 
     def _unknown(self, spec: TensorSpec, alone: bool) -> Format:

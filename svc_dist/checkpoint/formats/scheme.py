@@ -6,7 +6,7 @@ Tensors decide which format a weight has; this fills in what shapes cannot tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,23 +42,19 @@ class Schemes:
 
     def __init__(self, declared: Mapping[str, Any]) -> None:
         self._declared = declared
+        self._groups = _groups(declared)
         # Without groups, all modules have one.
-        self._one = None if declared.get("config_groups") else scheme_of(declared, "")
+        self._one = None if self._groups else _scheme(declared, {})
         self._by_group: dict[int, Scheme] = {}
 
     def of(self, module: str) -> Scheme:
         """What is declared for the weight of a module: one object for all modules of a group."""
         if self._one is not None:
             return self._one
-        group = next(_groups(self._declared, module), None)
+        group = next((one for one in self._groups if one.holds(module)), None)
         if id(group) not in self._by_group:
-            self._by_group[id(group)] = _scheme(self._declared, group or {})
+            self._by_group[id(group)] = _scheme(self._declared, {} if group is None else group.weights)
         return self._by_group[id(group)]
-
-
-def scheme_of(declared: Mapping[str, Any], module: str) -> Scheme:
-    """What a ``quantization_config`` declares for the weight of ``module``."""
-    return _scheme(declared, next(_groups(declared, module), {}))
 
 
 def _scheme(declared: Mapping[str, Any], weights: Mapping[str, Any]) -> Scheme:
@@ -75,25 +71,39 @@ def _scheme(declared: Mapping[str, Any], weights: Mapping[str, Any]) -> Scheme:
     )
 
 
-def _groups(declared: Mapping[str, Any], module: str) -> Iterator[Mapping[str, Any]]:
-    """The settings of weights of each config group whose targets name the module or its class, in order."""
+class _Group:
+    """A config group: the settings of weights of the modules that its targets name, or whose class they name."""
+
+    def __init__(self, targets: Sequence[Any], weights: Mapping[str, Any]) -> None:
+        named = [str(target) for target in targets]
+        self.weights = weights
+        self._names = frozenset(named)
+        self._patterns = [
+            found for one in named if one.startswith("re:") and (found := _pattern(one.removeprefix("re:"))) is not None
+        ]
+        self._is_class = any("." not in one and not one.startswith("re:") for one in named)
+
+    def holds(self, module: str) -> bool:
+        """Whether a target is a module of this name, or a class: its name has no dot."""
+        return self._is_class or module in self._names or any(one.match(module) for one in self._patterns)
+
+
+def _groups(declared: Mapping[str, Any]) -> list[_Group]:
     groups = declared.get("config_groups")
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        targets = group.get("targets") if isinstance(group, Mapping) else None
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        named = isinstance(targets, Sequence) and any(_is_target(str(target), module) for target in targets)
-        if named and isinstance(weights, Mapping):
-            yield weights
+    entries = [one for one in groups.values() if isinstance(one, Mapping)] if isinstance(groups, Mapping) else []
+    both = [(one.get("targets"), one.get("weights")) for one in entries]
+    return [
+        _Group(targets, weights)
+        for targets, weights in both
+        if isinstance(targets, Sequence) and isinstance(weights, Mapping)
+    ]
 
 
-def _is_target(target: str, module: str) -> bool:
-    """Whether a target is a module of this name, or a class: its name has no dot."""
-    if target.startswith("re:"):
-        try:
-            return re.match(target[3:], module) is not None
-        except re.error:
-            return False
-    return target == module or "." not in target
+def _pattern(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text)
+    except re.error:
+        return None
 
 
 def _pair(block: Any) -> tuple[int, int] | None:

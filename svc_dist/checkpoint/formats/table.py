@@ -90,21 +90,24 @@ def _formats() -> tuple[Format, ...]:
     return tuple(known_formats())
 
 
-def _possible(tensors: Mapping[str, TensorSpec]) -> dict[str, list[Format]]:
-    """By the dtype of their codes, the formats of which every kind of tensor is there: few of all that are known."""
-    lasts = {(name.rpartition(".")[2], spec.dtype) for name, spec in tensors.items()}
-    endings = [(f".{last}", dtype) for last, dtype in sorted(lasts)]
+def _possible(tensors: Mapping[str, TensorSpec]) -> dict[tuple[str, str], list[Format]]:
+    """The formats whose codes a tensor may hold, by the last part of its name and its dtype: few of all that are known.
+
+    Those of which some kind of tensor is nowhere there are none.
+    """
+    kinds = {(name[name.rfind(".") + 1 :], spec.dtype) for name, spec in tensors.items()}
+
+    def is_named(last: str, ending: str) -> bool:
+        return f".{last}".endswith(ending[ending.rfind(".") :] if "." in ending else ending)
 
     def is_there(ending: str, dtypes: tuple[str, ...]) -> bool:
-        last = ending[ending.rfind(".") :] if "." in ending else ending
-        return any(dtype in dtypes and name.endswith(last) for name, dtype in endings)
+        return any(dtype in dtypes and is_named(last, ending) for last, dtype in kinds)
 
-    by_dtype: dict[str, list[Format]] = {}
-    for candidate in _formats():
-        if all(is_there(*one) for one in ((candidate.suffix, candidate.dtypes), *candidate.companions.items())):
-            for dtype in candidate.dtypes:
-                by_dtype.setdefault(dtype, []).append(candidate)
-    return by_dtype
+    there = [one for one in _formats() if all(is_there(*each) for each in one.companions.items())]
+    return {
+        (last, dtype): [one for one in there if dtype in one.dtypes and is_named(last, one.suffix)]
+        for last, dtype in sorted(kinds)
+    }
 
 
 def quantised_tensors(
@@ -117,17 +120,19 @@ def quantised_tensors(
     it is quantised (I64 only by a tool that svc_dist does not know: else they are indices). ``declared``: a file beside
     the config says so.
     """
-    by_dtype, unread = _possible(tensors), Unread(config)
+    possible = _possible(tensors)
+    unread = Unread(config, [last for last, _ in possible])
     configured = declared or bool(declarations(config))
     scaled: set[str] | None = None
     codes: dict[str, Format] = {}
     companions: dict[str, str] = {}
     for name, spec in tensors.items():
-        for candidate in by_dtype.get(spec.dtype, ()):
+        for candidate in possible[name[name.rfind(".") + 1 :], spec.dtype]:
             beside = candidate.recognise(spec, tensors)
             if beside is not None:
                 codes[name] = candidate
-                companions |= dict.fromkeys(beside, name)
+                for companion in beside:
+                    companions[companion] = name
                 break
         else:
             if spec.dtype in FLOAT_DTYPES:
@@ -142,9 +147,11 @@ def quantised_tensors(
             if unknown:
                 codes[name] = UNKNOWN
     codes = {name: found for name, found in codes.items() if name not in companions}
+    if not codes:
+        return {}, companions
     modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
     is_beside: dict[str, bool] = {}  # by the last part of a name: large mixtures of experts have 100,000 names
-    for name in tensors if codes else ():
+    for name in tensors:
         module, _, last = name.rpartition(".")
         if last not in is_beside:
             is_beside[last] = _COMPANION.search(last) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -40,12 +41,20 @@ def written_parts(name: str, dtype: str, shape: Sequence[int], codec: str | None
     """The tensors that hold a weight in a file, in the order of their bytes: the codes, then wider companions first."""
     if codec is None:
         return [WrittenPart(name, dtype, tuple(shape))]
+    ending, parts = _form(codec, tuple(shape))
+    stem = name[: len(name) - len(ending)]
+    return [WrittenPart(stem + part.suffix, part.dtype, of, part) for part, of in parts]
+
+
+@functools.lru_cache(maxsize=4096)
+def _form(codec: str, shape: tuple[int, ...]) -> tuple[str, list[tuple[Part, tuple[int, ...]]]]:
+    """How the name of a weight of this codec and shape ends, and its parts in order, each with its shape."""
     of = codec_of(codec)
     codes, *companions = of.parts
-    stem = name[: len(name) - len(WEIGHT_OF.get(codes.suffix, codes.suffix))]
     stacked = (shape[0],) if len(shape) > len(of.shape) else ()
     ordered = [codes, *sorted(companions, key=lambda part: -ITEM_SIZE.get(part.dtype, 1))]
-    return [WrittenPart(stem + part.suffix, part.dtype, (*stacked, *part.shape), part) for part in ordered]
+    ending = WEIGHT_OF.get(codes.suffix, codes.suffix)
+    return ending, [(part, (*stacked, *part.shape)) for part in ordered]
 
 
 def alignment(parts: Sequence[WrittenPart]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from svc_dist.checkpoint.checkpoint import CONFIG, Checkpoint
+from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.tokenizer import chat_template
 from svc_dist.checkpoint.vocabulary import Clash, IncomparableError, missing_token
 from svc_dist.errors import PlanError, RecipeError, Warned, printable, warned
@@ -85,10 +86,23 @@ def _is_kept(decision: Decision) -> bool:
     return decision.disposition.kind == "copied" or decision.disposition.alone
 
 
+def with_tokens(base: Checkpoint, decisions: Sequence[Decision]) -> list[Decision]:
+    """The decisions about tensors with a row for each token: what the other functions here look at.
+
+    The base's tensors tell, which may have another number of rows.
+    """
+    return [one for one in decisions if one.spec and one.spec.shape and _has_tokens(one, one.spec, base)]
+
+
+def _has_tokens(decision: Decision, spec: TensorSpec, base: Checkpoint) -> bool:
+    if matches(decision.name, VOCABULARY_PATTERNS):
+        return True
+    return is_vocabulary(base.tensors.get(decision.lead or decision.name) or spec, base)
+
+
 def tokenizer_source(
     recipe: ResolvedRecipe,
     vocabularies: Vocabularies,
-    base: Checkpoint,
     decisions: Sequence[Decision],
     result: ResultVocabulary | None,
 ) -> int:
@@ -98,7 +112,7 @@ def tokenizer_source(
     token in another model.
     """
     source = (recipe.config_source or 0) if recipe.tokenizer.source is None else recipe.tokenizer.source
-    merged = [d for d in decisions if _is_merged(d) and _has_tokens(d, base)]
+    merged = [d for d in decisions if _is_merged(d)]
     asked = recipe.tokenizer.source is not None
     if result is not None:
         if recipe.tokenizer.source not in (None, result.start):
@@ -145,10 +159,9 @@ def tokenizer_source(
     return source
 
 
-def new_vocab_size(base: Checkpoint, config: Checkpoint, decisions: Sequence[Decision]) -> int | None:
+def new_vocab_size(config: Checkpoint, decisions: Sequence[Decision]) -> int | None:
     """The ``vocab_size`` of the results where merged rows are not as many as ``config`` says, else None."""
-    merged = [d for d in decisions if _is_merged(d) and _has_tokens(d, base)]
-    rows = {d.spec.shape[0] for d in merged if d.spec is not None}
+    rows = {d.spec.shape[0] for d in decisions if d.spec is not None and _is_merged(d)}
     sizes = vocabulary_sizes(config)
     return rows.pop() if sizes and len(rows) == 1 and not rows & set(sizes) else None
 
@@ -156,7 +169,6 @@ def new_vocab_size(base: Checkpoint, config: Checkpoint, decisions: Sequence[Dec
 def vocabulary_warnings(
     recipe: ResolvedRecipe,
     vocabularies: Vocabularies,
-    base: Checkpoint,
     decisions: Sequence[Decision],
     tokenizer: int,
     config: Checkpoint,
@@ -167,7 +179,7 @@ def vocabulary_warnings(
     ``tokenizer``: the number of the model whose tokenizer is copied; ``config``: the model whose config is copied;
     ``vocab_size``: what is written there in place of its own.
     """
-    names = [d.name for d in decisions if _is_merged(d) and _has_tokens(d, base)]
+    names = [d.name for d in decisions if _is_merged(d)]
     if names and (others := vocabularies.incomparable(names)):
         yield warned(
             "tokenizers-incomparable",
@@ -197,12 +209,6 @@ def vocabulary_warnings(
                 f"{name} has {count:,} rows in the result, but the {CONFIG} of {config.location} says vocab_size "
                 f"{sizes[0]:,}: loaders will refuse it; name the model that it comes from as `config_source`",
             )
-
-
-def _has_tokens(decision: Decision, base: Checkpoint) -> bool:
-    """Whether a tensor has a row for each token. It is asked of the base's, which may have another number of them."""
-    spec = base.tensors.get(decision.lead or decision.name) or decision.spec
-    return decision.spec is not None and spec is not None and is_vocabulary(spec, base)
 
 
 def planned_template(recipe: ResolvedRecipe, models: Sequence[str]) -> str | None:

@@ -69,7 +69,10 @@ def _without_place(
     source: InputRange, places: list[int], files: dict[str, int], ranges: dict[InputRange, InputRange]
 ) -> InputRange:
     """A range from byte 0 of no file. Its place, and those of its parts, are added to ``places``."""
-    places += files.setdefault(source.file, len(files)), source.start
+    file = files.get(source.file)
+    if file is None:
+        file = files[source.file] = len(files)
+    places += file, source.start
     parts = source.parts
     if parts:
         parts = tuple([_without_place(part, places, files, ranges) for part in parts])

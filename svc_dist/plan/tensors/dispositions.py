@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,8 @@ def decide(
     that match nothing.
     """
     tied = tied or Ties()
-    names = sorted({name for model in (base, *experts) for name in model.tensors} | {*tied.lead_of}, key=natural_key)
+    every = dict.fromkeys(itertools.chain(*(model.tensors for model in (base, *experts)), tied.lead_of))
+    names = sorted(every, key=natural_key)
     rule_of, _ = first_matches(names, recipe.rules)
     require_matches(recipe, names, rule_of)
     require_one_rule(recipe, choices, tied, rule_of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from svc_dist.checkpoint.formats.scheme import Scheme, quantisation_config, scheme_of
+from svc_dist.checkpoint.formats.scheme import Scheme, Schemes, quantisation_config
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
 INT4 = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group"}
@@ -17,8 +17,8 @@ def test_the_section_is_found_wherever_loaders_look() -> None:
 
 
 def test_blocks_and_powers() -> None:
-    assert scheme_of(FP8, "m") == Scheme("fp8", (128, 128), True, "ue8m0")
-    assert scheme_of({"weight_block_size": "none"}, "m") == Scheme()
+    assert Schemes(FP8).of("m") == Scheme("fp8", (128, 128), True, "ue8m0")
+    assert Schemes({"weight_block_size": "none"}).of("m") == Scheme()
 
 
 def test_the_first_group_that_names_a_module_counts() -> None:
@@ -31,7 +31,7 @@ def test_the_first_group_that_names_a_module_counts() -> None:
             "c": {"targets": ["Linear"], "weights": eight},
         },
     }
-    assert scheme_of(declared, "layers.1.experts.0.w1").bits == 4
-    assert scheme_of(declared, "model.head").block == (16, 32)
-    assert (scheme_of(declared, "layers.1.q_proj").bits, scheme_of(declared, "layers.1.q_proj").group) == (8, None)
-    assert scheme_of({"config_groups": {"a": {"targets": ["re:("], "weights": INT4}}}, "m").bits is None
+    assert Schemes(declared).of("layers.1.experts.0.w1").bits == 4
+    assert Schemes(declared).of("model.head").block == (16, 32)
+    assert (Schemes(declared).of("layers.1.q_proj").bits, Schemes(declared).of("layers.1.q_proj").group) == (8, None)
+    assert Schemes({"config_groups": {"a": {"targets": ["re:("], "weights": INT4}}}).of("m").bits is None
