@@ -1,4 +1,4 @@
-"""Ranges out to S3 and Azure: one multipart upload a shard, a range is its planned parts, finishing is CompleteMultipartUpload.
+"""Ranges out to S3 and Azure: one multipart upload a shard, a range is its planned parts, one request finishes it.
 
 An upload is created once and recorded before its first part, so that a resumed run sends to the same one. Before its
 creation, a run records the uploads of others on the same name: any other upload that appears before ours is recorded
