@@ -212,8 +212,7 @@ class Storage(ABC):
 class MultipartStorage(Storage):
     """A storage with multipart uploads: files whose parts many workers send, in any order."""
 
-    #: Whether the client makes a copy of each part that it sends.
-    copies_parts = False
+    copies_parts = False  #: Whether the client makes a copy of each part that it sends.
 
     @abstractmethod
     def create_upload(self, name: str, metadata: dict[str, str]) -> str:
@@ -225,10 +224,7 @@ class MultipartStorage(Storage):
 
     @abstractmethod
     def parts(self, name: str, upload: str) -> dict[int, list[str]] | None:
-        """The ETags of the uploaded parts, by number; None when the upload does not exist.
-
-        A part that was sent again may have several.
-        """
+        """The ETags of the uploaded parts, by number (several if sent again); None when the upload does not exist."""
 
     @abstractmethod
     def complete_upload(self, name: str, upload: str, etags: Sequence[str]) -> None:
