@@ -1,6 +1,6 @@
 """``python -m svc_dist`` is ``svc-dist``."""
 
-from svc_dist.cli.process import main
+from svc_dist.cli.entry import main
 
 if __name__ == "__main__":
     main()

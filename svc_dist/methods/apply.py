@@ -12,6 +12,7 @@ from svc_dist.linalg.svd import leading_values
 from svc_dist.methods.chunking import chunks
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
+from svc_dist.methods.elementwise.plain.pieces import piece
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
 from svc_dist.methods.method import Method, grouped
@@ -142,7 +143,7 @@ def _elementwise_chunks(
         merges = differing.merges(first)
         for begin, stop in chunks(last - first, deltas.row, method.whole_rows):
             start, end = first + begin, first + stop
-            chunk = deltas.chunk(start, end)
+            chunk = piece(deltas, start, end)
             passes = chunk.all_zero() if method.zero == "chunk" else zero
             for parameters, indices in sets:
                 needed = not passes and any(merges[index] for index in indices)

@@ -16,6 +16,7 @@ from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.devices.chosen import settings_of
+from svc_dist.run.early_imports import import_torch
 from svc_dist.run.executors import find_executor
 from svc_dist.run.executors.base import Executor
 from svc_dist.run.host import detect_device, device_count, identify_gpu
@@ -78,12 +79,6 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
         for warning in plan.warnings:
             _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
         return run_planned(plan, target, lock, options, began)
-
-
-def import_torch(options: Options) -> None:
-    """Import torch in the background where this process will need it: that takes seconds."""
-    if options.executor != "ray" and options.address is None:
-        threading.Thread(target=__import__, args=("torch",), name="import-torch", daemon=True).start()
 
 
 @contextlib.contextmanager

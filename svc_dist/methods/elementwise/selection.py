@@ -19,6 +19,7 @@ from torch import Tensor
 
 from svc_dist.methods.chunking import COLLECTED, SAMPLE
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.plain.pieces import pieces
 
 Array = np.ndarray[Any, Any]
 
@@ -98,7 +99,7 @@ def _run(deltas: TaskDeltas, group: list[tuple[int, _Search]], of: Sequence[int]
     by_series: dict[int, list[_Search]] = {}
     for job, search in group:
         by_series.setdefault(of[job], []).append(search)
-    for part in deltas.chunks():
+    for part in pieces(deltas):
         for series, searches in by_series.items():
             magnitudes = _flat(measure(part, series))
             for search in searches:

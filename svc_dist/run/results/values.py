@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -137,23 +137,24 @@ class TensorValues:
             # The base of a small chunk is still in the cache; of a matrix only these elements are converted.
             deltas = chunk.deltas if chunk.deltas.numel <= CHUNK else chunk.deltas.chunk(start, end)
             if isinstance(merged, Tensor):
-                delta = merged[start:end]
+                delta = merged if end - start == merged.numel() else merged[start:end]
             else:
                 delta = merged.chunk(start, end).dense(deltas.dtype, deltas.device)
-            total = torch.add(deltas.base.view(-1), delta, alpha=scale)
+            base = deltas.base if deltas.base.dim() == 1 else deltas.base.view(-1)
+            total = torch.add(base, delta, alpha=scale, out=delta if len(self.dispositions) == 1 else None)
         elif isinstance(merged, Copy) and self.changes and self.changes[merged.expert] is not None:
             total = chunk.deltas.chunk(start, end).model(merged.expert)
         else:
             view = None if merged is None else self.views[1 + merged.expert]
             total = (self.base if view is None else view)[chunk.start + start : chunk.start + end]
-        return self._fitting(
-            total, [view[chunk.start + start : chunk.start + end] for view in self.views if view is not None]
-        )
+        return self._fitting(total, (chunk.start + start, chunk.start + end))
 
-    def _fitting(self, total: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
-        """Entries of the result, checked and cast. Where all ``inputs`` agree, as in a mask of -inf, they stay."""
+    def _fitting(self, total: Tensor, span: tuple[int, int] | None = None) -> Tensor:
+        """Entries of the result, checked and cast. Where all inputs of ``span`` agree, as in a mask of -inf, they
+        stay."""
         low, high = (float(value) for value in torch.aminmax(total))
         if not max(-low, high) <= torch.finfo(self.dtype).max:
+            inputs = [view[slice(*span)] for view in self.views if view is not None] if span is not None else []
             if (
                 any(one is not None for one in self.changes)
                 or not inputs

@@ -19,6 +19,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import Stage, title
 from svc_dist.run.devices.chosen import settings_of
+from svc_dist.run.early_imports import import_torch
 from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
@@ -26,7 +27,6 @@ from svc_dist.run.session import (
     changes,
     discard,
     held,
-    import_torch,
     other_run,
     planning,
     refuse_foreign,
