@@ -18,7 +18,7 @@ from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram
 from svc_dist.linalg.krylov import krylov_pays, leading_eigenpairs
 from svc_dist.linalg.products.halves import eigen_of_halves
-from svc_dist.linalg.residual import Probe, fits, require_fit
+from svc_dist.linalg.residual import Probe
 
 _log = logging.getLogger("svc_dist")
 _KRYLOV_FITS = 1e-11  # residual of a direction: ten times what a Krylov space converges to
@@ -39,14 +39,17 @@ def symmetric_eigen(
     count: int | Callable[[Tensor], int] | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    finite: bool = False,
 ) -> Eigen:
     """Eigenvalues (descending) and eigenvectors (columns) of a symmetric ``(n, n)`` matrix, computed in its dtype.
 
     All eigenvalues ``(n)``; the eigenvectors of the ``count`` largest ones (default: all; or what ``count`` makes of
     the eigenvalues), ``(n, count)``, cast to ``dtype``. ``what`` names the matrix in errors. ``overwrite`` gives the
-    matrix's memory away. Raises NumericsError when an entry is not finite, or LAPACK does not converge or fit.
+    matrix's memory away; ``finite``: its entries are known to be. Raises NumericsError when an entry is not finite, or
+    LAPACK does not converge or fit.
     """
-    require_finite(matrix, what)
+    if not finite:
+        require_finite(matrix, what)
     dtype = dtype or matrix.dtype
     if matrix.device.type != "cpu":
         return _on_device(matrix, what, count, dtype)
@@ -61,7 +64,7 @@ def symmetric_eigen(
     except (torch.linalg.LinAlgError, lapack.NotConvergedError) as error:  # type: ignore[attr-defined]
         raise NumericsError(f"the eigendecomposition of {what} did not converge: {error}") from None
     residual = probe.residual(vectors, values, vectors)
-    require_fit(residual, values, vectors, what)
+    probe.require_fit(vectors, what)
     return Eigen(values, vectors, residual)
 
 
@@ -79,7 +82,7 @@ def _on_device(matrix: Tensor, what: str, count: int | Callable[[Tensor], int] |
         _log.warning(f"{what}: the GPU's library cannot decompose it, LAPACK does: {f'{error}'.splitlines()[0]}")
     else:
         residual = probe.residual(vectors, values, vectors)
-        if fits(residual, values, vectors):
+        if probe.fits(vectors):
             return Eigen(values, vectors, residual)
         _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
         del values, vectors
@@ -125,17 +128,28 @@ def _krylov(apply: Callable[[Tensor], Tensor], count: int, wide: Tensor) -> Eige
     return Eigen(values, vectors, residual) if residual <= _KRYLOV_FITS * math.sqrt(count) else None
 
 
-def leading_gram_eigen(matrix: Tensor, count: int | Callable[[Tensor], int], what: str, dtype: torch.dtype) -> Eigen:
+def leading_gram_eigen(
+    matrix: Tensor, count: int | Callable[[Tensor], int], what: str, dtype: torch.dtype, finite: bool = False
+) -> Eigen:
     """The ``count`` leading eigenpairs of ``A A^T (m, m)`` for ``A (m, n)``, ``m <= n``: its left singular vectors.
 
     In float64; ``count`` may be a function of the eigenvalues, and vectors are returned as ``dtype``. From a Krylov
-    space where few are wanted. Raises NumericsError.
+    space where few are wanted. ``finite``: the entries are known to be. Raises NumericsError.
     """
-    require_finite(matrix, what)
-    if isinstance(count, int) and krylov_pays(len(matrix), count):
+    few = isinstance(count, int) and krylov_pays(len(matrix), count)
+    whole_on_device = not few and matrix.device.type != "cpu"
+    if not finite and not whole_on_device:
+        require_finite(matrix, what)
+    if few:
+        assert isinstance(count, int)
         wide = matrix.double()
         leading = _krylov(lambda block: (block @ wide) @ wide.T, count, wide)
         if leading is not None:
             return leading._replace(vectors=leading.vectors.to(dtype))
         del wide
-    return symmetric_eigen(gram(matrix), f"the Gram matrix of {what}", count=count, dtype=dtype, overwrite=True)
+    products = gram(matrix)
+    if not finite and whole_on_device:  # what is not finite shows in them too, and they are fewer
+        require_finite(products, what)
+    return symmetric_eigen(
+        products, f"the Gram matrix of {what}", count=count, dtype=dtype, overwrite=True, finite=whole_on_device
+    )

@@ -19,7 +19,7 @@ def all_finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def same_bytes(one: Tensor, *others: Tensor) -> bool:

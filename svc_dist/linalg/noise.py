@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import lines
+
 _MARGIN = 1.1  # over the largest singular value that is expected of the errors
 _DIRECTIONS = 32  # directions that are squared at once
 
@@ -56,8 +58,9 @@ class Noise:
 
 def _weighted(directions: Tensor, variances: Tensor) -> Tensor:
     """``sum_i u_ir^2 variances_i`` for directions ``(m, r)``, without a copy of them."""
+    step = lines(directions.device, _DIRECTIONS, len(directions))
     parts = [
-        directions[:, start : start + _DIRECTIONS].square().T.double() @ variances
-        for start in range(0, directions.shape[1], _DIRECTIONS)
+        directions[:, start : start + step].square().T.double() @ variances
+        for start in range(0, directions.shape[1], step)
     ]
     return torch.cat(parts) if parts else variances.new_zeros(0)

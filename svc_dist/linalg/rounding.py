@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import grain, lines, on_the_cpu
+from svc_dist.linalg.devices.transfer import sent
 from svc_dist.linalg.noise import Noise
 
 _CHUNK = 1 << 16  # entries that are looked at at once: in float64 with what follows from them a few MiB
@@ -52,8 +54,13 @@ def values_dtype(stored: Tensor) -> torch.dtype:
     """The narrowest floating-point dtype that holds all values: files are often written wider than their weights."""
     flat = (stored if stored.is_contiguous() else stored.T).reshape(-1)
     for narrow in _NARROWER.get(stored.dtype, ()):
-        parts = (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
-        if all(torch.equal(part.to(narrow).to(part.dtype), part) for part in (flat[:_LOOKED_AT], *parts)):
+        step = grain(flat.device, _CHUNK)
+        parts = (flat[start : start + step] for start in range(0, len(flat), step))
+        if on_the_cpu(flat.device):
+            same = all(torch.equal(part.to(narrow).to(part.dtype), part) for part in (flat[:_LOOKED_AT], *parts))
+        else:  # each answer is waited for: one of all parts
+            same = bool(torch.stack([(part.to(narrow).to(part.dtype) == part).all() for part in parts]).all())
+        if same:
             return narrow
     return stored.dtype
 
@@ -82,8 +89,8 @@ def _arithmetic(dtype: torch.dtype) -> float:
 def _blocks(stored: Tensor, base: Tensor | None, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Rows of both, the base's zero where there is none, in a dtype that holds all values of ``stored``."""
     kind = torch.float64 if stored.dtype == torch.float64 else torch.float32
-    step = max(1, _CHUNK // max(stored.shape[1], 1))
+    step = lines(device, max(1, _CHUNK // max(stored.shape[1], 1)), stored.shape[1])
     for start in range(0, len(stored), step):
         part = slice(start, start + step)
-        weights = stored[part].to(device).to(kind)
-        yield part, weights, torch.zeros_like(weights) if base is None else base[part].to(device).to(kind)
+        weights = sent(stored[part], device).to(kind)
+        yield part, weights, torch.zeros_like(weights) if base is None else sent(base[part], device).to(kind)

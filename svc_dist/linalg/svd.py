@@ -17,14 +17,15 @@ from torch import Tensor
 
 from svc_dist.errors import NumericsError
 from svc_dist.linalg import lapack
+from svc_dist.linalg.devices.transfer import sent
 from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.linalg.eigen import leading_gram_eigen, symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
 from svc_dist.linalg.noise import Noise
-from svc_dist.linalg.products.polar import orthonormality, polar_by_products
+from svc_dist.linalg.products.polar import polar_with_residual
 from svc_dist.linalg.products.svd import svd_by_products
-from svc_dist.linalg.residual import Probe, fits, require_fit
+from svc_dist.linalg.residual import Probe
 
 _log = logging.getLogger("svc_dist")
 _BESIDE = 16  # vectors iterated beside those wanted
@@ -48,6 +49,12 @@ class ThinSvd:
     cut: int
     residual: float
     noisy: int = 0
+    values_here: Tensor | None = None
+
+    @property
+    def host_values(self) -> Tensor:
+        """The values in the host's memory: what is decided by them costs no wait for a device."""
+        return self.values.cpu() if self.values_here is None else self.values_here
 
 
 def thin_svd(
@@ -56,9 +63,10 @@ def thin_svd(
     *,
     count: int | Callable[[Tensor], int] | None = None,
     dtype: torch.dtype | None = None,
-    scale: float = 0.0,
+    scale: float | Tensor = 0.0,
     noise: Noise | None = None,
     full: bool | None = None,
+    finite: bool = False,
 ) -> ThinSvd:
     """The ``count`` leading singular triplets of an ``(m, n)`` matrix.
 
@@ -67,8 +75,9 @@ def thin_svd(
     ``scale`` takes the place of ``sigma_0`` where it is larger (a remainder is as noisy as what it remained from).
     ``noise``: errors that the matrix came with; directions that are not above them are left out as well. ``dtype``: of
     the result and of the products behind it (default: the matrix's); methods that lift small directions take float64.
-    ``full``: by LAPACK's SVD (default: of a float64 matrix) instead of the Gram matrix. ``what`` names the matrix in
-    errors. Raises NumericsError when it is not finite or LAPACK does not converge.
+    ``full``: by LAPACK's SVD (default: of a float64 matrix) instead of the Gram matrix. ``finite``: the entries are
+    known to be. ``what`` names the matrix in errors. Raises NumericsError when it is not finite or LAPACK does not
+    converge.
     """
     rows, columns = matrix.shape
     full = matrix.dtype == torch.float64 if full is None else full
@@ -77,7 +86,7 @@ def thin_svd(
     def wanted(values: Tensor) -> int:
         if not callable(count):
             return min(rows, columns) if count is None else count
-        resolved = values > level * max(scale, float(values[0]))
+        resolved = values > level * values[0].clamp_min(torch.as_tensor(scale).to(values))
         if noise is not None:
             resolved &= values > noise.mean_levels(len(values)).to(values)
         return count(torch.where(resolved, values, 0))
@@ -89,12 +98,12 @@ def thin_svd(
     elif rows > columns:
         flipped = thin_svd(
             matrix.T, what, count=count, dtype=dtype, scale=scale, noise=None if noise is None else noise.T,
-            full=False,
+            full=False, finite=finite,
         )  # fmt: skip
         return replace(flipped, left=flipped.right.T, right=flipped.left.T)
     else:
         needed = (lambda squares: wanted(squares.clamp_min(0).sqrt())) if callable(count) else wanted(matrix[0])
-        _, left, residual = leading_gram_eigen(matrix, needed, what, dtype or matrix.dtype)
+        _, left, residual = leading_gram_eigen(matrix, needed, what, dtype or matrix.dtype, finite)
         right = product(left.T, matrix)
         values = torch.linalg.vector_norm(right, dim=1, dtype=torch.float64)
         right /= values.clamp_min(torch.finfo(right.dtype).tiny)[:, None]
@@ -102,21 +111,26 @@ def thin_svd(
     return _resolved(ThinSvd(left, values, right, 0, residual), level, scale, noise)
 
 
-def _resolved(svd: ThinSvd, level: float, scale: float, noise: Noise | None) -> ThinSvd:
+def _resolved(svd: ThinSvd, level: float, scale: float | Tensor, noise: Noise | None) -> ThinSvd:
     """The triplets that are neither at the rounding level of arithmetic nor at that of the matrix's own noise."""
     count = len(svd.values)
     if count == 0:
         return svd
-    kept = svd.values > level * max(scale, float(svd.values[0]))
+    known = [svd.values, torch.as_tensor(scale).to(svd.values).expand(count)]
+    if noise is not None:
+        known.append(noise.levels(svd.left, svd.right).to(svd.values))
+    here, scales, *levels = torch.stack(known).cpu()  # one wait for a device
+    kept = here > level * max(float(scales[0]), float(here[0]))
     exact = int(kept.sum())
     if noise is not None:
-        kept &= svd.values > noise.levels(svd.left, svd.right).to(svd.values)
+        kept &= here > levels[0]
     number = int(kept.sum())
     if bool(kept[:number].all()):
         left, values, right = svd.left[:, :number], svd.values[:number], svd.right[:number]
     else:  # errors that are not spread evenly can be stronger than a direction elsewhere
-        left, values, right = svd.left[:, kept], svd.values[kept], svd.right[kept]
-    return ThinSvd(left, values, right, count - number, svd.residual, exact - number)
+        places = sent(kept.nonzero().flatten(), svd.values.device)
+        left, values, right = svd.left[:, places], svd.values[places], svd.right[places]
+    return ThinSvd(left, values, right, count - number, svd.residual, exact - number, here[kept])
 
 
 def rounding_level(matrix: Tensor, full: bool | None = None) -> float:
@@ -151,13 +165,11 @@ def polar_factor(matrix: Tensor, what: str, dtype: torch.dtype, overwrite: bool 
     if rows > columns:
         factor, cut, residual = polar_factor(matrix.T, what, dtype, overwrite)
         return Polar(factor.T, cut, residual)
-    require_finite(matrix, what)
     if rows == 0:
         return Polar(matrix.to(dtype), 0, 0.0)
-    if matrix.device.type != "cpu":
-        by_products = polar_by_products(matrix)
-        if by_products is not None:
-            return Polar(by_products.to(dtype), 0, orthonormality(by_products))
+    if matrix.device.type != "cpu" and (found := polar_with_residual(matrix)) is not None:
+        return Polar(found[0].to(dtype), 0, found[1])
+    require_finite(matrix, what)
     if dtype != torch.float64:
         from_gram = _polar_from_gram(matrix, what, dtype)
         if from_gram is not None:
@@ -201,7 +213,7 @@ def _polar_in_place(matrix: Tensor, what: str, dtype: torch.dtype) -> Polar:
     except lapack.NotConvergedError as error:
         raise NumericsError(f"the singular value decomposition of {what} did not converge: {error}") from None
     residual = probe.residual(left, values, matrix.T)
-    require_fit(residual, values, left, what)
+    probe.require_fit(left, what)
     kept = _above_rounding(values, matrix.shape[1])
     return Polar(left[:, :kept].to(dtype) @ matrix[:kept].to(dtype), len(matrix) - kept, residual)
 
@@ -217,9 +229,11 @@ def full_svd(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, float]:
     if matrix.device.type != "cpu" and (found := _by_products(matrix, what)) is not None:
         return found
     try:
-        left, values, right, residual = _svd_with_residual(matrix)
-        if matrix.device.type == "cpu" or fits(residual, values, left):
-            require_fit(residual, values, left, what)
+        probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        residual = probe.residual(left, values, right.T)
+        if matrix.device.type == "cpu" or probe.fits(left):
+            probe.require_fit(left, what)
             return left, values, right, residual
         _log.warning(f"{what}: the GPU's decomposition is off by {residual:.1e}, LAPACK makes it again")
         del left, values, right
@@ -248,13 +262,7 @@ def _by_products(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, flo
         return None
     left, values, right = found
     residual = probe.residual(left, values, right.T)
-    return (left, values, right, residual) if fits(residual, values, left) else None
-
-
-def _svd_with_residual(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    probe = Probe(lambda rows: rows @ matrix, len(matrix), matrix)
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left, values, right, probe.residual(left, values, right.T)
+    return (left, values, right, residual) if probe.fits(left) else None
 
 
 def leading_values(matrix: Tensor, count: int) -> list[float]:
@@ -263,15 +271,30 @@ def leading_values(matrix: Tensor, count: int) -> list[float]:
     A power iteration with a block of vectors: a small share of a decomposition's cost. Nothing of a matrix that is not
     finite.
     """
-    low, high = torch.aminmax(matrix)
-    scale = max(-float(low), float(high))
+    found, low, high = _leading(matrix, count)
+    *values, least, most = torch.cat([found, torch.stack([low, high]).to(found)]).cpu().tolist()
+    scale = max(-least, most)
     if not 0 < scale <= torch.finfo(matrix.dtype).max:
-        return [0.0] * min(count, *matrix.shape) if scale == 0 else []
-    scale = max(scale, _TINY)
+        return [0.0] * len(values) if scale == 0 else []
+    return values
+
+
+def largest_value(matrix: Tensor) -> Tensor:
+    """The largest singular value as ``leading_values`` estimates it, in float64: nothing waits for a device."""
+    return _leading(matrix, 1)[0][0]
+
+
+def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular values in float64, zero where an entry is not finite; the least and the largest entry."""
+    low, high = torch.aminmax(matrix)
+    scale = torch.maximum(-low, high).clamp_min(_TINY)
     generator = torch.Generator().manual_seed(0)
-    block = torch.randn(matrix.shape[1], min(count + _BESIDE, *matrix.shape), generator=generator).to(matrix)
+    size = min(count + _BESIDE, *matrix.shape)
+    block = sent(torch.randn(matrix.shape[1], size, generator=generator).to(matrix.dtype), matrix.device)
     for _ in range(_ITERATIONS):
         space = torch.linalg.qr(matrix @ (block / scale)).Q
         image = matrix.T @ (space / scale)
         block = torch.linalg.qr(image).Q
-    return [scale * float(value) for value in torch.linalg.svdvals(image)[:count]]
+    image = torch.where(torch.isfinite(scale), image, 0)  # of a NaN no library makes singular values
+    scale = torch.where(torch.isfinite(scale), scale, 0)
+    return scale.double() * torch.linalg.svdvals(image)[:count].double(), low, high

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.svd import leading_values
-from svc_dist.methods.chunking import chunks
+from svc_dist.methods.chunking import chunks, together_on_device
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.elementwise.plain.pieces import piece
@@ -67,6 +67,7 @@ def merged_chunks(
     summaries: Sequence[list[dict[str, Any]]] = (),
     turned: bool = False,
     differing: Differing | None = None,
+    stay: int = 0,
 ) -> Iterator[tuple[int, MergedChunk]]:
     """The merged deltas of a tensor, chunk after chunk: of each result in order, each with the result's index.
 
@@ -74,7 +75,8 @@ def merged_chunks(
     those, one by one. Each is one chunk then, and a summary of it is appended to its result's ``summaries``.
     ``turned``: the matrices are stored as their transposes ``(n, m)``; what tells the sides apart gets them turned, and
     the result is turned back. ``differing``: which results merge which blocks, by default all of them all; a block is
-    a matrix where the tensor is a batch of several. Raises NumericsError.
+    a matrix where the tensor is a batch of several. ``stay``: how many inputs of a matrix, base first, lie on the
+    device while it is merged; the others are sent there each time they are read. Raises NumericsError.
     """
     chosen = METHODS[method]
     differing = differing or Differing(deltas, [None] * len(results), max(deltas.numel, 1))
@@ -97,10 +99,10 @@ def merged_chunks(
         summarised = bool(summaries) and (
             chosen.family == "spectral" or any(results[index].calibration is not None for index in indices)
         )
-        for number in range(count):
-            matrix, start, end = deltas.matrix(number, stored), number * size, (number + 1) * size
+        for number, matrix in _matrices(deltas, stored, stay):
+            start, end = number * size, (number + 1) * size
             merges = differing.merges(start)
-            if any(merges) and matrix.all_zero():
+            if any(merges) and deltas.matrix(number, stored).all_zero():
                 merges = [False] * len(results)
             yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices if not merges[index])
             merging = [index for index in indices if merges[index]]
@@ -124,6 +126,20 @@ def merged_chunks(
         yield from _elementwise_chunks(deltas, chosen, sets, statistics, differing)
 
 
+def _matrices(deltas: TaskDeltas, batch: tuple[int, int, int], stay: int) -> Iterator[tuple[int, TaskDeltas]]:
+    """The deltas of each matrix of a batch ``(count, m, n)``, with its number; small ones reach a device together."""
+    count, rows, columns = batch
+    together = together_on_device(rows, columns)
+    for first in range(0, count, together if stay else max(count, 1)):
+        number = min(together, count - first) if stay else count
+        group = deltas.chunk(first * rows * columns, (first + number) * rows * columns) if number < count else deltas
+        if stay:
+            group = group.resident(stay)
+        for index in range(number):
+            yield first + index, group.matrix(index, (number, rows, columns))
+        del group  # before the next one is sent
+
+
 def _tells_sides(result: ResultParameters) -> bool:
     calibration = result.calibration
     return calibration is not None and CALIBRATIONS[calibration["method"]].tells_sides
@@ -141,7 +157,7 @@ def _elementwise_chunks(
     zero = method.zero == "tensor" and deltas.all_zero()
     for first, last in differing:
         merges = differing.merges(first)
-        for begin, stop in chunks(last - first, deltas.row, method.whole_rows):
+        for begin, stop in chunks(last - first, deltas.row, method.whole_rows, deltas.grain):
             start, end = first + begin, first + stop
             chunk = piece(deltas, start, end)
             passes = chunk.all_zero() if method.zero == "chunk" else zero
@@ -250,7 +266,7 @@ def elementwise_matrix(
     result = torch.empty(deltas.shape, dtype=deltas.dtype, device=deltas.device)
     flat = result.view(-1)
     compute, statistics = method.load(), statistics or Statistics(deltas, method)
-    for start, end in chunks(deltas.numel, deltas.row, method.whole_rows):
+    for start, end in chunks(deltas.numel, deltas.row, method.whole_rows, deltas.grain):
         chunk = deltas.chunk(start, end)
         merged = compute(chunk, **parameters, **statistics.of(parameters))
         flat[start:end] = 0 if merged is None else chunk[merged.expert] if isinstance(merged, Copy) else merged

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import grain, on_the_cpu
+from svc_dist.linalg.devices.transfer import moved, sent
 from svc_dist.linalg.finite import same_bytes
 from svc_dist.linalg.precision import compute_dtype
 from svc_dist.methods.chunking import CHUNK, chunks, entries, in_any_order
 from svc_dist.methods.low_rank import Change, LowRank
 
-STAGED = 8 << 20  # elements on their way to a device at once
 _RUN = 16  # neighbours sampled together: one cache line of storage serves them all
 
 
@@ -40,37 +40,6 @@ class Copy:
     """In place of a merged delta: the result is expert ``expert``'s own tensor, bit for bit."""
 
     expert: int
-
-
-def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Memory for a tensor, from numpy: the aligned blocks that torch asks for leave holes in the C library's heap.
-
-    glibc before 2.38 does not find such a hole for the next block of the same size, and a heap so grows with every
-    delta: with the number of experts.
-    """
-    return torch.from_numpy(np.empty(shape.numel() * dtype.itemsize, np.uint8)).view(dtype).view(shape)
-
-
-def moved(view: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    """A tensor in fresh memory on ``device``, which it reaches in its own dtype: it is cast there.
-
-    Towards a GPU it goes in blocks through pinned memory, so that the copies run beside the host's work on the next.
-    """
-    if device == "cpu":
-        return _fresh(view.shape, dtype).copy_(view)
-    if view.dim() == 2 and view.T.is_contiguous() and not view.is_contiguous():
-        return moved(view.T, dtype, device).T.contiguous()
-    return staged(view, torch.empty(view.shape, dtype=dtype, device=device), pin=device.startswith("cuda"))
-
-
-def staged(view: Tensor, result: Tensor, pin: bool) -> Tensor:
-    """``result``, which ``view`` is copied and cast into block by block; ``pin``: each through pinned memory."""
-    source, target = view.reshape(-1), result.view(-1)
-    for start in range(0, source.numel(), STAGED):
-        block = source[start : start + STAGED]
-        block = block.pin_memory() if pin else block.clone()
-        target[start : start + STAGED] = block.to(result.device, non_blocking=pin)
-    return result
 
 
 class TaskDeltas:
@@ -129,12 +98,12 @@ class TaskDeltas:
             return self._zeros() if change is None else self._formed(change)
         delta = self._cast(expert)
         if self.base_view is not None:
-            if self.numel <= CHUNK:
+            if self.numel <= self.grain:
                 delta.sub_(self.base)
             else:
                 flat = delta.view(-1)
-                for start in range(0, self.numel, CHUNK):
-                    end = min(start + CHUNK, self.numel)
+                for start in range(0, self.numel, self.grain):
+                    end = min(start + self.grain, self.numel)
                     flat[start:end].sub_(self._cast(entries(self.base_view, start, end)))
         return delta if change is None else self._changed(delta, change)
 
@@ -157,7 +126,7 @@ class TaskDeltas:
         """``sum_i Di`` in the compute dtype, in fresh memory, formed chunk by chunk. Shape: that of the tensor."""
         total = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         flat = total.view(-1)
-        for start, end in chunks(self.numel, self.row):
+        for start, end in chunks(self.numel, self.row, size=self.grain):
             chunk, sums = self.chunk(start, end), flat[start:end]
             for index in range(len(chunk)):
                 sums.copy_(chunk[index]) if index == 0 else sums.add_(chunk[index])
@@ -207,10 +176,13 @@ class TaskDeltas:
 
     def chunks(self, whole_rows: bool = False) -> Iterator[TaskDeltas]:
         """The deltas chunk by chunk, in order."""
-        return (self.chunk(start, end) for start, end in chunks(self.numel, self.row, whole_rows))
+        return (self.chunk(start, end) for start, end in chunks(self.numel, self.row, whole_rows, self.grain))
 
-    def sample(self, size: int) -> TaskDeltas:
-        """About ``size`` elements, spread evenly in short runs: for estimates. Needs at least 16 elements."""
+    def sample(self, size: int, device: str | None = None) -> TaskDeltas:
+        """About ``size`` elements, spread evenly in short runs: for estimates. Needs at least 16 elements.
+
+        ``device``: where they are formed, by default where all are.
+        """
         runs = self.numel // _RUN
         stride = max(1, runs * _RUN // size)
         while math.gcd(stride, max(self.row, 1)) > 1:  # a common factor would look at the same columns of every row
@@ -222,7 +194,7 @@ class TaskDeltas:
         shape = (len(range(0, runs, stride)), _RUN)
         return self._part(
             spread,
-            lambda change: change.pick(spread(torch.arange(runs * _RUN)).reshape(-1)), shape, 0, _RUN,
+            lambda change: change.pick(spread(torch.arange(runs * _RUN)).reshape(-1)), shape, 0, _RUN, device,
         )  # fmt: skip
 
     def matrix(self, index: int, batch: tuple[int, int, int]) -> TaskDeltas:
@@ -250,6 +222,30 @@ class TaskDeltas:
             lambda change: change.part(rows, columns), (height, width), self.offset, width,
         )  # fmt: skip
 
+    @property
+    def grain(self) -> int:
+        """Elements that are handled at once."""
+        return grain(self.device, CHUNK)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether all inputs stay on a device: reading them again costs no copy."""
+        return not on_the_cpu(self.device) and not any(
+            view is not None and on_the_cpu(view.device) for view in (self.base_view, *self.experts)
+        )
+
+    def resident(self, count: int) -> TaskDeltas:
+        """The same deltas, their first ``count`` inputs (base first) and all factors on the device, as stored."""
+        views = [
+            view if view is None or number >= count else sent(view, self.device)
+            for number, view in enumerate((self.base_view, *self.experts))
+        ]
+        changes = [change.on(self.device) if isinstance(change, LowRank) else change for change in self.changes]
+        return TaskDeltas(
+            views[1:], views[0], changes=changes, precision=self.precision, device=self.device, tensor=self.tensor,
+            offset=self.offset, row=self.row, shape=self.shape, low_memory=self.low_memory,
+        )  # fmt: skip
+
     def at(self, precision: str) -> TaskDeltas:
         """The same deltas at another level of precision."""
         return TaskDeltas(
@@ -264,13 +260,14 @@ class TaskDeltas:
         shape: tuple[int, ...],
         offset: int,
         row: int,
+        device: str | None = None,
     ) -> TaskDeltas:
         return TaskDeltas(
             [None if expert is None else view(expert) for expert in self.experts],
             None if self.base_view is None else view(self.base_view),
             changes=[None if change is None else part(change) for change in self.changes],
-            precision=self.precision, device=self.device, tensor=self.tensor, offset=offset, row=row, shape=shape,
-            low_memory=self.low_memory,
+            precision=self.precision, device=device or self.device, tensor=self.tensor, offset=offset, row=row,
+            shape=shape, low_memory=self.low_memory,
         )  # fmt: skip
 
     def _zeros(self) -> Tensor:
@@ -282,7 +279,7 @@ class TaskDeltas:
     def _changed(self, tensor: Tensor, change: Change) -> Tensor:
         """A tensor with a change added in place."""
         flat = tensor.view(-1)
-        for start, end in chunks(self.numel, self.row):
+        for start, end in chunks(self.numel, self.row, size=self.grain):
             flat[start:end].add_(change.chunk(start, end).dense(self.dtype, self.device))
         return tensor
 

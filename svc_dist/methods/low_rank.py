@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.transfer import sent
 from svc_dist.linalg.finite import all_finite
 from svc_dist.methods.chunking import CHUNK
 
@@ -58,6 +59,10 @@ class LowRank:
     @property
     def end(self) -> int:
         return self.left.shape[0] * self.right.shape[1] if self.last is None else self.last
+
+    def on(self, device: str) -> LowRank:
+        """The same with its factors on a device, as stored."""
+        return replace(self, left=sent(self.left, device), right=sent(self.right, device))
 
     def chunk(self, start: int, end: int) -> LowRank:
         return replace(self, first=self.first + start, last=self.first + end)

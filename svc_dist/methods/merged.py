@@ -35,4 +35,5 @@ class Merged:
 
 def numbers(values: Tensor, count: int = TOP) -> list[float]:
     """The leading entries of a vector as plain numbers."""
-    return [float(value) for value in values[:count]]
+    found: list[float] = values[:count].cpu().tolist()
+    return found

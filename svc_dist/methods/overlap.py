@@ -19,7 +19,7 @@ def delta_overlap(deltas: TaskDeltas) -> dict[str, Any] | None:
     """
     if deltas.numel < _LEAST:
         return None
-    sample = deltas.sample(_SAMPLE)
+    sample = deltas.sample(_SAMPLE, "cpu")  # few elements, which lie in the host's memory
     scale = deltas.numel / sample.numel
     rows = torch.stack([delta.reshape(-1).double() for delta in sample])
     gram = rows @ rows.T * scale

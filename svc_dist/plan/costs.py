@@ -12,13 +12,16 @@ from msgspec import structs
 from svc_dist.checkpoint.adapters.config import MERGE_FIRST
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import PlanError
+from svc_dist.linalg.devices.grain import GRAIN, on_the_cpu
 from svc_dist.linalg.devices.limits import WORKSPACE
+from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.costs import Work, difference_work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
+from svc_dist.plan.devices.residents import sizes_that_fit
 from svc_dist.plan.inputs import InputRange
 from svc_dist.plan.quantised.costs import coding_memory, coding_work
 from svc_dist.plan.quantised.slabs import codec_grain
@@ -146,12 +149,17 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
     return None if ranks is None else factored_rank(*tensor.batch[1:], ranks)
 
 
-def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
-    """Peak memory in bytes: the largest result's, and what stays between two results, at most three matrices."""
+def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str, device: str = "cpu") -> int:
+    """Peak memory in bytes: the largest result's, and what stays between two results, at most three matrices.
+
+    On a device larger chunks, and the inputs that stay there.
+    """
     if tensor.factor is not None:
-        merging = memory(tensor.dense, dispositions, precision)
+        merging = memory(tensor.dense, dispositions, precision, device)
         return pair_memory(tensor.factor, merging, len(dispositions), precision)
-    peak = max(_memory(tensor, disposition, precision) for disposition in dispositions)
+    peak = max(_memory(tensor, disposition, precision, device) for disposition in dispositions)
+    if not on_the_cpu(device) and takes_matrices(tensor, dispositions):
+        peak += sum(_residents(tensor, dispositions, precision))
     peak += coding_memory(tensor, dispositions, _held(tensor, dispositions))
     if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
         peak += 3 * 8 * math.prod(tensor.batch[1:])
@@ -166,15 +174,26 @@ def _held(tensor: PlannedTensor, dispositions: Sequence[Disposition]) -> int:
     return last - first if last - first <= SLICE else 0
 
 
-def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str) -> int:
-    chunked = memory_of_chunks(precision)
+def inputs_that_stay(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> int:
+    """How many inputs of a matrix, base first, a device holds while it is merged."""
+    return len(_residents(tensor, dispositions, precision))
+
+
+def _residents(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> list[int]:
+    peak = max(_memory(tensor, disposition, precision, "cpu") for disposition in dispositions)
+    return sizes_that_fit(tensor, peak)
+
+
+def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str, device: str) -> int:
+    chunk = CHUNK if on_the_cpu(device) else min(GRAIN, max(CHUNK, math.prod(tensor.shape)))
+    chunked = memory_of_chunks(precision, chunk)
     if disposition.method is not None and METHODS[disposition.method].statistics is not None:
         chunked += memory_of_selection(math.prod(tensor.shape), precision)
     added = [one for each in (*tensor.factors, tensor.base_factors) for one in each or ()]
     if added:
         chunked += int(max(formed_memory(one.rows, one.columns, one.rank, precision) for one in added))
     if any(one.magnitude is not None for one in added):
-        chunked += memory_of_chunks("float64")  # of the merged weight, to measure its rows
+        chunked += memory_of_chunks("float64", chunk)  # of the merged weight, to measure its rows
     if not takes_matrices(tensor, [disposition]):
         return chunked
     assert tensor.batch is not None
@@ -216,7 +235,7 @@ class PieceCosts:
         return (
             bytes_in,
             operations.flops,
-            memory(tensor, decided, self._precision) + workspace(operations, self._device),
+            memory(tensor, decided, self._precision, self._device) + workspace(operations, self._device),
         )
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.autograd.profiler import profile
 
-from svc_dist.methods import deltas
+from svc_dist.linalg.devices import transfer
 
 
 class CountedMemory:
@@ -24,7 +24,7 @@ class CountedMemory:
     def __enter__(self) -> CountedMemory:
         gc.collect()  # what earlier tests left would be freed meanwhile, and taken off
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(deltas, "_fresh", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+        self.patch.setattr(transfer, "_fresh", lambda shape, dtype: torch.empty(shape, dtype=dtype))
         self.profiler = profile(use_kineto=True, profile_memory=True)
         self.profiler.__enter__()
         return self

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.transfer import sent
+
 _LEAST = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest singular value: smaller ones are not lifted whole
 _CUSHION = 0.1  # of the largest singular value: the scaling is chosen for values down to this
 _DONE = 1e-3  # from 1: two steps without scaling then reach 1 to rounding
@@ -25,13 +27,17 @@ def polar_by_products(matrix: Tensor, least: float | None = None) -> Tensor | No
     ``least``: singular values are lifted down to this share of the largest. None where A has smaller ones (or is zero),
     so that rows of the factor would not be orthonormal.
     """
-    lifted = lifted_to_one(matrix, least)
-    if lifted is None:
-        return None
-    factor, products = lifted
+    found = polar_with_residual(matrix, least)
+    return None if found is None else found[0]
+
+
+def polar_with_residual(matrix: Tensor, least: float | None = None) -> tuple[Tensor, float] | None:
+    """As ``polar_by_products``, and ``||X U U^T - X|| / ||X||`` for random rows X: how far U is from orthonormal."""
+    factor, products, _ = _lifted(matrix, least)  # of a matrix of zeros: NaN, which fails below
     products.diagonal().sub_(1)
-    tolerance = max(_ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps)
-    return factor if bool(torch.linalg.vector_norm(products, dim=1).max() <= tolerance) else None
+    worst = torch.linalg.vector_norm(products, dim=1).max()
+    off, residual = torch.stack([worst, _orthonormality(factor)]).cpu().tolist()
+    return (factor, residual) if off <= max(_ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps) else None
 
 
 def lifted_to_one(matrix: Tensor, least: float | None = None) -> tuple[Tensor, Tensor] | None:
@@ -39,17 +45,21 @@ def lifted_to_one(matrix: Tensor, least: float | None = None) -> tuple[Tensor, T
 
     Smaller values come out between 0 and 1. None for a matrix of zeros, or of infinities.
     """
+    current, products, bound = _lifted(matrix, least)
+    return (current, products) if 0 < float(bound) < torch.finfo(matrix.dtype).max else None
+
+
+def _lifted(matrix: Tensor, least: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``lifted_to_one`` returns, without a look at it, and the bound on A's values that it was divided by."""
     least = _LEAST[matrix.dtype] if least is None else least
     products = matrix @ matrix.T
     bound = products.abs().sum(1).max().sqrt()  # at least the largest singular value
-    if not 0 < float(bound) < torch.finfo(matrix.dtype).max:
-        return None
     current = matrix / bound
     products /= bound.square()
     for scale in _scales(least / len(matrix) ** 0.5):
         current = torch.addmm(current, products, current, beta=1.5 * scale, alpha=-0.5 * scale**3)
         products = current @ current.T
-    return current, products
+    return current, products, bound
 
 
 def _scales(low: float) -> list[float]:
@@ -63,7 +73,8 @@ def _scales(low: float) -> list[float]:
     return [*scales, 1.0, 1.0, 1.0]
 
 
-def orthonormality(factor: Tensor) -> float:
-    """``||X U U^T - X|| / ||X||`` of a factor U ``(m, n)`` for random rows X: zero where its rows are orthonormal."""
-    rows = torch.randn(_PROBES, len(factor), generator=torch.Generator().manual_seed(0)).to(factor)
-    return float(torch.linalg.vector_norm(rows @ factor @ factor.T - rows) / torch.linalg.vector_norm(rows))
+def _orthonormality(factor: Tensor) -> Tensor:
+    rows = torch.randn(_PROBES, len(factor), generator=torch.Generator().manual_seed(0))
+    rows = sent(rows.to(factor.dtype), factor.device)
+    off: Tensor = torch.linalg.vector_norm(rows @ factor @ factor.T - rows) / torch.linalg.vector_norm(rows)
+    return off

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import lines
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import gram, product
@@ -50,23 +51,25 @@ class Calibrated:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Plain numbers for a receipt. Those of all directions together leave out what is at rounding level."""
-        energy = (self.sigma / self.sigma.max().clamp_min(torch.finfo(self.sigma.dtype).tiny)).square()
+        table = torch.cat([self.sigma[None], self.gamma[None], self.ratios]).cpu()  # one wait for a device
+        sigma, gamma, ratios = table[0], table[1], table[2:]
+        energy = (sigma / sigma.max().clamp_min(torch.finfo(sigma.dtype).tiny)).square()
         energy /= energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
-        resolved = self.sigma > 0
-        ratios = self.ratios[:, resolved]
+        resolved = sigma > 0
+        above = ratios[:, resolved]
         return {
-            "sigma": numbers(self.sigma),
-            "sigma_calibrated": numbers(self.gamma * self.sigma),
-            "gamma": numbers(self.gamma),
-            **_spread("gamma", self.gamma[resolved]),
-            "gamma_by_energy": float(self.gamma @ energy),
-            "norm_merged": float(self.sigma.norm()),
-            "norm_calibrated": float((self.gamma * self.sigma).norm()),
-            "norm_changed": float(((self.gamma - 1) * self.sigma).norm()),
-            "inflation": numbers(self.inflation),
-            "inflation_by_expert": numbers(self.ratios @ energy, len(self.ratios)),
-            **_spread("ratio", ratios),
-            "at_floor": float((ratios <= self.alpha).double().sum()) / max(ratios.numel(), 1),
+            "sigma": numbers(sigma),
+            "sigma_calibrated": numbers(gamma * sigma),
+            "gamma": numbers(gamma),
+            **_spread("gamma", gamma[resolved]),
+            "gamma_by_energy": float(gamma @ energy),
+            "norm_merged": float(sigma.norm()),
+            "norm_calibrated": float((gamma * sigma).norm()),
+            "norm_changed": float(((gamma - 1) * sigma).norm()),
+            "inflation": numbers(ratios.mean(0)),
+            "inflation_by_expert": numbers(ratios @ energy, len(ratios)),
+            **_spread("ratio", above),
+            "at_floor": float((above <= self.alpha).double().sum()) / max(above.numel(), 1),
             "calibrated_rank": int(resolved.sum()),
             "calibration_residual": self.residual,
         }
@@ -118,8 +121,9 @@ def _calibrated(
         if left is None:
             left = directions.left(delta.dtype)
         share = torch.empty_like(sigma)
-        for start in range(0, len(sigma), _ROWS):
-            rows = slice(start, start + _ROWS)
+        step = lines(delta.device, _ROWS, delta.shape[1])
+        for start in range(0, len(sigma), step):
+            rows = slice(start, start + step)
             own = (left[:, rows].T @ delta).double()
             share[rows] = (directions.responses(rows) * own).sum(1) / own.square().sum(1).clamp_min(_MIN_NORM2)
         shares.append(share)
@@ -175,8 +179,9 @@ class _FromLeft:
 
     def expanded(self, gamma: Tensor, dtype: torch.dtype) -> Tensor:
         result = self._responses.new_empty(len(self._left), self._responses.shape[1], dtype=dtype)
-        for start in range(0, result.shape[1], _ROWS):
-            columns = slice(start, start + _ROWS)
+        step = lines(result.device, _ROWS, len(result))
+        for start in range(0, result.shape[1], step):
+            columns = slice(start, start + step)
             result[:, columns] = self._left @ (self._responses[:, columns] * gamma[:, None])
         return result
 
@@ -193,8 +198,9 @@ class _FromRight:
     def left(self, dtype: torch.dtype) -> Tensor:
         """Directions at rounding level have no left vector to speak of: zero."""
         rows = self._scaled.new_empty(self._scaled.shape, dtype=dtype)
-        for start in range(0, len(rows), _ROWS):
-            part = slice(start, start + _ROWS)
+        step = lines(rows.device, _ROWS, rows.shape[1])
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
             sigma = self.sigma[part, None]
             rows[part] = torch.where(sigma > 0, self._scaled[part] / sigma, 0)
         return rows.T
@@ -204,8 +210,9 @@ class _FromRight:
 
     def expanded(self, gamma: Tensor, dtype: torch.dtype) -> Tensor:
         result = self._scaled.new_empty(self._scaled.shape[1], len(self._right), dtype=dtype)
-        for start in range(0, len(result), _ROWS):
-            rows = slice(start, start + _ROWS)
+        step = lines(result.device, _ROWS, result.shape[1])
+        for start in range(0, len(result), step):
+            rows = slice(start, start + step)
             result[rows] = (self._scaled[:, rows] * gamma[:, None]).T @ self._right.T
         return result
 

@@ -21,9 +21,9 @@ def of_result(m: int, n: int, k: int, precision: str) -> float:
     return matrix_memory(m, n, precision)
 
 
-def memory_of_chunks(precision: str) -> int:
-    """Anonymous bytes that chunked arithmetic and writing take, whatever the tensor's size."""
-    return 12 * CHUNK * item_size(precision) + (4 << 20)
+def memory_of_chunks(precision: str, chunk: int = CHUNK) -> int:
+    """Anonymous bytes that arithmetic and writing in chunks of that size take, whatever the tensor's size."""
+    return 12 * chunk * item_size(precision) + (4 << 20)
 
 
 def memory_of_selection(numel: int, precision: str) -> int:

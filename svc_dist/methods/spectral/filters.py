@@ -67,7 +67,7 @@ def _flowed(exp_time: float, lam: Tensor) -> Tensor:
 
 def above_rounding(values: Tensor, columns: int, dtype: torch.dtype) -> int:
     """How many eigenvalues of C exceed ``n * eps * lam_0``, with the eps of the arithmetic that C was summed in."""
-    return max(1, int((values > columns * torch.finfo(dtype).eps * float(values[0])).sum()))
+    return max(1, int((values > columns * torch.finfo(dtype).eps * values[0].double()).sum()))
 
 
 def spectrum_summary(top: int, cut: int, lam: Tensor, residual: float) -> dict[str, object]:

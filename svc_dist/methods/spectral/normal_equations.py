@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.errors import NumericsError
+from svc_dist.linalg.devices.grain import lines
 from svc_dist.linalg.gram import add_gram, gram, mirrored
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.spectral.policy import left_gram_is_cheaper
@@ -68,18 +69,57 @@ def normal_matrix(deltas: TaskDeltas) -> Tensor:
 
 def contributing(deltas: TaskDeltas) -> Iterator[tuple[int, Tensor, float]]:
     """Every task delta that is not zero, with its index and ``||Di||_F``."""
+    known = norms_at_once(deltas)
     for index in range(len(deltas)):
+        if known is not None and not known[index]:
+            continue
         delta = deltas[index]
-        norm = finite_norm(delta, index)
+        norm = finite_norm(delta, index) if known is None else known[index]
         if norm:
             yield index, delta, norm
         del delta
 
 
+def norms_at_once(deltas: TaskDeltas) -> list[float] | None:
+    """``||Di||_F`` of every expert with one wait for the device; None where that takes copies to it, or needs none.
+
+    Raises NumericsError naming an expert that is not finite.
+    """
+    if not deltas.on_device:
+        return None
+    norms: list[float] = torch.stack([_norm(delta) for delta in deltas]).cpu().tolist()
+    for index, norm in enumerate(norms):
+        _require_finite_norm(norm, index)
+    return norms
+
+
+def known_finite(deltas: TaskDeltas) -> bool:
+    """Whether all deltas were found to be finite, at once: else each must be looked at. Raises NumericsError."""
+    return norms_at_once(deltas) is not None
+
+
 def finite_norm(delta: Tensor, index: int) -> float:
     """``||Di||_F``. Raises NumericsError naming the expert when it is not finite."""
-    blocks = (delta[start : start + _ROWS] for start in range(0, len(delta), _ROWS))  # whatever is summed is cast first
-    norm = math.hypot(*(float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in blocks))
+    if delta.device.type != "cpu":
+        norm = float(_norm(delta))
+    else:
+        blocks = (delta[start : start + _ROWS] for start in range(0, len(delta), _ROWS))  # what is summed is cast first
+        norm = math.hypot(*(float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in blocks))
+    _require_finite_norm(norm, index)
+    return norm
+
+
+def _norm(delta: Tensor) -> Tensor:
+    """``||D||_F`` on the device of D, in float64."""
+    step = lines(delta.device, _ROWS, delta.shape[1])
+    parts = [
+        torch.linalg.vector_norm(delta[start : start + step], dtype=torch.float64)
+        for start in range(0, len(delta), step)
+    ]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+    return norm
+
+
+def _require_finite_norm(norm: float, index: int) -> None:
     if not math.isfinite(norm):
         raise NumericsError(f"expert {index}'s task delta has entries that are not finite")
-    return norm

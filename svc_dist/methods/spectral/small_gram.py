@@ -17,13 +17,13 @@ from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import Merged
 from svc_dist.methods.spectral import streamed
 from svc_dist.methods.spectral.filters import FLOOR, Filter, Spectrum, above_rounding, spectrum_summary
-from svc_dist.methods.spectral.normal_equations import finite_norm
+from svc_dist.methods.spectral.normal_equations import finite_norm, norms_at_once
 
 
 def from_small_gram(deltas: TaskDeltas, init: str, chosen: Filter) -> Iterator[Merged]:
     """The merged delta for each of the filter's strengths. Two deltas are held at once."""
     rows, columns = deltas.shape
-    norms = [finite_norm(delta, index) for index, delta in enumerate(deltas)]
+    norms = norms_at_once(deltas) or [finite_norm(delta, index) for index, delta in enumerate(deltas)]
     used = [index for index, norm in enumerate(norms) if norm]
     stacked = torch.zeros(len(used) * rows, len(used) * rows, dtype=torch.float64, device=deltas.device)
     blocks = [slice(number * rows, (number + 1) * rows) for number in range(len(used))]

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.transfer import sent
 from svc_dist.linalg.noise import Noise
 from svc_dist.linalg.rounding import storage_rounding
-from svc_dist.linalg.svd import ThinSvd, leading_values, polar_factor, thin_svd
+from svc_dist.linalg.svd import ThinSvd, largest_value, polar_factor, thin_svd
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import TOP, Merged, numbers
+from svc_dist.methods.spectral.normal_equations import known_finite
 
 
 def tsv_m(deltas: TaskDeltas) -> Merged:
@@ -27,9 +29,12 @@ def tsv_m(deltas: TaskDeltas) -> Merged:
     rows, columns = deltas.shape
     count = max(1, min(rows, columns) // len(deltas))
     triplets = _Triplets(deltas, count * len(deltas))
+    finite = known_finite(deltas)
     for index in range(len(deltas)):
         noise = rounding_of(deltas, index)
-        triplets.add(thin_svd(deltas[index], _name(index), count=count, dtype=torch.float64, noise=noise))
+        triplets.add(
+            thin_svd(deltas[index], _name(index), count=count, dtype=torch.float64, noise=noise, finite=finite)
+        )
     left, right, values = triplets.polar()
     summary = triplets.summary()
     if triplets.dependent:
@@ -47,13 +52,13 @@ def iso_c(deltas: TaskDeltas) -> Merged:
 
 def flattened(svd: ThinSvd, size: int, dtype: torch.dtype) -> Merged:
     """``mean(s) * U V^T``, the mean over ``size`` directions, in ``dtype``."""
-    flat = float(svd.values.sum()) / size
+    flat = float(svd.host_values.sum()) / size
     summary = {
         "kept_rank": len(svd.values),
         "cut": svd.cut,
         "cut_as_storage_rounding": svd.noisy,
         "residual": svd.residual,
-        "singular_values": numbers(svd.values),
+        "singular_values": numbers(svd.host_values),
         "sigma": [flat] * min(TOP, len(svd.values)),
     }
     return _flat(flat, svd.left, svd.right, summary, dtype)
@@ -75,14 +80,14 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     total = wide.total()
     common = thin_svd(total, "the sum of the task deltas", count=common_count, noise=noise, full=full)
     del total
-    strongest, common_rank = numbers(common.values), len(common.values)
+    strongest, common_rank = numbers(common.host_values), len(common.values)
     triplets = _Triplets(deltas, size)
     triplets.add(common)
     space = common.left.T.contiguous()
     del common
     for index in range(len(deltas) if specific else 0):
         noise, delta = rounding_of(deltas, index).without(common_rank), wide[index]
-        scale = leading_values(delta, 1)[0]
+        scale = largest_value(delta)
         delta.addmm_(space.T, space @ delta, alpha=-1)
         rest = f"what the common space leaves of {_name(index)}"
         triplets.add(
@@ -107,6 +112,7 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
     ranks: list[int] = []
     values: list[float] = []
     cut, noisy, residual = 0, 0, 0.0
+    finite = known_finite(deltas)
     for index in range(len(deltas)):
         noise, nuclear = rounding_of(deltas, index), 0.0
 
@@ -116,12 +122,12 @@ def star(deltas: TaskDeltas, *, eta: float) -> Merged:
             nuclear = float(sums[-1])
             return min(int((sums < sums[-1] * (eta / 100)).sum()) + 1, len(values))
 
-        svd = thin_svd(deltas[index], _name(index), count=rank, noise=noise)
+        svd = thin_svd(deltas[index], _name(index), count=rank, noise=noise, finite=finite)
         ranks.append(len(svd.values))
-        values += numbers(svd.values)
+        values += numbers(svd.host_values)
         cut, noisy, residual = cut + svd.cut, noisy + svd.noisy, max(residual, svd.residual)
         if ranks[-1]:
-            merged.addmm_(svd.left * (svd.values * (nuclear / float(svd.values.sum()) / len(deltas))), svd.right)
+            merged.addmm_(svd.left * (svd.values * (nuclear / float(svd.host_values.sum()) / len(deltas))), svd.right)
         del svd
     return Merged(
         merged,
@@ -163,7 +169,7 @@ class _Triplets:
         rows, columns = deltas.shape
         self.left = torch.empty(capacity, rows, dtype=torch.float64, device=deltas.device)
         self.right = torch.empty(capacity, columns, dtype=torch.float64, device=deltas.device)
-        self.values = torch.empty(capacity, dtype=torch.float64, device=deltas.device)
+        self.values = torch.empty(capacity, dtype=torch.float64)  # in the host's memory, where they are looked at
         self.dtype = deltas.dtype
         self.filled = 0
         self.cut = 0
@@ -173,7 +179,7 @@ class _Triplets:
 
     def add(self, svd: ThinSvd) -> None:
         rows = slice(self.filled, self.filled + svd.values.numel())
-        self.left[rows], self.values[rows], self.right[rows] = svd.left.T, svd.values, svd.right
+        self.left[rows], self.values[rows], self.right[rows] = svd.left.T, svd.host_values, svd.right
         self.filled += svd.values.numel()
         self.cut += svd.cut
         self.noisy += svd.noisy
@@ -189,7 +195,9 @@ class _Triplets:
         self.cut += self.dependent
         self.residual = max(self.residual, left.residual, right.residual)
         values, order = self.values[: self.filled].sort(descending=True, stable=True)
-        return left.factor[:, order], right.factor[order], values.to(self.dtype)
+        device = left.factor.device
+        order = sent(order, device)
+        return left.factor[:, order], right.factor[order], sent(values.to(self.dtype), device)
 
     def summary(self) -> dict[str, Any]:
         """What a receipt says once the polar factors are made; ``cut`` counts before them and there, on either side."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import lines
 from svc_dist.linalg.eigen import leading_eigen, symmetric_eigen
 from svc_dist.linalg.krylov import krylov_pays
 from svc_dist.methods.deltas import TaskDeltas
@@ -93,8 +94,9 @@ def _from_all_directions(deltas: TaskDeltas, init: str, chosen: Filter) -> Itera
     only = chosen.strengths[0] if len(chosen.strengths) == 1 else None
     # Along small directions R is small, but its rounding, and that of V, is not: 1/lam would show it.
     reached = target.new_empty(rows, len(lam), dtype=None if only else fine)
-    for start in range(0, rows, _ROWS):
-        part = slice(start, start + _ROWS)
+    step = lines(target.device, _ROWS, columns)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
         along = target[part].to(fine) @ vectors
         reached[part] = along if only is None else along.mul_((only(lam) / lam).to(fine))
     del target

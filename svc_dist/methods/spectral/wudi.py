@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import lines
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import add_gram, mirrored
 from svc_dist.linalg.svd import leading_values, thin_svd
@@ -54,13 +55,13 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     residual = 0.0
     for index, delta, norm in contributing(wide):
         experts += 1
-        svd = thin_svd(delta, f"expert {index}'s task delta", count=count, full=full)
+        svd = thin_svd(delta, f"expert {index}'s task delta", count=count, full=full, finite=True)
         projector = (svd.values / norm)[:, None] * svd.right
-        values += numbers(svd.values)
+        values += numbers(svd.host_values)
         rank, cut, residual = rank + len(svd.values), cut + svd.cut, max(residual, svd.residual)
         del svd
         delta.sub_(total, alpha=1 / len(deltas))
-        rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count, full=full)
+        rest = thin_svd(delta, f"expert {index}'s task delta less the mean", count=count, full=full, finite=True)
         del delta
         residual = max(residual, rest.residual)
         add_gram(normal, projector.T)
@@ -86,8 +87,9 @@ def _descended(merged: Tensor, equations: NormalEquations, steps: int, lr: float
     noise = 32 * torch.finfo(merged.dtype).eps * float(torch.linalg.vector_norm(equations.target))
     if first <= noise:  # already the minimum, as for one expert: Adam would take rounding for a slope
         return Merged(merged, {"steps": 0, "gradient_norm": [first, first]} | summary)
-    for start in range(0, len(merged), _ROWS):
-        rows = slice(start, start + _ROWS)
+    step = lines(merged.device, _ROWS, merged.shape[1])
+    for start in range(0, len(merged), step):
+        rows = slice(start, start + step)
         _adam(merged[rows], equations.target[rows], equations.normal, steps, lr)
     require_finite(merged, "the result of gradient descent")
     last = _gradient_norm(merged, equations)

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, UnitsFailedError
+from svc_dist.linalg.devices.streams import own_stream
 from svc_dist.linalg.devices.trouble import Trouble, trouble
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.run.host import available_memory, cores
@@ -65,7 +66,8 @@ def attempted(plan: Plan, unit: Unit, ways: Sequence[Attempt], run: Callable[[At
     while left:
         attempt = left.pop(0)
         try:
-            with idle_cores(plan, unit) if attempt.device == "cpu" != ways[0].device else nullcontext():
+            idle = idle_cores(plan, unit) if attempt.device == "cpu" != ways[0].device else nullcontext()
+            with idle, own_stream(attempt.device):
                 return run(attempt)
         except (MemoryError, RuntimeError) as error:
             kind = trouble(error)

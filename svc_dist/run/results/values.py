@@ -11,6 +11,8 @@ from torch import Tensor
 
 from svc_dist.checkpoint.dtype import FLOAT_DTYPES, torch_dtype
 from svc_dist.errors import DamagedInputError, NumericsError
+from svc_dist.linalg.devices.grain import on_the_cpu
+from svc_dist.linalg.devices.transfer import received
 from svc_dist.linalg.finite import all_finite, same_bytes
 from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
 from svc_dist.methods.chunking import CHUNK
@@ -18,13 +20,14 @@ from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
-from svc_dist.plan.costs import row_of, takes_matrices
+from svc_dist.plan.costs import inputs_that_stay, row_of, takes_matrices
 from svc_dist.plan.model import Plan
 from svc_dist.plan.tensor import Span
 from svc_dist.plan.tensors.copies import require_equal_copies
 from svc_dist.run.devices.fallback import Attempt
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.views import TensorInputs
+from svc_dist.run.results.on_device import cast_on_device
 from svc_dist.storage.reading import MappedRanges
 
 _RELEASE_EVERY = 16  # chunks after which the pages of the inputs are released
@@ -104,13 +107,15 @@ class TensorValues:
         )
         summaries: list[Records] = [[] for _ in results]
         differing = self._differing(deltas)
+        stay = 0
+        if batch is not None and not on_the_cpu(self.attempt.device) and not self.attempt.low_memory:
+            stay = inputs_that_stay(self.tensor, self.dispositions, self.plan.settings.precision)
         try:
             for number, chunk in merged_chunks(
-                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned, differing
+                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned, differing, stay
             ):
-                for start in range(0, chunk.end - chunk.start, CHUNK):
-                    end = min(start + CHUNK, chunk.end - chunk.start)
-                    yield number, self._output(chunk, start, end, scales[number])
+                for values in self._outputs(chunk, scales[number]):
+                    yield number, values
                 del chunk  # free its memory before the next one is computed
         except NumericsError as error:
             raise self._damaged(error) from None
@@ -129,6 +134,16 @@ class TensorValues:
             return Differing(deltas, least, deltas.numel)
         size = math.prod(self.tensor.batch[1:])
         return Differing(deltas, least, size, self.first // size)
+
+    def _outputs(self, chunk: MergedChunk, scale: float) -> Iterator[Tensor]:
+        """``W0 + lambda * M`` for a merged chunk, checked and cast, in parts."""
+        if isinstance(chunk.merged, Tensor | LowRank) and not on_the_cpu(self.attempt.device):
+            cast = cast_on_device(chunk, scale, self.dtype)
+            if cast is not None:
+                yield from received(cast)
+                return
+        for start in range(0, chunk.end - chunk.start, CHUNK):
+            yield self._output(chunk, start, min(start + CHUNK, chunk.end - chunk.start), scale)
 
     def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""
