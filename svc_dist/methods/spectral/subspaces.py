@@ -75,10 +75,11 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
     specific = min(specific, size // experts)
     common_count = size - specific * experts
     noise = rounding_of_sum(deltas)
+    finite = known_finite(deltas)
     wide = deltas.at("float64")  # what is left of an expert may be far smaller than what was taken out of it
     full = deltas.precision == "float64"
     total = wide.total()
-    common = thin_svd(total, "the sum of the task deltas", count=common_count, noise=noise, full=full)
+    common = thin_svd(total, "the sum of the task deltas", count=common_count, noise=noise, full=full, finite=finite)
     del total
     strongest, common_rank = numbers(common.host_values), len(common.values)
     triplets = _Triplets(deltas, size)
@@ -91,7 +92,7 @@ def iso_cts(deltas: TaskDeltas, *, common_space_fraction: float) -> Merged:
         delta.addmm_(space.T, space @ delta, alpha=-1)
         rest = f"what the common space leaves of {_name(index)}"
         triplets.add(
-            thin_svd(delta, rest, count=specific, scale=scale, noise=noise, full=full)
+            thin_svd(delta, rest, count=specific, scale=scale, noise=noise, full=full, finite=finite)
         )  # fmt: skip
         del delta
     del space

@@ -7,6 +7,7 @@ number of experts. SWUDI replaces them by a closed form.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -83,16 +84,18 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
 
 def _descended(merged: Tensor, equations: NormalEquations, steps: int, lr: float, summary: dict[str, Any]) -> Merged:
     """Adam from ``merged``, in its place. Rows do not depend on one another and are descended block by block."""
-    first = _gradient_norm(merged, equations)
-    noise = 32 * torch.finfo(merged.dtype).eps * float(torch.linalg.vector_norm(equations.target))
+    sizes = torch.stack([_gradient_norm(merged, equations), torch.linalg.vector_norm(equations.target)])
+    first, target = sizes.cpu().tolist()
+    first, noise = 2 * first, 32 * torch.finfo(merged.dtype).eps * target
     if first <= noise:  # already the minimum, as for one expert: Adam would take rounding for a slope
         return Merged(merged, {"steps": 0, "gradient_norm": [first, first]} | summary)
     step = lines(merged.device, _ROWS, merged.shape[1])
     for start in range(0, len(merged), step):
         rows = slice(start, start + step)
         _adam(merged[rows], equations.target[rows], equations.normal, steps, lr)
-    require_finite(merged, "the result of gradient descent")
-    last = _gradient_norm(merged, equations)
+    last = 2 * float(_gradient_norm(merged, equations))
+    if not math.isfinite(last):
+        require_finite(merged, "the result of gradient descent")
     return Merged(merged, {"steps": steps, "gradient_norm": [first, last]} | summary)
 
 
@@ -108,5 +111,7 @@ def _adam(block: Tensor, target: Tensor, normal: Tensor, steps: int, lr: float) 
         block.addcdiv_(mean, divisor, value=-lr / (1 - _BETAS[0] ** step))
 
 
-def _gradient_norm(merged: Tensor, equations: NormalEquations) -> float:
-    return 2 * float(torch.linalg.vector_norm(torch.addmm(equations.target, merged, equations.normal, beta=-1)))
+def _gradient_norm(merged: Tensor, equations: NormalEquations) -> Tensor:
+    """Half of it."""
+    norm: Tensor = torch.linalg.vector_norm(torch.addmm(equations.target, merged, equations.normal, beta=-1))
+    return norm

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svc_dist.linalg.devices.transfer import staged
 from svc_dist.methods.deltas import TaskDeltas
 from tests.support.peak_memory import CountedMemory
 from tests.support.spectral_cases import error, fine_tunes, run
@@ -42,9 +41,3 @@ def test_it_takes_less_memory(shape: tuple[int, int], most: float) -> None:
 def test_a_wide_matrix_takes_the_usual_way_which_takes_less_memory() -> None:
     usual, low = (run("swudi", deltas_of((200, 300), low_memory)) for low_memory in (False, True))
     assert torch.equal(low.delta, usual.delta)
-
-
-def test_what_is_staged_towards_a_device_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svc_dist.linalg.devices.transfer.STAGED", 1000)
-    view = torch.randn(37, 91, generator=torch.Generator().manual_seed(0)).bfloat16()[:, ::7]
-    assert torch.equal(staged(view, torch.empty(view.shape), pin=False), view.float())
