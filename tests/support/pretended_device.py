@@ -190,15 +190,19 @@ def _pinned(tensor: Tensor, *_: Any) -> Tensor:
     return copied
 
 
-def _guard_of_the_cpu() -> None:
+@contextmanager
+def _guard_of_the_cpu() -> Iterator[None]:
     """Let the guard of CUDA devices be the CPU's, which does nothing: a build without CUDA has none, and indexing asks.
 
     The registry is an array of pointers by type of device: the CPU's is the first, CUDA's the second.
     """
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     registry = (ctypes.c_void_p * 2).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    if registry[1] is None:
-        registry[1] = registry[0]
+    before, registry[1] = registry[1], registry[1] or registry[0]
+    try:
+        yield
+    finally:
+        registry[1] = before
 
 
 @contextmanager
@@ -227,7 +231,6 @@ def counted_units(pretended: bool = True) -> Iterator[Counts]:
 @contextmanager
 def pretended_device() -> Iterator[None]:
     """torch as it looks where there is a GPU. What is to run there also needs ``Pretending()``, thread by thread."""
-    _guard_of_the_cpu()
     quantile = Tensor.quantile  # changes the shape of its own result, which a tensor of this kind cannot follow
 
     def quantile_of(one: Tensor, *rest: Any, **more: Any) -> Tensor:
@@ -258,6 +261,7 @@ def pretended_device() -> Iterator[None]:
         return to(one, *map(numbered, rest), **{name: numbered(item) for name, item in more.items()})
 
     with ExitStack() as stack:
+        stack.enter_context(_guard_of_the_cpu())
         for name, value in patches.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         for name, value in {"pin_memory": _pinned, "quantile": quantile_of, "to": to_of}.items():
