@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -15,17 +14,24 @@ from pathlib import Path
 from typing import Any, Self
 
 from svc_dist.errors import DamagedInputError, LockedError, OutputError, StorageError
+from svc_dist.run_folder.starts.holder import (
+    EXPIRY,
+    HEARTBEAT,
+    LONGEST,
+    content,
+    is_abandoned,
+    is_beating,
+    machine,
+    parse_holder,
+    read_holder,
+    runs,
+)
 from svc_dist.storage.base import Storage, os_errors
-from svc_dist.storage.local import open_regular, remove_tree
+from svc_dist.storage.local import LocalStorage, remove_tree
 
-HEARTBEAT = 5.0
-EXPIRY = 60.0
 #: Seconds after which a heartbeat, and what a run still writes when it ends, is abandoned.
 SHORT_DEADLINE = 5.0
 _SETTLE = 0.5  # seconds after which, without conditional writes, it shows which of two concurrent writers was the last
-_SKEW = 86400.0  # seconds that a living holder's clock may be ahead
-_LONGEST = 1 << 16  # bytes of a lock that are read
-_LATEST = 1e12  # heartbeats from then on are no times
 _active_ids: set[str] = set()  # of the remote locks that this process holds
 
 
@@ -71,8 +77,9 @@ class Lock(ABC):
 class LocalLock(Lock):
     """The file ``lock`` in a run folder, held for the duration of a ``with``.
 
-    On one host the kernel's lock on the file decides: it ends with the process, however that ends. Between hosts that
-    share a file system without such locks, the heartbeat in the file does: older than ``EXPIRY`` seconds is dead.
+    On one host the kernel's lock on the file decides: it ends with the process, however that ends. Between hosts whose
+    kernels do not share such locks, the heartbeat in the file does: one that is older than ``EXPIRY`` seconds, by the
+    times of the file system, and that no longer changes is of a dead run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +89,12 @@ class LocalLock(Lock):
 
     def holder(self) -> dict[str, Any] | None:
         holder = read_holder(self.path)
-        return holder if holder is not None and is_alive(holder) else None
+        return holder if holder is not None and self._is_alive(holder) else None
+
+    def _is_alive(self, holder: dict[str, Any]) -> bool:
+        if holder["host"] == socket.gethostname() and Path("/proc").exists():
+            return runs(holder)
+        return is_beating(LocalStorage(str(self.path.parent)), self.path.name, holder)
 
     def _acquire(self) -> None:
         with os_errors(f"cannot make the folder {self.path.parent}"):
@@ -111,13 +123,15 @@ class LocalLock(Lock):
             if not _is_file(self.path, descriptor):
                 return None
             holder = read_holder(self.path)
-            if holder and holder["host"] != socket.gethostname() and _is_recent(holder):
+            elsewhere = holder is not None and holder["host"] != socket.gethostname()
+            if elsewhere and not is_abandoned(self.path.parent, self.path.name):
                 raise _locked(output, holder)
             stack.pop_all()
             return descriptor
 
     def _beat(self) -> None:
-        os.pwrite(self._descriptor, _content(self._id).ljust(512), 0)
+        os.pwrite(self._descriptor, content(self._id).ljust(512), 0)
+        os.fsync(self._descriptor)  # a network file system keeps a write to itself for half a minute
 
     def _release(self) -> None:
         self._heartbeat.join()
@@ -147,7 +161,7 @@ class RemoteLock(Lock):
     def holder(self) -> dict[str, Any] | None:
         holder = None
         with contextlib.suppress(DamagedInputError):  # no lock that a run wrote
-            holder = _parse_holder(self._storage.get_within(self._name, _LONGEST))
+            holder = parse_holder(self._storage.get_within(self._name, LONGEST))
         return holder if holder is not None and self._is_alive(holder) else None
 
     def require_held(self) -> None:
@@ -161,12 +175,12 @@ class RemoteLock(Lock):
         _active_ids.add(self._id)
         try:
             current = self._storage.get_version(self._name)
-            holder = None if current is None else _parse_holder(current[0])
-            if holder is not None and self._is_alive(holder):
+            holder = None if current is None else parse_holder(current[0])
+            if holder is not None and not self._may_take_over(holder):
                 raise _locked(self._storage.location, holder)
             self._write(current, self._storage)
             time.sleep(_SETTLE)
-            holder = _parse_holder(self._storage.get(self._name))
+            holder = parse_holder(self._storage.get(self._name))
             if holder is None or holder["id"] != self._id:  # a repeated write is refused, but it is ours
                 raise _locked(self._storage.location, holder)
         except BaseException:
@@ -174,17 +188,23 @@ class RemoteLock(Lock):
             raise
 
     def _is_alive(self, holder: dict[str, Any]) -> bool:
-        if holder.get("machine") is not None and holder["machine"] == _machine():
+        if holder.get("machine") is not None and holder["machine"] == machine():
             if holder["pid"] == os.getpid() and holder["id"] not in _active_ids:
                 return False  # an earlier lock of this process, which could not be removed
-            return _runs(holder)
-        age = self._storage.age(self._name)
-        return _is_recent(holder) if age is None else age < EXPIRY
+            return runs(holder)
+        return is_beating(self._storage, self._name, holder)
+
+    def _may_take_over(self, holder: dict[str, Any]) -> bool:
+        """Whether a holder is dead. On a disk, whose times nodes may set, one of another machine is watched."""
+        folder = self._storage.path
+        if folder is None or holder.get("machine") == machine():
+            return not self._is_alive(holder)
+        return is_abandoned(folder, self._name)
 
     def _beat(self) -> None:
         storage = self._storage.within(SHORT_DEADLINE)
         current = storage.get_version(self._name)
-        holder = None if current is None else _parse_holder(current[0])
+        holder = None if current is None else parse_holder(current[0])
         if holder is not None and holder["id"] != self._id:
             self._lost.set()
             self._stop.set()
@@ -194,16 +214,16 @@ class RemoteLock(Lock):
     def _write(self, over: tuple[bytes, str | None] | None, storage: Storage) -> None:
         """Write this holder's name over what was read, unless that has changed since."""
         if over is None:
-            storage.put_new(self._name, _content(self._id))
+            storage.put_new(self._name, content(self._id))
         else:
-            storage.put_over(self._name, _content(self._id), over[1])
+            storage.put_over(self._name, content(self._id), over[1])
 
     def _release(self) -> None:
         self._heartbeat.join(timeout=HEARTBEAT)
         _active_ids.discard(self._id)
         storage = self._storage.within(SHORT_DEADLINE)
         with contextlib.suppress(StorageError):  # a lock that stays expires
-            if (_parse_holder(storage.get(self._name)) or {}).get("id") == self._id:
+            if (parse_holder(storage.get(self._name)) or {}).get("id") == self._id:
                 storage.delete(self._name)
 
 
@@ -222,74 +242,6 @@ def _is_file(path: Path, descriptor: int) -> bool:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
-
-
-def read_holder(path: Path) -> dict[str, Any] | None:
-    """The holder that the lock file names: id, host, pid, heartbeat (seconds since the epoch); None when nobody."""
-    try:
-        with open_regular(path) as file:
-            return _parse_holder(file.read(_LONGEST))
-    except (OSError, DamagedInputError):
-        return None
-
-
-def is_alive(holder: dict[str, Any]) -> bool:
-    """Whether the holder of a local lock seems alive: its process, on this host; its heartbeat, on another."""
-    if holder["host"] == socket.gethostname() and Path("/proc").exists():
-        return _runs(holder)
-    return _is_recent(holder)
-
-
-def _content(identity: str) -> bytes:
-    content = {
-        "id": identity,
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-        "heartbeat": time.time(),
-    }
-    return json.dumps(content).encode()
-
-
-def _parse_holder(data: bytes | None) -> dict[str, Any] | None:
-    try:
-        holder = json.loads((data or b"")[:_LONGEST])
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(holder, dict) or not all(isinstance(holder.get(key), str) for key in ("id", "host")):
-        return None
-    pid, heartbeat = holder.get("pid"), holder.get("heartbeat")
-    sound = type(pid) is int and pid > 0 and isinstance(heartbeat, int | float) and 0 <= heartbeat < _LATEST
-    return holder if sound else None
-
-
-def _machine() -> str | None:
-    """Identifies this boot of this machine and its namespace of process ids; None where that is unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return None
-
-
-def _runs(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process still runs on this machine, and its id has not gone to another process."""
-    began = _started(holder["pid"])
-    return began is not None and began == holder.get("started")
-
-
-def _started(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since boot; None when it has ended (or is a zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _is_recent(holder: dict[str, Any]) -> bool:
-    return -_SKEW < time.time() - float(holder["heartbeat"]) < EXPIRY
 
 
 def _locked(output: str, holder: dict[str, Any] | None) -> LockedError:

@@ -116,6 +116,23 @@ class LocalStorage(Storage):
         finally:
             self.delete(staged)
 
+    def age(self, name: str) -> float | None:
+        """Between two times of the file system, the file's and that of a file made now: no node's clock counts."""
+        probe = self.path / f".now-{uuid.uuid4().hex}"
+        try:
+            with open_regular(self.path / name) as file:  # opened: network file systems then ask their server
+                written = os.fstat(file.fileno()).st_mtime
+            try:
+                with probe.open("xb") as made:
+                    made.write(b"0")
+                    made.flush()
+                    os.fsync(made.fileno())
+                    return os.fstat(made.fileno()).st_mtime - written
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError:  # nothing of this name, or a folder that cannot be written to
+            return None
+
     def delete(self, name: str) -> None:
         with os_errors(f"cannot remove {self.path / name}"):
             (self.path / name).unlink(missing_ok=True)

@@ -13,7 +13,8 @@ import pytest
 
 from svc_dist.errors import LockedError
 from svc_dist.run_folder.disk_lock import DiskLock
-from svc_dist.run_folder.lock import EXPIRY, read_holder
+from svc_dist.run_folder.starts import holder as holder_module
+from svc_dist.run_folder.starts.holder import EXPIRY, read_holder
 
 
 @pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
@@ -39,9 +40,15 @@ def test_the_heartbeat_alone_locks_out_a_second_run(tmp_path: Path, caplog: pyte
 
 @pytest.mark.usefixtures("no_flock")
 @pytest.mark.parametrize(("age", "taken"), [(1.0, False), (EXPIRY + 1, True)])
-def test_a_run_of_another_host_counts_until_its_heartbeat_expires(tmp_path: Path, age: float, taken: bool) -> None:
-    holder = {"id": "x", "host": "elsewhere", "machine": "m", "pid": 1, "heartbeat": time.time() - age}
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+def test_a_run_of_another_host_counts_until_its_heartbeat_expires(
+    tmp_path: Path, age: float, taken: bool, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder_module, "WATCH", 0.2)
+    now = time.time()
+    holder = {"id": "x", "host": "elsewhere", "machine": "m", "pid": 1, "heartbeat": now - age + skew}
     (tmp_path / "lock").write_text(json.dumps(holder))
+    os.utime(tmp_path / "lock", (now - age, now - age))
     if not taken:
         with pytest.raises(LockedError):
             DiskLock(tmp_path / "lock").__enter__()

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import LockedError
-from svc_dist.run_folder.lock import EXPIRY, LocalLock, is_alive, read_holder
+from svc_dist.run_folder.lock import LocalLock
+from svc_dist.run_folder.starts import holder as holder_module
+from svc_dist.run_folder.starts.holder import EXPIRY, read_holder, runs
 
 HOLD = "import sys, time; from pathlib import Path; from svc_dist.run_folder.lock import LocalLock\n"
 HOLD += "with LocalLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -38,12 +40,12 @@ def test_a_killed_holder_is_taken_over_at_once(tmp_path: Path) -> None:
     seen = read_holder(tmp_path / "lock")
     assert seen is not None
     assert seen["pid"] == holder.pid
-    assert is_alive(seen)
+    assert runs(seen)
     with pytest.raises(LockedError):
         LocalLock(tmp_path / "lock").__enter__()
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert not is_alive(seen)
+    assert not runs(seen)
     with LocalLock(tmp_path / "lock"):
         now = read_holder(tmp_path / "lock")
         assert now is not None
@@ -51,13 +53,21 @@ def test_a_killed_holder_is_taken_over_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("age", "taken"), [(1.0, False), (EXPIRY + 1, True)])
-def test_another_hosts_lock_counts_until_its_heartbeat_expires(tmp_path: Path, age: float, taken: bool) -> None:
-    holder = {"id": "x", "host": "elsewhere", "pid": 1, "heartbeat": time.time() - age}
+@pytest.mark.parametrize("skew", [-3600.0, 0.0, 3600.0])
+def test_another_hosts_lock_counts_until_it_expires_by_the_times_of_the_file_system(
+    tmp_path: Path, age: float, taken: bool, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the clock of the node that holds it says."""
+    monkeypatch.setattr(holder_module, "WATCH", 0.2)
+    now = time.time()
+    holder = {"id": "x", "host": "elsewhere", "pid": 1, "heartbeat": now - age + skew}
     (tmp_path / "lock").write_text(json.dumps(holder))
-    assert is_alive(holder) is not taken
+    os.utime(tmp_path / "lock", (now - age, now - age))
+    lock = LocalLock(tmp_path / "lock")
+    assert (lock.holder() is None) is taken
     if taken:
-        with LocalLock(tmp_path / "lock"):
+        with lock:
             pass
     else:
         with pytest.raises(LockedError, match="elsewhere"):
-            LocalLock(tmp_path / "lock").__enter__()
+            lock.__enter__()

@@ -15,6 +15,7 @@ import pytest
 from svc_dist.errors import LockedError
 from svc_dist.run_folder import lock as lock_module
 from svc_dist.run_folder.lock import RemoteLock
+from svc_dist.run_folder.starts.holder import EXPIRY, content
 from svc_dist.storage.fsspec import FsspecStorage
 
 
@@ -31,9 +32,9 @@ def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[FsspecStorage]:
 
 def held(objects: FsspecStorage, **changes: object) -> dict[str, object]:
     """A lock as a holder leaves it, some of it changed."""
-    content = {**json.loads(lock_module._content("somebody")), **changes}
-    objects.put("lock", json.dumps(content).encode())
-    return content
+    holder = {**json.loads(content("somebody")), **changes}
+    objects.put("lock", json.dumps(holder).encode())
+    return holder
 
 
 def test_the_second_is_refused_while_the_first_is_alive(objects: FsspecStorage) -> None:
@@ -76,10 +77,10 @@ def test_a_lock_that_this_process_could_not_let_go_of_is_nobody_s(objects: Fsspe
 
 
 def test_another_machine_s_holder_lives_as_long_as_its_heartbeat(objects: FsspecStorage) -> None:
-    held(objects, machine="elsewhere", heartbeat=time.time() - lock_module.EXPIRY + 5)
+    held(objects, machine="elsewhere", heartbeat=time.time() - EXPIRY + 5)
     with pytest.raises(LockedError):
         RemoteLock(objects, "lock").__enter__()
-    held(objects, machine="elsewhere", heartbeat=time.time() - lock_module.EXPIRY - 5)
+    held(objects, machine="elsewhere", heartbeat=time.time() - EXPIRY - 5)
     with RemoteLock(objects, "lock"):
         pass
 

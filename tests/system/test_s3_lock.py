@@ -19,6 +19,7 @@ from svc_dist.errors import ExitCode, LockedError
 from svc_dist.run_folder import lock
 from svc_dist.run_folder.lock import RemoteLock
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.starts.holder import EXPIRY, content, machine
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.s3.storage import S3Storage
 from tests.support.checkpoints import write_recipe
@@ -44,7 +45,7 @@ def recipe(s3: Bucket, models: list[Path], tmp_path: Path) -> Path:
 
 def holder(**changed: Any) -> bytes:
     """A lock's content, of a run on another machine unless told."""
-    return json.dumps(json.loads(lock._content("theirs")) | {"host": "other", "machine": "another"} | changed).encode()
+    return json.dumps(json.loads(content("theirs")) | {"host": "other", "machine": "another"} | changed).encode()
 
 
 @moto_is_slow
@@ -90,7 +91,7 @@ def test_of_many_that_take_a_lock_at_once_one_has_it(s3: Bucket, dead: bool) -> 
     for round_ in range(3):
         name = f"lock{round_}"
         if dead:
-            put(s3, f"out/{name}", holder(machine=lock._machine(), pid=2**22 + 1))
+            put(s3, f"out/{name}", holder(machine=machine(), pid=2**22 + 1))
         barrier, together = threading.Barrier(6), threading.Barrier(6)
 
         def take(_: int, name: str = name, barrier: Any = barrier, together: Any = together) -> bool:
@@ -111,7 +112,7 @@ def test_of_many_that_take_a_lock_at_once_one_has_it(s3: Bucket, dead: bool) -> 
 
 def test_two_that_find_a_dead_run_one_of_them_slow(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow one writes its name when the other one has begun already."""
-    put(s3, LOCK, holder(machine=lock._machine(), pid=2**22 + 1))
+    put(s3, LOCK, holder(machine=machine(), pid=2**22 + 1))
     write, written = S3Storage.call, threading.Event()
     slow = RemoteLock(S3Storage(f"{s3.url}/out"), ".svc_dist/lock")
     slow_storage = slow._storage
@@ -199,7 +200,7 @@ def test_a_beat_that_hangs_is_given_up_long_before_the_lock_expires(
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
     monkeypatch.setattr(lock, "SHORT_DEADLINE", 0.5)
     hanging = Fault(Kind.STALL, times=1, match=lambda request: (request.method, request.path[-4:]) == (method, "lock"))
-    hanging.seconds = lock.EXPIRY
+    hanging.seconds = EXPIRY
     with FaultProxy(s3.server.endpoint) as proxy:
         access = Access({"": ClientOptions(endpoint_url=proxy.endpoint)})
         with Output(f"{s3.url}/out", access).lock() as mine:
