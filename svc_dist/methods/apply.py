@@ -78,7 +78,9 @@ def merged_chunks(
     a matrix where the tensor is a batch of several. ``stay``: how many inputs of a matrix, base first, lie on the
     device while it is merged; the others are sent there each time they are read. Raises NumericsError.
     """
-    chosen = METHODS[method]
+    chosen, given = METHODS[method], deltas
+    if stay and batch is not None and batch[0] == 1:  # what looks at the whole tensor first finds it there
+        deltas = deltas.resident(stay)
     differing = differing or Differing(deltas, [None] * len(results), max(deltas.numel, 1))
     statistics = Statistics(deltas, chosen)
     wide = Statistics(in_matrix_precision(deltas, chosen), chosen)
@@ -102,7 +104,7 @@ def merged_chunks(
         for number, matrix in _matrices(deltas, stored, stay):
             start, end = number * size, (number + 1) * size
             merges = differing.merges(start)
-            if any(merges) and deltas.matrix(number, stored).all_zero():
+            if any(merges) and given.matrix(number, stored).all_zero():
                 merges = [False] * len(results)
             yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices if not merges[index])
             merging = [index for index in indices if merges[index]]
