@@ -2,7 +2,7 @@
 
     python benchmarks/s3_server.py /dev/shm/s3 --port 9000
 
-It knows what a merge asks for: ranges, If-Match, If-None-Match, lists, multipart uploads. It keeps the list of objects
+It knows what a merge asks for: ranges, If-Match, If-None-Match, lists, multipart uploads, many deletions at once. It keeps the list of objects
 in memory and takes little CPU time beside the client that is measured. ``--discard`` keeps no bodies of parts, and
 ``--limit N`` answers 503 SlowDown to more than N requests for objects a second, as a throttling store does.
 ``--tls FILE`` speaks TLS, with the certificate and key in this file (then nothing is sent by ``sendfile``):
@@ -31,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 _BLOCK = 1 << 20
 
@@ -300,8 +300,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         key, query = self._asked()
         body, _ = self._body()
+        sent = b""
         if body is not None:
+            sent = body.read_bytes()
             body.unlink()
+        if "delete" in query:
+            for name in re.findall("<Key>(.*?)</Key>", sent.decode()):
+                self._remove(f"{key.strip('/')}/{unescape(name)}")
+            return self._answer(200, "<DeleteResult></DeleteResult>")
         if "uploads" in query:
             number = self.server.new_name()
             self.server.uploads[number] = Upload(key, self._metadata())
@@ -332,10 +338,13 @@ class _Handler(BaseHTTPRequestHandler):
         if "uploadId" in query:
             self.server.uploads.pop(query["uploadId"], None)
         else:
-            stored = self.server.objects.pop(key, None)
-            if stored is not None and stored.file is not None and stored.file.parent == self.server.folder:
-                stored.file.unlink()
+            self._remove(key)
         self._answer(204)
+
+    def _remove(self, key: str) -> None:
+        stored = self.server.objects.pop(key, None)
+        if stored is not None and stored.file is not None and stored.file.parent == self.server.folder:
+            stored.file.unlink()
 
     def log_message(self, *arguments: object) -> None: ...
 
