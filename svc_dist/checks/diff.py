@@ -166,7 +166,7 @@ def _stored_alike(a: TensorSpec, b: TensorSpec) -> bool:
     if a.codec is None or b.codec is None:
         return a.codec == b.codec and a.dtype == b.dtype
     one, other = codec_of(a.codec), codec_of(b.codec)
-    return replace(one, rule=other.rule) == other
+    return one.takes(other) or other.takes(one)
 
 
 def _words(spec: TensorSpec | None) -> str:
