@@ -2,9 +2,10 @@
 
     python benchmarks/s3_server.py /dev/shm/s3 --port 9000
 
-It knows what a merge asks for: ranges, If-Match, If-None-Match, lists, multipart uploads, many deletions at once. It keeps the list of objects
-in memory and takes little CPU time beside the client that is measured. ``--discard`` keeps no bodies of parts, and
-``--limit N`` answers 503 SlowDown to more than N requests for objects a second, as a throttling store does.
+It knows what a merge asks for: ranges, If-Match, If-None-Match, lists, multipart uploads, many deletions at once. It
+keeps the list of objects in memory and takes little CPU time beside the client that is measured. ``--discard`` keeps no
+bodies of parts, and ``--limit N`` answers 503 SlowDown to more than N requests for objects a second, as a throttling
+store does.
 ``--tls FILE`` speaks TLS, with the certificate and key in this file (then nothing is sent by ``sendfile``):
 
     openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost \\
