@@ -52,6 +52,19 @@ class Finding:
     def exit_code(self) -> int:
         return ExitCode.DONE if self.problem is None else self.problem.exit_code
 
+    def data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        problem = self.problem
+        return {
+            "subject": self.subject,
+            "state": "ok" if problem is None else "wrong",
+            "seen": self.seen,
+            "problem": None if problem is None else problem.message,
+            "hint": None if problem is None else problem.hint,
+            "code": None if problem is None else problem.code,
+            "exit_code": self.exit_code,
+        }
+
     def text(self) -> str:
         """One line: the subject, and what the check saw or the problem."""
         if self.problem is None:

@@ -42,6 +42,15 @@ class Verification:
     def ok(self) -> bool:
         return not self.problems
 
+    def data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "state": "ok" if self.ok else "wrong",
+            "problems": self.problems,
+            "skipped": self.skipped,
+            "checked": self.checked,
+        }
+
     def add(self, passed: str, *problems: str | None) -> None:
         """Add the problems of a check, or ``passed`` where it has found none."""
         self.problems += filter(None, problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import sys
@@ -196,6 +197,7 @@ def doctor(
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check in seconds whether a merge can run here. Storages, disk space, memory, devices and versions; no weights.
 
@@ -204,14 +206,18 @@ def doctor(
     from svc_dist.checks.doctor import examine
     from svc_dist.plan.settings import SettingsRequest
 
-    code = ExitCode.DONE
+    code, findings = ExitCode.DONE, []
     for finding in examine(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
         max_shard_size=max_shard_size, changes=changes, access=options.access_of(endpoint_url, profile, anonymous),
     ):  # fmt: skip
         label, colour = ("ok    ", "green") if finding.problem is None else ("WRONG ", "red")
-        say(finding.text(), label=label, colour=colour)
+        if not as_json:
+            say(finding.text(), label=label, colour=colour)
+        findings.append(finding.data())
         code = code or finding.exit_code
+    if as_json:
+        say_json(json.dumps({"state": "wrong" if code else "ok", "exit_code": code, "findings": findings}))
     if code:
         raise typer.Exit(code)
 
@@ -219,17 +225,25 @@ def doctor(
 def status(
     output: options.RunOutput,
     as_json: options.Json = False,
+    watched: Annotated[
+        bool, typer.Option("--watch", help="show it again until the merge runs no longer; exit with 0, 6 or 75")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="with --watch: seconds between")] = 5.0,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
 ) -> None:
     """Show the progress of a merge, from any shell.
 
-    Example: svc-dist status merged/
+    Example: svc-dist status merged/ --watch
     """
     from svc_dist.checks.status import read_status
+    from svc_dist.cli.watch import show, watch
 
-    state = read_status(output, options.access_of(endpoint_url, profile))
-    say_json(json.dumps(dataclasses.asdict(state))) if as_json else say(state.text())
+    read = functools.partial(read_status, output, options.access_of(endpoint_url, profile))
+    if not watched:
+        show(read(), as_json)
+    elif code := watch(read, as_json, interval):
+        raise typer.Exit(code)
 
 
 def clean(

@@ -163,6 +163,7 @@ def report(
 def verify(
     output: options.MergedModel,
     deep: Annotated[bool, typer.Option("--deep", help="read all data: checksums, NaN and Inf")] = False,
+    as_json: options.Json = False,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
@@ -175,11 +176,13 @@ def verify(
     from svc_dist.sizes import counted
 
     result = check(output, deep, options.access_of(endpoint_url, profile, anonymous))
+    if as_json:
+        say_json(json.dumps({"output": output} | result.data()))
     for label, colour, lines in (
         ("ok      ", "green", result.checked),
         ("skipped ", "yellow", result.skipped),
         ("WRONG   ", "red", result.problems),
-    ):
+    ) * (not as_json):
         for line in lines:
             say(line, label=label, colour=colour)
     if not result.ok:

@@ -71,6 +71,10 @@ class Progress:
             }
             _log.info(self.line(), extra={"fields": fields})
 
+    def state(self) -> tuple[int, float | None]:
+        """Units done, and the seconds that are left as far as they can be estimated."""
+        return self._units, self._eta()
+
     def line(self) -> str:
         """The progress in words, for the log."""
         return f"{self._share():.0%} done: {self._counts()}"
@@ -80,7 +84,7 @@ class Progress:
 
     def _counts(self) -> str:
         eta = self._eta()
-        left = f", about {_clock(eta)} left" if eta else ""
+        left = f", about {clock(eta)} left" if eta else ""
         moved = f"{format_size(self._bytes)} of {format_size(self._total_bytes)} read and written"
         return f"{self._units:,} of {counted(len(self._plan.units), 'unit')}, {moved}{left}"
 
@@ -105,7 +109,8 @@ def _bar(total: float) -> Bar:
     return bar
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as M:SS, or H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -31,6 +31,7 @@ from svc_dist.run_folder.published import completed, own_files, own_names, recor
 from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
 from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.run_folder.stages.records import read_stages
+from svc_dist.run_folder.starts.record import RecordedStart
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import STAGE
 from svc_dist.storage.open import open_storage, overlap
@@ -180,7 +181,7 @@ def _run_units(
     landing = any(open_storage(model.location, output.access).path is None for model in plan.inputs)
     schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory, landing=landing)
     try:
-        with Progress(plan, done, options.progress) as progress:
+        with Progress(plan, done, options.progress) as progress, RecordedStart(output, plan, progress.state):
             drive(schedule, executor, progress, ledger, options.limits, lock, stop)
     finally:
         executor.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from svc_dist.plan.settings import Settings
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
+from svc_dist.run_folder.starts.run_id import RUN_ID
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_inside
 from svc_dist.storage.writing.base import ShardFile
@@ -44,7 +46,7 @@ REPORT_KEYS = {
     "devices": "devices that computed",
     "storage_retries": "how many storage requests of units were retried",
     "low_memory_units": "units that ran on the low-memory path, whose last bits may differ",
-    "last_start": "the start that completed the merge: seconds, units, gigabytes per second, retries, attempts",
+    "last_start": "the start that completed the merge: run id, host, seconds, units, gigabytes per second, attempts",
     "files": "every file of the result",
     "sidecars": "files beside the weights: from which model and file, how rewritten, size and checksum as written",
     "chat_template": "the chat template in place of the tokenizer's own",
@@ -78,7 +80,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
     stages = {stage for receipt in ordered for stage in receipt.seconds}
     return {
         "svc_dist": __version__,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "finished": utc(time.time()),
         "fingerprint": plan.fingerprint,
         "recipe": plan.recipe,
         "stages": list(plan.stages),
@@ -237,13 +239,20 @@ def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
 
 def _start_of(record: RunRecord) -> dict[str, Any]:
     rate = record.bytes_moved / 1e9 / record.seconds if record.seconds > 0 else 0.0
-    return dataclasses.asdict(record) | {"gigabytes_per_second": rate}
+    fields = dataclasses.asdict(record)
+    started = utc(fields.pop("ended") - record.seconds)
+    return fields | {"started": started, "gigabytes_per_second": rate}
+
+
+def utc(seconds: float) -> str:
+    """A time since the epoch, as reports and logs write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """This start of a run, for the report. ``seconds``: until publishing; ``bytes_moved``: read and written in them;
-    ``attempts``: of the units that took more than one."""
+    ``attempts``: of the units that took more than one; ``run`` and ``host``: its id, and where the command ran."""
 
     executor: str
     nodes: tuple[str, ...]
@@ -253,6 +262,9 @@ class RunRecord:
     units_resumed: int
     retries: int
     attempts: dict[str, int]
+    run: str = RUN_ID
+    host: str = dataclasses.field(default_factory=socket.gethostname)
+    ended: float = dataclasses.field(default_factory=time.time)
 
 
 for _kind in (PublishedMerge, MergeReport):  # msgspec crashes where several threads decode a type for the first time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,18 @@ def test_a_gpus_unit_is_held_against_the_gpus_memory(
     done = run("doctor", recipe, tmp_path / "out")
     assert "ok     memory: 80.00 GB for units on the smallest device" in done.stdout
     assert done.exit_code == 0
+
+
+def test_json_is_one_object_with_a_state_and_the_same_exit_code(recipe: Path, tmp_path: Path) -> None:
+    done = run("doctor", recipe, tmp_path / "out", "--json")
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["state"], said["exit_code"]) == (0, "ok", 0)
+    assert {one["state"] for one in said["findings"]} == {"ok"}
+    (tmp_path / "file").write_text("mine")
+    done = run("doctor", recipe, tmp_path / "file", "--json")
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["state"], said["exit_code"]) == (ExitCode.USAGE, "wrong", ExitCode.USAGE)
+    (wrong,) = [one for one in said["findings"] if one["state"] == "wrong"]
+    assert wrong["subject"].startswith("output")
+    assert wrong["problem"]
+    assert wrong["hint"]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import svc_dist
 from svc_dist.checks.verify import Verification, verify
+from svc_dist.cli.app import app
+from svc_dist.errors import VerificationError
 from tests.support.checkpoints import (
     INDEX,
     llama_config,
@@ -130,3 +133,16 @@ def test_an_empty_folder_is_one_problem(tmp_path: Path) -> None:
 def test_a_tensor_of_no_weights_dtype_is_not_looked_into(tmp_path: Path) -> None:
     ones = torch.full((4,), -1, dtype=torch.int32)  # as float32 these bits would be a NaN
     assert verify(str(write_checkpoint(tmp_path / "ids", {"ids": ones, "w": torch.ones(3)})), deep=True).ok
+
+
+def test_json_is_one_object_with_a_state(merged: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", str(merged), "--json"])
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["state"], said["problems"]) == (0, "ok", [])
+    assert said["checked"]
+    first_shard(merged).unlink()
+    done = CliRunner().invoke(app, ["verify", str(merged), "--json"])
+    assert isinstance(done.exception, VerificationError)
+    said = json.loads(done.stdout)
+    assert said["state"] == "wrong"
+    assert "model-00001" in said["problems"][0]

@@ -13,7 +13,7 @@ import svc_dist
 from svc_dist.checks.clean import clean, look
 from svc_dist.checks.status import read_status
 from svc_dist.checks.verify import verify
-from svc_dist.errors import ChangedInputError, OutputError, StorageError
+from svc_dist.errors import ChangedInputError, ExitCode, OutputError, StorageError
 from svc_dist.run_folder.output import Output
 from svc_dist.storage.fsspec import FsspecStorage
 from svc_dist.storage.writing.staged import StagedSink
@@ -79,7 +79,7 @@ def test_a_merge_that_stopped_goes_on_and_can_be_cleaned_away(
         svc_dist.merge(recipe, output, slots=1)
     monkeypatch.setattr(StagedSink, "finish", finish)
     status = read_status(output)
-    assert status.state.startswith("stopped")
+    assert (status.state, status.exit_code) == ("failed", ExitCode.STORAGE)
     assert status.done >= 3
     FsspecStorage(memory).put("out/foreign.txt", b"foreign")
     found = look(Output(output))

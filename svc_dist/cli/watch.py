@@ -1,0 +1,45 @@
+"""``svc-dist status --watch``: the state of a merge again and again, until it runs no longer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from svc_dist.cli.streams.terminal import say, say_json
+from svc_dist.errors import ExitCode
+
+if TYPE_CHECKING:
+    from svc_dist.checks.status import Status
+
+_UP_AND_CLEAR = "\x1b[{}A\x1b[J"
+
+
+def show(status: Status, as_json: bool) -> None:
+    """Print a status."""
+    say_json(json.dumps(asdict(status))) if as_json else say(status.text())
+
+
+def watch(read: Callable[[], Status], as_json: bool, every: float) -> int:
+    """Print the status every so many seconds while the merge runs. Returns the exit code that its state stands for.
+
+    On a terminal the text is replaced by the next one; elsewhere, and as JSON, one follows the other.
+    """
+    from svc_dist.checks.status import State
+
+    replaced = not as_json and sys.stdout.isatty()
+    while True:
+        status = read()
+        show(status, as_json)
+        sys.stdout.flush()
+        if status.state is not State.RUNNING:
+            break
+        time.sleep(every)
+        if replaced:
+            sys.stdout.write(_UP_AND_CLEAR.format(status.text().count("\n") + 1))
+    if status.state is State.COMPLETE:
+        return ExitCode.DONE
+    return ExitCode.TRY_AGAIN if status.state is State.STOPPED else status.exit_code or ExitCode.UNITS_FAILED
