@@ -49,6 +49,7 @@ def inspect(
     access = recipe.access
     spans = None if layers is None else _spans(layers)
     plan = make_plan(_summed(recipe), settings_here(settings, None))
+    _require_layers(plan, recipe, spans or ())
     units = [unit for unit in plan.units if _is_inspected(plan, unit, spans)]
     if not units:
         where = "" if layers is None else f" in layers {layers}"
@@ -91,6 +92,15 @@ def _spans(text: str) -> list[range]:
             raise RecipeError(f"--layers is {text!r}, but must be numbers and spans like 0,10,20-23")
         spans.append(range(int(match[1]), int(match[2] or match[1]) + 1))
     return spans
+
+
+def _require_layers(plan: Plan, recipe: ResolvedRecipe, spans: Collection[range]) -> None:
+    """Raise RecipeError where ``--layers`` names a layer that the model does not have."""
+    layers = {layer for tensor in plan.tensors if (layer := parse_name(tensor.name).layer) is not None}
+    missing = [layer for span in spans for layer in span if layer not in layers][:1]
+    if missing:
+        has = f"has layers {min(layers)} to {max(layers)}" if layers else "has no layers"
+        raise RecipeError(f"{recipe.origin.at()}: --layers names layer {missing[0]}, but the model {has}")
 
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:

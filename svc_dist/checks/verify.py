@@ -20,6 +20,7 @@ from svc_dist.checks.written.tied_tensors import stored_apart, tied_problems
 from svc_dist.checks.written.token_rows import token_rows
 from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
 from svc_dist.plan.tensors.layers import view_of
+from svc_dist.run_folder.published import result_folders
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedTensor, read_report
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
@@ -51,6 +52,12 @@ class Verification:
             "checked": self.checked,
         }
 
+    def include(self, name: str, other: Verification) -> None:
+        """Add what was checked of one of several results, by its name."""
+        self.checked += [f"{name}: {line}" for line in other.checked]
+        self.skipped += [f"{name}: {line}" for line in other.skipped]
+        self.problems += [f"{name}: {line}" for line in other.problems]
+
     def add(self, passed: str, *problems: str | None) -> None:
         """Add the problems of a check, or ``passed`` where it has found none."""
         self.problems += filter(None, problems)
@@ -61,11 +68,22 @@ class Verification:
 def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> Verification:
     """Check a model's index against its headers, and its names and shapes against the base and the architecture.
 
-    ``deep`` reads every byte, compares it with the recorded checksums and looks for NaN and Inf. Damage is reported in
-    the result; raises StorageError when the output cannot be reached.
+    ``deep`` reads every byte, compares it with the recorded checksums and looks for NaN and Inf. Of a merge with
+    several results each is checked. Damage is reported in the result; raises StorageError when the output cannot be
+    reached.
     """
-    result = Verification()
     output = locate_here(output, access)
+    if not (folders := result_folders(output, access)):
+        return _verify(output, deep, access)
+    every = Verification()
+    for name in folders:
+        every.include(name, _verify(f"{output.rstrip('/')}/{name}", deep, access))
+    return every
+
+
+def _verify(output: str, deep: bool, access: Access) -> Verification:
+    """Check one model."""
+    result = Verification()
     folder = open_storage(output, access)
     names = folder.names()
     is_adapter = ADAPTER.index in names and not model_files(names)

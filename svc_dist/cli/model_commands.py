@@ -14,12 +14,13 @@ from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
-from svc_dist.errors import VerificationError
+from svc_dist.errors import RecipeError, VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 
 if TYPE_CHECKING:
     from svc_dist.run_folder.report import MergeReport
+    from svc_dist.storage.access import Access
 
 
 @takes_models(output="none")
@@ -145,19 +146,33 @@ def extract(
 
 def report(
     output: options.MergedModel,
-    page: Annotated[Path, typer.Option("--html", help="page to write", metavar="FILE")] = Path("merge_report.html"),
+    page: Annotated[
+        Path | None, typer.Option("--html", help="page to write; default: merge_report.html in OUTPUT", metavar="FILE")
+    ] = None,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
 ) -> None:
     """Write a page with plots of a finished merge. Over-counting, spectra, overlap, ranks, timings, provenance.
 
+    It goes beside the model, on any storage. A page of another merge, and any other file, stays as it is.
+
     Example: svc-dist report merged/
     """
     options.require_writable_file(page, "--html")
+    from svc_dist.run_folder.published import result_folders
     from svc_dist.run_folder.report import read_report
 
-    _write_page(read_report(output, options.access_of(endpoint_url, profile, anonymous)), f"Merge {output}", page)
+    access = options.access_of(endpoint_url, profile, anonymous)
+    output = output.rstrip("/")
+    folders = result_folders(output, access)
+    if folders and page is not None:
+        raise RecipeError(
+            f"{output} has {len(folders)} results, but --html is one page",
+            f"name one of them, such as {output}/{folders[0]}, or leave out --html: each gets its page beside it",
+        )
+    for model in [f"{output}/{folder}" for folder in folders] or [output]:
+        _write_page(read_report(model, access), f"Merge {model.rpartition('/')[2]}", page, model, access)
 
 
 def verify(
@@ -258,11 +273,17 @@ def demo(
     run_demo(folder, Console())
 
 
-def _write_page(report: MergeReport, title: str, page: Path) -> None:
+def _write_page(
+    report: MergeReport, title: str, page: Path | None, beside: str | None = None, access: Access | None = None
+) -> None:
     from svc_dist.report.page import render
+    from svc_dist.report.page_file import PageFile
+    from svc_dist.storage.access import DEFAULT_ACCESS
 
-    options.write_file(page, render(report, title), "--html")
-    say(f"wrote {page}", err=True)
+    file = PageFile(beside, page, access or DEFAULT_ACCESS)
+    file.require_own(report)
+    file.write(render(report, title))
+    say(f"wrote {file.location}", err=True)
 
 
 def _count(done: int, of: int) -> None:

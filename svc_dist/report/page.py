@@ -12,6 +12,7 @@ from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report import figures
 from svc_dist.report.diagnosis import Diagnosis, Matrix
 from svc_dist.report.differences import difference_lines
+from svc_dist.report.page_file import mark
 from svc_dist.report.verdict import verdict
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.run_folder.unchanged import passed
@@ -62,7 +63,8 @@ def _page(report: MergeReport, title: str) -> str:
     ]
     body = "\n".join(section for section in sections if section)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{mark(report)}\n'
+        f"<title>{html.escape(title)}</title>\n"
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
 

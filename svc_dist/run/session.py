@@ -9,8 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from svc_dist.errors import ChangedInputError, LockedError, OutputError, warning_code
-from svc_dist.plan.fingerprint import PlannedFrom, differences
+from svc_dist.errors import LockedError, OutputError, warning_code
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
@@ -28,9 +27,10 @@ from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
-from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge, read_report
+from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.run_folder.stages.records import read_stages
+from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 from svc_dist.run_folder.starts.record import RecordedStart
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import STAGE
@@ -141,14 +141,6 @@ def require_free(output: Output, plan: Plan) -> None:
         )
 
 
-def other_run(output: Output, changed: str) -> ChangedInputError:
-    """The error for an output that holds an unfinished run of something else. ``changed``: in lines."""
-    return ChangedInputError(
-        f"{output.location} holds an unfinished merge of something else; since then this changed:\n{changed}",
-        "undo the change to resume, start over with --restart, or name another OUTPUT",
-    )
-
-
 def run_planned(
     plan: Plan, output: Output, lock: Lock, options: Options, began: float, stop: threading.Event | None = None
 ) -> MergeSummary:
@@ -231,16 +223,11 @@ def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float
 def _already_complete(
     recipe: ResolvedRecipe, output: Output, published: PublishedMerge, options: Options, began: float
 ) -> MergeSummary:
-    plan = make_plan(recipe, options.settings.resolve(published.settings, detect_device, identify_gpu))
+    settings = options.settings.resolve(published.settings, detect_device, identify_gpu)
+    with planned_again(output):
+        plan = make_plan(recipe, settings)
     if plan.fingerprint != published.fingerprint:
-        file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
-        report = read_report(f"{output.location}/{file}".rpartition("/")[0], output.access)
-        raise ChangedInputError(
-            f"{output.location} holds a complete merge of something else; since then this changed:\n"
-            + changes(report, plan),
-            "name another OUTPUT, or replace it with --restart; "
-            f"{output.location}/{REPORT_FILE} records what it was made from",
-        )
+        raise other_merge(output, published, plan)
     if not output.journal.is_empty():  # the run that completed it was killed before it removed its run folder
         with contextlib.suppress(LockedError), output.lock():
             output.journal.clear()
@@ -286,8 +273,3 @@ def refuse_nesting(output: Output, locations: Sequence[str]) -> None:
                 f"the output {output.location} and the input {location} lie inside one another",
                 "inputs are never written to: name another folder as OUTPUT",
             )
-
-
-def changes(old: PlannedFrom, new: PlannedFrom) -> str:
-    """The differences of what two merges are made of, in lines."""
-    return "\n".join(f"  {line}" for line in differences(old, new))

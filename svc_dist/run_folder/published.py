@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
+
 from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.inputs import PlannedModel
@@ -11,11 +13,20 @@ from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, MergeReport, PublishedMerge, read_report
+from svc_dist.storage.access import Access
 from svc_dist.storage.base import is_inside
+from svc_dist.storage.open import open_storage
 
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 RECIPE_FILE = "merge_recipe.yaml"
 CARD_FILE = "README.md"
+
+
+class _Outputs(msgspec.Struct):
+    outputs: list[str]
+
+
+_OUTPUTS = msgspec.json.Decoder(_Outputs)  # made by the thread that imports this, as msgspec needs it
 
 
 def own_files(plan: Plan) -> list[str]:
@@ -48,8 +59,35 @@ def recorded_models(output: Output) -> tuple[PlannedModel, ...]:
     published = completed(output)
     if published is None:
         return ()
+    return report_of(output, published).models
+
+
+def report_folder(output: Output, published: PublishedMerge) -> str:
+    """Where the report of a published merge is: in OUTPUT, or in the folder of its first result."""
     file = next(name for name in published.files if name.rpartition("/")[2] == REPORT_FILE)
-    return read_report(f"{output.location}/{file}".rpartition("/")[0], output.access).models
+    return f"{output.location}/{file}".rpartition("/")[0]
+
+
+def report_of(output: Output, published: PublishedMerge) -> MergeReport:
+    """The report of a published merge, of several results that of the first. Raises DamagedInputError, StorageError."""
+    return read_report(report_folder(output, published), output.access)
+
+
+def result_folders(location: str, access: Access) -> list[str]:
+    """The folders of a finished merge's results inside OUTPUT, where it has several; none for a single one.
+
+    Raises DamagedInputError where the list of them cannot be read.
+    """
+    data = open_storage(location, access).get_within(OUTPUTS_FILE, LARGEST)
+    if data is None:
+        return []
+    with contextlib.suppress(ValueError, RecursionError):
+        names = _OUTPUTS.decode(data).outputs
+        if names and all(map(is_inside, names)):
+            return names
+    raise DamagedInputError(
+        f"{location}/{OUTPUTS_FILE} cannot be read", "it was damaged: name the folder of one result"
+    )
 
 
 def completed(output: Output) -> PublishedMerge | None:

@@ -78,7 +78,7 @@ def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5)
     found = svc_dist.inspect(recipe_data(models), "0,2-2")
     assert [entry["tensor"] for entry in found.matrices] == [f"model.layers.{n}.some.weight" for n in (0, 2)]
-    with pytest.raises(RecipeError, match="no matrix to inspect in layers 7"):
+    with pytest.raises(RecipeError, match="names layer 7, but the model has layers 0 to 2"):
         svc_dist.inspect(recipe_data(models), "7")
     for wrong in ("", "x", "3-1", "1,,2", "-1"):
         with pytest.raises(RecipeError, match="numbers and spans"):
@@ -128,3 +128,11 @@ def test_it_measures_how_far_the_experts_are_from_the_base(tmp_path: Path) -> No
     assert float(row[2]) <= float(row[3]) <= float(row[4])
     largest = max(max(one["differences"]) for one in svc_dist.inspect(recipe_data(models)).only_where)
     assert float(row[4]) == pytest.approx(largest, rel=1e-2)
+
+
+@pytest.mark.parametrize("layers", ["40", "0,40", "0-40"])
+def test_a_layer_that_the_model_lacks_is_a_mistake(tmp_path: Path, layers: str) -> None:
+    models = write_experts(tmp_path, count=2, same=0.5)
+    missing = "40" if layers != "0-40" else str(LAYERS)
+    with pytest.raises(RecipeError, match=f"names layer {missing}, but the model has layers 0 to {LAYERS - 1}"):
+        svc_dist.inspect(recipe_data(models), layers)

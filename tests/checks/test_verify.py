@@ -20,6 +20,7 @@ from tests.support.checkpoints import (
     llama_config,
     llama_like,
     poke,
+    recipe_data,
     write_checkpoint,
     write_llamas,
     write_recipe,
@@ -146,3 +147,18 @@ def test_json_is_one_object_with_a_state(merged: Path) -> None:
     said = json.loads(done.stdout)
     assert said["state"] == "wrong"
     assert "model-00001" in said["problems"][0]
+
+
+def test_each_of_several_results_is_checked(tmp_path: Path) -> None:
+    models = write_llamas(tmp_path / "models")
+    results = [{"path": "a"}, {"path": "b", "parameters": {"lambda": 0.5}}]
+    svc_dist.merge(recipe_data(models, outputs=results), tmp_path / "out", executor="inline", device="cpu")
+    result = verify(str(tmp_path / "out"), deep=True)
+    alone = verify(str(tmp_path / "out" / "b"), deep=True)
+    assert result.ok
+    assert [line for line in result.checked if line.startswith("b: ")] == [f"b: {line}" for line in alone.checked]
+    assert len(result.checked) == 2 * len(alone.checked)
+    (tmp_path / "out" / "b" / "model.safetensors.index.json").unlink()
+    (problem,) = verify(str(tmp_path / "out")).problems
+    assert problem.startswith("b: ")
+    assert "has no model.safetensors.index.json" in problem

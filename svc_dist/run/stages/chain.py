@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from svc_dist.errors import ChangedInputError, DamagedInputError, DrainedError, LockedError, warning_code
+from svc_dist.errors import DamagedInputError, DrainedError, LockedError, warning_code
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
@@ -24,10 +24,8 @@ from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
     MergeSummary,
-    changes,
     discard,
     held,
-    other_run,
     planning,
     refuse_foreign,
     refuse_nesting,
@@ -38,7 +36,7 @@ from svc_dist.run.session import (
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models
-from svc_dist.run_folder.report import PublishedMerge, read_report
+from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.stages.records import (
     StageRecord,
     made_stage,
@@ -49,6 +47,7 @@ from svc_dist.run_folder.stages.records import (
     stage_output,
     write_stages,
 )
+from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 
 _log = logging.getLogger("svc_dist")
 
@@ -129,7 +128,7 @@ class _Run:
         """Whether an earlier run has made this result. Raises ChangedInputError where it has made another one."""
         done = completed(result)
         if done is not None and done.fingerprint != plan.fingerprint:
-            raise _other_merge(result, plan)
+            raise other_merge(result, done, plan)
         return done is not None
 
     def finish(self, lock: Lock, began: float) -> MergeSummary:
@@ -211,25 +210,18 @@ def _already_complete(
     models: tuple[PlannedModel, ...] = ()
     if any(stage.recipe.hub_ids for stage in stages):
         models = tuple(model for result in results for model in recorded_models(result))
-    plans = plan_stages(stages, _settings(options, published[0].settings), models)
+    settings = _settings(options, published[0].settings)
+    with planned_again(whole):
+        plans = plan_stages(stages, settings, models)
     of_results = [plan for plan, stage in zip(plans, stages, strict=True) if stage.result]
     for result, plan, one in zip(results, of_results, published, strict=True):
         if plan.fingerprint != one.fingerprint:
-            raise _other_merge(result, plan)
+            raise other_merge(result, one, plan)
     if not whole.journal.is_empty():  # the run that completed it was killed before it removed its run folder
         with contextlib.suppress(LockedError), whole.lock():
             whole.journal.clear()
     _log.info(f"{whole.location} is complete already")
     return _sum([_done(plan, whole.location) for plan in plans], whole.location, time.monotonic() - began)
-
-
-def _other_merge(result: Output, plan: Plan) -> ChangedInputError:
-    report = read_report(result.location, result.access)
-    return ChangedInputError(
-        f"{result.location} holds a complete merge of something else; since then this changed:\n"
-        + changes(report, plan),
-        "name another OUTPUT, or replace it with --restart",
-    )
 
 
 def _done(plan: Plan, location: str) -> MergeSummary:
