@@ -93,7 +93,7 @@ def summary(output: Path) -> dict[str, Any]:
     from svc_dist.api import make_plan
 
     report = json.loads((output / "merge_report.json").read_text(encoding="utf-8"))
-    plan = make_plan(output / "merge_recipe.yaml", threads_per_unit=1)
+    plan = make_plan(output / "merge_report.json", threads_per_unit=1)
     return {
         "seconds": report["unit_seconds"],
         "memory": max(unit.memory for unit in plan.units),

@@ -6,6 +6,7 @@ the nearest valid name. What mergekit takes without effect is the exception: ``m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from svc_dist.recipe.training.checkpoints import with_checkpoints
 from svc_dist.recipe.yaml_lines import read_documents, read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions, check_endpoint, check_options
 from svc_dist.storage.secrets import is_secret, redact, refuse_credentials
+
+_REPORT_FILE = "merge_report.json"  # it has the recipe of its merge, resolved
 
 #: A recipe's file, what its YAML parses to (a list for several documents), or a recipe that is resolved already.
 RecipeSource = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | ResolvedRecipe
@@ -102,9 +105,25 @@ def parse_stages(
     changes: Mapping[str, Any] | None = None,
     values: PathValues | None = None,
 ) -> tuple[Stage, ...]:
-    """The merges of YAML text; relative paths are relative to ``folder``. Raises RecipeError."""
+    """The merges of YAML text, or of the report of a merge; relative paths are relative to ``folder``.
+
+    Raises RecipeError.
+    """
+    if name.rpartition("/")[2] == _REPORT_FILE:
+        return _stages(_reported(text, name), folder, access, changes, values or PathValues())
     documents = [(data, Origin(name, lines)) for data, lines in read_documents(text, name)]
-    return _stages(documents, folder, access, changes, values or PathValues())
+    stages = _stages(documents, folder, access, changes, values or PathValues())
+    own = redact(text + "".join(f"\n# --set {key}={value}" for key, value in (changes or {}).items()))
+    return tuple(replace(stage, recipe=replace(stage.recipe, text=own)) for stage in stages)
+
+
+def _reported(text: str, name: str) -> list[tuple[Any, Origin]]:
+    """The documents that a finished merge was made of, resolved. Raises RecipeError."""
+    try:
+        report = json.loads(text)
+        return [(document, Origin(name)) for document in [*report.get("stages", ()), report["recipe"]]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecipeError(f"{name} holds no recipe: {error!r}", code="not-a-recipe") from None
 
 
 def _stages(

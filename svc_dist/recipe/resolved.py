@@ -47,6 +47,7 @@ class ResolvedRecipe:
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
     ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what
     variables and the date in its paths stand for.
+    ``text``: as the user wrote it, with what ``--set`` changed in comments; None where it was given as data.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
     """
@@ -73,6 +74,7 @@ class ResolvedRecipe:
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
     path_values: Mapping[str, str] = field(default_factory=dict, compare=False)
+    text: str | None = field(default=None, compare=False, repr=False)
     hub_ids: HubIds = field(default_factory=dict, compare=False)
     hub_models: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svc_dist.run.provenance.local_paths import short_names
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.tensor_names import TensorName, parse_name
 
@@ -136,16 +137,6 @@ def label(matrix: Matrix) -> str:
     """A matrix's name, with its number where its tensor holds several."""
     number = matrix.summary.get("matrix", 0)
     return f"{matrix.tensor}[{number}]" if number else matrix.tensor
-
-
-def short_names(locations: list[str]) -> list[str]:
-    """The shortest ends of locations, in whole path segments, that are distinct."""
-    segments = [location.rstrip("/").split("/") for location in locations]
-    for count in range(1, max(map(len, segments), default=1)):
-        names = ["/".join(path[-count:]) for path in segments]
-        if len(set(names)) == len(names):
-            return names
-    return locations
 
 
 def _square(upper: list[float], models: Sequence[int], size: int) -> Array:

@@ -8,10 +8,10 @@ import logging
 
 import xxhash
 
-from svc_dist import __version__
 from svc_dist.errors import VerificationError
 from svc_dist.plan.beside import index_text, sidecar_contents
 from svc_dist.plan.model import Plan
+from svc_dist.run.provenance.card import card, recipe_text
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
@@ -53,7 +53,8 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     ]
     files = {sidecar.name: data for sidecar, data in sidecars}
     files.pop(plan.index_file, None)  # an adapter's configuration, which is written last
-    files |= {RECIPE_FILE: _recipe_text(plan).encode(), CARD_FILE: _card(plan).encode()}
+    own = output.journal.recipe()
+    files |= {RECIPE_FILE: recipe_text(plan, own).encode(), CARD_FILE: card(plan, own).encode()}
     for result, report in zip(plan.results, reports(plan, receipts, result_files(plan), written, record), strict=True):
         storage = output.storage.sub(result.path)
         for name, data in files.items():
@@ -69,42 +70,3 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
         }
         output.storage.put(OUTPUTS_FILE, json.dumps(outputs, indent=1).encode())
     output.journal.clear()
-
-
-def _recipe_text(plan: Plan) -> str:
-    import yaml
-
-    return yaml.safe_dump_all([*plan.stages, plan.recipe], sort_keys=False, allow_unicode=True)
-
-
-def _card(plan: Plan) -> str:
-    from huggingface_hub import ModelCard, ModelCardData
-
-    method = plan.recipe["merge_method"]
-    calibration = plan.recipe.get("calibrate")
-    title = method + (f" + {calibration['method']}" if calibration and calibration["method"] != "none" else "")
-    library, what = ("transformers", "model") if plan.adapter is None else ("peft", "adapter")
-    data = ModelCardData(library_name=library, tags=["merge", "svc-dist", method])
-    if plan.adapter is not None and not plan.adapter["base_model_name_or_path"].startswith("/"):
-        data.base_model = plan.adapter["base_model_name_or_path"]
-    models = "\n".join(f"- `{model.name}`" for model in plan.models[1:])
-    text = f"""---
-{data.to_yaml()}
----
-
-# Merged {what} ({title})
-
-Made by svc_dist {__version__} from the base `{plan.models[0].name}` and
-
-{models}
-
-with this recipe (precision `{plan.settings.precision}`):
-
-```yaml
-{_recipe_text(plan).rstrip()}
-```
-
-`{REPORT_FILE}` holds what became of each tensor, the identity of every input file and the checksum of every range;
-`svc-dist verify --deep` checks the shards against it.
-"""
-    return str(ModelCard(text))

@@ -127,6 +127,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
         refuse_foreign(output, recipe)
     require_free(output, plan)
     output.journal.record_paths(recipe.path_values)
+    output.journal.record_recipe(recipe.text)
     output.journal.record_plan(plan)
     return plan
 

@@ -30,6 +30,7 @@ STAGES_FILE = "stages.json"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
 _PATHS = "paths.json"
+_RECIPE = "recipe.yaml"
 _LARGEST, _LARGEST_RECORD = 4 << 30, 64 << 20  # bytes of a plan, and of a smaller file, that are read
 
 
@@ -102,6 +103,18 @@ class Journal:
         """Record what variables and the date in the recipe's paths stand for, for every later start of the run."""
         if values:
             self.storage.put(_PATHS, json.dumps(values).encode())
+
+    def record_recipe(self, text: str | None) -> None:
+        """Record the recipe as the user wrote it, for the model's card, where it was written."""
+        if text is not None:
+            self.storage.put(_RECIPE, text.encode())
+
+    def recipe(self) -> str | None:
+        """The recipe as the user wrote it; None where it was given as data."""
+        with contextlib.suppress(ValueError, DamagedInputError):
+            data = self.storage.get_within(_RECIPE, _LARGEST_RECORD)
+            return None if data is None else data.decode()
+        return None
 
     def paths(self) -> dict[str, str]:
         """The recorded values; none where there are none, or no run."""

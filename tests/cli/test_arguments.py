@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import typer
-import yaml
 from click.testing import CliRunner, Result
 
 from svc_dist.cli.app import app
@@ -37,12 +37,12 @@ def test_models_merge_without_a_recipe_as_with_the_recipe_that_is_published(mode
     options += ["--calibrate", "svc", "--set", "calibrate.alpha=0.6", "--dtype", "float32"]
     done = run("merge", *models, *options, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    published = yaml.safe_load((tmp_path / "out" / "merge_recipe.yaml").read_text())
+    published = json.loads((tmp_path / "out" / "merge_report.json").read_text())["recipe"]
     assert [entry["parameters"]["weight"] for entry in published["models"]] == [0.3, 0.5]
     assert published["parameters"] == {"density": 0.4, "lambda": 0.9}
     assert published["calibrate"] == {"method": "svc", "alpha": 0.6}
     assert published["dtype"] == "float32"
-    assert run("merge", tmp_path / "out" / "merge_recipe.yaml", tmp_path / "again").exit_code == 0
+    assert run("merge", tmp_path / "out" / "merge_report.json", tmp_path / "again").exit_code == 0
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again"))
     assert one == other
 

@@ -10,7 +10,7 @@ import pytest
 
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.settings import Settings
-from svc_dist.report.diagnosis import Diagnosis, short_names
+from svc_dist.report.diagnosis import Diagnosis
 from svc_dist.run_folder.report import MergeReport
 
 
@@ -83,15 +83,3 @@ def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:
     layers, kinds, values = Diagnosis(report(matrices=matrices)).grid("kept_rank")
     assert (layers, kinds) == ([0, 1], ["mlp.experts.*.up_proj"])
     assert values.tolist() == [[3.0, 10.0]]
-
-
-@pytest.mark.parametrize(
-    ("locations", "names"),
-    [
-        (["/x/code", "/x/math"], ["code", "math"]),
-        (["s3://b/code/final", "s3://b/math/final/"], ["code/final", "math/final"]),
-        (["/only"], ["only"]),
-    ],
-)
-def test_experts_are_called_by_what_tells_them_apart(locations: list[str], names: list[str]) -> None:
-    assert short_names(locations) == names

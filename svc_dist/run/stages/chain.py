@@ -160,6 +160,8 @@ class _Run:
         old = output.journal.plan()
         if old is not None and old.fingerprint != plan.fingerprint:
             raise other_run(output, changes(old, plan))
+        if old is None:
+            output.journal.record_recipe(self.stages[number].recipe.text)
         if old != plan:
             output.journal.record_plan(plan)
         limits = self.options.limits

@@ -131,9 +131,9 @@ def test_a_stack_holds_the_bytes_of_its_layers_and_verifies(models: Path, tmp_pa
     assert merge(recipe, tmp_path / "out", executor="inline").executor == "none"
 
 
-def test_the_recipe_that_is_written_makes_the_same_model(models: Path, tmp_path: Path) -> None:
+def test_the_recipe_in_the_report_makes_the_same_model(models: Path, tmp_path: Path) -> None:
     merge(write(tmp_path, models, STACKED), tmp_path / "out", executor="inline")
-    again = plan(tmp_path / "out" / "merge_recipe.yaml")
+    again = plan(tmp_path / "out" / "merge_report.json")
     first = plan(write(tmp_path, models, STACKED))
     assert [tensor.sources for tensor in again.tensors] == [tensor.sources for tensor in first.tensors]
     assert again.sidecars == first.sidecars

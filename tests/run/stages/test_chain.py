@@ -87,11 +87,11 @@ def test_the_result_is_that_of_one_merge_after_the_other(
     assert [one["name"] for one in report["stages"]] == ["first", "second"]
 
 
-def test_the_recipe_beside_the_model_makes_it_again(
+def test_the_report_beside_the_model_makes_it_again(
     documents: Documents, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     merge(documents, tmp_path / "out")
-    merge(tmp_path / "out" / "merge_recipe.yaml", tmp_path / "again")
+    merge(tmp_path / "out" / "merge_report.json", tmp_path / "again")
     assert weights(tmp_path / "again") == expected
 
 
