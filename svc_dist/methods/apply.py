@@ -12,7 +12,7 @@ from svc_dist.linalg.svd import leading_values
 from svc_dist.methods.chunking import chunks, together_on_device
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
-from svc_dist.methods.elementwise.plain.pieces import piece
+from svc_dist.methods.elementwise.plain.pieces import cutter
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
 from svc_dist.methods.method import Method, grouped
@@ -157,11 +157,12 @@ def _elementwise_chunks(
     """Each chunk, for each distinct set of parameters, once for each result that the set is listed with."""
     compute = method.load()
     zero = method.zero == "tensor" and deltas.all_zero()
+    cut = cutter(deltas)
     for first, last in differing:
         merges = differing.merges(first)
         for begin, stop in chunks(last - first, deltas.row, method.whole_rows, deltas.grain):
             start, end = first + begin, first + stop
-            chunk = piece(deltas, start, end)
+            chunk = cut(start, end)
             passes = chunk.all_zero() if method.zero == "chunk" else zero
             for parameters, indices in sets:
                 needed = not passes and any(merges[index] for index in indices)

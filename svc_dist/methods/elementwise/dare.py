@@ -79,8 +79,10 @@ def _dropped(deltas: TaskDeltas, density: Sequence[float], seed: int) -> Iterato
             yield delta.mul_(0)
         else:
             taken = bernoulli(stream_key(seed, deltas.tensor, index, "dare"), start, end, share)
-            mask = torch.from_numpy(taken).to(delta.device).to(delta.dtype)
-            yield delta.mul_(mask.view(delta.shape))  # a product, so that a NaN shows although it was dropped
+            mask = torch.from_numpy(taken).to(delta.device, delta.dtype)
+            yield delta.mul_(
+                mask if mask.shape == delta.shape else mask.view(delta.shape)
+            )  # a product, so that a NaN shows although it was dropped
 
 
 def _pruned(

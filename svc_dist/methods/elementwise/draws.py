@@ -8,6 +8,7 @@ another.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -18,6 +19,7 @@ from svc_dist.methods.elementwise.selection import Array, places
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
 
 
+@functools.lru_cache(256)
 def stream_key(seed: int, tensor: str, expert: int, purpose: str) -> bytes:
     """32 bytes that identify a stream of draws: 16 for its words, 16 for the further bits of some entries."""
     text = f"{purpose}\0{seed}\0{expert}\0{tensor}"

@@ -38,13 +38,18 @@ class Cut:
     threshold: float
     until: int
 
-    def keep(self, values: Tensor, offset: int) -> Tensor:
-        """``values`` (entries ``offset`` and on of the tensor) with all but the largest set to zero. NaN is kept."""
+    def keep(self, values: Tensor, offset: int, overwrite: bool = False) -> Tensor:
+        """``values`` (entries ``offset`` and on of the tensor) with all but the largest set to zero. NaN is kept.
+
+        ``overwrite``: in their memory where that is possible.
+        """
         if self == NOTHING:
             return values * 0  # not zeros: a NaN or an infinity must show in the result
         flat = values.reshape(-1)
         ties = min(max(self.until - offset, 0), flat.numel())
         shrink = torch.nn.functional.hardshrink
+        if overwrite and ties in (0, flat.numel()) and values.is_contiguous():
+            return torch.hardshrink(flat, self._below(flat.dtype) if ties else self.threshold, out=flat).view_as(values)
         if ties == 0:
             kept = shrink(flat, self.threshold)
         elif ties == flat.numel():
@@ -228,7 +233,8 @@ def _radix(stream: Callable[[], Iterator[Array]], rank: int) -> tuple[float, int
 
 
 def _flat(tensor: Tensor) -> Array:
-    array: Array = tensor.reshape(-1).cpu().numpy()
+    flat = tensor if tensor.dim() == 1 else tensor.reshape(-1)
+    array: Array = flat.numpy() if flat.device.type == "cpu" else flat.cpu().numpy()
     return array
 
 
@@ -236,6 +242,8 @@ def places(holds: Array) -> Array:
     """Where ``holds (n)``, which is bool, is true, ascending; faster than ``np.flatnonzero`` where few are."""
     whole = len(holds) // 8 * 8
     eights = holds[:whole].view(np.uint64)  # eight entries in one comparison
-    near = np.flatnonzero(eights != 0)
-    found = np.flatnonzero(eights[near].view(np.bool_))
-    return np.concatenate([near[found >> 3] * 8 + (found & 7), np.flatnonzero(holds[whole:]) + whole])
+    near = (eights != 0).nonzero()[0]
+    found = eights[near].view(np.bool_).nonzero()[0]
+    places: Array = near[found >> 3] * 8
+    places += found & 7
+    return places if whole == len(holds) else np.concatenate([places, holds[whole:].nonzero()[0] + whole])

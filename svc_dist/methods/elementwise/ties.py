@@ -109,5 +109,5 @@ def _trims(deltas: TaskDeltas, found: Cuts, rescale: bool) -> Trims:
 
 def _trimmed(deltas: TaskDeltas, statistics: Cuts) -> Iterator[Tensor]:
     for delta, (outliers, kept) in zip(deltas, statistics, strict=True):
-        trimmed = delta if kept is None else kept.keep(delta, deltas.offset)
+        trimmed = delta if kept is None else kept.keep(delta, deltas.offset, overwrite=outliers is None)
         yield trimmed if outliers is None else trimmed.sub_(outliers.keep(delta, deltas.offset))

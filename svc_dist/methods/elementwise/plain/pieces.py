@@ -7,8 +7,9 @@ memory of the CPU, goes a shorter way here, by the same arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -17,20 +18,19 @@ from torch import Tensor
 from svc_dist.methods.chunking import chunks
 from svc_dist.methods.deltas import TaskDeltas
 
-_FIRST = 256  # entries by which deltas are compared first
+_FIRST = 16  # entries by which deltas are compared first
 _KINDS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def piece(deltas: TaskDeltas, start: int, end: int) -> TaskDeltas:
-    """The deltas of elements ``[start, end)`` of a flattened tensor."""
-    return Piece(deltas, start, end) if _is_plain(deltas) else deltas.chunk(start, end)
+def cutter(deltas: TaskDeltas) -> Callable[[int, int], TaskDeltas]:
+    """What makes the deltas of elements ``[start, end)`` of a flattened tensor."""
+    return partial(Piece, deltas) if _is_plain(deltas) else deltas.chunk
 
 
 def pieces(deltas: TaskDeltas) -> Iterator[TaskDeltas]:
     """The deltas of a tensor chunk by chunk, in order."""
-    if not _is_plain(deltas):
-        return deltas.chunks()
-    return (Piece(deltas, start, end) for start, end in chunks(deltas.numel, deltas.row))
+    cut = cutter(deltas)
+    return (cut(start, end) for start, end in chunks(deltas.numel, deltas.row))
 
 
 class Piece(TaskDeltas):
@@ -60,7 +60,8 @@ class Piece(TaskDeltas):
         for expert in self.experts:
             if expert is None or base is None or expert.dtype != base.dtype:
                 break
-            if not torch.equal(expert[:_FIRST], base[:_FIRST]) and not bool(expert[:_FIRST].isnan().any()):
+            first, others = expert[:_FIRST].tolist(), base[:_FIRST].tolist()
+            if first != others and not any(map(math.isnan, first)):
                 return False
         return super().all_zero()
 

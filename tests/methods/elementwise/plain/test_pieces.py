@@ -8,8 +8,12 @@ from torch import Tensor
 
 from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.elementwise.plain.pieces import Piece, piece, pieces
+from svc_dist.methods.elementwise.plain.pieces import Piece, cutter, pieces
 from svc_dist.methods.low_rank import LowRank
+
+
+def piece(deltas: TaskDeltas, start: int, end: int) -> TaskDeltas:
+    return cutter(deltas)(start, end)
 
 
 def models(count: int = 3, size: int = CHUNK + 1000, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
