@@ -33,11 +33,11 @@ class Run:
     resident: float
 
 
-def measure(command: list[str]) -> Run:
-    """Run a command and wait for it. Raises CalledProcessError if it fails."""
+def measure(command: list[str], checkout: Path | None = None) -> Run:
+    """Run a command and wait for it. Raises CalledProcessError if it fails. ``checkout``: of svc_dist, to be run."""
     before = os.times()
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(checkout))
     anonymous = resident = 0.0
     while process.poll() is None:
         a, r = memory_of(process.pid)
@@ -53,8 +53,9 @@ def measure(command: list[str]) -> Run:
     return Run(wall, cpu, anonymous, resident)
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+def environment(checkout: Path | None = None) -> dict[str, str]:
+    path = {} if checkout is None else {"PYTHONPATH": str(checkout)}
+    return {**os.environ, **path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def memory_of(pid: int) -> tuple[float, float]:

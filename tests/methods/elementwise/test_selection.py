@@ -120,3 +120,15 @@ def test_samples_of_a_matrix_see_all_its_columns() -> None:
     columns = torch.arange(96).repeat(4096, 1).float()
     seen = TaskDeltas([columns]).sample(1 << 14)[0]
     assert len(np.unique(seen.numpy())) == 96
+
+
+@pytest.mark.parametrize("until", [0, 40, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entries_cut_in_their_own_memory_are_the_same(until: int, dtype: torch.dtype) -> None:
+    values = torch.randint(-3, 4, (100,), generator=torch.Generator().manual_seed(1)).to(dtype)
+    values[7] = torch.nan
+    cut = Cut(2.0, until)
+    expected = cut.keep(values, 0)
+    found = cut.keep(values, 0, overwrite=True)
+    assert torch.equal(found.nan_to_num(99), expected.nan_to_num(99))
+    assert (found.data_ptr() == values.data_ptr()) is (until != 40)  # a border inside takes two cuts
