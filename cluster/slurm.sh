@@ -2,6 +2,7 @@
 # A merge on the nodes of one Slurm job: a Ray head and the driver on the first node, a worker on each of the others.
 #
 #   sbatch --nodes=8 --time=12:00:00 cluster/slurm.sh RECIPE OUTPUT [more options of svc-dist merge]
+#   sbatch --nodes=4 --gpus-per-node=8 cluster/slurm.sh RECIPE OUTPUT     # on GPUs
 #
 # Exits with the merge's exit code. Two minutes before the time limit, the script stops the merge gracefully and
 # requeues the job, which then resumes. It also requeues the job for every other exit code 75, unless it received
@@ -33,6 +34,8 @@ python=${PYTHON:-python3}
 ip=${HEAD_IP:-$(hostname -I | cut -d' ' -f1)}
 port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
 cpus=${SLURM_CPUS_ON_NODE:?}
+gpus=${SLURM_GPUS_ON_NODE:-0}
+[[ $gpus -gt 0 ]] && step_gpus=(--gpus-per-node="$gpus") || step_gpus=()
 shared=$(umask 077 && mktemp -d "${SHARED:-$HOME}/.svc-dist-XXXXXX") || exit 70
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
@@ -77,9 +80,9 @@ trap 'cancelled=1; request_stop' TERM
 
 node() { # node HOST [options of ray start]: start one Ray node as a step of this job
   # shellcheck disable=SC2016  # expanded on the node
-  srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task="$cpus" --mem=0 --overlap \
+  srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task="$cpus" --mem=0 --overlap "${step_gpus[@]}" \
     bash -c 'trap : TERM; mkdir -p "$RAY_TMPDIR/ray"; "$@"; sleep 1; rm -rf "$RAY_TMPDIR"' node \
-    "$python" -m ray.scripts.scripts start --block --num-cpus="$cpus" --object-store-memory=100000000 \
+    "$python" -m ray.scripts.scripts start --block --num-cpus="$cpus" --num-gpus="$gpus" --object-store-memory=100000000 \
     --disable-usage-stats "${@:2}" &
   steps+=("$!")
 }

@@ -74,7 +74,10 @@ QUANTITIES = closed(
     "cpu memory",
     cpu={"type": "string", "pattern": r"^[0-9]+$"},
     memory={"type": "string", "pattern": "^[0-9]+Gi$"},
-    **{"ephemeral-storage": {"type": "string", "pattern": "^[0-9]+Gi$"}},
+    **{
+        "ephemeral-storage": {"type": "string", "pattern": "^[0-9]+Gi$"},
+        "nvidia.com/gpu": {"type": "string", "pattern": "^[1-8]$"},
+    },
 )
 CONTAINER = closed(
     "name image resources",
@@ -85,6 +88,7 @@ CONTAINER = closed(
     env=many(closed("name value", name=TEXT, value=TEXT)),
     envFrom=many(closed("configMapRef", configMapRef=closed("name", name=NAME))),
     ports=many(closed("containerPort name", containerPort=WHOLE, name=NAME)),
+    lifecycle=closed("preStop", preStop=closed("exec", exec=closed("command", command=many(TEXT)))),
     resources=closed("requests limits", requests=QUANTITIES, limits=QUANTITIES),
     volumeMounts=many(closed("name mountPath", name=NAME, mountPath=TEXT, readOnly=YES_NO)),
 )
@@ -94,6 +98,7 @@ VOLUME = closed(
     configMap=closed("name", name=NAME),
     secret=closed("secretName", secretName=NAME),
     emptyDir=closed("", medium={"const": "Memory"}, sizeLimit=TEXT),
+    hostPath=closed("path type", path=TEXT, type={"const": "Directory"}),
 )
 POD = closed(
     "containers",
@@ -102,6 +107,15 @@ POD = closed(
     serviceAccountName=NAME,
     restartPolicy={"const": "Never"},
     terminationGracePeriodSeconds=WHOLE,
+    tolerations=many(
+        closed(
+            "key operator effect",
+            key=TEXT,
+            operator={"enum": ["Exists", "Equal"]},
+            effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        )
+    ),
+    nodeSelector=TEXTS,
 )
 TEMPLATE = closed("spec", spec=POD)
 RAY_CLUSTER = closed(
@@ -216,6 +230,36 @@ def test_workers_are_of_a_fixed_number_and_heads_carry_no_units(file: str) -> No
         assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
 
 
+@pytest.mark.parametrize("file", KUBERNETES)
+def test_workers_that_end_take_no_new_units_and_finish_those_they_run(file: str) -> None:
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+    from ray.scripts.scripts import drain_node
+
+    known = {option for parameter in drain_node.params for option in parameter.opts}
+    for group in ray_cluster(file)["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        shell, flag, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert (shell, flag) == ("/bin/bash", "-c")
+        subprocess.run(["bash", "-n", "-c", script], check=True)
+        words = shlex.split(script)
+        assert words[:2] == ["ray", "drain-node"]
+        assert {word for word in words if word.startswith("--")} <= known
+        assert words[words.index("--reason") + 1] in list(DrainNodeReason.keys())
+        assert int(words[-1]) < pod["terminationGracePeriodSeconds"], "then Kubernetes kills"
+
+
+@pytest.mark.parametrize("file", KUBERNETES)
+def test_gpu_workers_go_to_gpu_nodes_with_their_disks_and_build(file: str) -> None:
+    plain, gpus = ray_cluster(file)["workerGroupSpecs"]
+    pod = gpus["template"]["spec"]
+    container = pod["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"]
+    assert "nvidia.com/gpu" not in plain["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert re.fullmatch(r".*:[\d.]+-cu\d+", container["image"])
+    assert [volume["name"] for volume in pod["volumes"] if "hostPath" in volume] == ["scratch"]
+
+
 def test_kubernetes_decides_by_our_exit_codes() -> None:
     job = documents("cronjob.yaml")["CronJob"]["spec"]["jobTemplate"]["spec"]
     decided: dict[int, str] = {}
@@ -258,6 +302,18 @@ def test_rays_launcher_takes_the_file() -> None:
     worker = config["available_node_types"]["worker"]
     assert worker["min_workers"] == worker["max_workers"] == config["max_workers"]
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
+    assert worker["node_config"]["IamInstanceProfile"]["Arn"].startswith("arn:aws:iam::"), "workers read and write"
+
+
+def test_a_spot_notice_drains_the_machine() -> None:
+    from ray.scripts.scripts import drain_node
+
+    command = yaml.safe_load(text("ray-up.yaml"))["worker_start_ray_commands"][-1]
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+    _, _, drain = command.partition("ray drain-node ")
+    used = set(re.findall(r"--[a-z-]+", drain.partition("'")[0]))
+    assert "--reason" in used
+    assert used <= {option for parameter in drain_node.params for option in parameter.opts}
 
 
 # --- settings, in every file
@@ -385,8 +441,18 @@ def test_versions_agree() -> None:
     for file in KUBERNETES:
         assert ray_cluster(file)["rayVersion"] == pinned("ray")
     files = [*KUBERNETES, "ray-up.yaml", "Dockerfile", "README.md"]
-    images = {name for file in files for name in re.findall(r"\S+/svc-dist:\S+", text(file))}
-    assert images == {f"registry.example/svc-dist:{version()}"}
+    images = {name for file in files for name in re.findall(r"[\w./]+/svc-dist:[\w.-]*\w", text(file))}
+    assert images == {f"registry.example/svc-dist:{version()}{build}" for build in ("", "-cu128")}
+
+
+def test_the_image_has_the_builds_of_pytorch() -> None:
+    found = instructions()
+    assert ("ARG", "TORCH=cpu") in found
+    index = next(rest for name, rest in found if name == "ARG" and rest.startswith("TORCH_INDEX="))
+    assert index.endswith("/whl/${TORCH}")
+    for build in ("cpu", "cu126", "cu128", "cu130"):
+        assert build in text("Dockerfile")
+        assert f"`{build}`" in text("README.md")
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 from svc_dist.errors import UnitsFailedError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.executors.ray_device import DeviceFound, DeviceProcess
-from svc_dist.run.executors.ray_nodes import PROBES, REFRESH, first_line, last_line, on_node, own_versions
+from svc_dist.run.executors.ray_nodes import PROBES, REFRESH, draining, first_line, last_line, on_node, own_versions
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 
 CORES = "cores"  #: in the key of a node's cores, in the place of a device's number
@@ -86,11 +86,11 @@ class RayDevices:
                 f"no GPU of the cluster can be used: {'; '.join(reasons)}",
                 "repair the workers, or merge with --device cpu, which starts over in another OUTPUT",
             )
-        before = self.available
+        before, leaving = self.available, draining(self._ray)
         self.available = {
             self._key(device): self._as_node(device, alive[device.node], gpus[device.node])
             for device in self._devices
-            if device.found is not None and self._usable(device)
+            if device.found is not None and self._usable(device) and device.node not in leaving
         }
         for node in dict.fromkeys(key.rpartition("/")[0] for key in self.available):
             if (cores := self._cores(alive[node], gpus[node])) is not None:

@@ -70,7 +70,7 @@ class RayNodes:
                 else:
                     self._ask(node)
                 self._get_ready(node, min(slots, self._most))
-        before = self.available
+        before, leaving = self.available, draining(self._ray)
         self.available = {
             node: Node(
                 slots=self._slots(entry["Resources"]),
@@ -78,7 +78,7 @@ class RayNodes:
                 name=f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})",
             )
             for node, entry in alive.items()
-            if node in self._answered
+            if node in self._answered and node not in leaving
         }
         return self.available != before
 
@@ -131,6 +131,13 @@ def warm_up() -> None:
 def booked(settings: Settings, slots: int) -> dict[str, float]:
     """The resources of a node that a task books which uses ``slots`` of its cores."""
     return {"num_cpus": settings.threads_per_unit * slots}
+
+
+def draining(ray: Any) -> Collection[str]:
+    """The nodes that are to end soon (``ray drain-node``, as after a spot notice): they finish what they run."""
+    state = getattr(getattr(ray, "_private", None), "state", None)  # Ray has no public name for it
+    ask = getattr(getattr(state, "state", None), "get_draining_nodes", None)
+    return () if ask is None else tuple(ask())
 
 
 def on_node(ray: Any, node: str, soft: bool) -> Any:

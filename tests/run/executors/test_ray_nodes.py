@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -77,3 +78,24 @@ def test_variables_of_the_environment_are_set_for_a_time_and_never_replaced(monk
     with ray_nodes.environment({"SVC_DIST_A": "ours", "SVC_DIST_B": "ours"}):
         assert (os.environ["SVC_DIST_A"], os.environ["SVC_DIST_B"]) == ("ours", "theirs")
     assert dict(os.environ) == before
+
+
+def test_a_node_that_is_to_end_gets_no_more_units_and_finishes_what_it_runs(ray: Any) -> None:
+    """The last test of this cluster: its only node is drained."""
+    nodes = asked(ray)
+
+    @ray.remote(num_cpus=1)
+    def running() -> str:
+        time.sleep(5)
+        return "finished"
+
+    unit = running.remote()
+    (node,) = nodes.available
+    time.sleep(2)
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node, *reason]
+    address = ["--address", ray.get_runtime_context().gcs_address, "--deadline-remaining-seconds", "120"]
+    subprocess.run([*command, *address], check=True, capture_output=True)
+    assert nodes.refresh()
+    assert not nodes.available
+    assert ray.get(unit) == "finished"
