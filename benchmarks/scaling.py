@@ -8,7 +8,8 @@ runs from process start to published model, with its inputs in the page cache. R
 
     python benchmarks/scaling.py --simulate
 
-simulates Llama 3 70B with three experts under SVC on growing clusters instead, from headers alone.
+simulates Llama 3 70B with three experts under SVC on growing clusters instead, from headers alone; --recipe, --shape
+and --experts choose another merge. *Floor* is the larger of all computing and all transfers, plus start and end.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def predicted_by(recipe: Path, host: Path, slots: int) -> float:
 
 
 def simulate(options: argparse.Namespace) -> None:
-    """Simulate the plan of pipelines/llama-70b-svc.yaml on 1 to 64 GPUs."""
+    """Simulate the plan of a recipe in pipelines/ on 1 to 64 GPUs, for models of one shape."""
     import yaml
 
     from svc_dist.api import make_plan
@@ -110,24 +111,26 @@ def simulate(options: argparse.Namespace) -> None:
     from tests.support.checkpoints import MODELS, sparse_checkpoint
 
     recipe: dict[str, Any] = yaml.safe_load(
-        (Path(__file__).resolve().parents[1] / "pipelines/llama-70b-svc.yaml").read_text()
+        (Path(__file__).resolve().parents[1] / f"pipelines/{options.recipe}.yaml").read_text()
     )
     with tempfile.TemporaryDirectory() as folder:
-        models = [str(sparse_checkpoint(Path(folder) / str(n), MODELS["llama-3-70b"]())) for n in range(4)]
+        shapes, count = MODELS[options.shape](), options.experts + 1
+        models = [str(sparse_checkpoint(Path(folder) / str(n), shapes)) for n in range(count)]
         recipe["base_model"] = models[0]
-        recipe["models"] = [entry | {"model": path} for entry, path in zip(recipe["models"], models[1:], strict=True)]
+        recipe["models"] = [recipe["models"][0] | {"model": path} for path in models[1:]]
         plan = make_plan(recipe, device="cuda")
     for net in options.net:
-        head = ("nodes x GPUs", "seconds", "speed-up", "efficiency", "compute", "read", "write", "bound by")
+        head = ("nodes x GPUs", "seconds", "floor", "efficiency", "compute", "read", "write", "bound by")
         print(f"\n{options.gpu}, {net} a node\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
         first = 0.0
         for nodes, gpus in STEPS:
             found = predict(plan, parse_cluster(f"nodes={nodes},gpus={gpus},gpu={options.gpu},net={net}"))
             first = first or found.seconds
             gain = first / found.seconds
+            floor = max(found.bounds[name] for name in ("compute", "read", "write")) + found.bounds["start and end"]
             busy = " | ".join(f"{share:.0%}" for share in found.utilisation.values())
             print(
-                f"| {nodes} x {gpus} | {found.seconds:.0f} | {gain:.1f} | {gain / nodes / gpus:.0%} | {busy} "
+                f"| {nodes} x {gpus} | {found.seconds:.0f} | {floor:.0f} | {gain / nodes / gpus:.0%} | {busy} "
                 f"| {found.bottleneck} |"
             )
 
@@ -142,6 +145,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("benchmark-work"))
     parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--gpu", default="h100")
+    parser.add_argument("--recipe", default="llama-70b-svc", help="with --simulate: in pipelines/")
+    parser.add_argument("--shape", default="llama-3-70b", help="with --simulate: of all models")
+    parser.add_argument("--experts", type=int, default=3, help="with --simulate")
     parser.add_argument("--net", nargs="+", default=["25Gbps", "100Gbps"])
     options = parser.parse_args()
     if options.simulate:

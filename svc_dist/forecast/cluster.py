@@ -175,11 +175,15 @@ def _host(keys: dict[str, str], host: Host) -> Cluster:
         storage, note = host.storage, f"from and to {host.storage_url}"
     if "net" in keys:
         storage, note = _network(keys), _storage_note(keys)
-    slots = _count(keys, "slots", max(2, host.lanes))
+    slots, staged = _count(keys, "slots", max(2, host.lanes)), STAGED
+    if host.storage is None and "net" not in keys:  # a disk: the page cache takes everything from the units themselves
+        staged = storage.write_each if slots == 1 else storage.write / host.lanes
+        storage = replace(storage, write_each=math.inf, write=math.inf)
     node = Node(slots, _memory(keys, host.memory // 4 * 3), ahead=AHEAD * slots)
     return Cluster(
         1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
         host.threads_per_unit, host.storage is not None, (f"{host.name}: measured on {host.measured}", note),
+        staged=staged,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ _BOUNDS = {
     "write": "writing: use more bandwidth to the storage, or more nodes",
     "running units": "running units: use more slots, if memory allows",
     "the longest unit": "the longest unit: only a faster device helps",
+    "handing over": "handing results over: use more slots",
     "start and end": "start and end: the merge itself is short",
 }
 
@@ -102,6 +103,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         "read": sum(load.read for load in loads.values()) / storage.read / nodes,
         "client": sum(load.read for load in of_devices) / cluster.client / nodes / cluster.devices,
         "write": sum(load.write for load in loads.values()) / storage.write / nodes,
+        "handing over": sum(load.staged for load in of_devices) / nodes / cluster.devices / cluster.process.slots,
         "running units": sum(alone) / cluster.all_units,
         "the longest unit": max(alone, default=0.0),
         "start and end": cluster.start + cluster.end,
@@ -131,7 +133,7 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster, needs: Needs) -> Load:
     precision = plan.settings.precision
     works = [work(tensor, plan.dispositions(tensor), size, precision) for tensor, size in pieces]
     copied = 2.0 * sum(size for tensor, size in pieces if len(tensor.sources) == 1)  # checked and cast
-    moved = 2.0 * unit.bytes_in + unit.bytes_out  # to a device once for merging, once for calibration
+    moved = float(unit.bytes_in + unit.bytes_out)  # inputs to a device once, as they are stored, and the result back
 
     def seconds(speed: Speed) -> float:
         transfer = moved / speed.transfer if speed.transfer else 0.0
@@ -140,8 +142,8 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster, needs: Needs) -> Load:
     read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
     if cluster.beside is not None and needs.on_host(unit):
         return Load(read, seconds(CORE), seconds(CORE), float(unit.bytes_out))
-    staged = unit.bytes_out / cluster.staged
-    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), float(unit.bytes_out), staged)
+    write = 0.0 if math.isinf(cluster.storage.write) else float(unit.bytes_out)
+    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), write, unit.bytes_out / cluster.staged)
 
 
 def _requests(plan: Plan) -> Requests:

@@ -22,6 +22,7 @@ from svc_dist.methods.registry import METHODS
 from svc_dist.plan.settings import Device, SettingsRequest
 from svc_dist.recipe.load import recipe_from
 from svc_dist.run.options import Options
+from svc_dist.run.pipeline.flow import READERS
 from svc_dist.run.session import run_merge
 from svc_dist.run_folder.report import MergeReport, read_report
 from svc_dist.storage.access import Access
@@ -109,8 +110,10 @@ class TrialMerge:
             one, all_lanes = (self._merge_there(prefix, objects, access, slots) for slots in (1, together))
         finally:
             objects.clear()
-        read, written = together * all_lanes.read, together * all_lanes.written
-        return StorageRates(one.read, max(one.read, read), one.written, max(one.written, written))
+        readers = max(READERS, together)  # so many read at once, also with one slot
+        read, written = readers * all_lanes.read, together * all_lanes.written
+        alone = min(READERS * one.read, read)
+        return StorageRates(alone, read, one.written, max(one.written, written))
 
     def _merge_there(self, prefix: str, objects: Storage, access: Access, slots: int) -> TrialRates:
         output = f"merged{slots}"
@@ -127,6 +130,9 @@ class TrialMerge:
     def _measured(self, report: MergeReport, seconds: float, slots: int) -> TrialRates:
         stages = report.unit_seconds
         work = METHODS["task_arithmetic"].work(self._size // 2, 1, _EXPERTS, "mixed")
-        overhead = seconds - sum(stages.values()) / min(slots, len(self._shapes))
+        # Lanes compute and hand over; only the first unit's reading and the last one's writing come on top.
+        units = len(self._shapes)
+        in_lanes = (stages["compute"] + stages["write"]) / min(slots, units)
+        overhead = seconds - in_lanes - stages["read"] / units
         read = self._size * len(self._models) / max(stages["read"], 1e-9)
         return TrialRates(work.elementwise / stages["compute"], self._size / stages["write"], read, max(0.0, overhead))

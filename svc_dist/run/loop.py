@@ -15,7 +15,7 @@ from types import FrameType
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
-from svc_dist.run.executors.base import Executor
+from svc_dist.run.executors.base import Drains, Executor
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
 from svc_dist.run.progress import Progress
@@ -137,6 +137,8 @@ class _Driver:
             self.schedule.draining = True
             self._end_of_grace = now + grace
             why = "asked to stop" if self.stop.is_set() else "time is up"
+            if isinstance(self.executor, Drains):
+                self.executor.drain()
             running = counted(len(self.schedule.in_flight), "running instruction")
             _log.warning(f"{why}: {running} may finish (up to {grace:.0f} s)")
 
@@ -153,7 +155,8 @@ class _Driver:
             _log.warning(f"{event.error.message}: running {counted(len(event.units), 'unit')} again")
         if isinstance(event, Failed) and event.lost and event.instruction in self.schedule.in_flight:
             attempt = self.schedule.attempts[event.instruction]
-            _log.warning(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
+            if not isinstance(event.error, DrainedError):
+                _log.warning(f"{event.instruction.title}, attempt {attempt}: {event.error.message}")
             self._pausing[event.instruction] = (time.monotonic() + self.limits.pause * 2 ** min(attempt - 1, 5), event)
             return
         self.submit(self.schedule.handle(event))

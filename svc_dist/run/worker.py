@@ -62,6 +62,10 @@ class Worker:
                 publish(self.plan, self.output, record)
         return Done(instruction)
 
+    def drain(self) -> None:
+        """Let units that do not compute yet end with DrainedError."""
+        self._stages.drain()
+
     def _run(self, instruction: RunUnit) -> Done:
         from svc_dist.run.devices.fallback import ways_of
         from svc_dist.run.unit import run_unit

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from svc_dist.run.placement import Node
 from svc_dist.run.schedule import Event, Instruction
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """An executor whose units wait for one another in its processes."""
+
+    def drain(self) -> None:
+        """Give units up that do not compute yet: each is reported as Failed, lost and not counted."""
 
 
 class Executor(Protocol):

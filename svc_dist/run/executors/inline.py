@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from svc_dist.errors import SvcDistError
+from svc_dist.errors import DrainedError, SvcDistError
 from svc_dist.plan.model import Plan
 from svc_dist.run.devices.cuda import limit_memory
 from svc_dist.run.host import available_memory, cores, default_slots, device_memory, window_memory
@@ -49,6 +49,9 @@ class InlineExecutor:
         # Daemon threads: the process must be able to exit while they run, after the grace period of a drain.
         threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True).start()
 
+    def drain(self) -> None:
+        self._worker.drain()
+
     def abandon(self, instruction: Instruction) -> bool:
         return False  # a thread cannot be stopped, and would run in parallel with its successor
 
@@ -73,6 +76,8 @@ class InlineExecutor:
         try:
             with set_up_for_units(self._worker.plan.settings):
                 self._events.put(self._worker.execute(instruction))
+        except DrainedError as error:
+            self._events.put(Failed(instruction, error, lost=True, uncounted=True))
         except SvcDistError as error:
             self._events.put(Failed(instruction, error))
         except BaseException as error:

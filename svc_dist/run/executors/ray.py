@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, SvcDistError, UnitsFailedError
+from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, DrainedError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
 from svc_dist.run.executors.ray_cluster import ClusterGpus, cluster_gpus, warn_of_unused
 from svc_dist.run.executors.ray_devices import CORES, Device, RayDevices
@@ -112,6 +112,10 @@ class RayExecutor:
                 task = self._task.options(name="publish", scheduling_strategy=self._here)
         self._refs[task.remote(self._arguments, instruction)] = instruction
 
+    def drain(self) -> None:
+        if self._devices is not None:
+            self._devices.drain()
+
     def abandon(self, instruction: Instruction) -> bool:
         """Cancel a task whose node may be disconnected or stopped; Ray itself would wait for it much longer."""
         for ref in [ref for ref, item in self._refs.items() if item == instruction]:
@@ -210,7 +214,8 @@ class RayExecutor:
                     failed = UnitsFailedError(f"{name}: {cause.message}")
                     return Failed(instruction, failed, lost=True, uncounted=again)
             if isinstance(cause, SvcDistError):
-                return Failed(instruction, cause)
+                drained = isinstance(cause, DrainedError)
+                return Failed(instruction, cause, lost=drained, uncounted=drained)
             raise
         except exceptions.RayError as error:
             node = isinstance(error, exceptions.NodeDiedError) or "node has died" in str(error)

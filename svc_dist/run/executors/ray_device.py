@@ -6,6 +6,7 @@ import os
 import threading
 from typing import NamedTuple
 
+from svc_dist.errors import DrainedError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.host import device_memory, window_memory
 from svc_dist.run.placement import PER_DEVICE
@@ -38,6 +39,7 @@ class DeviceProcess:
         self._settings, self._processes = settings, processes
         self._worker: Worker | None = None
         self._lock = threading.Lock()
+        self._draining = False
 
     def found(self) -> DeviceFound:
         """Get ready for units, and describe the device. Raises RecipeError where torch cannot use it."""
@@ -57,10 +59,19 @@ class DeviceProcess:
         number = ",".join(map(str, booked))
         return DeviceFound(own_versions(), number, cuda.gpu_name(), cuda.torch_build(), memory, speed, os.getpid())
 
+    def drain(self) -> None:
+        """Let units that do not compute yet end with DrainedError."""
+        with self._lock:
+            self._draining = True
+            if self._worker is not None:
+                self._worker.drain()
+
     def execute(self, arguments: tuple[str, str, str | None, Access], instruction: Instruction) -> Done | RangesLost:
         """Execute an instruction; see ``Worker``."""
         output, fingerprint, scratch, access = arguments
         with self._lock:
+            if self._draining:
+                raise DrainedError("the run was asked to stop before the unit began")
             if self._worker is None:
                 window = window_memory(self._processes)
                 self._worker = Worker(

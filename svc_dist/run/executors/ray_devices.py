@@ -48,7 +48,7 @@ class RayDevices:
     def __init__(self, ray: Any, settings: Settings, most: int) -> None:
         self._ray, self._settings, self._most = ray, settings, most
         options = {"num_gpus": 1, "num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        self._start = ray.remote(**options, max_concurrency=(1 + AHEAD) * PER_DEVICE + 1)(DeviceProcess)
+        self._start = ray.remote(**options, max_concurrency=(1 + AHEAD) * PER_DEVICE + 2)(DeviceProcess)
         self.available: Mapping[str, Node] = {}
         self.probes: dict[Any, Device] = {}
         self._devices: list[Device] = []  # those whose process runs, as far as is known
@@ -119,6 +119,11 @@ class RayDevices:
             if entry["Alive"] and idle >= cores and resources.get("memory", 0) >= memory:
                 return str(entry["NodeID"])
         return None
+
+    def drain(self) -> None:
+        """Let units that do not compute yet end with DrainedError."""
+        for device in self._devices:
+            device.process.drain.remote()
 
     def close(self) -> None:
         """Give all devices back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 
 import svc_dist
-from svc_dist.errors import StorageError
+from svc_dist.errors import DrainedError, StorageError
+from svc_dist.run import unit as unit_module
 from svc_dist.run.pipeline.stages import Stages
 from svc_dist.storage.paging import ahead
 from svc_dist.storage.writing import local
@@ -48,6 +51,8 @@ class Unit(threading.Thread):
                 self.stay("write")
         except ValueError:
             self.at = "failed"
+        except DrainedError:
+            self.at = "drained"
 
     def stay(self, stage: str) -> None:
         self.at = stage
@@ -109,39 +114,33 @@ def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return shard_hashes(folder / "out")
 
 
-class Counted:
-    """The most calls of a function that ran at once, each of which takes a moment."""
+class Calls:
+    """The calls of a function, the first of which waits until ``before`` holds."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
-        self.running = self.most = self.calls = 0
-        self._lock = threading.Lock()
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, before: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.count = 0
         function = getattr(where, name)
 
         def counted(*arguments: Any) -> Any:
-            with self._lock:
-                self.running += 1
-                self.calls += 1
-                self.most = max(self.most, self.running)
-            time.sleep(0.02)
-            try:
-                return function(*arguments)
-            finally:
-                with self._lock:
-                    self.running -= 1
+            self.count += 1
+            if self.count == 1:
+                eventually(before)
+            return function(*arguments)
 
         monkeypatch.setattr(where, name, counted)
 
 
-def test_with_one_slot_other_units_read_and_write_while_one_computes(
+def test_with_one_slot_other_units_read_and_compute_while_one_is_written(
     recipe: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = Counted(monkeypatch, ahead.Ahead, "wait")
-    writing = Counted(monkeypatch, local._LocalRange, "commit")
+    reading = Calls(monkeypatch, ahead.Ahead, "wait")
+    computing = Calls(monkeypatch, unit_module, "_computed", before=lambda: reading.count > 1)
+    writing = Calls(monkeypatch, local._LocalRange, "commit", before=lambda: computing.count > 1)
     svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1)
     assert shard_hashes(tmp_path / "out") == expected
-    assert reading.calls == writing.calls
-    assert reading.most == 2
-    assert writing.most > 1
+    assert reading.count == computing.count == writing.count > 1
 
 
 @pytest.mark.parametrize(("where", "name"), [(ahead.Ahead, "wait"), (local._LocalRange, "commit")])
@@ -167,4 +166,39 @@ def test_a_stage_that_fails_ends_the_run_and_the_next_start_resumes(
             svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1)
     done = len(list((tmp_path / "out" / ".svc_dist" / "receipts").iterdir()))
     assert svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1).units_resumed == done
+    assert shard_hashes(tmp_path / "out") == expected
+
+
+def test_when_a_run_drains_units_that_compute_finish_and_the_others_end() -> None:
+    stages = Stages(window=10, lanes=1)
+    computing = Unit(stages)
+    computing.go["read"].set()
+    eventually(lambda: computing.at == "compute")
+    waiting = Unit(stages)
+    stages.drain()
+    eventually(lambda: waiting.at == "drained")
+    computing.go["compute"].set()
+    eventually(lambda: computing.at == "write")
+    computing.go["write"].set()
+    computing.join(WAIT)
+    late = Unit(stages)
+    eventually(lambda: late.at == "drained")
+
+
+def test_a_run_that_is_asked_to_stop_does_not_compute_what_it_has_read(
+    recipe: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = unit_module._computed
+
+    def stopping(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)  # the driver looks twice a second
+        return computed(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unit_module, "_computed", stopping)
+        with pytest.raises(DrainedError):
+            svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1)
+    assert len(list((tmp_path / "out" / ".svc_dist" / "receipts").iterdir())) == 1
+    assert svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1).units_resumed == 1
     assert shard_hashes(tmp_path / "out") == expected
