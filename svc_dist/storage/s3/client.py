@@ -13,7 +13,7 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.storage.access import ClientOptions
 from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code
-from svc_dist.storage.s3.limiter import MOST, Limiter
+from svc_dist.storage.s3.limiter import MOST, Limiter, shared_time
 from svc_dist.storage.s3.ranged import RangedReads
 
 
@@ -79,11 +79,12 @@ def connect(options: ClientOptions, timeout: float) -> S3Client:
 
 
 def limiter_of(options: ClientOptions, bucket: str) -> Limiter:
-    """The limiter of this process's large requests to a bucket, whatever their time limits are."""
+    """The limiter of this process's large requests to a bucket; it hears of the refusals of others on this node."""
     key = repr((options, bucket))
     with _lock:
         if key not in _limiters:
-            _limiters[key] = Limiter(f"s3://{bucket}")
+            endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL", "")
+            _limiters[key] = Limiter(f"s3://{bucket}", shared_time(f"{endpoint} {bucket}"))
         return _limiters[key]
 
 

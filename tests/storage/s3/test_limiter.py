@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from svc_dist.storage.s3 import limiter as module
-from svc_dist.storage.s3.limiter import MOST, Limiter
+from svc_dist.storage.s3.limiter import MOST, Limiter, shared_time
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +95,27 @@ def test_it_says_once_that_the_store_throttles(caplog: pytest.LogCaptureFixture)
     assert [record.message for record in caplog.records] == [
         "s3://bucket asks to slow down: 8 requests in parallel instead of 16"
     ]
+
+
+def test_a_refusal_slows_down_the_other_processes_of_the_node_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, other, elsewhere = (Limiter("s3://a", shared_time(bucket)) for bucket in ("a", "a", "b"))
+    before, began = one.window, time.monotonic()
+    for limiter in (one, other, one):  # all of them were in flight when the first one was refused
+        limiter.refused(began)
+    for _ in range(2):
+        for limiter in (one, other, elsewhere):
+            with limiter.slot():
+                pass
+        assert (one.window, other.window, elsewhere.window) == (before // 2, before // 2, before)
+
+
+def test_a_folder_of_somebody_else_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"svc-dist-limits-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert shared_time("a") is None
+    Limiter("s3://a", shared_time("a")).refused(time.monotonic())
