@@ -80,13 +80,14 @@ def thin_svd(
     converge.
     """
     rows, columns = matrix.shape
+    least = scale if isinstance(scale, Tensor) else matrix.new_full((), scale, dtype=torch.float64)
     full = matrix.dtype == torch.float64 if full is None else full
     level = rounding_level(matrix, full)
 
     def wanted(values: Tensor) -> int:
         if not callable(count):
             return min(rows, columns) if count is None else count
-        resolved = values > level * values[0].clamp_min(torch.as_tensor(scale).to(values))
+        resolved = values > level * values[0].clamp_min(least.to(values))
         if noise is not None:
             resolved &= values > noise.mean_levels(len(values)).to(values)
         return count(torch.where(resolved, values, 0))
@@ -108,15 +109,15 @@ def thin_svd(
         values = torch.linalg.vector_norm(right, dim=1, dtype=torch.float64)
         right /= values.clamp_min(torch.finfo(right.dtype).tiny)[:, None]
         values = values.to(right.dtype)
-    return _resolved(ThinSvd(left, values, right, 0, residual), level, scale, noise)
+    return _resolved(ThinSvd(left, values, right, 0, residual), level, least, noise)
 
 
-def _resolved(svd: ThinSvd, level: float, scale: float | Tensor, noise: Noise | None) -> ThinSvd:
+def _resolved(svd: ThinSvd, level: float, scale: Tensor, noise: Noise | None) -> ThinSvd:
     """The triplets that are neither at the rounding level of arithmetic nor at that of the matrix's own noise."""
     count = len(svd.values)
     if count == 0:
         return svd
-    known = [svd.values, torch.as_tensor(scale).to(svd.values).expand(count)]
+    known = [svd.values, scale.to(svd.values).expand(count)]
     if noise is not None:
         known.append(noise.levels(svd.left, svd.right).to(svd.values))
     here, scales, *levels = torch.stack(known).cpu()  # one wait for a device
@@ -268,8 +269,7 @@ def _by_products(matrix: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor, flo
 def leading_values(matrix: Tensor, count: int) -> list[float]:
     """The ``count`` largest singular values, from below, within some percent: for receipts, and as a yardstick.
 
-    A power iteration with a block of vectors: a small share of a decomposition's cost. Nothing of a matrix that is not
-    finite.
+    A power iteration with a block of vectors, at a small cost. Nothing of a matrix that is not finite.
     """
     found, low, high = _leading(matrix, count)
     *values, least, most = torch.cat([found, torch.stack([low, high]).to(found)]).cpu().tolist()

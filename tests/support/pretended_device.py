@@ -61,8 +61,7 @@ class Counts:
             elif on_device and not was_there:
                 self.sent += size
                 self.launches += 1
-                asynchronous = source.dim() == 0 or self._is_pinned(source)
-                self.waits += not asynchronous
+                self.waits += not self._is_pinned(source)
             elif on_device:
                 self.launches += 1
         elif on_device and name in _ASKED:
