@@ -39,7 +39,7 @@ class Settings:
     base: Training = Training(steps=600, learning_rate=2e-3)
     expert: Training = Training(steps=200, learning_rate=5e-4)
     #: Far below a real shard, so that this small model has several.
-    max_shard_size: str = "200KB"
+    max_shard_size: str = "60KB"
 
 
 def expert_folder(folder: Path, task_name: str) -> Path:

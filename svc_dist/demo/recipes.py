@@ -20,7 +20,7 @@ models:
 {models}
 merge_method: {method}
 {calibrate}dtype: float32
-max_shard_size: 200KB
+max_shard_size: 60KB
 """
 
 _CALIBRATE = """\
