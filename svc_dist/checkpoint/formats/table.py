@@ -122,12 +122,17 @@ def quantised_tensors(
     """
     possible = _possible(tensors)
     unread = Unread(config, [last for last, _ in possible])
+    suspicious = {last for last, _ in possible if _COMPANION.search(last) is not None}
     configured = declared or bool(declarations(config))
     scaled: set[str] | None = None
     codes: dict[str, Format] = {}
     companions: dict[str, str] = {}
+    suspects: list[str] = []
     for name, spec in tensors.items():
-        for candidate in possible[name[name.rfind(".") + 1 :], spec.dtype]:
+        last = name[name.rfind(".") + 1 :]
+        if last in suspicious:
+            suspects.append(name)
+        for candidate in possible[last, spec.dtype]:
             beside = candidate.recognise(spec, tensors)
             if beside is not None:
                 codes[name] = candidate
@@ -141,23 +146,18 @@ def quantised_tensors(
             indices = spec.dtype == "BOOL" or (spec.dtype == "I64" and not unread.method)
             unknown = unknown or (configured and not indices)
             if not unknown and spec.dtype in _CODES and len(spec.shape) > 1:
-                module, _, last = name.rpartition(".")
+                module = name.rpartition(".")[0]
                 scaled = _with_scales(tensors) if scaled is None else scaled
                 unknown = module in scaled or _CODE_NAMES.fullmatch(last) is not None
             if unknown:
                 codes[name] = UNKNOWN
     codes = {name: found for name, found in codes.items() if name not in companions}
-    if not codes:
-        return {}, companions
-    modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
-    is_beside: dict[str, bool] = {}  # by the last part of a name: large mixtures of experts have 100,000 names
-    for name in tensors:
-        module, _, last = name.rpartition(".")
-        if last not in is_beside:
-            is_beside[last] = _COMPANION.search(last) is not None
-        if is_beside[last] and module in modules and name not in codes:
-            companions.setdefault(name, modules[module])
-    owners = set(companions.values())
+    if others := [name for name in suspects if name not in companions and name not in codes]:
+        modules = {name.rpartition(".")[0]: name for name in codes} | {name: name for name in codes}
+        for name in others:
+            if (code := modules.get(name.rpartition(".")[0])) is not None:
+                companions[name] = code
+    owners = set(companions.values()) if any(found is UNKNOWN for found in codes.values()) else set()
     return {
         name: unread.format_of(tensors[name], found, tensors, name not in owners) for name, found in codes.items()
     }, companions

@@ -91,13 +91,13 @@ def with_tokens(base: Checkpoint, decisions: Sequence[Decision]) -> list[Decisio
 
     The base's tensors tell, which may have another number of rows.
     """
-    return [one for one in decisions if one.spec and one.spec.shape and _has_tokens(one, one.spec, base)]
+    sizes = vocabulary_sizes(base)
 
+    def has_tokens(one: Decision, spec: TensorSpec) -> bool:
+        found = base.tensors.get(one.lead or one.name, spec)
+        return is_vocabulary(found, sizes) or (one.lead is not None and matches(one.name, VOCABULARY_PATTERNS))
 
-def _has_tokens(decision: Decision, spec: TensorSpec, base: Checkpoint) -> bool:
-    if matches(decision.name, VOCABULARY_PATTERNS):
-        return True
-    return is_vocabulary(base.tensors.get(decision.lead or decision.name) or spec, base)
+    return [one for one in decisions if one.spec is not None and one.spec.shape and has_tokens(one, one.spec)]
 
 
 def tokenizer_source(

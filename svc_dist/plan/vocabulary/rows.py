@@ -13,7 +13,7 @@ from svc_dist.errors import PlanError, RecipeError
 from svc_dist.plan.vocabulary.matching import FixedRow, Tokens, common_rows, row_maps
 from svc_dist.plan.vocabulary.result import ResultVocabulary, result_vocabulary
 from svc_dist.plan.vocabulary.row_maps import RowMaps
-from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary
+from svc_dist.plan.vocabulary.vocabularies import Vocabularies, is_vocabulary, vocabulary_sizes
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.rules.keys import Vocab
 from svc_dist.recipe.tokenizer import TokenChoice, TokenizerChoice
@@ -29,7 +29,7 @@ def vocab_choice(recipe: ResolvedRecipe, rule: int | None, spec: TensorSpec | No
     own = None if rule is None else recipe.rules[rule].vocab
     if own is not None or spec is None or recipe.tokenizer.vocab == "error":
         return own or "error"
-    return recipe.tokenizer.vocab if is_vocabulary(spec, base) else "error"
+    return recipe.tokenizer.vocab if is_vocabulary(spec, vocabulary_sizes(base)) else "error"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RowChoices:
         if choice == "error" or not spec.shape:
             return Rows(spec.shape)
         vocabularies = self.vocabularies
-        by_token = vocabularies is not None and is_vocabulary(spec, self.base)
+        by_token = vocabularies is not None and is_vocabulary(spec, vocabulary_sizes(self.base))
         if not by_token or vocabularies is None or choice == "common":
             return self._common(spec, choice, vocabularies if by_token else None)
         models = (self.base, *self.experts)

@@ -33,11 +33,14 @@ _TOGETHER = 8
 _LANGUAGE = ("text_config", "llm_config")
 
 
-def is_vocabulary(spec: TensorSpec, base: Checkpoint) -> bool:
-    """Whether a tensor has a row for each token, by its name or, outside of layers, by the config's ``vocab_size``."""
+def is_vocabulary(spec: TensorSpec, sizes: Sequence[int]) -> bool:
+    """Whether a tensor has a row for each token, by its name or, outside of layers, by the config's ``vocab_size``.
+
+    ``sizes``: the ``vocabulary_sizes`` of the base.
+    """
     if matches(spec.name, VOCABULARY_PATTERNS):
         return True
-    if not 1 <= len(spec.shape) <= 2 or spec.shape[0] not in vocabulary_sizes(base):
+    if not 1 <= len(spec.shape) <= 2 or spec.shape[0] not in sizes:
         return False
     return parse_name(spec.name).layer is None
 
