@@ -37,7 +37,7 @@ def test_two_slots_inline(recipe: Path, expected: dict[str, str], tmp_path: Path
 
 
 @pytest.mark.usefixtures("at_ray_home")
-@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray(recipe: Path, expected: dict[str, str], tmp_path: Path, slots: int) -> None:
     report = svc_dist.merge(recipe, tmp_path / "out", executor="ray", slots=slots)
     assert report.executor == "ray"

@@ -138,6 +138,7 @@ def slurm() -> Iterator[Slurm]:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_whose_time_is_up_is_requeued_and_goes_on(
     slurm: Slurm, recipe: Path, inline: dict[str, str], tmp_path: Path
 ) -> None:

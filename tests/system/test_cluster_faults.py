@@ -91,6 +91,7 @@ def report(output: Path) -> dict[str, Any]:
     return dict(json.loads((output / "merge_report.json").read_text()))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_an_attempt(
     shared: RayCluster, recipe: Path, expected: dict[str, str], largest: str, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_killed_worker_costs_an_attempt(
     assert all(json.loads(line) for line in merge.said.splitlines()), "not all lines are JSON"
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_every_worker_ends_the_run_by_name(
     shared: RayCluster, recipe: Path, expected: dict[str, str], largest: str, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def peak_anonymous(recipe: Path, output: Path, home: Path) -> float:
     return peak / 1024
 
 
-@pytest.mark.parametrize("calibrate", ["none", "svc"])
+@pytest.mark.parametrize("calibrate", [pytest.param("none", marks=pytest.mark.slow), "svc"])
 def test_memory_does_not_grow_with_the_number_of_experts(models: list[Path], tmp_path: Path, calibrate: str) -> None:
     def peak(experts: int, number: int) -> float:
         recipe = write_recipe(tmp_path / f"{experts}.yaml", models[: experts + 1], calibrate=calibrate)

@@ -43,10 +43,10 @@ def found(bucket: Bucket) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize(
     "death",
     [
-        Death("put", "after", ".svc_dist/uploads/", 7),
+        pytest.param(Death("put", "after", ".svc_dist/uploads/", 7), marks=pytest.mark.slow),
         Death("put", "after", ".svc_dist/receipts/", 3),
         Death("complete_upload", "after", nth=4),
-        Death("put", "before", INDEX, 2),
+        pytest.param(Death("put", "before", INDEX, 2), marks=pytest.mark.slow),
         Death("put", "after", "merge_outputs.json"),
     ],
     ids=["uploads", "receipts", "shards", "indexes", "end"],

@@ -147,6 +147,7 @@ def test_an_outage_in_the_middle_costs_one_deadline(starts: Starts) -> None:
     merge.require_complete()
 
 
+@pytest.mark.slow
 def test_the_store_is_killed_three_times(disk_s3: Bucket, disk_models: Models) -> None:
     merge, server = S3Merge(disk_s3, disk_models), disk_s3.server
     with ThreadPoolExecutor(1) as pool:

@@ -54,6 +54,7 @@ def outcome(plan: Plan) -> Plan:
     return replace(plan, models=models, stages=(), recipe={}, fingerprint="", warnings=(), results=results)
 
 
+@pytest.mark.slow
 def test_public_recipes_give_the_same_plan(tmp_path: Path) -> None:
     compared = 0
     for recipe in public_recipes():

@@ -86,6 +86,7 @@ def merged(output: Path) -> torch.Tensor:
     return load_file(shard)["a.weight"].float()
 
 
+@pytest.mark.slow
 def test_a_unit_that_runs_out_of_memory_is_done_on_the_path_that_takes_less(recipe: Path, tmp_path: Path) -> None:
     usual = run(recipe, tmp_path / "usual", 0)
     assert not usual["low_memory"]

@@ -22,7 +22,7 @@ _NAME = "model.layers.0.mlp.up_proj"
 @pytest.mark.parametrize(
     ("experts", "keys"),
     [
-        ("models", {"rank": 64, "precision": "float64"}),
+        pytest.param("models", {"rank": 64, "precision": "float64"}, marks=pytest.mark.slow),
         ("models", {"rank": 512, "dtype": "bfloat16"}),
         ("adapters", {"merge_method": "ties", "rank": 32}),
         ("adapters", {"outputs": [{"path": f"l{n}", "lambda": n / 4} for n in range(1, 4)]}),
