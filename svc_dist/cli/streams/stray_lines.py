@@ -33,25 +33,26 @@ def stray_lines_logged(format_record: Callable[[logging.LogRecord], str]) -> Ite
     def pass_on() -> None:
         with os.fdopen(reading, "rb") as lines:
             while line := lines.readline():
-                if line.endswith(_END):
-                    ended.set()  # a child process may still write
-                    line = line.removesuffix(_END)
-                if line.strip():
+                text = line.removesuffix(_END)
+                if text.strip():
+                    entry = text.rstrip(b"\n") + b"\n" if _is_ours(text) else _wrapped(text, format_record)
                     with contextlib.suppress(OSError):
-                        _write(original, line if _is_ours(line) else _wrapped(line, format_record))
+                        _write(original, entry)
+                if text != line:
+                    ended.set()  # not before its text is written; a child process may still write
         os.close(original)
 
     thread = threading.Thread(target=pass_on, name="stray-lines", daemon=True)
     os.dup2(writing, _STANDARD_ERROR)
-    os.close(writing)
     thread.start()
     try:
         yield
     finally:
         sys.stderr.flush()
-        _write(_STANDARD_ERROR, _END)
+        os.dup2(original, _STANDARD_ERROR)  # before the end: what comes after it might not be read any more
+        _write(writing, _END)
+        os.close(writing)
         ended.wait(_WAIT)
-        os.dup2(original, _STANDARD_ERROR)
 
 
 def _is_ours(line: bytes) -> bool:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 CODE = """
-import logging, os, subprocess, sys
-from svc_dist.cli.streams import logs
+import logging, os, subprocess, sys, time
+from svc_dist.cli.streams import logs, stray_lines
+wrapped = stray_lines._wrapped
+stray_lines._wrapped = lambda *given: time.sleep(0.2) or wrapped(*given)  # as on a busy machine
 logs.set_up(logs.Format.JSON)
 log = logging.getLogger("svc_dist")
 log.info("before")
