@@ -9,13 +9,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from svc_dist.cli.streams.terminal import say, say_json
+from svc_dist.cli.streams.terminal import say, say_json, take_back
 from svc_dist.errors import ExitCode
 
 if TYPE_CHECKING:
     from svc_dist.checks.status import Status
-
-_UP_AND_CLEAR = "\x1b[{}A\x1b[J"
 
 
 def show(status: Status, as_json: bool) -> None:
@@ -39,7 +37,7 @@ def watch(read: Callable[[], Status], as_json: bool, every: float) -> int:
             break
         time.sleep(every)
         if replaced:
-            sys.stdout.write(_UP_AND_CLEAR.format(status.text().count("\n") + 1))
+            take_back(status.text().count("\n") + 1)
     if status.state is State.COMPLETE:
         return ExitCode.DONE
     return ExitCode.TRY_AGAIN if status.state is State.STOPPED else status.exit_code or ExitCode.UNITS_FAILED

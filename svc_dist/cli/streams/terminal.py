@@ -19,6 +19,11 @@ def say_json(text: str) -> None:
     typer.echo(printable_json(text))
 
 
+def take_back(lines: int) -> None:
+    """Have what is said next replace the last lines on a terminal."""
+    typer.echo(f"\x1b[{lines:d}A\x1b[J", nl=False)
+
+
 def write_any_character() -> None:
     """Escape characters that the terminal's encoding lacks, instead of failing on them."""
     for stream in (sys.stdout, sys.stderr):
