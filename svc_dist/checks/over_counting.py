@@ -97,10 +97,10 @@ def _spans(text: str) -> list[range]:
 def _require_layers(plan: Plan, recipe: ResolvedRecipe, spans: Collection[range]) -> None:
     """Raise RecipeError where ``--layers`` names a layer that the model does not have."""
     layers = {layer for tensor in plan.tensors if (layer := parse_name(tensor.name).layer) is not None}
-    missing = [layer for span in spans for layer in span if layer not in layers][:1]
-    if missing:
+    missing = next((layer for span in spans for layer in span if layer not in layers), None)  # spans may be huge
+    if missing is not None:
         has = f"has layers {min(layers)} to {max(layers)}" if layers else "has no layers"
-        raise RecipeError(f"{recipe.origin.at()}: --layers names layer {missing[0]}, but the model {has}")
+        raise RecipeError(f"{recipe.origin.at()}: --layers names layer {missing}, but the model {has}")
 
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import svc_dist
 from svc_dist.cli.app import app
-from svc_dist.errors import StorageError, SvcDistError
+from svc_dist.errors import RecipeError, StorageError, SvcDistError
 from tests.support.checkpoints import write_llamas, write_recipe
 
 COMMAND = typer.main.get_command(app)
@@ -91,6 +91,10 @@ def test_an_empty_output_is_refused(recipe: Path, command: str) -> None:
     assert "it is empty" in done.output
 
 
-def test_a_span_of_layers_may_be_wider_than_any_model(recipe: Path) -> None:
-    report = svc_dist.inspect(recipe, "1-99999999999")
-    assert {entry["tensor"].split(".")[2] for entry in report.matrices} == {"1"}
+@pytest.mark.parametrize(
+    ("layers", "missing"), [("1-99999999999", 2), ("99999999999", 99999999999), ("0,40", 40), ("0-40", 2)]
+)
+def test_a_layer_that_is_named_and_not_there_is_refused(recipe: Path, layers: str, missing: int) -> None:
+    done = run("inspect", recipe, "--layers", layers)
+    assert isinstance(done.exception, RecipeError), done.output
+    assert f"--layers names layer {missing}, but the model has layers 0 to 1" in str(done.exception)
