@@ -210,4 +210,8 @@ def test_companion_files_and_provenance_lie_beside_the_shards(tmp_path: Path) ->
 
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert "task_arithmetic" in card.data.tags
-    assert str(paths[1]) in card.content
+    assert card.data.base_model == [path.name for path in paths]
+    listed = "\n".join(f"- `{path.name}`" for path in paths[1:])
+    assert f"from the base `{paths[0].name}` and\n\n{listed}\n" in card.content
+    for file in ("README.md", "merge_recipe.yaml"):
+        assert str(tmp_path) not in (tmp_path / "out" / file).read_text(), file

@@ -15,6 +15,7 @@ from svc_dist.checks.clean import clean
 from svc_dist.errors import ChangedInputError, ExitCode, OutputError
 from svc_dist.run.executors import inline
 from svc_dist.run_folder.output import Output
+from svc_dist.sizes import format_size
 from svc_dist.storage.s3.storage import S3Storage
 from svc_dist.storage.writing.base import PART
 from tests.support.checkpoints import llama_config, write_checkpoint, write_recipe
@@ -151,7 +152,10 @@ def test_every_command_takes_urls(
     assert model_hashes(disk_s3, "deeper/out") == expected
     done = listing(disk_s3)
     assert "complete already" in run_command("merge", recipe, output, home=tmp_path).stderr
-    assert run("status", output).out == f"{output}: complete\n"
+    report = json.loads(read(disk_s3, "deeper/out/merge_report.json"))
+    units, size = len(expected.keys() - {INDEX}), format_size(report["bytes_out"])  # a unit for each shard
+    complete = f"{output}: complete, {units} units, {size}, finished {report['finished']}\n"
+    assert run("status", output).out == complete
     assert "ranges with the recorded checksum" in run("verify", output, "--deep").out
     cleaned = run("clean", output, "--yes")
     assert (cleaned.code, "complete merge" in cleaned.err) == (ExitCode.USAGE, True)
