@@ -50,9 +50,12 @@ def run_unit(
         with map_ranges(sources, plan.reads(unit), scratch, parallel, landing, ahead=True) as inputs:
             reading = time.perf_counter() - began
             on_way.compute()
-            computed = attempted(plan, unit, ways, lambda way: _computed(plan, unit, inputs.mapped, sink, way, scratch))
+            computed = attempted(
+                plan, unit, ways, lambda way: _computed(plan, unit, inputs.mapped, sink, way, scratch, on_way)
+            )
             written.enter_context(computed)
         on_way.computed()
+        on_way.require_going()
         return computed.receipt(plan, unit, reading, inputs.retries.count)
 
 
@@ -111,7 +114,13 @@ class _Computed:
 
 
 def _computed(
-    plan: Plan, unit: Unit, mapped: list[MappedRanges], sink: RangeSink, attempt: Attempt, scratch: str | None
+    plan: Plan,
+    unit: Unit,
+    mapped: list[MappedRanges],
+    sink: RangeSink,
+    attempt: Attempt,
+    scratch: str | None,
+    on_way: Passage,
 ) -> _Computed:
     """Merge a unit whose inputs are mapped, and hand its bytes to writers, which stay open."""
     began = time.perf_counter()
@@ -128,6 +137,7 @@ def _computed(
             for result in range(len(shards)):
                 computed.emit(result, header)
         for result, data in _merged(plan, unit, mapped, attempt, scratch, computed):
+            on_way.require_going()
             computed.emit(result, data)
         failed.pop_all()
     computed.compute = time.perf_counter() - began - computed.write

@@ -59,12 +59,17 @@ class Worker:
             case FinishShard():
                 return self._finish(instruction)
             case Publish(record):
+                self._stages.require_going()
                 publish(self.plan, self.output, record)
         return Done(instruction)
 
     def drain(self) -> None:
         """Let units that do not compute yet end with DrainedError."""
         self._stages.drain()
+
+    def stop(self) -> None:
+        """Let everything end with DrainedError at its next step, before it writes more: the run is over."""
+        self._stages.stop()
 
     def _run(self, instruction: RunUnit) -> Done:
         from svc_dist.run.devices.fallback import ways_of
@@ -80,6 +85,7 @@ class Worker:
             self.plan, unit, self.sources, sink, self.scratch, parallel, ways, self.landing,
             self._stages.passage(unit.bytes_in, lanes, on_host),
         )  # fmt: skip
+        self._stages.require_going()
         self.journal.record(receipt)
         return Done(instruction, receipt)
 
@@ -92,6 +98,7 @@ class Worker:
             if instruction.earlier and not sink.self_proving:
                 require_unaltered(plan, self.output, sink, number, instruction.earlier, instruction.receipts)
             for shard, tokens in zip(shards, self.journal.tokens(plan, number, instruction.receipts), strict=True):
+                self._stages.require_going()
                 sink.finish(shard, tokens)
                 identity = self.output.storage.stat(shard.file)
                 if identity is not None:

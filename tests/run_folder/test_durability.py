@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,10 @@ def test_a_disk_that_becomes_read_only_ends_the_merge_with_code_4(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then nothing can be removed either: neither what is staged nor the lock."""
-    sync, calls = os.fsync, [0]
+    sync, first, receipts = os.fsync, threading.Lock(), tmp_path / "out" / ".svc_dist" / "receipts"
 
     def read_only_from_then_on(descriptor: int) -> None:
-        calls[0] += 1
-        if calls[0] == 16:
+        if any(receipts.glob("*.json")) and first.acquire(blocking=False):  # a unit is done, and others are under way
             for owner, call in ((os, "fsync"), (os, "fdatasync"), (os, "pwritev"), (Path, "unlink"), (Path, "replace")):
                 monkeypatch.setattr(owner, call, broken(errno.EROFS))
             os.fsync(descriptor)

@@ -71,7 +71,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, _small_ranges: None) -> S
     folder = tmp_path_factory.mktemp("original")
     recipe = write_recipe(folder / "r.yaml", write_llamas(folder), max_shard_size="6kB", calibrate="svc")
     svc_dist.merge(recipe, folder / "whole", executor="inline", device="cpu")
-    stop_merge(recipe, folder / "out", FEW)
+    stop_merge(recipe, folder / "out", FEW, shards=1)
     return Stopped(recipe, folder / "out", shard_hashes(folder / "whole"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +132,7 @@ def test_no_model_and_a_recipe_that_is_wrong(s3: Bucket, recipe: Path, run: Run)
 def test_too_little_scratch_space(
     disk_s3: Bucket, models: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inline, "_LANDING", sys.maxsize)  # no memory for ranges: all of them land in scratch space
+    monkeypatch.setattr(inline, "window_memory", lambda: 0)  # no memory for ranges: all of them land in scratch space
     recipe = write_recipe(tmp_path / "recipe.yaml", put_models(disk_s3, models))
     with tmpfs(tmp_path / "disk", "size=64k") as disk:
         ended = run("doctor", recipe, f"{disk_s3.url}/out", "--scratch", disk)

@@ -19,6 +19,7 @@ from svc_dist.errors import ExitCode, LockedError
 from svc_dist.run_folder import lock
 from svc_dist.run_folder.lock import RemoteLock
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.starts import holder as holders
 from svc_dist.run_folder.starts.holder import EXPIRY, content, machine
 from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.s3.storage import S3Storage
@@ -139,7 +140,8 @@ def test_two_that_find_a_dead_run_one_of_them_slow(s3: Bucket, monkeypatch: pyte
 def test_a_holder_elsewhere_is_alive_until_its_heartbeat_expires(
     s3: Bucket, recipe: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(lock, "_machine", lambda: changed.get("machine", "this one"))
+    for module in (lock, holders):
+        monkeypatch.setattr(module, "machine", lambda: changed.get("machine", "this one"))
     put(s3, LOCK, holder(heartbeat=0, **changed))  # by its own clock long ago, by the store's just now
     before = listing(s3)
     with pytest.raises(LockedError, match="on other") as refused:
@@ -149,7 +151,7 @@ def test_a_holder_elsewhere_is_alive_until_its_heartbeat_expires(
         svc_dist.merge(recipe, f"{s3.url}/out", restart=True)
     assert listing(s3) == before
     time.sleep(1.1)
-    monkeypatch.setattr(lock, "EXPIRY", 1)
+    monkeypatch.setattr(holders, "EXPIRY", 1)
     svc_dist.merge(recipe, f"{s3.url}/out")
     assert model_hashes(s3, "out") == expected
     assert listing(s3, "out/.svc_dist") == {}

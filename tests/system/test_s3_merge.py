@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def test_from_s3_to_a_folder_and_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scratch = tmp_path / "scratch"
-    monkeypatch.setattr(inline, "_LANDING", sys.maxsize)  # no memory for ranges: all of them land in scratch space
+    monkeypatch.setattr(inline, "window_memory", lambda: 0)  # no memory for ranges: all of them land in scratch space
     svc_dist.merge(recipe, tmp_path / "out", scratch=str(scratch))
     assert shard_hashes(tmp_path / "out") == expected
     assert list(scratch.iterdir()) == []

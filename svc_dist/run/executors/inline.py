@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,6 +20,9 @@ from svc_dist.run.process import set_up_for_units
 from svc_dist.run.schedule import Event, Failed, Instruction
 from svc_dist.run.worker import Worker
 from svc_dist.run_folder.output import Output
+
+#: Seconds for which the end of a run waits for what its threads are writing; they begin to write nothing more.
+_LAST_WRITES = 5.0
 
 
 class InlineExecutor:
@@ -40,6 +44,7 @@ class InlineExecutor:
         if node.device_memory is not None:  # units that need no device compute on the cores beside it
             self.nodes = {"": replace(node, memory=memory // 2), "cores": replace(host, ahead=AHEAD * host.slots)}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
+        self._threads: list[threading.Thread] = []
         self._process = ExitStack()
         self._process.enter_context(set_up_for_units(settings))
         if node.device_memory is not None:
@@ -47,7 +52,9 @@ class InlineExecutor:
 
     def submit(self, instruction: Instruction) -> None:
         # Daemon threads: the process must be able to exit while they run, after the grace period of a drain.
-        threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(instruction,), name=str(instruction), daemon=True)
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+        thread.start()
 
     def drain(self) -> None:
         self._worker.drain()
@@ -69,8 +76,17 @@ class InlineExecutor:
             return events
 
     def close(self) -> None:
-        """Restore the process's settings, as soon as the last thread has ended."""
-        self._process.close()
+        """End what is in flight before it writes more, then restore the process's settings with the last thread.
+
+        What is being written may finish: whoever holds the output next must not find it changing.
+        """
+        self._worker.stop()
+        until = time.monotonic() + _LAST_WRITES
+        try:
+            for thread in self._threads:
+                thread.join(max(0.0, until - time.monotonic()))
+        finally:
+            self._process.close()
 
     def _run(self, instruction: Instruction) -> None:
         try:

@@ -16,6 +16,7 @@ class Stages:
         self.flow = Flow(window, lanes, host_lanes)
         self.changed = threading.Condition()
         self.draining = False
+        self.stopped = False
 
     def passage(self, size: int, lanes: int = 1, on_host: bool = False) -> Passage:
         """The way of one unit whose inputs have ``size`` bytes, and which computes on so many lanes."""
@@ -26,6 +27,16 @@ class Stages:
         with self.changed:
             self.draining = True
             self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Let all units end with DrainedError at their next step: nobody waits for what they would still write."""
+        self.stopped = True
+        self.drain()
+
+    def require_going(self) -> None:
+        """Raise DrainedError after ``stop``."""
+        if self.stopped:
+            raise DrainedError("the run ended before this was written")
 
 
 class Passage:
@@ -51,6 +62,10 @@ class Passage:
         with self._stages.changed:
             self._apply(self._stages.flow.has_read(self, self._lanes, self._on_host))
             self._wait_for(Stage.COMPUTE)
+
+    def require_going(self) -> None:
+        """Raise DrainedError when the run has ended: nothing is written any more."""
+        self._stages.require_going()
 
     def computed(self) -> None:
         """Give up lanes and room: the inputs are gone."""

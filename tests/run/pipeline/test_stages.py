@@ -16,9 +16,11 @@ import svc_dist
 from svc_dist.errors import DrainedError, StorageError
 from svc_dist.run import unit as unit_module
 from svc_dist.run.pipeline.stages import Stages
+from svc_dist.run_folder.journal import Journal
+from svc_dist.run_folder.receipt import Receipt
 from svc_dist.storage.paging import ahead
 from svc_dist.storage.writing import local
-from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.checkpoints import tree_state, write_llamas, write_recipe
 from tests.support.command import shard_hashes
 
 WAIT = 30.0
@@ -202,3 +204,24 @@ def test_a_run_that_is_asked_to_stop_does_not_compute_what_it_has_read(
     assert len(list((tmp_path / "out" / ".svc_dist" / "receipts").iterdir())) == 1
     assert svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1).units_resumed == 1
     assert shard_hashes(tmp_path / "out") == expected
+
+
+def test_a_merge_that_has_ended_writes_nothing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an error ends it at once, while other units write and others record what they have written."""
+    record, first = Journal.record, threading.Lock()
+
+    def stopping(self: Journal, receipt: Receipt) -> None:
+        if first.acquire(blocking=False):
+            time.sleep(0.1)  # the others come to their receipts
+            raise RuntimeError("a bug")
+        time.sleep(0.3)
+        record(self, receipt)
+
+    monkeypatch.setattr(Journal, "record", stopping)
+    recipe = write_recipe(tmp_path / "r.yaml", write_llamas(tmp_path / "models"), max_shard_size="1kB")
+    with pytest.raises(RuntimeError, match="a bug"):
+        svc_dist.merge(recipe, tmp_path / "out", executor="inline", device="cpu", slots=2)
+    left = tree_state(tmp_path / "out")
+    time.sleep(0.6)
+    assert tree_state(tmp_path / "out") == left
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("RunUnit", "FinishShard"))]
