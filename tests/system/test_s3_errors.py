@@ -10,6 +10,8 @@ import pytest
 
 from svc_dist.errors import ExitCode
 from svc_dist.plan.model import Plan
+from svc_dist.run.placement import AHEAD
+from svc_dist.run.schedule import FINISHING
 from svc_dist.run_folder.journal import Journal
 from svc_dist.storage import retry
 from svc_dist.storage.s3.client import forget_clients
@@ -19,6 +21,7 @@ from tests.support.gateway import Gateway
 from tests.support.s3_files import listing, moto_is_slow, put, put_models, read
 from tests.support.s3_servers import Bucket
 
+SLOTS = 2
 SHARD = "model-00002-of-00002.safetensors"
 
 
@@ -254,11 +257,14 @@ def refused_from_a_moment_on(
 
     with Gateway(bucket.server.endpoint, refuse) as gateway:
         environ(AWS_ENDPOINT_URL=gateway.endpoint)
-        ended = refused(run, ("merge", recipe, f"{bucket.url}/out"), bucket.name, code, message, remedy)
+        merge = ("merge", recipe, f"{bucket.url}/out", "--slots", str(SLOTS))
+        ended = refused(run, merge, bucket.name, code, message, remedy)
         assert "plan.json" not in ended.err, "what ended the run, not what was refused while it ended"
-        most = 60 if method == "HEAD" else 30
+        units = SLOTS * (1 + AHEAD)
+        most = 60 if method == "HEAD" else units * 6 * 2 + FINISHING * 2 + 5
         assert 1 <= len(gateway.refused) <= most, (
-            "two units in flight read six ranges each, or 16 shards are looked at, twice; then the lock is released"
+            f"{units} units in flight read six ranges each and {FINISHING} shards are finished, or 16 shards are "
+            "looked at, twice; then the end is recorded and the lock released; a second attempt would double it"
         )
         gateway.refuse = lambda method, path: None
         assert run("merge", recipe, f"{bucket.url}/out").code == ExitCode.DONE

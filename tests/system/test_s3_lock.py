@@ -16,6 +16,7 @@ import svc_dist
 from svc_dist.checks.clean import clean
 from svc_dist.checks.status import read_status
 from svc_dist.errors import ExitCode, LockedError
+from svc_dist.run.placement import AHEAD
 from svc_dist.run_folder import lock
 from svc_dist.run_folder.lock import RemoteLock
 from svc_dist.run_folder.output import Output
@@ -174,19 +175,25 @@ def test_a_run_whose_lock_was_taken_over_stops(
     s3: Bucket, recipe: Path, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
-    put_object = S3Storage.put
+    put_object, taken_at, one_at_a_time = S3Storage.put, list[int](), threading.Lock()
 
     def slowly(self: S3Storage, name: str, data: bytes) -> None:
-        if name.endswith("receipts/000001.json"):
-            put(s3, LOCK, holder())
-            time.sleep(1)
+        with one_at_a_time:
+            if name.endswith("receipts/000001.json"):
+                put(s3, LOCK, holder())
+                taken_at.append(len(listing(s3, "out/.svc_dist/receipts/")))
+        if taken_at and "receipts/" in name:
+            time.sleep(2)  # longer than it takes to notice
         put_object(self, name, data)
 
     monkeypatch.setattr(S3Storage, "put", slowly)
     with pytest.raises(LockedError, match="another run took this output over"):
         svc_dist.merge(recipe, f"{s3.url}/out", slots=1)
     assert json.loads(read(s3, LOCK))["id"] == "theirs", "it is the other one's"
-    assert len(listing(s3, "out/.svc_dist/receipts/")) < 5
+    left = listing(s3, "out/.svc_dist/receipts/")
+    assert len(left) <= taken_at[0] + 1 + AHEAD, "only units that were being recorded when it was taken over"
+    time.sleep(2.5)
+    assert listing(s3, "out/.svc_dist/receipts/") == left, "it has stopped"
     monkeypatch.setattr(S3Storage, "put", put_object)
     s3.client().delete_object(Bucket=s3.name, Key=LOCK)
     svc_dist.merge(recipe, f"{s3.url}/out")
