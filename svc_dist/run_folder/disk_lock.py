@@ -18,7 +18,9 @@ class DiskLock(LocalLock):
     _by_heartbeat: RemoteLock | None = None
 
     def require_held(self) -> None:
-        if self._by_heartbeat is not None:
+        if self._by_heartbeat is None:
+            super().require_held()
+        else:
             self._by_heartbeat.require_held()
 
     def _acquire(self) -> None:

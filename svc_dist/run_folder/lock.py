@@ -57,8 +57,9 @@ class Lock(ABC):
             with contextlib.suppress(OSError, StorageError):  # a beat may fail: the next one follows
                 self._beat()
 
-    def require_held(self) -> None:  # noqa: B027  (the kernel's lock ends with its process only)
-        """Raise LockedError when another run took over, because this one seemed dead."""
+    @abstractmethod
+    def require_held(self) -> None:
+        """Raise LockedError when another run took over, because this one seemed dead, StorageError when it is gone."""
 
     @abstractmethod
     def holder(self) -> dict[str, Any] | None:
@@ -86,10 +87,18 @@ class LocalLock(Lock):
         super().__init__()
         self.path = path
         self._descriptor = -1
+        self._output: tuple[int, int] | None = None
 
     def holder(self) -> dict[str, Any] | None:
         holder = read_holder(self.path)
         return holder if holder is not None and self._is_alive(holder) else None
+
+    def require_held(self) -> None:
+        output = self.path.parent.parent  # not the run folder, which --restart and publishing remove
+        with contextlib.suppress(OSError):  # a server that does not answer says nothing about the folder
+            if _identity(output) == self._output:
+                return
+            raise StorageError(f"{output}: moved or removed while a merge writes there", "run the same command again")
 
     def _is_alive(self, holder: dict[str, Any]) -> bool:
         if holder["host"] == socket.gethostname() and Path("/proc").exists():
@@ -101,7 +110,7 @@ class LocalLock(Lock):
             make_way(self.path)
         while (descriptor := self._open_locked()) is None:
             pass
-        self._descriptor = descriptor
+        self._descriptor, self._output = descriptor, _identity(self.path.parent.parent)
         try:
             with os_errors(f"cannot write {self.path}"):
                 os.ftruncate(descriptor, 0)
@@ -234,6 +243,15 @@ def make_way(path: Path) -> None:
         raise OutputError(f"{path.parent} is a symbolic link", "remove the link: a run makes this folder")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         remove_tree(path)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of its name; None where there is none."""
+    try:
+        status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_file(path: Path, descriptor: int) -> bool:
