@@ -116,9 +116,7 @@ def indexed_files(folder: Storage, names: Sequence[str]) -> dict[str, str] | Non
     text = folder.read(index)
     refuse_placeholder(text, where)
     try:
-        weight_map = _plain_map(text) or json.loads(text, object_pairs_hook=unique_names)["weight_map"]
-        if not weight_map or not all(isinstance(part, str) for pair in weight_map.items() for part in pair):
-            raise TypeError("weight_map does not map names to files")
+        weight_map = _plain_map(text) or _any_map(text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedInputError(f"{where}: not a safetensors index: {error!r}", "download the model again") from None
     for file, name in {file: name for name, file in reversed(weight_map.items())}.items():  # each file's first tensor
@@ -137,7 +135,14 @@ def indexed_files(folder: Storage, names: Sequence[str]) -> dict[str, str] | Non
             f"{folder.location}: {SINGLE_FILE} lies beside an index without it; loaders disagree which counts",
             "remove the stale one",
         )
-    return dict(weight_map)
+    return weight_map
+
+
+def _any_map(text: bytes) -> dict[str, str]:
+    weight_map: dict[str, str] = json.loads(text, object_pairs_hook=unique_names)["weight_map"]
+    if not weight_map or not all(isinstance(part, str) for pair in weight_map.items() for part in pair):
+        raise TypeError("weight_map does not map names to files")
+    return weight_map
 
 
 class _Index(msgspec.Struct):
