@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                        # under eight minutes on one GPU with 80 GB, without a network
     python -m benchmarks.gpu --json gpu.json        # the same, and a file of it, whose ``speed`` forecasts can use
+    python -m benchmarks.gpu --matrix 1024x3584     # only what each spectral method does for a matrix of this shape
 
 It needs 12 GB of RAM disk (--scratch, default /dev/shm) for four models of 1.1 B parameters, and leaves nothing there.
 Without a GPU it checks its own logic on a pretended one with small sizes, says so, and writes no speed. It exits with 1
@@ -35,7 +36,7 @@ import svc_dist
 from svc_dist.errors import SvcDistError
 from svc_dist.forecast.data_sheets import CORE
 from svc_dist.forecast.rates import Speed
-from svc_dist.linalg.threads import fix_threads
+from svc_dist.linalg.threads import threads_fixed
 from svc_dist.methods.registry import METHODS
 from svc_dist.run.devices import cuda
 from tests.support.checkpoints import llama_shapes
@@ -50,6 +51,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 MAY_DIFFER = 6e-3  # of the change, in bfloat16: half of a last place, and a little for directions that are cut
 LOOSE = {"optmerge": 5e-2, "star": 2e-2}  # a rank near a tie
+COLUMNS = ("method", "error", "launches", "waits", "bytes sent", "of once")
 MATRIX = "model.layers.0.mlp.down_proj.weight"
 
 
@@ -190,24 +192,40 @@ def merged(given: dict[str, Any], out: Path, device: str, slots: int = 1) -> dic
 
 def methods(bench: Bench) -> None:
     """Every method on the device and on the CPU: how far the results differ, and what the device did."""
-    shape = (96, 288) if bench.pretended else (512, 1792)
-    folders = models(bench.scratch / "matrix", {MATRIX: shape}, 3)
-    once = 2 * shape[0] * shape[1]
-    bench.say("method", "error", "launches", "waits", "bytes sent", "of once")
+    folders = models(bench.scratch / "matrix", {MATRIX: (96, 288) if bench.pretended else (512, 1792)}, 3)
+    bench.say(*COLUMNS)
     for name, method in METHODS.items():
         for calibrate in (None, "svc") if method.family == "spectral" else ("svc",):
-            if name == "passthrough" or bench.left < 120:
-                continue
-            given = recipe(folders, name, calibrate)
-            with counted_units(bench.pretended):
-                merged(given, bench.scratch / "there", "cuda")
-                counts = dataclasses.replace(COUNTS)
-            off = compared(bench, f"{name} + {calibrate}", given, LOOSE.get(name, MAY_DIFFER))
-            row = {"error": off, "launches": counts.launches, "waits": counts.waits, "sent": counts.sent}
-            bench.found.setdefault("methods", {})[f"{name}{' + svc' if calibrate else ''}"] = row
-            ratio = counts.sent / once / (len(given["models"]) + 1)
-            bench.say(f"{name}{' + svc' if calibrate else ''}", f"{off:.1e}", counts.launches, counts.waits,
-                      counts.sent, f"{ratio:.2f}")  # fmt: skip
+            if name != "passthrough" and bench.left >= 120:
+                counted(bench, recipe(folders, name, calibrate), LOOSE.get(name, MAY_DIFFER))
+
+
+def counted(bench: Bench, given: dict[str, Any], may: float) -> None:
+    """What the device did for a merge, and how far its result is from the CPU's."""
+    name = f"{given['merge_method']}{' + svc' if 'calibrate' in given else ''}"
+    with counted_units(bench.pretended):
+        merged(given, bench.scratch / "there", "cuda")
+        counts = dataclasses.replace(COUNTS)
+    off = compared(bench, name, given, may)
+    once = sum(
+        one.nbytes
+        for folder in (given["base_model"], *(model["model"] for model in given["models"]))
+        for one in load_file(Path(folder) / "model.safetensors").values()
+    )
+    row = {"error": off, "launches": counts.launches, "waits": counts.waits, "sent": counts.sent}
+    bench.found.setdefault("methods", {})[name] = row
+    bench.say(name, f"{off:.1e}", counts.launches, counts.waits, counts.sent, f"{counts.sent / once:.2f}")
+
+
+def matrix(bench: Bench, shape: tuple[int, ...]) -> None:
+    """What every spectral method with its defaults does for one matrix and three experts, and without it SVC."""
+    folders = models(bench.scratch / "matrix", {MATRIX: shape}, 3)
+    bench.say(*COLUMNS)
+    counted(bench, recipe(folders, "task_arithmetic", "svc"), MAY_DIFFER)
+    for name in (name for name, method in METHODS.items() if method.family == "spectral"):
+        for calibrate in (None, "svc"):
+            given = {key: value for key, value in recipe(folders, name, calibrate).items() if key != "parameters"}
+            counted(bench, given, LOOSE.get(name, MAY_DIFFER))
 
 
 def compared(bench: Bench, what: str, given: dict[str, Any], may: float) -> float:
@@ -326,6 +344,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"), help="a folder in memory")
+    parser.add_argument("--matrix", metavar="MxN", help="only costs of the spectral methods for such a matrix")
     options = parser.parse_args()
     logging.getLogger("svc_dist").setLevel(logging.ERROR)
     pretended = not (cuda.has_driver() and cuda.usable())
@@ -335,8 +354,12 @@ def main() -> int:
         print("no figure below is one of a GPU.\n")
     with tempfile.TemporaryDirectory(dir=options.scratch if options.scratch.is_dir() else None) as folder:
         bench = Bench(pretended, Path(folder))
-        fix_threads(torch.get_num_threads())  # and no product in TF32
+        if options.matrix:
+            matrix(bench, tuple(map(int, options.matrix.split("x"))))
+            print("; ".join(bench.wrong) or "all as it should be")
+            return int(bool(bench.wrong))
         with ExitStack() as stack:
+            stack.enter_context(threads_fixed(torch.get_num_threads()))  # and no product in TF32
             if pretended:
                 stack.enter_context(pretended_device())
                 stack.enter_context(Pretending())
