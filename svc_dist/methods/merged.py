@@ -15,7 +15,8 @@ class Merged:
     """A merged delta ``(m, n)`` and what a receipt says about how it was made.
 
     ``left (m, r)`` and ``right (n, r)``: the directions that the method itself built, where they are the singular
-    vectors of ``delta`` or where its spectrum is flat and so does not tell any apart.
+    vectors of ``delta`` or where its spectrum is flat and so does not tell any apart. ``finite``: the entries of
+    ``delta`` are known to be.
 
     Of ``summary``, as far as a method has them: ``singular_values``, the leading ones of what it decomposed; ``sigma``,
     those of ``delta``; ``kept_rank``, how many directions it kept, and ``cut``, how many more it would have kept but
@@ -26,6 +27,7 @@ class Merged:
     summary: dict[str, Any] = field(default_factory=dict)
     left: Tensor | None = None
     right: Tensor | None = None
+    finite: bool = False
 
     def basis(self, side: str) -> Tensor | None:
         """The method's own directions on ``side`` (``left`` or ``right``), or None where it built none."""

@@ -33,7 +33,8 @@ class Calibrated:
     ``sigma (r)``: singular values before; ``gamma (r)``: their factors; ``ratios (K, r)``: ``s_r^i``, how many times
     the merged response holds what expert i alone says in direction r; ``alpha``: the floor they were held to;
     ``residual``: how well the directions fit M, relative to it (0 where the method gave them). Directions at rounding
-    level have a sigma of 0 and a gamma of 1: they are left as they are.
+    level have a sigma of 0 and a gamma of 1: they are left as they are. ``here``: sigma, gamma and the ratios, row by
+    row, in the host's memory.
     """
 
     delta: Tensor
@@ -42,6 +43,7 @@ class Calibrated:
     ratios: Tensor
     alpha: float
     residual: float
+    here: Tensor | None = None
 
     @property
     def inflation(self) -> Tensor:
@@ -51,7 +53,9 @@ class Calibrated:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Plain numbers for a receipt. Those of all directions together leave out what is at rounding level."""
-        table = torch.cat([self.sigma[None], self.gamma[None], self.ratios]).cpu()  # one wait for a device
+        table = self.here
+        if table is None:
+            table = torch.cat([self.sigma[None], self.gamma[None], self.ratios]).cpu()
         sigma, gamma, ratios = table[0], table[1], table[2:]
         energy = (sigma / sigma.max().clamp_min(torch.finfo(sigma.dtype).tiny)).square()
         energy /= energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
@@ -101,20 +105,26 @@ def svc(merged: Merged, deltas: Deltas, *, alpha: Sequence[float], side: str) ->
     """
     count, length, basis = len(deltas), max(deltas.shape), merged.basis(side)
     if side == "left":
-        yield from _calibrated(merged.delta, deltas, count, alpha, basis, length)
+        yield from _calibrated(merged.delta, deltas, count, alpha, basis, length, merged.finite)
         return
     transposed = (delta.T for delta in deltas)
-    for result in _calibrated(merged.delta.T, transposed, count, alpha, basis, length):
+    for result in _calibrated(merged.delta.T, transposed, count, alpha, basis, length, merged.finite):
         yield dataclasses.replace(result, delta=result.delta.T)
         del result  # before the next one is made
 
 
 def _calibrated(
-    merged: Tensor, deltas: Iterable[Tensor], count: int, alphas: Sequence[float], basis: Tensor | None, length: int
+    merged: Tensor,
+    deltas: Iterable[Tensor],
+    count: int,
+    alphas: Sequence[float],
+    basis: Tensor | None,
+    length: int,
+    finite: bool,
 ) -> Iterator[Calibrated]:
-    """The result in the column space for each alpha, in the dtype of the deltas."""
+    """The result in the column space for each alpha, in the dtype of the deltas. ``finite``: M is known to be."""
     tall = basis is None and merged.shape[0] > merged.shape[1]
-    directions: _Directions = _FromRight(merged, length) if tall else _FromLeft(merged, basis, length)
+    directions: _Directions = _FromRight(merged, length, finite) if tall else _FromLeft(merged, basis, length, finite)
     sigma, left = directions.sigma, None
     shares = []
     for delta in deltas:
@@ -134,9 +144,11 @@ def _calibrated(
     order = sigma.argsort(descending=True, stable=True)  # directions of a flat spectrum come in any
     for alpha in alphas:
         gamma = torch.where(sigma > 0, count / ratios.clamp_min(alpha).sum(0), 1)
-        require_finite(gamma, "the calibration factors")
+        table = torch.cat([sigma[None], gamma[None], ratios])[:, order]
+        here = table.cpu()  # one wait for a device
+        require_finite(here[1], "the calibration factors")
         delta = directions.expanded(gamma, dtype)
-        yield Calibrated(delta, sigma[order], gamma[order], ratios[:, order], alpha, directions.residual)
+        yield Calibrated(delta, table[0], table[1], table[2:], alpha, directions.residual, here)
         del delta
 
 
@@ -162,10 +174,10 @@ class _Directions(Protocol):
 class _FromLeft:
     """Through the eigenvectors of ``M M^T``, or through directions that the method itself built."""
 
-    def __init__(self, merged: Tensor, basis: Tensor | None, length: int) -> None:
+    def __init__(self, merged: Tensor, basis: Tensor | None, length: int, finite: bool) -> None:
         self.residual = 0.0
         if basis is None:
-            basis, self.residual = symmetric_eigen(gram(merged), "M M^T", overwrite=True)[1:]
+            basis, self.residual = symmetric_eigen(gram(merged), "M M^T", overwrite=True, finite=finite)[1:]
         self._basis, self._left = basis, basis.double()
         self._responses = product(self._left.T, merged)
         sigma = torch.linalg.vector_norm(self._responses, dim=1)
@@ -189,8 +201,8 @@ class _FromLeft:
 class _FromRight:
     """Through the eigenvectors of ``M^T M``, for a tall matrix. Its left vectors are ``M V`` divided by sigma."""
 
-    def __init__(self, merged: Tensor, length: int) -> None:
-        _, self._right, self.residual = symmetric_eigen(gram(merged.T), "M^T M", overwrite=True)
+    def __init__(self, merged: Tensor, length: int, finite: bool) -> None:
+        _, self._right, self.residual = symmetric_eigen(gram(merged.T), "M^T M", overwrite=True, finite=finite)
         self._scaled = product(self._right.T, merged.T)  # diag(sigma) U^T
         sigma = torch.linalg.vector_norm(self._scaled, dim=1)
         self.sigma = torch.where(_resolved(sigma, length, merged.dtype), sigma, 0)

@@ -67,9 +67,9 @@ def normal_matrix(deltas: TaskDeltas) -> Tensor:
     return mirrored(normal)
 
 
-def contributing(deltas: TaskDeltas) -> Iterator[tuple[int, Tensor, float]]:
-    """Every task delta that is not zero, with its index and ``||Di||_F``."""
-    known = norms_at_once(deltas)
+def contributing(deltas: TaskDeltas, known: list[float] | None = None) -> Iterator[tuple[int, Tensor, float]]:
+    """Every task delta that is not zero, with its index and ``||Di||_F``. ``known``: what ``norms_at_once`` found."""
+    known = norms_at_once(deltas) if known is None else known
     for index in range(len(deltas)):
         if known is not None and not known[index]:
             continue

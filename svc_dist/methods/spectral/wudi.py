@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svc_dist.linalg.devices.grain import lines
+from svc_dist.linalg.devices.grain import lines, on_the_cpu
+from svc_dist.linalg.devices.transfer import sent
 from svc_dist.linalg.finite import require_finite
 from svc_dist.linalg.gram import add_gram, mirrored
 from svc_dist.linalg.svd import leading_values, thin_svd
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.merged import TOP, Merged, numbers
-from svc_dist.methods.spectral.normal_equations import NormalEquations, contributing, normal_equations
+from svc_dist.methods.spectral.normal_equations import NormalEquations, contributing, normal_equations, norms_at_once
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -45,8 +46,9 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     count = max(1, min(rows, columns) // len(deltas))
     # Of many directions of nearly equal strength those on either side of the cut are told apart in float64 alone.
     wide, full = deltas.at("float64"), deltas.precision == "float64"
+    known = norms_at_once(wide)
     total = torch.zeros(deltas.shape, dtype=wide.dtype, device=deltas.device)
-    for _, delta, _ in contributing(wide):  # names an expert that is not finite, before the mean hides which
+    for _, delta, _ in contributing(wide, known):  # names an expert that is not finite, before the mean hides which
         total += delta
         del delta
     target = torch.zeros_like(total)
@@ -54,7 +56,7 @@ def optmerge(deltas: TaskDeltas, *, steps: int, lr: float) -> Merged:
     experts = rank = cut = 0
     values: list[float] = []
     residual = 0.0
-    for index, delta, norm in contributing(wide):
+    for index, delta, norm in contributing(wide, known):
         experts += 1
         svd = thin_svd(delta, f"expert {index}'s task delta", count=count, full=full, finite=True)
         projector = (svd.values / norm)[:, None] * svd.right
@@ -88,15 +90,16 @@ def _descended(merged: Tensor, equations: NormalEquations, steps: int, lr: float
     first, target = sizes.cpu().tolist()
     first, noise = 2 * first, 32 * torch.finfo(merged.dtype).eps * target
     if first <= noise:  # already the minimum, as for one expert: Adam would take rounding for a slope
-        return Merged(merged, {"steps": 0, "gradient_norm": [first, first]} | summary)
+        return Merged(merged, {"steps": 0, "gradient_norm": [first, first]} | summary, finite=math.isfinite(first))
     step = lines(merged.device, _ROWS, merged.shape[1])
     for start in range(0, len(merged), step):
         rows = slice(start, start + step)
-        _adam(merged[rows], equations.target[rows], equations.normal, steps, lr)
+        descend = _adam if on_the_cpu(merged.device) else _fused_adam
+        descend(merged[rows], equations.target[rows], equations.normal, steps, lr)
     last = 2 * float(_gradient_norm(merged, equations))
     if not math.isfinite(last):
         require_finite(merged, "the result of gradient descent")
-    return Merged(merged, {"steps": steps, "gradient_norm": [first, last]} | summary)
+    return Merged(merged, {"steps": steps, "gradient_norm": [first, last]} | summary, finite=math.isfinite(last))
 
 
 def _adam(block: Tensor, target: Tensor, normal: Tensor, steps: int, lr: float) -> None:
@@ -109,6 +112,18 @@ def _adam(block: Tensor, target: Tensor, normal: Tensor, steps: int, lr: float) 
         torch.sqrt(square, out=divisor)
         divisor.div_((1 - _BETAS[1] ** step) ** 0.5).add_(_EPS)
         block.addcdiv_(mean, divisor, value=-lr / (1 - _BETAS[0] ** step))
+
+
+def _fused_adam(block: Tensor, target: Tensor, normal: Tensor, steps: int, lr: float) -> None:
+    """As ``_adam``, on a device: each step is one product and one call of torch's own update."""
+    gradient, mean, square = (torch.zeros_like(block) for _ in range(3))
+    numbers = sent(torch.arange(1, steps + 1, dtype=torch.float32), block.device)
+    for step in range(steps):
+        torch.addmm(target, block, normal, beta=-2, alpha=2, out=gradient)
+        torch._fused_adam_(
+            [block], [gradient], [mean], [square], [], [numbers[step]], lr=lr, beta1=_BETAS[0], beta2=_BETAS[1],
+            weight_decay=0.0, eps=_EPS, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
 
 def _gradient_norm(merged: Tensor, equations: NormalEquations) -> Tensor:

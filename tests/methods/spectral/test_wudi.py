@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.spectral.wudi import optmerge, wudi
+from svc_dist.methods.spectral.wudi import _adam, _fused_adam, optmerge, wudi
 from tests.support.spectral_cases import error, fine_tunes, stack, taken
 
 
@@ -38,6 +38,18 @@ def test_one_expert_is_the_minimum_already(precision: str) -> None:
     merged = wudi(deltas, steps=300, lr=1e-2)
     assert merged.summary["steps"] == 0
     assert torch.equal(merged.delta, next(iter(deltas)))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+def test_the_descent_of_a_device_is_that_of_the_cpu(dtype: torch.dtype, bound: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    start, target = (torch.randn(24, 32, generator=generator).to(dtype) for _ in range(2))
+    root = torch.randn(32, 32, generator=generator).to(dtype)
+    ends = [start.clone(), start.clone()]
+    for descend, end in zip((_adam, _fused_adam), ends, strict=True):
+        descend(end, target, root @ root.T, 300, 1e-3)
+    assert float((ends[0] - start).norm()) > 1.0
+    assert error(ends[1], ends[0]) <= bound
 
 
 def test_rows_are_descended_independently() -> None:

@@ -31,6 +31,7 @@ NAME = "model.layers.0.mlp.down_proj.weight"
 SHAPE, EXPERTS = (192, 448), 3
 GIVEN: dict[str, dict[str, Any]] = {"wudi": {"steps": 5}, "optmerge": {"steps": 5}}
 CASES = [*((name, None) for name in SPECTRAL), ("task_arithmetic", "svc"), ("swudi", "svc"), ("iso_c", "svc")]
+CASES.append(("optmerge", "svc"))
 
 
 def models(folder: Path, name: str = NAME, shape: tuple[int, ...] = SHAPE, experts: int = EXPERTS) -> list[Path]:
@@ -72,6 +73,16 @@ def test_a_matrix_costs_its_bytes_once_and_few_waits(tmp_path: Path, method: str
     with counted_units():
         assert counts.peak <= planned(recipe)
     assert counts.held == 0
+
+
+def test_a_step_of_descent_is_two_calls_and_no_wait(tmp_path: Path) -> None:
+    folders, counted = models(tmp_path), []
+    for steps in (5, 25):
+        with counted_units() as counts:
+            merged(recipe_data(folders, "wudi", parameters={"steps": steps}), tmp_path / f"{steps}", "cuda")
+            counted.append((counts.launches, counts.waits))
+    assert counted[1][0] - counted[0][0] == 2 * 20
+    assert counted[1][1] == counted[0][1]
 
 
 def test_experts_that_do_not_fit_are_sent_each_time_and_give_the_same(
