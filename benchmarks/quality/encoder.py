@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from benchmarks.quality.sources import base_model
 
 SCALE = 20.0  # factor from cosines to logits
 _BATCH = 64
@@ -87,3 +90,30 @@ def embed(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
 def head(base: nn.Module, task: TaskData) -> Tensor:
     """The task's frozen head ``(classes, width)``: the base's embeddings of its class prompts."""
     return embed(base, task.prompts)
+
+
+class Evaluator:
+    """Computes the answers of checkpoints on the tasks; holds the model, the tasks and their heads."""
+
+    def __init__(self, tasks: Mapping[str, TaskData]) -> None:
+        self.model: nn.Module = load(base_model())
+        self.tasks = tasks
+        self.heads = {name: head(self.model, task) for name, task in tasks.items()}
+
+    def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, list[int]]:
+        """For each task, 1 for each text that is classified correctly, otherwise 0."""
+        weights = {}
+        for file in sorted(checkpoint.glob("*.safetensors")):
+            weights.update(load_file(file))
+        missing, _ = self.model.load_state_dict(weights, strict=False)
+        if any("pooler" not in name and "position_ids" not in name for name in missing):
+            raise ValueError(f"{checkpoint} lacks {missing[0]}")
+        parts = [self.tasks[name].parts[part] for name in names]
+        # Embed all tasks together, so that batches contain texts of similar length from all tasks.
+        embedded = embed(self.model, [tokens for entry in parts for tokens in entry.tokens])
+        split = embedded.split([len(entry.labels) for entry in parts])
+        return {n: _right(s, self.heads[n], p) for n, s, p in zip(names, split, parts, strict=True)}
+
+
+def _right(embedded: Tensor, classes: Tensor, part: Part) -> list[int]:
+    return ((embedded @ classes.T).argmax(1) == torch.tensor(part.labels)).int().tolist()

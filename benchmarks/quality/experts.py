@@ -24,15 +24,15 @@ def rate(step: int) -> float:
     return RATE * 0.5 * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm)))
 
 
-def batches(size: int, seed: int) -> Iterator[list[int]]:
+def batches(size: int, seed: int, batch: int = BATCH) -> Iterator[list[int]]:
     """Indices of consecutive batches: every text once per epoch, in a random order given by the seed."""
     generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
     while True:
-        while len(waiting) < BATCH:
+        while len(waiting) < batch:
             waiting += torch.randperm(size, generator=generator).tolist()
-        yield waiting[:BATCH]
-        del waiting[:BATCH]
+        yield waiting[:batch]
+        del waiting[:batch]
 
 
 def train(task: TaskData, seed: int, target: Path) -> None:

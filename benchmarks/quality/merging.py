@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
-from benchmarks.quality.encoder import Part, TaskData, embed, head, load
 from benchmarks.quality.results import write
-from benchmarks.quality.sources import base_model
 from benchmarks.quality.variants import Variant
 
 #: The keys of a matrix in the report that the benchmark stores.
@@ -25,8 +19,9 @@ _KEPT = ("tensor", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", 
 
 @dataclass(frozen=True)
 class Place:
-    """A seed's experts of some tasks, and the folder for merges of them."""
+    """A seed's experts of some tasks, their base, and the folder for merges of them."""
 
+    base: Path
     folder: Path
     tasks: tuple[str, ...]
     experts: tuple[Path, ...]
@@ -36,31 +31,11 @@ class Place:
         return self.folder / part / f"{variant.name}.json"
 
 
-class Evaluator:
-    """Computes the answers of checkpoints on the tasks; holds the model, the tasks and their heads."""
+class Evaluator(Protocol):
+    """Computes what a checkpoint answers, or how well, on tasks."""
 
-    def __init__(self, tasks: Mapping[str, TaskData]) -> None:
-        self.model: nn.Module = load(base_model())
-        self.tasks = tasks
-        self.heads = {name: head(self.model, task) for name, task in tasks.items()}
-
-    def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, list[int]]:
-        """For each task, 1 for each text that is classified correctly, otherwise 0."""
-        weights = {}
-        for file in sorted(checkpoint.glob("*.safetensors")):
-            weights.update(load_file(file))
-        missing, _ = self.model.load_state_dict(weights, strict=False)
-        if any("pooler" not in name and "position_ids" not in name for name in missing):
-            raise ValueError(f"{checkpoint} lacks {missing[0]}")
-        parts = [self.tasks[name].parts[part] for name in names]
-        # Embed all tasks together, so that batches contain texts of similar length from all tasks.
-        embedded = embed(self.model, [tokens for entry in parts for tokens in entry.tokens])
-        split = embedded.split([len(entry.labels) for entry in parts])
-        return {n: _right(s, self.heads[n], p) for n, s, p in zip(names, split, parts, strict=True)}
-
-
-def _right(embedded: Tensor, classes: Tensor, part: Part) -> list[int]:
-    return ((embedded @ classes.T).argmax(1) == torch.tensor(part.labels)).int().tolist()
+    def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, Any]:
+        """For each task, the score of every text of one split, from 0 to 1."""
 
 
 def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
@@ -84,7 +59,7 @@ def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
     recipe = place.folder / "recipes" / f"{variants[0].name}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     experts = [path.absolute() for path in place.experts]
-    recipe.write_text(variants[0].recipe(base_model(), experts, variants), encoding="utf-8")
+    recipe.write_text(variants[0].recipe(place.base, experts, variants), encoding="utf-8")
     return recipe
 
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from benchmarks.quality.variants import Variant
 
-Answers = Mapping[str, Sequence[int]]
+#: By task, the score of every text, from 0 to 1: whether the answer is right, or which share of it.
+Answers = Mapping[str, Sequence[float]]
 RESAMPLES = 10_000
 
 
-def read(file: Path) -> dict[str, list[int]]:
-    answers: dict[str, list[int]] = json.loads(file.read_text(encoding="utf-8"))
+def read(file: Path) -> dict[str, list[float]]:
+    answers: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))
     return answers
 
 
@@ -31,7 +32,7 @@ def write(file: Path, content: Any) -> None:
 
 
 def accuracy(answers: Answers) -> float:
-    """The mean over tasks of the share of correct answers, in percent."""
+    """The mean over tasks of the mean score, in percent."""
     return 100 * statistics.fmean(statistics.fmean(right) for right in answers.values())
 
 

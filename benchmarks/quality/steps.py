@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from benchmarks.quality.data import TASKS, prepare
-from benchmarks.quality.encoder import TaskData
+from benchmarks.quality.encoder import Evaluator, TaskData
 from benchmarks.quality.experts import train
-from benchmarks.quality.merging import Evaluator, Place, measure, merge, summary, write_recipe
+from benchmarks.quality.merging import Place, measure, merge, summary, write_recipe
+from benchmarks.quality.processes import one_thread, together
 from benchmarks.quality.results import choose, write
 from benchmarks.quality.sources import base_model
 from benchmarks.quality.variants import (
@@ -30,28 +29,13 @@ from benchmarks.quality.variants import (
     norm_matched,
 )
 
-PROCESSES = 2
 _DESCENTS = ("wudi", "optmerge")  # slowest, so they run first; at the end, one of them would leave a process idle
 
 
 def place(work: Path, seed: int, count: int) -> Place:
     """The merges of the first ``count`` experts of a seed."""
     folder, names = work / f"seed{seed}", tuple(TASKS)[:count]
-    return Place(folder / f"K{count}", names, tuple(folder / "experts" / name for name in names))
-
-
-def together(job: Callable[..., None], arguments: Iterable[tuple[object, ...]]) -> None:
-    """Run jobs in parallel processes with one thread each; more threads would spin on a shared machine."""
-    with ProcessPoolExecutor(PROCESSES, initializer=_one_thread) as pool:
-        for future in [pool.submit(job, *entry) for entry in arguments]:
-            future.result()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    return Place(base_model(), folder / f"K{count}", names, tuple(folder / "experts" / name for name in names))
 
 
 def prepare_data(work: Path) -> None:
@@ -151,9 +135,9 @@ def merge_layers(work: Path, seed: int, count: int) -> None:
 
 def time_merges(work: Path, count: int) -> None:
     """Measure seconds and memory of every method and of the calibrated sum, one after the other."""
-    _one_thread()
+    one_thread()
     where = place(work, 0, count)
-    timed = Place(where.folder / "timed", where.tasks, where.experts)
+    timed = Place(where.base, where.folder / "timed", where.tasks, where.experts)
     for variant in chosen(work, count):
         if variant.alpha is not None and (variant.family, variant.alpha) != ("task arithmetic", "1/K"):
             continue

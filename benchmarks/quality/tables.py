@@ -89,7 +89,7 @@ class Results:
         return content
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -108,7 +108,7 @@ def tasks(found: Results) -> str:
             _percent([base], name), _percent(alone, name), task.source, task.licence,
         ])  # fmt: skip
     header = ["task", "what is classified", "texts (train / validation / test)", "base", "expert", "source", "licence"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _percent(answers: Sequence[Answers], task: str) -> str:
@@ -134,7 +134,7 @@ def methods(found: Results) -> str:
             cells.append("-" if gain is None else gain.text() + other)
         rows.append([*cells, str(len(found.seeds_of(plain, count)))])
     header = ["method", "setting", "accuracy", *(f"SVC {alpha} adds" for alpha in ALPHAS), "sets of experts"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def per_task(found: Results) -> str:
@@ -152,7 +152,7 @@ def per_task(found: Results) -> str:
             if best is not None:
                 title = family if alpha is None else f"{family} + SVC {alpha}"
                 rows.append(row(title, found.of(best, count, found.seeds_of(best, count))))
-    return _table(["merge", *found.base(count), "average"], rows)
+    return table(["merge", *found.base(count), "average"], rows)
 
 
 def scales(found: Results) -> str:
@@ -169,7 +169,7 @@ def scales(found: Results) -> str:
             rows.append([str(count), about, *cells])
         scaled = "plain sum, matrices scaled to their norms under SVC"
         rows.append([str(count), scaled, "", _cell(found, NORM_MATCHED, count)])
-    return _table(
+    return table(
         ["K", "input", "with SVC 1/K", "without"], [row for row in rows if row[2:] not in (["-", "-"], ["", "-"])]
     )
 
@@ -215,7 +215,7 @@ def questions(found: Results) -> str:
         gains += [(text, gain) for text, a, b in pairs if (gain := found.gain(a, b, count)) is not None]
         for text, gain in gains:
             rows.append([text, str(count), gain.text(), ", ".join(f"{value:+.1f}" for value in gain.seeds)])
-    return _table(["difference", "K", "points (95 % interval)", "by set of experts"], rows)
+    return table(["difference", "K", "points (95 % interval)", "by set of experts"], rows)
 
 
 def settings(found: Results) -> str:
@@ -226,7 +226,7 @@ def settings(found: Results) -> str:
         for variant in [*SWUDI, *SWUDI_A]
         if (folder / f"{variant.name}.json").exists()
     ]
-    return _table(["method", "setting", "validation accuracy"], rows)
+    return table(["method", "setting", "validation accuracy"], rows)
 
 
 def costs(found: Results) -> str:
@@ -243,7 +243,7 @@ def costs(found: Results) -> str:
                 ])  # fmt: skip
     if not rows:
         return "Not measured yet (step `timings`)."
-    return _table(["merge", "seconds of computing, one thread", "memory of the largest unit"], rows)
+    return table(["merge", "seconds of computing, one thread", "memory of the largest unit"], rows)
 
 
 TABLES = {
@@ -256,10 +256,15 @@ def update(page: Path, found: Results) -> None:
     """Put each table between its markers ``<!-- table: NAME -->`` and ``<!-- end -->`` in a page."""
     text = page.read_text(encoding="utf-8")
     for name, make in TABLES.items():
-        marker = f"<!-- table: {name} -->"
-        head, found_marker, rest = text.partition(marker)
-        if not found_marker:
-            raise ValueError(f"{page} has no {marker}")
-        _, end, tail = rest.partition("<!-- end -->")
-        text = f"{head}{marker}\n{make(found)}\n{end}{tail}"
+        text = put(text, name, make(found), page)
     page.write_text(text, encoding="utf-8")
+
+
+def put(text: str, name: str, content: str, page: Path) -> str:
+    """The page's text with a table's new content."""
+    marker = f"<!-- table: {name} -->"
+    head, found_marker, rest = text.partition(marker)
+    if not found_marker:
+        raise ValueError(f"{page} has no {marker}")
+    _, end, tail = rest.partition("<!-- end -->")
+    return f"{head}{marker}\n{content}\n{end}{tail}"

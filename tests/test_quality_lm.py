@@ -1,0 +1,213 @@
+"""The language model's benchmark on a tiny random model: tasks, scores, training that resumes, merges and tables."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import random
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.quality import results
+from benchmarks.quality.lm import data, grid, model, rules, steps, tables, translations
+from benchmarks.quality.lm.data import TASKS, Item
+from benchmarks.quality.lm.kinds import KINDS
+from benchmarks.quality.lm.training import Budget, Training, train
+from benchmarks.quality.processes import PROCESSES
+
+WORDS, WIDTH = 48, 32
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with a tiny base, and items that need no tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("lm")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "base-model")
+    draw = random.Random(0)
+    for shift, name in enumerate(TASKS):
+        parts = {part: [_entry(draw, shift) for _ in range(24)] for part in data.SIZES}
+        results.write(folder / "data" / f"{name}.json", parts)
+    abilities = {kind: [_entry(draw, 9) for _ in range(3)] for kind in ("prose", "facts", "instructions")}
+    results.write(folder / "data" / "abilities.json", abilities)
+    return folder
+
+
+def _entry(draw: random.Random, shift: int) -> list[list[int]]:
+    """A prompt that begins with its task; the answer is its last token, shifted."""
+    words = [draw.randrange(WORDS) for _ in range(draw.randrange(2, 5))]
+    return [[shift, *words], [(words[-1] + shift + 1) % WORDS, 0]]
+
+
+@pytest.mark.parametrize("name", ["sql", "dates", "numbers", "shell"])
+def test_splits_share_no_prompt_and_a_prompt_has_one_answer(name: str) -> None:
+    parts = data.splits(TASKS[name])
+    assert {part: len(pairs) for part, pairs in parts.items()} == data.SIZES
+    prompts = [prompt for pairs in parts.values() for prompt, _ in pairs]
+    assert len(set(prompts)) == len(prompts)
+    assert parts == data.splits(TASKS[name])
+    answers: dict[str, set[str]] = {}
+    for prompt, answer in itertools.islice(TASKS[name].pairs(), 3000):
+        answers.setdefault(prompt, set()).add(answer)
+    assert all(len(found) == 1 for found in answers.values())
+
+
+def test_queries_find_rows() -> None:
+    pairs = list(itertools.islice(rules.sql(random.Random(1)), 300))
+    assert all(rules.rows(query) for _, query in pairs)
+    assert rules.rows("SELECT COUNT(*) FROM books;") == [(60,)]
+    assert len({query.split("(")[0] for _, query in pairs}) > 20
+
+
+def test_dates_are_those_of_the_calendar() -> None:
+    for prompt, answer in itertools.islice(rules.dates(random.Random(1)), 300):
+        asked = prompt.partition(": ")[2]
+        if " after " in asked:
+            count, _, start = asked.split(" ", 1)[0], *asked.rsplit(" ", 1)
+            assert datetime.date.fromisoformat(start) + datetime.timedelta(int(count)) == datetime.date.fromisoformat(
+                answer
+            )
+        elif asked.endswith("m"):
+            assert datetime.datetime.strptime(asked, "%I:%M %p").time() == datetime.time.fromisoformat(answer)
+        elif "/" in asked:
+            assert datetime.datetime.strptime(asked, "%m/%d/%Y").date() == datetime.date.fromisoformat(answer)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "zero"), (13, "thirteen"), (40, "forty"), (99, "ninety-nine"), (305, "three hundred and five"),
+     (7000, "seven thousand"), (21316, "twenty-one thousand three hundred and sixteen")],
+)  # fmt: skip
+def test_numbers_in_words(number: int, text: str) -> None:
+    assert rules.words(number) == text
+
+
+def test_catalogue_is_read(tmp_path: Path) -> None:
+    entries = [("", "header"), ("menu\4Save", "Sichern"), ("day\0days", "Tag\0Tage"), ("Show", "Zeigen")]
+    texts = [[part.encode() for part in entry] for entry in entries]
+    header, tables_size = 28, 8 * len(entries)
+    position, places, body = header + 2 * tables_size, [], b""
+    for column in (0, 1):
+        for entry in texts:
+            places.append((len(entry[column]), position + len(body)))
+            body += entry[column] + b"\0"
+    flat = [value for place in places for value in place]
+    file = tmp_path / "django.mo"
+    content = struct.pack("<7I", 0x950412DE, 0, len(entries), header, header + tables_size, 0, 0)
+    file.write_bytes(content + struct.pack(f"<{len(flat)}I", *flat) + body)
+    assert list(translations.messages(file)) == [("Save", "Sichern"), ("day", "Tag"), ("Show", "Zeigen")]
+
+
+def test_scores_are_those_of_texts_one_by_one_and_of_greedy_decoding(work: Path) -> None:
+    tested = model.load(work / "base-model")
+    items = data.read("sql", work)["test"]
+    prompt = torch.tensor([items[0].prompt])
+    decoded = tested.generate(
+        prompt, max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(prompt)
+    )
+    items = [*items, Item(items[0].prompt, decoded[0, prompt.shape[1] :].tolist())]
+    losses = model.scores(tested, {"x": items}, {"x": model.loss})["x"]
+    for item, loss in zip(items, losses, strict=True):
+        logits = tested(torch.tensor([[*item.prompt, *item.answer]])).logits[0, len(item.prompt) - 1 : -1]
+        assert loss == pytest.approx(model.loss(logits.detach(), torch.tensor(item.answer)), abs=1e-2)
+    assert model.scores(tested, {"x": items}, {"x": model.exact})["x"][-1] == 1.0
+
+
+def test_exact_needs_every_token_and_share_counts_them() -> None:
+    logits = torch.eye(4)[[2, 1, 3]]
+    assert (model.exact(logits, torch.tensor([2, 1, 3])), model.share(logits, torch.tensor([2, 1, 3]))) == (1.0, 1.0)
+    assert model.exact(logits, torch.tensor([2, 0, 3])) == 0.0
+    assert model.share(logits, torch.tensor([2, 0, 3])) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_resumes_to_the_same_expert(work: Path, tmp_path: Path, kind: str) -> None:
+    items = data.read("dates", work)["train"]
+    arguments = (work / "base-model", items, KINDS[kind], 3, Budget(STEPS))
+    train(*arguments, tmp_path / "whole")
+    stopped = Training(*arguments, tmp_path / "parts.training")
+    for _ in range(STEPS // 2):
+        stopped.advance()
+    stopped.save_state()
+    train(*arguments, tmp_path / "parts")
+    logs = [json.loads((tmp_path / name / "training_log.json").read_text())["losses"] for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == STEPS
+    whole, parts = (_tensors(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+    assert not (tmp_path / "parts.training").exists()
+
+
+def test_kinds_change_what_they_should(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.quality.lm.kinds.ROWS", 20)
+    base = _tensors(work / "base-model")
+    items = data.read("dates", work)["train"]
+    changed: dict[str, dict[str, int]] = {}
+    for kind in ("full", "sparse"):
+        train(work / "base-model", items, KINDS[kind], 0, Budget(STEPS), tmp_path / kind)
+        rows = {
+            name: int((tensor != base[name]).reshape(len(tensor), -1).any(1).sum())
+            for name, tensor in _tensors(tmp_path / kind).items()
+        }
+        changed[kind] = {name: count for name, count in rows.items() if count}
+    assert sum(changed["sparse"].values()) == 20
+    matrices = {name for name, tensor in base.items() if tensor.ndim == 2}  # bfloat16 rounds changes of norms off
+    assert matrices - set(changed["full"]) == {"model.embed_tokens.weight"}
+    train(work / "base-model", items, KINDS["lora"], 0, Budget(STEPS), tmp_path / "lora")
+    assert len(load_file(tmp_path / "lora" / "adapter_model.safetensors")) == 2 * 7 * 2
+
+
+@pytest.mark.slow
+def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "together", _one_by_one)
+    monkeypatch.setattr(steps, "STEPS", STEPS)
+    few = [*grid.AVERAGE, *grid.TASK_ARITHMETIC[2:], *grid.SVC[:2]]
+    kinds = ["full", "lora"]
+    steps.train_experts(work, [0, 1], kinds, 3, 1)
+    steps.answer_base(work)
+    for kind in kinds:
+        steps.merge_grid(work, kind, 3, few, 1)
+        for seed in (0, 1):
+            steps.answer_alone(work, seed, kind, 3, 1)
+            steps.merge_main(work, seed, kind, 3, few, 1)
+    page = tmp_path / "choosing.md"
+    page.write_text("before\n<!-- table: lm methods -->\n<!-- end -->\nafter\n")
+    steps.write_tables(work, [0, 1], tmp_path)
+    text = page.read_text()
+    for kind in kinds:
+        rows = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {kind} | 3 | ")]
+        assert [row[2] for row in rows] == [
+            "(base)", "(experts)", "average", "task arithmetic", "task arithmetic + SVC", "norms of SVC",
+        ]  # fmt: skip
+        assert all(row[-1] == "2 |" for row in rows[2:])
+        ratios = list((work / "seed1" / kind / "K3" / "norm_ratios").glob("*.json"))
+        assert len(json.loads(ratios[0].read_text())) == 14
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert not list((work / "seed0" / "full" / "K3" / "merged").iterdir())
+    alone = tables.Results(work, [0]).alone(0, "lora", "sql")
+    assert alone is not None
+    assert len(alone["sql"]) == 24
+
+
+def _one_by_one(job: Callable[..., None], arguments: Iterable[tuple[object, ...]], processes: int = PROCESSES) -> None:
+    for entry in arguments:
+        job(*entry)
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
