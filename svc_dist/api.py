@@ -54,6 +54,8 @@ def merge(
     unit_deadline: float = 120.0,
     node_timeout: float = 1800.0,
     progress: bool = False,
+    evaluate: bool = True,
+    run_commands: bool = False,
 ) -> MergeSummary:
     """Merge the experts of a recipe into a model at ``output``, a folder or URL.
 
@@ -61,11 +63,13 @@ def merge(
 
     ``recipe``: a file, or the mapping that its YAML parses to (then paths are relative to the working folder). The
     options are those of ``svc-dist merge --help``; ``changes`` are those of its ``--set``, like
-    ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention. Raises
-    SvcDistError; its ``exit_code`` is that of the command.
+    ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention; ``evaluate``:
+    whether the recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file.
+    Raises SvcDistError; its ``exit_code`` is that of the command.
     """
     from svc_dist.run.stages.chain import run_stages
     from svc_dist.run_folder.stages.places import placed
+    from svc_dist.scoring import evaluate as evaluation
 
     settings = SettingsRequest(precision, threads_per_unit, device, mixed_gpus)
     limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
@@ -75,7 +79,12 @@ def merge(
     )  # fmt: skip
     load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     stages, location = placed(load, str(output), restart)
-    return run_stages(stages, location, options)
+    if evaluate:
+        evaluation.require_runnable(stages, recipe, run_commands)
+    summary = run_stages(stages, location, options)
+    if evaluate:
+        evaluation.evaluate(stages, location)
+    return summary
 
 
 def make_plan(

@@ -147,6 +147,13 @@ class VerificationError(SvcDistError):
     code = "verification-failed"
 
 
+class EvaluationError(SvcDistError):
+    """A command that scores a merged model failed; the model is complete, and the command can be repeated."""
+
+    exit_code = ExitCode.UNITS_FAILED
+    code = "evaluation-failed"
+
+
 class DrainedError(SvcDistError):
     """The run stopped gracefully on request; run the same command again to resume."""
 

@@ -19,6 +19,7 @@ SPINE = (
     ("cli",),
     ("demo",),
     ("api",),
+    ("scoring",),
     ("checks", "forecast", "report"),
     ("run",),
     ("run_folder",),

@@ -158,7 +158,7 @@ def exit_codes() -> str:
         3: "an input is damaged, or changed since the plan",
         4: "a storage operation failed",
         5: "another live run uses the output",
-        6: "some units failed, or there is too little memory; the run can be resumed",
+        6: "some units failed, there is too little memory, or a command of `evaluate` failed; the run can be resumed",
         70: "internal error: a bug",
         75: "stopped on request, or the cluster was lost: run the same command again to resume",
     }

@@ -68,6 +68,12 @@ def merge(
         float, _seconds("seconds, over 20 times its estimated duration, after which a unit on a cluster counts as lost")
     ] = 120.0,
     node_timeout: Annotated[float, _seconds("seconds after which a run ends while no node can run a unit")] = 1800.0,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="do not run the commands under `evaluate` of the recipe")
+    ] = False,
+    run_commands: Annotated[
+        bool, typer.Option("--run-commands", help="run them also for a recipe that is no local file")
+    ] = False,
     log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
 ) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
@@ -90,7 +96,8 @@ def merge(
                 endpoint_url, profile, anonymous, parallel=parallel, deadline=storage_deadline, timeout=storage_timeout
             ),
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
-            node_timeout=node_timeout, progress=log_format == logs.Format.TEXT and sys.stderr.isatty(),
+            node_timeout=node_timeout, evaluate=not no_evaluate, run_commands=run_commands,
+            progress=log_format == logs.Format.TEXT and sys.stderr.isatty(),
         )  # fmt: skip
     if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
@@ -145,11 +152,12 @@ def plan(
         say_json(plans[0].to_json() if len(plans) == 1 else f"[{', '.join(plan.to_json() for plan in plans)}]")
         return
     from svc_dist.cli.texts import plans_lines
+    from svc_dist.scoring.evaluate import evaluation_lines
 
     for planned in plans:
         for warning in planned.warnings:
             say(warning, label="warning:", colour="yellow")
-    for line in plans_lines(plans):
+    for line in (*plans_lines(plans), *evaluation_lines(recipe, output, changes, access)):
         say(line)
 
 

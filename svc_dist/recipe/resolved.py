@@ -12,6 +12,7 @@ from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.adapters.keys import adapter_rank
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
+from svc_dist.recipe.evaluation.entry import EvaluateEntry
 from svc_dist.recipe.locations import (
     HubIds,
     RecipeModel,
@@ -47,6 +48,7 @@ class ResolvedRecipe:
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
     ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what
     variables and the date in its paths stand for.
+    ``evaluate``: the commands that score the result, no part of what is merged.
     ``text``: as the user wrote it, with what ``--set`` changed in comments; None where it was given as data.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
@@ -74,6 +76,7 @@ class ResolvedRecipe:
     warnings: tuple[Warned, ...] = field(default=(), compare=False)
     origin: Origin = field(default=UNNAMED, compare=False)
     path_values: Mapping[str, str] = field(default_factory=dict, compare=False)
+    evaluate: tuple[EvaluateEntry, ...] = field(default=(), compare=False)
     text: str | None = field(default=None, compare=False, repr=False)
     hub_ids: HubIds = field(default_factory=dict, compare=False)
     hub_models: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -170,6 +173,7 @@ def resolve(
         ),
         warnings=(*ignored, *warnings(recipe, models[0].position, spectral, origin)),
         origin=origin,
+        evaluate=tuple(recipe.evaluate),
         hub_ids=hub_ids(recipe, origin, folder),
     )
 
@@ -203,7 +207,9 @@ def _plain(
     sources: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The recipe as plain data with locations in place of names and relative paths."""
-    data = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer"})
+    data = recipe.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer", "evaluate"}
+    )
     data["base_model"] = models[0].location
     for model in models:
         if model.position is not None:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from svc_dist.checkpoint.dtype import recipe_dtype
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.evaluation.entry import EvaluateEntry, as_entries, require_names
 from svc_dist.recipe.rules.keys import (
     Layers,
     OnlyWhere,
@@ -214,6 +215,9 @@ class Recipe(Strict):
         "5GB", validate_default=True, description="largest shard, in bytes or with an SI or IEC unit"
     )
     preset: str | None = Field(None, description="name of a set of defaults; see `svc-dist methods`")
+    evaluate: list[EvaluateEntry] = Field(
+        [], description="commands that score the merged model, without effect on it; a command, an entry, or a list"
+    )
     storage: dict[str, StorageOptions] = Field({}, description="options by URL prefix, without effect on results")
     embedding_patterns: list[str] = Field(
         list(EMBEDDING_PATTERNS),
@@ -225,6 +229,13 @@ class Recipe(Strict):
     _methods = field_validator("calibrate", "fallback", mode="before")(as_method)
     _only_where_none = field_validator("only_where", mode="before")(as_only_where)
     _known_dtype = field_validator("dtype", "out_dtype")(recipe_dtype)
+    _entries = field_validator("evaluate", mode="before")(as_entries)
+
+    @field_validator("evaluate")
+    @classmethod
+    def _names(cls, value: list[EvaluateEntry]) -> list[EvaluateEntry]:
+        require_names(value)
+        return value
 
     @field_validator("max_shard_size", mode="before")
     @classmethod

@@ -47,6 +47,7 @@ def _page(report: MergeReport, title: str) -> str:
     diagnosis = Diagnosis(report)
     recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     sections = [
+        _evaluations(report),
         _overcounting(diagnosis),
         _spectra(diagnosis),
         _plot(
@@ -91,6 +92,18 @@ def _overcounting(diagnosis: Diagnosis) -> str:
         "less than once. Each cell is the mean over the directions of its matrices, by energy.</p>"
     )
     return _section("Over-counting", text, figures.gamma_map(diagnosis))
+
+
+def _evaluations(report: MergeReport) -> str:
+    """What the commands under ``evaluate`` said of the model."""
+    rows = [
+        f"<tr><td>{html.escape(one.name)}</td><td>{html.escape(name)}</td><td>{value:.6g}</td>"
+        f"<td><code>{html.escape(one.command)}</code></td></tr>"
+        for one in report.evaluations
+        for name, value in one.metrics.items()
+    ]
+    head = "<tr><th>evaluation</th><th>metric</th><th>value</th><th>command</th></tr>"
+    return _section("Scores", f"<table>{head}{''.join(rows)}</table>") if rows else ""
 
 
 def _differences(diagnosis: Diagnosis) -> str:

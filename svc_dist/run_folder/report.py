@@ -58,6 +58,7 @@ REPORT_KEYS = {
     "matrices": "one summary per matrix that was decomposed",
     "deltas": "how large the task deltas of each tensor are and how far they overlap",
     "only_where": "where a condition asked: how far each expert is from the base, and whether the tensor was merged",
+    "evaluations": "of the recipe's `evaluate`: name, task, command, metrics, seconds and time of each command",
 }
 
 
@@ -115,6 +116,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "matrices": [summary for one in written for summary in one.matrices],
         "deltas": [overlap for receipt in ordered for overlap in receipt.deltas],
         "only_where": [one | {"merged": one["merged"][number]} for receipt in ordered for one in receipt.differences],
+        "evaluations": [],
     }
 
 
@@ -149,6 +151,18 @@ class WrittenSidecar(Sidecar):
 
     size: int
     checksum: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a command said of the result: named numbers, and how long it took. ``finished``: when, in UTC."""
+
+    name: str
+    task: str
+    command: str
+    metrics: dict[str, float]
+    seconds: float
+    finished: str
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ class MergeReport(PublishedMerge):
     not_written: tuple[tuple[str, str], ...] = ()
     ranges: tuple[ReportedRange, ...] = ()
     only_where: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    evaluations: tuple[Evaluation, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError when the fields contradict one another: the ranges of a shard make up the shard."""

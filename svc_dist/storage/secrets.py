@@ -23,6 +23,7 @@ _ABOUT_A_URL = re.compile(r"_(url|uri|endpoint|issuer)$", re.IGNORECASE)
 _SWITCHES = ("disabled", "required", "optional", "preferred", "automatic")
 _learnt: set[str] = set()
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"@]*@")
+_ASSIGNED = re.compile(r"(?P<name>[A-Za-z_][\w-]*)(?P<sign>=|\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s'\"&|;,]+)")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?<>]*)\?[^\s'\"<>)\]]*")
 
 
@@ -38,6 +39,19 @@ def redact(text: str) -> str:
         for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")):
             text = text.replace(form, "...")
     return _QUERY.sub(r"\1?...", _USER.sub(r"\1...@", text))
+
+
+def redact_command(command: str) -> str:
+    """A shell command without what may be secret, also as ``NAME=value`` or ``--name value``. ``$NAME`` stays."""
+
+    def shown(match: re.Match[str]) -> str:
+        flag = command[: match.start()].endswith("-")
+        value = match["value"].strip("'\"")
+        given = (match["sign"] == "=" or flag) and is_secret(match["name"].replace("-", "_"))
+        harmless = value[:1] in ("$", "-", "{") or value.isdecimal() or value == "..."
+        return f"{match['name']}{match['sign']}..." if given and not harmless else match[0]
+
+    return _ASSIGNED.sub(shown, redact(command))
 
 
 def _holds_secret(name: str, value: str) -> bool:

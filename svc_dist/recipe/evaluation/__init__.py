@@ -1,0 +1,1 @@
+"""What a recipe says of scores: the command that evaluates its model."""

@@ -1,0 +1,23 @@
+"""The scores of a model in its card, in the form that hubs read (``model-index``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from svc_dist.run_folder.report import Evaluation
+
+
+def with_scores(card: str, model: str, evaluations: Sequence[Evaluation]) -> str:
+    """A model card with these scores in place of those that it has. ``model``: its name in the card."""
+    from huggingface_hub import EvalResult, ModelCard
+
+    content = ModelCard(card, ignore_metadata_errors=True)
+    content.data.model_name = model
+    content.data.eval_results = [
+        EvalResult(
+            task_type=one.task, dataset_type=one.name, dataset_name=one.name, metric_type=name, metric_value=value
+        )
+        for one in evaluations
+        for name, value in one.metrics.items()
+    ]
+    return str(content)
