@@ -8,6 +8,7 @@ import typer
 
 from svc_dist.cli import merge_commands, model_commands, recipe_commands
 from svc_dist.cli.mergekit_flags import MergeCommand
+from svc_dist.cli.search.command import search
 
 app = typer.Typer(
     name="svc-dist",
@@ -23,6 +24,7 @@ app = typer.Typer(
 for command in (
     merge_commands.merge,
     merge_commands.plan,
+    search,
     merge_commands.measure_host,
     model_commands.verify,
     model_commands.inspect,

@@ -18,6 +18,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed, changed_documents
 from svc_dist.recipe.edits.grids import expanded
+from svc_dist.recipe.evaluation.axes import AxisEntry
 from svc_dist.recipe.evaluation.entry import EvaluateEntry
 from svc_dist.recipe.mergekit.ignored import without_ignored
 from svc_dist.recipe.mergekit.refused import refuse_other_programs
@@ -257,7 +258,7 @@ _EXPECTED = {
 #: Mappings in a recipe, and the entries of lists and mappings, by the key of these.
 _ENTRIES: dict[str, type[Strict]] = {
     "models": ModelEntry, "rules": RuleEntry, "storage": StorageOptions, "rename": RenameEntry, "outputs": OutputEntry,
-    "evaluate": EvaluateEntry, "only_where": OnlyWhere,
+    "evaluate": EvaluateEntry, "search": AxisEntry, "only_where": OnlyWhere,
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.adapters.keys import adapter_rank
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
+from svc_dist.recipe.evaluation.axes import AxisEntry
 from svc_dist.recipe.evaluation.entry import EvaluateEntry
 from svc_dist.recipe.locations import (
     HubIds,
@@ -48,7 +49,8 @@ class ResolvedRecipe:
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
     ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what
     variables and the date in its paths stand for.
-    ``evaluate``: the commands that score the result, no part of what is merged.
+    ``evaluate``: the commands that score the result, and ``search``: the values that a search tries, no part of what is
+    merged.
     ``text``: as the user wrote it, with what ``--set`` changed in comments; None where it was given as data.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
@@ -77,6 +79,7 @@ class ResolvedRecipe:
     origin: Origin = field(default=UNNAMED, compare=False)
     path_values: Mapping[str, str] = field(default_factory=dict, compare=False)
     evaluate: tuple[EvaluateEntry, ...] = field(default=(), compare=False)
+    search: Mapping[str, AxisEntry] = field(default_factory=dict, compare=False)
     text: str | None = field(default=None, compare=False, repr=False)
     hub_ids: HubIds = field(default_factory=dict, compare=False)
     hub_models: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -174,6 +177,7 @@ def resolve(
         warnings=(*ignored, *warnings(recipe, models[0].position, spectral, origin)),
         origin=origin,
         evaluate=tuple(recipe.evaluate),
+        search=recipe.search,
         hub_ids=hub_ids(recipe, origin, folder),
     )
 
@@ -208,7 +212,7 @@ def _plain(
 ) -> dict[str, Any]:
     """The recipe as plain data with locations in place of names and relative paths."""
     data = recipe.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer", "evaluate"}
+        mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tokenizer", "evaluate", "search"}
     )
     data["base_model"] = models[0].location
     for model in models:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from svc_dist.checkpoint.dtype import recipe_dtype
 from svc_dist.errors import RecipeError
+from svc_dist.recipe.evaluation.axes import AxisEntry, as_axes
 from svc_dist.recipe.evaluation.entry import EvaluateEntry, as_entries, require_names
 from svc_dist.recipe.rules.keys import (
     Layers,
@@ -218,6 +219,10 @@ class Recipe(Strict):
     evaluate: list[EvaluateEntry] = Field(
         [], description="commands that score the merged model, without effect on it; a command, an entry, or a list"
     )
+    search: dict[str, AxisEntry] = Field(
+        {},
+        description="values that `svc-dist search` tries, by parameter: {lambda: [0.2, 1.0]}; no effect on merges",
+    )
     storage: dict[str, StorageOptions] = Field({}, description="options by URL prefix, without effect on results")
     embedding_patterns: list[str] = Field(
         list(EMBEDDING_PATTERNS),
@@ -230,6 +235,7 @@ class Recipe(Strict):
     _only_where_none = field_validator("only_where", mode="before")(as_only_where)
     _known_dtype = field_validator("dtype", "out_dtype")(recipe_dtype)
     _entries = field_validator("evaluate", mode="before")(as_entries)
+    _axes = field_validator("search", mode="before")(as_axes)
 
     @field_validator("evaluate")
     @classmethod

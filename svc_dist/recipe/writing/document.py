@@ -78,6 +78,28 @@ class Document:
         self._above(self._line(place), [why])
         self._edits.append((place.value.start_mark.index, _end(place.value), value))
 
+    def put(self, path: KeyPath, value: str) -> None:
+        """Write a value, in one line, where the key is there; else add the key to the nearest mapping around it."""
+        if path in self._places:
+            node = self._places[path].value
+            self._edits.append((node.start_mark.index, _end(node), value))
+            return
+        depth = next(depth for depth in range(len(path) - 1, -1, -1) if not depth or path[:depth] in self._places)
+        for step in reversed(path[depth + 1 :]):
+            value = f"{{{step}: {value}}}"
+        holder = self._places[path[:depth]].value if depth else self._root
+        line = f"{path[depth]}: {value}"
+        if not isinstance(holder, yaml.MappingNode) or not holder.value:  # nothing, or {}
+            end = len(self.text) if holder is None else _end(holder)
+            at = end if holder is None else holder.start_mark.index
+            self._edits.append((at, end, f"{{{line}}}" if depth else f"{line}\n"))
+        elif holder.flow_style:
+            self._edits.append((_end(holder.value[-1][1]), _end(holder.value[-1][1]), f", {line}"))
+        else:
+            end = self._end_of_line(_end(holder.value[-1][1]))
+            new = "" if self.text[:end].endswith("\n") else "\n"
+            self._edits.append((end, end, f"{new}{' ' * holder.start_mark.column}{line}\n"))
+
     def rename(self, path: KeyPath, name: str, why: str) -> None:
         """Write a key under another name."""
         place = self._places[path]

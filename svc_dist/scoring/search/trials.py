@@ -1,0 +1,137 @@
+"""The trials of a search in its folder: a file each, written whole, from which a search that was killed resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from svc_dist.errors import ChangedInputError, DamagedInputError, OutputError
+from svc_dist.scoring import metrics
+from svc_dist.storage.base import Storage
+
+_SEARCH = "search.json"
+_FOLDER = "trials"
+_LARGEST = 16 << 20  # bytes of a file that is read
+
+
+class State(StrEnum):
+    """How far a trial is. Its values are recorded before it is merged."""
+
+    PROPOSED = "proposed"
+    SCORED = "scored"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model of a search. ``values``: of each dimension; none for the recipe as it is, which is trial 0.
+
+    ``batch``: the pass over the experts that merges it. ``error``: why it has no score.
+    """
+
+    number: int
+    batch: int
+    values: dict[str, Any]
+    state: State = State.PROPOSED
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"trial-{self.number:04d}"
+
+    def score(self, metric: str | None) -> float | None:
+        """The number that counts; None where it has none. Raises RecipeError where it is not clear which counts."""
+        if self.state is not State.SCORED:
+            return None
+        return metrics.chosen({key: math.nan if one is None else one for key, one in self.metrics.items()}, metric)
+
+    def scored(self, metrics: dict[str, float], seconds: float) -> Trial:
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        return dataclasses.replace(self, state=State.SCORED, metrics=finite, seconds=seconds)
+
+    def failed(self, error: str) -> Trial:
+        return dataclasses.replace(self, state=State.FAILED, error=error)
+
+
+_TRIAL = msgspec.json.Decoder(Trial)
+
+
+class TrialFolder:
+    """The records of one search."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.trials: list[Trial] = []
+
+    def open(self, search: dict[str, Any], restart: bool, retry: bool = False) -> bool:
+        """Read the trials of this search, or begin it. Returns whether it begins anew.
+
+        ``search``: what its scores depend on, by name; ``retry``: trials that failed are to be tried again. A search
+        without any score begins anew. Raises OutputError where the folder holds something else, ChangedInputError where
+        it has scores of another search, DamagedInputError.
+        """
+        recorded = self._recorded()
+        others = [one for one in (*self.storage.names(), *self.storage.folders()) if not one.startswith(".")]
+        if recorded is None and others:
+            raise OutputError(
+                f"{self.storage.location} holds {others[0]}, which no search put there",
+                "name a new or empty folder as FOLDER",
+            )
+        names = sorted(name for name in self.storage.names(_FOLDER) if name.endswith(".json"))
+        trials = [] if restart else sorted(map(self._read, names), key=lambda one: one.number)
+        changed = [key for key, value in search.items() if recorded is not None and recorded.get(key) != value]
+        any_scored = any(one.state is State.SCORED for one in trials)
+        if changed and any_scored:
+            raise ChangedInputError(
+                f"{self.storage.location} holds a search with another {' and another '.join(changed)}",
+                "undo the change to resume it, name another FOLDER, or start over with --restart",
+            )
+        anew = recorded != search or not (any_scored or all(one.state is State.PROPOSED for one in trials))
+        if anew or restart:
+            for name in names:
+                self.storage.delete(f"{_FOLDER}/{name}")
+            self.storage.put(_SEARCH, json.dumps(search, indent=1).encode())
+            return True
+        self.trials = trials
+        if retry:
+            batch = max((one.batch for one in trials), default=0) + 1
+            failed = [one for one in trials if one.state is State.FAILED]
+            self.record([dataclasses.replace(one, batch=batch, state=State.PROPOSED, error=None) for one in failed])
+        return False
+
+    def record(self, trials: Sequence[Trial]) -> None:
+        """Write trials, new or changed."""
+        for trial in trials:
+            text = json.dumps(dataclasses.asdict(trial), indent=1, allow_nan=False)
+            self.storage.put(f"{_FOLDER}/{trial.number:04d}.json", text.encode())
+        numbers = {one.number for one in trials}
+        kept = [one for one in self.trials if one.number not in numbers]
+        self.trials = sorted([*kept, *trials], key=lambda one: one.number)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        data = self.storage.get_within(_SEARCH, _LARGEST)
+        try:
+            return None if data is None else dict(json.loads(data))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(_SEARCH, error) from None
+
+    def _read(self, name: str) -> Trial:
+        name = f"{_FOLDER}/{name}"
+        try:
+            return _TRIAL.decode(self.storage.get_within(name, _LARGEST) or b"")
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> DamagedInputError:
+        return DamagedInputError(
+            f"{self.storage.location}/{name} cannot be read: {error}", "start over with --restart, or restore the file"
+        )
