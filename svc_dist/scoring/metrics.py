@@ -14,6 +14,7 @@ from svc_dist.recipe.origin import nearest
 #: The name of a score that a command prints as a number alone.
 SCORE = "score"
 _LARGEST = 64 << 20  # bytes of a file with scores
+_COUNT = "sample_len"  # of lm-eval: how many samples a task has
 _NO_FILTER = ",none"  # in lm-eval's names of metrics
 
 
@@ -50,9 +51,11 @@ def written(folder: Path) -> dict[str, float]:
         data = json.loads(files[-1].read_bytes())
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"the file {files[-1].name}, which the command wrote, is not JSON: {error}") from None
+    what = f"the file {files[-1].name}, which the command wrote,"
     if isinstance(data, Mapping) and isinstance(data.get("results"), Mapping):
-        data = data["results"]
-    return _named(data, f"the file {files[-1].name}, which the command wrote,")
+        found = _named(data["results"], what)
+        return {name: value for name, value in found.items() if name.rpartition(".")[2] != _COUNT}
+    return _named(data, what)
 
 
 def chosen(metrics: Mapping[str, float], name: str | None) -> float | None:

@@ -38,7 +38,15 @@ def test_the_files_of_lm_eval(tmp_path: Path) -> None:
     new.write_text(
         json.dumps(
             {
-                "results": {"demo": {"alias": "demo", "acc,none": 0.25, "acc_stderr,none": 0.1, "em,strict": 0.5}},
+                "results": {
+                    "demo": {
+                        "alias": "demo",
+                        "sample_len": 20,
+                        "acc,none": 0.25,
+                        "acc_stderr,none": 0.1,
+                        "em,strict": 0.5,
+                    }
+                },
                 "n-shot": {"demo": 0},
             }
         )

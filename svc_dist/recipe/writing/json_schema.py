@@ -67,6 +67,9 @@ def recipe_schema() -> dict[str, Any]:
         {"type": "object", "properties": {"method": _method_names(), "parameters": _reference("parameters")}},
         about=properties["fallback"],
     )
+    command = _either(_TEXT, _reference("EvaluateEntry"))
+    properties["evaluate"] = _either(command, {"type": "array", "items": command}, about=properties["evaluate"])
+    properties["search"]["additionalProperties"] = _either(_reference("AxisEntry"), {"type": "array"})
     properties["preset"] = _enum(PRESETS) | _about(properties["preset"])
     properties |= _mergekits(definitions)
     _with_grids(definitions["OutputEntry"], properties)

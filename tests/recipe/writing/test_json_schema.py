@@ -72,6 +72,8 @@ def test_calibrations(calibration: str) -> None:
         "merge_method: linear\nrules: [{kind: mtp, keep: none}, {kind: [router, shared_experts], keep: base}]",
         "merge_method: ties\nonly_where: {relative_difference: 0.1}\nrules: [{match: a, only_where: none}]",
         "merge_method: linear\nrules: [{match: a, models: one}, {match: b, models: [base, {model: one}]}]",
+        "merge_method: linear\nevaluate: score {output}\nsearch: {lambda: [0, 1], density: {grid: [0.5]}}",
+        "merge_method: linear\nevaluate: [score {output}, {command: 'b {output}', name: b, timeout: 3}]",
     ],
 )
 def test_what_recipes_may_say(keys: str) -> None:
@@ -91,6 +93,8 @@ def test_what_recipes_may_say(keys: str) -> None:
         "merge_method: linear\nonly_where: {}",
         "merge_method: linear\nonly_where: {relative_difference: -1}",
         "merge_method: linear\nrules: [{match: '*', merge_method: ties, parameters: {t: 0.5}}]",
+        "merge_method: linear\nevaluate: {name: b}",
+        "merge_method: linear\nsearch: {lambda: {rang: [0, 1]}}",
         "preset: svc-papr",
         "dtype: bfloat16",
     ],
