@@ -73,7 +73,7 @@ def test_calibrations(calibration: str) -> None:
         "merge_method: ties\nonly_where: {relative_difference: 0.1}\nrules: [{match: a, only_where: none}]",
         "merge_method: linear\nrules: [{match: a, models: one}, {match: b, models: [base, {model: one}]}]",
         "merge_method: linear\nevaluate: score {output}\nsearch: {lambda: [0, 1], density: {grid: [0.5]}}",
-        "merge_method: linear\nevaluate: [score {output}, {command: 'b {output}', name: b, timeout: 3}]",
+        "merge_method: linear\nevaluate: ['score {output}', {command: 'b {output}', name: b, timeout: 3}]",
     ],
 )
 def test_what_recipes_may_say(keys: str) -> None:
