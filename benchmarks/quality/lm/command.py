@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.quality.lm import steps
 from benchmarks.quality.lm.data import TASKS
-from benchmarks.quality.lm.grid import BRIEF, GRID
+from benchmarks.quality.lm.grid import BRIEF, GRID, MAIN
 from benchmarks.quality.lm.kinds import KINDS
 
 #: The numbers of experts in a merge. ``--brief`` makes the first.
@@ -39,7 +39,8 @@ def actions(work: Path, seeds: int, brief: bool, docs: Path, processes: int) -> 
         for seed in all_seeds:
             for kind in kinds:
                 for count in counts:
-                    steps.merge_main(work, seed, kind, count, grid, processes)
+                    measured = MAIN if seed > 0 else grid
+                    steps.merge_main(work, seed, kind, count, measured, processes)
 
     return {
         "data": lambda: steps.prepare_data(work),

@@ -51,6 +51,8 @@ MODEL_STOCK = [Variant("model stock", "model_stock")]
 GRID: list[Variant] = [
     *AVERAGE, *TASK_ARITHMETIC, *SVC, *TSV_M, *SWUDI, *TIES, *ISO_C, *DARE, *SWUDI_A, *ISO_CTS, *MODEL_STOCK,
 ]  # fmt: skip
+#: What all sets of experts measure. The first set measures the rest too.
+MAIN: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC, *TSV_M, *SWUDI]
 BRIEF: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC]
 
 #: One expert, whole.

@@ -202,8 +202,9 @@ def write_tables(found: Results, file: Path, page: Path) -> None:
     made = {name: make(found) for name, make in TABLES.items()}
     file.write_text("".join(f"## {name}\n\n{content}\n\n" for name, content in made.items()), encoding="utf-8")
     print(f"all tables: {file}", flush=True)
-    text = page.read_text(encoding="utf-8")
+    before = text = page.read_text(encoding="utf-8")
     for name, content in made.items():
         if f"<!-- table: {name} -->" in text:
             text = put(text, name, content, page)
-    page.write_text(text, encoding="utf-8")
+    if text != before:
+        page.write_text(text, encoding="utf-8")
