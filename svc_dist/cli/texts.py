@@ -15,6 +15,7 @@ from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import printable
 from svc_dist.plan.inputs import every_location
 from svc_dist.recipe.training.checkpoints import step_of
+from svc_dist.run.pipeline.needs import Needs
 from svc_dist.sizes import counted, format_size
 
 if TYPE_CHECKING:
@@ -87,7 +88,21 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"planned for {settings.device}, precision {settings.precision}, "
         f"{counted(settings.threads_per_unit, 'thread')} per unit"
     )
+    yield from _core_lines(plan)
     yield f"fingerprint {plan.fingerprint[:16]}"
+
+
+def _core_lines(plan: Plan) -> Iterator[str]:
+    """How many units of a merge on GPUs compute on cores."""
+    if plan.settings.device == "cpu":
+        return
+    needs = Needs(plan)
+    on_cores = sum(needs.on_host(unit) for unit in plan.units)
+    if on_cores:
+        yield (
+            f"computes {on_cores:,} of {counted(len(plan.units), 'unit')} on cores, not on a GPU: they are copied or "
+            "merged entry by entry"
+        )
 
 
 def _code_lines(plan: Plan) -> Iterator[str]:

@@ -15,6 +15,7 @@ from svc_dist.plan.model import Plan, Unit
 from svc_dist.run.devices.fallback import Attempt, attempted, ways_of
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.pairs.unit_pairs import UnitPairs
+from svc_dist.run.pipeline.needs import Needs
 from svc_dist.run.pipeline.stages import Passage, Stages
 from svc_dist.run.results.codes import UnitCodes
 from svc_dist.run.results.values import Records, TensorValues
@@ -44,7 +45,7 @@ def run_unit(
     Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor, UnitsFailedError when memory ran out in
     every attempt, DeviceFailedError, DeviceTooSmallError, ChangedInputError, StorageError.
     """
-    ways = ways_of(plan, unit) if ways is None else ways
+    ways = ways_of(Needs(plan), unit) if ways is None else ways
     with passage or Stages(0, 1).passage(0) as on_way, ExitStack() as written:
         began = time.perf_counter()
         with map_ranges(sources, plan.reads(unit), scratch, parallel, landing, ahead=True) as inputs:

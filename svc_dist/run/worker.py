@@ -5,6 +5,7 @@ from __future__ import annotations
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run.host import available_memory, landing_memory
+from svc_dist.run.pipeline.needs import Needs
 from svc_dist.run.pipeline.stages import Stages
 from svc_dist.run.publish import publish
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RangesLost, RunUnit
@@ -45,7 +46,7 @@ class Worker:
             )
         self.plan = recorded
         self.sink = self.output.sink(fingerprint)
-        self.scratch, self._has_host = scratch, has_host
+        self.scratch, self._has_host, self._needs = scratch, has_host, Needs(recorded)
         window = landing_memory(recorded.settings) if window is None else window
         self.landing = Landing(window, available_memory)
         self._stages = Stages(window, lanes, host_lanes)
@@ -78,7 +79,7 @@ class Worker:
         # Another worker may have begun the upload of a unit that is written again.
         sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
-        ways = ways_of(self.plan, unit, instruction.low_memory, self._has_host, instruction.on_host)
+        ways = ways_of(self._needs, unit, instruction.low_memory, self._has_host, instruction.on_host)
         lanes = 1 if instruction.booking is None else instruction.booking.slots
         on_host = ways[0].device != self.plan.settings.device
         receipt = run_unit(

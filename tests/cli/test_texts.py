@@ -47,6 +47,17 @@ def test_every_tensor_is_counted_once_with_what_becomes_of_it(models: list[Path]
     assert f"merges 2 experts into the base {models[0]}" in lines
 
 
+def test_units_that_use_no_gpu_are_counted_where_there_is_one(models: list[Path]) -> None:
+    recipe = recipe_data(models, calibrate="svc", max_shard_size="3KB")
+    plan = svc_dist.make_plan(recipe, device="cuda")
+    matrices = {number for number, tensor in enumerate(plan.tensors) if plan.dispositions(tensor)[0].calibration}
+    light = sum(not matrices & {number for number, _, _ in unit.pieces} for unit in plan.units)
+    assert 0 < light < len(plan.units)
+    said = [line for line in plan_lines(plan) if " on cores, not on a GPU: " in line]
+    assert [line.split(" units ")[0] for line in said] == [f"computes {light} of {len(plan.units)}"]
+    assert not [line for line in plan_lines(svc_dist.make_plan(recipe, device="cpu")) if " on cores" in line]
+
+
 def test_several_outputs_have_their_lists_each(models: list[Path]) -> None:
     _, lines = planned(models, outputs=[{"path": "half", "lambda": 0.5}, {"path": "whole"}])
     half, whole = lines.index("output half:"), lines.index("output whole:")

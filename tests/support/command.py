@@ -29,8 +29,11 @@ class Ended:
 Run = Callable[..., Ended]
 
 
+PROGRAM = (sys.executable, "-m", "svc_dist")
+
+
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "svc_dist", *map(str, arguments)]
+    return [*PROGRAM, *map(str, arguments)]
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -5,13 +5,16 @@ What it is good for: the processes that Ray keeps on GPUs, which it is only told
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-#: First on the path of all processes of a cluster. Devices in ``SICK`` fail every unit; ``NOTES`` says what ran where.
+#: First on the path of all processes of a cluster. ``NOTES`` says what ran where and when.
 SITE = """
-import importlib.abc, importlib.util, os, sys, types
+import importlib.abc, importlib.util, json, os, random, sys, time, types
 
-SICK, NOTES = {sick!r}, {notes!r}
+GPUS, NOTES = {gpus!r}, {notes!r}
 
 
 class Hook(importlib.abc.MetaPathFinder):
@@ -40,15 +43,20 @@ def after(name, module):
         return
     run = module._computed
 
-    def on_the_cpu(plan, unit, mapped, sink, attempt, scratch):
+    def on_the_cpu(plan, unit, mapped, sink, attempt, *more):
         if attempt.device == "cpu":
-            return run(plan, unit, mapped, sink, attempt, scratch)
-        device = os.environ["CUDA_VISIBLE_DEVICES"]  # which Ray sets after the start of a process
-        with open(NOTES, "a") as notes:
-            notes.write(f"{{device}} {{os.getpid()}} {{unit.id}}\\n")
-        if device in SICK:
-            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\\nCUDA kernel errors might be")
-        return run(plan, unit, mapped, sink, attempt._replace(device="cpu"), scratch)
+            return run(plan, unit, mapped, sink, attempt, *more)
+        began, device = time.time(), os.environ["CUDA_VISIBLE_DEVICES"]  # which Ray sets after the start of a process
+        with open(GPUS) as file:
+            gpus = json.load(file)
+        time.sleep(random.Random(unit.id).uniform(*gpus["seconds"]) * gpus["slow"].get(device, 1.0))
+        try:
+            if device in gpus["sick"]:
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered\\nCUDA kernel errors might be")
+            return run(plan, unit, mapped, sink, attempt._replace(device="cpu"), *more)
+        finally:
+            with open(NOTES, "a") as notes:
+                notes.write(f"{{device}} {{os.getpid()}} {{unit.id}} {{began}} {{time.time()}}\\n")
 
     module._computed = on_the_cpu
 
@@ -57,11 +65,33 @@ sys.meta_path.insert(0, Hook())
 """
 
 
-def pretend_gpus(folder: Path, sick: tuple[str, ...] = ()) -> tuple[str, Path]:
-    """A folder to put first on PYTHONPATH, and a file with a line for each unit that ran on one: device, process,
-    unit."""
-    folder.mkdir()
-    notes = folder / "notes"
-    notes.touch()
-    (folder / "sitecustomize.py").write_text(SITE.format(sick=sick, notes=str(notes)))
+class Ran(NamedTuple):
+    """An attempt at a unit on a device."""
+
+    device: str
+    process: str
+    unit: str
+    began: float
+    ended: float
+
+
+def pretend_gpus(
+    folder: Path, sick: Sequence[str] = (), slow: Mapping[str, float] | None = None, seconds: Sequence[float] = (0, 0)
+) -> tuple[str, Path]:
+    """A folder to put first on PYTHONPATH, and a file for ``ran_on``, which becomes empty. May be called again later.
+
+    Devices in ``sick`` fail every unit. A unit sleeps between the first and the second of ``seconds``, as its name
+    decides, and so many times longer on a ``slow`` device.
+    """
+    folder.mkdir(exist_ok=True)
+    notes, gpus = folder / "notes", folder / "gpus.json"
+    notes.write_text("")
+    gpus.write_text(json.dumps({"sick": list(sick), "slow": dict(slow or {}), "seconds": list(seconds)}))
+    (folder / "sitecustomize.py").write_text(SITE.format(gpus=str(gpus), notes=str(notes)))
     return str(folder), notes
+
+
+def ran_on(notes: Path) -> list[Ran]:
+    """The attempts on devices, in the order in which they ended."""
+    lines = [line.split() for line in notes.read_text().splitlines()]
+    return [Ran(device, process, unit, float(began), float(ended)) for device, process, unit, began, ended in lines]

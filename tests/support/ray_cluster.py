@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.command import command, environment, short_home
+from tests.support.command import PROGRAM, environment, short_home
 from tests.support.s3_servers import free_ports
 
 PATIENCE = 240.0  # seconds that anything here may take on a machine that is busy
@@ -60,9 +60,9 @@ class RayCluster:
         return [pid for pid in _having(mark) if _title(pid).startswith(f"ray::{task}")]
 
     @contextmanager
-    def merge(self, *arguments: str | Path) -> Iterator[Merge]:
-        """A merge on the cluster that runs alongside."""
-        merge = Merge(self, *arguments)
+    def merge(self, *arguments: str | Path, program: Sequence[str] = PROGRAM) -> Iterator[Merge]:
+        """A merge on the cluster that runs alongside. ``program``: what starts the command."""
+        merge = Merge(self, *arguments, program=program)
         try:
             yield merge
         finally:
@@ -103,11 +103,11 @@ class RayCluster:
 class Merge:
     """A merge command with the cluster's address, whose standard error goes to a file."""
 
-    def __init__(self, cluster: RayCluster, *arguments: str | Path) -> None:
+    def __init__(self, cluster: RayCluster, *arguments: str | Path, program: Sequence[str] = PROGRAM) -> None:
         self.log = cluster.home / "merge.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command("merge", *arguments, "--address", cluster.address, "--log-format", "json"),
+                [*program, "merge", *map(str, arguments), "--address", cluster.address, "--log-format", "json"],
                 env=cluster.environment, stdout=log, stderr=log,
             )  # fmt: skip
 

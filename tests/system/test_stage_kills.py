@@ -19,7 +19,7 @@ import torch
 from tests.support.checkpoints import write_checkpoint
 from tests.support.dying import start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind
-from tests.support.pretended_gpus import pretend_gpus
+from tests.support.pretended_gpus import pretend_gpus, ran_on
 from tests.support.ray_cluster import PATIENCE, RayCluster, ray_cluster
 from tests.support.s3_kills import COMMAND
 from tests.support.s3_merge import Models, S3Merge, Starts, models_in
@@ -120,7 +120,7 @@ def test_fifteen_kills_with_the_processes_of_gpus(
         while strikes.kills < 15:
             strikes.count(struck(cluster, strikes, proxy, tmp_path / "recipe.yaml"))
             wait_for_the_end_of_processes(cluster)
-    assert len({line.split()[0] for line in notes.read_text().splitlines()}) == 2
+    assert len({one.device for one in ran_on(notes)}) == 2
     strikes.finish()
     assert strikes.midway >= 5
 

@@ -34,12 +34,12 @@ class Attempt(NamedTuple):
 
 
 def ways_of(
-    plan: Plan, unit: Unit, low_memory: bool = False, has_host: bool = True, on_host: bool = False
+    needs: Needs, unit: Unit, low_memory: bool = False, has_host: bool = True, on_host: bool = False
 ) -> list[Attempt]:
     """The attempts at a unit of a plan: on the CPU only, for one that does so on any device."""
-    if Needs(plan).on_host(unit):
+    if needs.on_host(unit):
         return attempts("cpu", low_memory)
-    return attempts(plan.settings.device, low_memory, has_host, on_host)
+    return attempts(needs.plan.settings.device, low_memory, has_host, on_host)
 
 
 def attempts(device: str, low_memory: bool = False, has_host: bool = True, on_host: bool = False) -> list[Attempt]:

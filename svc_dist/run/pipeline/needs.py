@@ -13,12 +13,12 @@ class Needs:
     """What the units of a plan need. ``sink_memory``: bytes for what each writes; ``landing``: inputs lie in memory."""
 
     def __init__(self, plan: Plan, sink_memory: int = 0, landing: bool = False) -> None:
-        self._plan, self._sink_memory, self._landing = plan, sink_memory, landing
+        self.plan, self._sink_memory, self._landing = plan, sink_memory, landing
         self._light: dict[int, bool] = {}
 
     def of(self, unit: str) -> Need:
         """What a unit needs."""
-        planned = self._plan.unit[unit]
+        planned = self.plan.unit[unit]
         beside = self._sink_memory + planned.bytes_in * self._landing
         if self.on_host(planned):
             return Need(planned.memory + beside)
@@ -29,9 +29,9 @@ class Needs:
 
         The plan alone decides it, so that results do not depend on who has cores idle.
         """
-        if self._plan.settings.device == "cpu":
+        if self.plan.settings.device == "cpu":
             return True
-        tensors = (self._plan.tensors[number] for number, _, _ in unit.pieces)
+        tensors = (self.plan.tensors[number] for number, _, _ in unit.pieces)
         return bool(unit.pieces) and all(one.factor is None and self._is_light(one) for one in tensors)
 
     def _is_light(self, tensor: PlannedTensor) -> bool:
@@ -39,6 +39,6 @@ class Needs:
         if tensor.disposition not in self._light:
             self._light[tensor.disposition] = all(
                 one.method is None or (one.calibration is None and METHODS[one.method].family != "spectral")
-                for one in self._plan.dispositions(tensor)
+                for one in self.plan.dispositions(tensor)
             )
         return self._light[tensor.disposition]

@@ -12,7 +12,7 @@ import pytest
 import svc_dist
 from tests.support.checkpoints import write_llamas, write_recipe
 from tests.support.command import shard_hashes
-from tests.support.pretended_gpus import pretend_gpus
+from tests.support.pretended_gpus import pretend_gpus, ran_on
 from tests.support.ray_cluster import ray_cluster
 
 
@@ -33,10 +33,9 @@ def test_units_share_the_process_of_their_gpu(
         assert "the cluster has 3 GPUs (pretended, torch" in merge.said
     assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "inline")
     processes: dict[str, set[str]] = defaultdict(set)
-    for line in notes.read_text().splitlines():
-        device, process, _ = line.split()
-        processes[device].add(process)
-    on_devices = {line.split()[2] for line in notes.read_text().splitlines()}
+    for one in ran_on(notes):
+        processes[one.device].add(one.process)
+    on_devices = {one.unit for one in ran_on(notes)}
     ranges = json.loads((tmp_path / "out" / "merge_report.json").read_text())["ranges"]
     assert {one["unit"] for one in ranges} > on_devices, "the embedding is merged on cores"
     assert {device: len(used) for device, used in processes.items()} == dict.fromkeys(processes, 1)
