@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +62,16 @@ class Strikes:
         self._rounds += 1
         self._proxy.forget()
 
-    def requests(self) -> int:
-        return len(self._proxy.requests)
+    @property
+    def endpoint(self) -> str:
+        return self._proxy.endpoint
+
+    def wait(self, ended: Callable[[], object], least: int, most: int) -> None:
+        """Until a start has sent some number of requests from now on, or has ended."""
+        last, end = len(self._proxy.requests) + self.random.randrange(least, most), time.monotonic() + PATIENCE
+        while len(self._proxy.requests) < last and not ended():
+            assert time.monotonic() < end
+            time.sleep(0.002)
 
     def count(self, ended: int) -> None:
         """Hold what a start left that ended with this code: complete, or killed and resumable."""
@@ -96,10 +102,8 @@ def proxy(disk_s3: Bucket) -> Iterator[FaultProxy]:
 def test_twenty_five_kills_inline(disk_s3: Bucket, matrices: Models, proxy: FaultProxy) -> None:
     strikes = Strikes(disk_s3, matrices, proxy, seed=1)
     while strikes.kills < 25:
-        process = start(strikes.merge.recipe, strikes.merge.url, AWS_ENDPOINT_URL=proxy.endpoint)
-        last = strikes.random.randrange(150, 450)
-        while strikes.requests() < last and process.exitcode is None:
-            time.sleep(0.002)
+        process = start(strikes.merge.recipe, strikes.merge.url, AWS_ENDPOINT_URL=strikes.endpoint)
+        strikes.wait(lambda process=process: process.exitcode is not None, 150, 450)
         process.kill()
         process.join()
         strikes.count(process.exitcode or 0)
@@ -111,45 +115,59 @@ def test_twenty_five_kills_inline(disk_s3: Bucket, matrices: Models, proxy: Faul
 def test_fifteen_kills_with_the_processes_of_gpus(
     disk_s3: Bucket, matrices: Models, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command is killed, or a GPU's process, with all units that it has in its stages."""
+    """In each start processes of GPUs are killed, with all units that they have in their stages, then the command."""
     site, notes = pretend_gpus(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")])))
     strikes = Strikes(disk_s3, matrices, proxy, seed=2)
+    processes = 0
     with ray_cluster(0) as cluster:
-        cluster.wait_for(cluster.node(1, "--num-cpus=4", "--num-gpus=2"))
-        while strikes.kills < 15:
-            strikes.count(struck(cluster, strikes, proxy, tmp_path / "recipe.yaml"))
+        cluster.wait_for(cluster.node(1, "--num-cpus=2", "--num-gpus=2"))
+        while strikes.kills + processes < 15:
+            killed, code = struck(cluster, strikes, tmp_path / "recipe.yaml")
+            processes += killed
+            strikes.count(code)
             wait_for_the_end_of_processes(cluster)
     assert len({one.device for one in ran_on(notes)}) == 2
     strikes.finish()
-    assert strikes.midway >= 5
+    assert processes >= 5
+    assert strikes.midway >= 2
 
 
-def struck(cluster: RayCluster, strikes: Strikes, proxy: FaultProxy, recipe: Path) -> int:
-    """One start on the cluster, during which a process of a GPU or the command is killed. Its exit code."""
-    command = [sys.executable, "-c", COMMAND, "merge", strikes.merge.write_recipe(recipe), strikes.merge.url]
-    command += ["--address", cluster.address, "--device", "cuda", "--endpoint-url", proxy.endpoint]
-    last, of_process = strikes.requests() + strikes.random.randrange(120, 420), strikes.random.random() < 0.3
-    with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.DEVNULL) as started:
-        try:
-            end = time.monotonic() + PATIENCE
-            while strikes.requests() < last and started.poll() is None:
-                assert time.monotonic() < end
-                time.sleep(0.002)
-            if of_process:
-                for pid in cluster.workers("DeviceProcess")[:1]:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                return started.wait(PATIENCE)
-            started.kill()
-            return started.wait()
-        finally:
-            started.kill()
+def struck(cluster: RayCluster, strikes: Strikes, recipe: Path) -> tuple[int, int]:
+    """One start on the cluster. How many processes of GPUs were killed in it, and the exit code of the command."""
+    program = [sys.executable, "-c", COMMAND]
+    arguments = [strikes.merge.write_recipe(recipe), strikes.merge.url, "--endpoint-url", strikes.endpoint]
+    with cluster.merge(*arguments, "--device", "cuda", program=program) as merge:
+
+        def ended() -> bool:
+            return merge.process.poll() is not None
+
+        killed = 0
+        for _ in range(2):  # a unit that a third one struck would end the run, as it should
+            strikes.wait(ended, 60, 160)
+            killed += 0 if ended() else sum(killed_now(pid) for pid in processes_of_gpus(cluster)[:1])
+        strikes.wait(ended, 20, 120)
+        merge.process.kill()
+        return killed, merge.process.wait()
+
+
+def processes_of_gpus(cluster: RayCluster) -> list[int]:
+    """The processes of GPUs, which Ray calls by the unit that came last, where there was one."""
+    return [*cluster.workers("DeviceProcess"), *cluster.workers("merge_unit"), *cluster.workers("get_ready")]
+
+
+def killed_now(pid: int) -> bool:
+    """Kill a process. Whether it was there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_for_the_end_of_processes(cluster: RayCluster) -> None:
     """Until no process of a GPU is left that a killed command had started."""
     end = time.monotonic() + PATIENCE
-    while cluster.workers("DeviceProcess"):
+    while processes_of_gpus(cluster):
         assert time.monotonic() < end
         time.sleep(0.1)
