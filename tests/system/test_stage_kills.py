@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +105,17 @@ def test_twenty_five_kills_inline(disk_s3: Bucket, matrices: Models, proxy: Faul
     strikes = Strikes(disk_s3, matrices, proxy, seed=1)
     while strikes.kills < 25:
         process = start(strikes.merge.recipe, strikes.merge.url, AWS_ENDPOINT_URL=strikes.endpoint)
-        strikes.wait(lambda process=process: process.exitcode is not None, 150, 450)
+        strikes.wait(partial(has_ended, process), 150, 450)
         process.kill()
         process.join()
         strikes.count(process.exitcode or 0)
     strikes.finish()
     assert strikes.midway >= 8
     assert strikes.parallel > 1, "several units were being written when a kill struck"
+
+
+def has_ended(process: BaseProcess) -> bool:
+    return process.exitcode is not None
 
 
 def test_fifteen_kills_with_the_processes_of_gpus(
