@@ -15,11 +15,11 @@ from benchmarks.quality.sources import SourceMissingError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--benchmark", choices=("encoder", "lm"), default="encoder", help="sentences or a language model"
+        "--benchmark", choices=("encoder", "lm"), default="encoder", help="which base and tasks (default: %(default)s)"
     )
     parser.add_argument("--work", type=Path, default=Path("benchmark-work/quality"), help="folder for all results")
     parser.add_argument("--seeds", type=int, default=3, help="number of sets of experts")
-    parser.add_argument("--brief", action="store_true", help="one set of experts, the main methods: about half an hour")
+    parser.add_argument("--brief", action="store_true", help="one set of experts, the main methods: within an hour")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder for tables and figures")
     parser.add_argument(
         "--processes", type=int, default=PROCESSES, help="of the language model's benchmark, in parallel"
