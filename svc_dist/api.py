@@ -194,7 +194,7 @@ def merge_state_dicts(
     recipe: str | Path | Mapping[str, Any] | None = None,
     *,
     method: str | None = None,
-    calibrate: str | Mapping[str, Any] | None = None,
+    calibrate: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None,
     dtype: str | None = None,
     changes: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -233,7 +233,7 @@ def merge_deltas(
     deltas: Iterable[Tensor],
     method: str,
     *,
-    calibrate: str | Mapping[str, Any] | None = None,
+    calibrate: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None = None,
     precision: str = "float64",
     **parameters: Any,
 ) -> Tensor:
@@ -241,8 +241,9 @@ def merge_deltas(
 
     Three dimensions are a batch of matrices, more are a convolution kernel: one matrix ``(out, -1)``.
     ``method`` and ``parameters`` are as in a recipe (``weight=0.3`` for all, ``weight=[0.3, 0.5]`` one per expert);
-    ``calibrate``: ``"svc"`` or ``{"method": "svc", "alpha": 1.0, "side": "left"}``. Returns a tensor of that shape in
-    the compute dtype of ``precision``, scaled by ``lambda``. Raises RecipeError, NumericsError.
+    ``calibrate``: ``"svc"`` or ``{"method": "svc", "alpha": 1.0, "side": "left"}``, or a list of them, applied in
+    order. Returns a tensor of that shape in the compute dtype of ``precision``, scaled by ``lambda``. Raises
+    RecipeError, NumericsError.
     """
     from svc_dist.run.memory.deltas import merged_delta
 

@@ -58,13 +58,15 @@ def _groups() -> Iterator[tuple[str, str, str, list[Method | Calibration]]]:
     )  # fmt: skip
     yield (
         "Calibration", "calibrations (on top of any method)",
-        "On top of any merge method, for matrices: `calibrate:` in a recipe or in a rule.",
+        "On top of any merge method, for matrices: `calibrate:` in a recipe or in a rule. A list is applied in order, "
+        "each calibration on what the one before made: `calibrate: [svc, magic]`.",
         list(CALIBRATIONS.values()),
     )  # fmt: skip
 
 
 def _about(entry: Method | Calibration) -> str:
-    return f"{entry.doc} ({entry.source})" if entry.source else entry.doc
+    about = f"{entry.doc} ({entry.source})" if entry.source else entry.doc
+    return f"{about}, experimental" if entry.experimental else about
 
 
 def _section(entry: Method | Calibration) -> list[str]:
@@ -79,6 +81,8 @@ def _section(entry: Method | Calibration) -> list[str]:
         if entry.factored is not None:
             about += " LoRA adapters are merged from their factors ([lora.md](lora.md))."
     lines = [f"### {entry.name}", "", about, ""]
+    if entry.experimental:
+        lines += ["*Experimental: no measurement here says yet when to choose it; a later release may drop it.*", ""]
     if entry.all_parameters:
         lines += ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
         for parameter in entry.all_parameters:

@@ -13,6 +13,7 @@ from svc_dist.checkpoint.formats.codecs.mxfp import Mxfp
 from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import printable
+from svc_dist.methods.calibration.chain import steps
 from svc_dist.plan.inputs import every_location
 from svc_dist.recipe.training.checkpoints import step_of
 from svc_dist.run.pipeline.needs import Needs
@@ -58,9 +59,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             yield f"output {result.path}:"
         for entry, names in zip(result.dispositions, named, strict=True):
             what = f"merged by {entry.method}{_listed(entry.parameters)}" if entry.method else entry.kind
-            if entry.calibration is not None:
-                rest = {key: value for key, value in entry.calibration.items() if key != "method"}
-                what += f", calibrated by {entry.calibration['method']}{_listed(rest)}"
+            for number, one in enumerate(steps(entry.calibration)):
+                rest = {key: value for key, value in one.items() if key != "method"}
+                what += f", {'then' if number else 'calibrated'} by {one['method']}{_listed(rest)}"
             if entry.least_difference is not None:
                 what += f", only where the relative difference from the base exceeds {shown(entry.least_difference)}"
             yield f"{counted(len(names), 'tensor')} {what}; {entry.reason}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from svc_dist.linalg.svd import leading_values
+from svc_dist.methods.calibration import chain
 from svc_dist.methods.chunking import chunks, together_on_device
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
@@ -16,7 +17,7 @@ from svc_dist.methods.elementwise.plain.pieces import cutter
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
 from svc_dist.methods.method import Method, grouped
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.cores import Cores, cores_of
 
 
@@ -143,8 +144,8 @@ def _matrices(deltas: TaskDeltas, batch: tuple[int, int, int], stay: int) -> Ite
 
 
 def _tells_sides(result: ResultParameters) -> bool:
-    calibration = result.calibration
-    return calibration is not None and CALIBRATIONS[calibration["method"]].tells_sides
+    calibration = chain.declared(chain.names(result.calibration))
+    return calibration is not None and calibration.tells_sides
 
 
 def _elementwise_chunks(
@@ -188,7 +189,7 @@ def merged_matrices(
     method and the calibration report. ``statistics``: of the tensor that the matrix belongs to, and ``wide`` those in
     float64, for what is calibrated; ``turned``: this one stores the transpose. Raises NumericsError.
     """
-    calibrations = [None if one.calibration is None else CALIBRATIONS[one.calibration["method"]] for one in results]
+    calibrations = [chain.declared(chain.names(one.calibration)) for one in results]
     factored = all(
         method.has_factored_form(one.parameters, calibration)
         for one, calibration in zip(results, calibrations, strict=True)
@@ -244,19 +245,11 @@ def _calibrated(
     merged: Merged, deltas: TaskDeltas | Cores, results: Sequence[ResultParameters], indices: Sequence[int]
 ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
     """Index, delta and summary of each result that starts from ``merged``: first those without a calibration."""
-    names: dict[str, list[int]] = {}
-    for index in indices:
-        calibration = results[index].calibration
-        if calibration is None:
-            yield index, merged.delta, merged.summary
-        else:
-            names.setdefault(calibration["method"], []).append(index)
-    for name, members in names.items():
-        sets = [{k: v for k, v in (results[index].calibration or {}).items() if k != "method"} for index in members]
-        for positions, calibrated in CALIBRATIONS[name].results(sets, merged, deltas):
-            for position in positions:
-                yield members[position], calibrated.delta, merged.summary | calibrated.summary
-            del calibrated  # before the next one is made
+    chains = [chain.steps(results[index].calibration) for index in indices]
+    for position, delta, summary in chain.calibrated(merged, deltas, chains):
+        narrowed = bool(chains[position]) and isinstance(deltas, TaskDeltas)  # cores stay in float64
+        yield indices[position], delta.to(deltas.dtype) if narrowed else delta, summary
+        del delta  # before the next one is made
 
 
 def elementwise_matrix(

@@ -24,7 +24,8 @@ _RUN = 16  # neighbours sampled together: one cache line of storage serves them 
 class Deltas(Protocol):
     """What a calibration takes: the task deltas of a matrix one after another, or their cores."""
 
-    precision: str
+    @property
+    def precision(self) -> str: ...
 
     def __len__(self) -> int: ...
 

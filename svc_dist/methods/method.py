@@ -25,7 +25,8 @@ class Declaration:
     ``function``: ``module:name``; a module with a leading dot lies in this package. ``work(m, n, K, precision)``:
     estimated operations by kind for one ``(m, n)`` matrix and K experts; ``memory(m, n, K, precision)``: the peak of
     anonymous bytes for it. ``version`` is raised whenever results change; it is part of a plan's fingerprint.
-    ``symmetric``: of transposed matrices it makes the transpose of what it makes of the matrices.
+    ``symmetric``: of transposed matrices it makes the transpose of what it makes of the matrices. ``experimental``: no
+    measurement of this project says yet when to choose it, so that a later release may drop it.
 
     ``several``: the parameter of which one call takes several values, because they share a decomposition: it is passed
     as a list, and the function yields one result for each value, in order. Without it the function takes one set of
@@ -42,6 +43,7 @@ class Declaration:
     several: str | None = None
     version: int = 1
     symmetric: bool = False
+    experimental: bool = False
 
     @property
     def all_parameters(self) -> tuple[Parameter, ...]:

@@ -123,6 +123,19 @@ _CALIBRATIONS = (
         several="alpha", factored=True,
         work=calibrating.svc_work, memory=with_heap_slack(calibrating.svc_memory),
     ),
+    Calibration(
+        name="magic", function=".calibration.magic:magic", experimental=True,
+        doc="MAGIC's weight space calibration: each row as long as the experts' rows suggest",
+        source="Li et al. 2025, arXiv 2512.19320",
+        parameters=(
+            Parameter(
+                "limit", str, "none", "rows may only grow (amplify) or only shrink (suppress): the authors suppress "
+                "in layers that data shows to be sensitive, and amplify in all others",
+                choices=("none", "amplify", "suppress"),
+            ),
+        ),
+        work=calibrating.magic_work, memory=with_heap_slack(calibrating.magic_memory),
+    ),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from svc_dist.errors import Warned, printable, warned
+from svc_dist.methods.calibration.chain import steps
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.multi_token import multi_token_warnings
 from svc_dist.plan.files.sidecars import LeftOut
@@ -30,7 +31,7 @@ def _calibration_advice(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -
     calibrated = {
         decision.disposition.method
         for decision in decisions
-        if (decision.disposition.calibration or {}).get("alpha", 1.0) < _HARMLESS
+        if any(one.get("alpha", 1.0) < _HARMLESS for one in steps(decision.disposition.calibration))
         and (decision.disposition.parameters or {}).get("lambda", 1.0) == 1.0
     }
     choices = recipe.results[0]

@@ -14,10 +14,11 @@ from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import PlanError
 from svc_dist.linalg.devices.grain import GRAIN, on_the_cpu
 from svc_dist.linalg.devices.limits import WORKSPACE
+from svc_dist.methods.calibration.chain import declared, names
 from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.costs import Work, difference_work, matrix_memory, product_work
 from svc_dist.methods.elementwise.costs import memory_of_chunks, memory_of_selection
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.costs import factored_memory, factored_work, formed_memory
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
@@ -121,20 +122,21 @@ def _work(tensor: PlannedTensor, disposition: Disposition, elements: int, precis
     experts = len(tensor.sources) - 1
     measured = Work() if disposition.least_difference is None else difference_work(elements, experts)
     if tensor.batch is None:
-        return _matrix_work(disposition.method, None, 1, elements, experts, precision) + measured
+        return _matrix_work(disposition.method, (), 1, elements, experts, precision) + measured
     _, rows, columns = tensor.batch
     if (rank := _factored_rank(tensor, disposition)) is not None:
         return factored_work(rows, columns, rank, experts, precision) * (elements / (rows * columns)) + measured
-    calibration = disposition.calibration["method"] if disposition.calibration is not None else None
-    each = _matrix_work(disposition.method, calibration, rows, columns, experts, precision)
+    each = _matrix_work(disposition.method, names(disposition.calibration), rows, columns, experts, precision)
     return each * (elements / (rows * columns)) + measured
 
 
 @functools.lru_cache(maxsize=4096)
-def _matrix_work(method: str, calibration: str | None, rows: int, columns: int, experts: int, precision: str) -> Work:
+def _matrix_work(
+    method: str, calibrations: tuple[str, ...], rows: int, columns: int, experts: int, precision: str
+) -> Work:
     operations = METHODS[method].work(rows, columns, experts, precision)
-    if calibration is not None:
-        operations += CALIBRATIONS[calibration].work(rows, columns, experts, precision)
+    if (calibration := declared(calibrations)) is not None:
+        operations += calibration.work(rows, columns, experts, precision)
     return operations
 
 
@@ -142,7 +144,7 @@ def _factored_rank(tensor: PlannedTensor, disposition: Disposition) -> int | Non
     """The sum of the ranks where a matrix is merged in its experts' factors; None where it is not."""
     if tensor.batch is None or disposition.method is None or not takes_matrices(tensor, [disposition]):
         return None
-    calibration = CALIBRATIONS[disposition.calibration["method"]] if disposition.calibration is not None else None
+    calibration = declared(names(disposition.calibration))
     if not METHODS[disposition.method].has_factored_form(disposition.parameters or {}, calibration):
         return None
     ranks = tensor.ranks()
@@ -203,8 +205,8 @@ def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str, dev
         return int(factored_memory(rows, columns, rank, precision)) + chunked
     experts = len(tensor.sources) - 1
     peak = METHODS[disposition.method].memory(rows, columns, experts, precision)
-    if disposition.calibration is not None:
-        peak = max(peak, CALIBRATIONS[disposition.calibration["method"]].memory(rows, columns, experts, precision))
+    if (calibration := declared(names(disposition.calibration))) is not None:
+        peak = max(peak, calibration.memory(rows, columns, experts, precision))
     if tensor.turned:
         peak += matrix_memory(rows, columns, precision)  # the result, turned back
     return int(peak) + chunked

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import structs
 
+from svc_dist.methods.calibration.chain import names
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
@@ -108,5 +109,5 @@ def fingerprint(plan: Plan) -> str:
 def versions(dispositions: Sequence[Sequence[Disposition]]) -> dict[str, int]:
     """The versions of the methods and calibrations that are used. ``dispositions``: by number, in all results."""
     every = [one for numbered in dispositions for one in numbered]
-    used = sorted({d.method for d in every if d.method} | {d.calibration["method"] for d in every if d.calibration})
+    used = sorted({d.method for d in every if d.method} | {name for d in every for name in names(d.calibration)})
     return {name: (METHODS[name] if name in METHODS else CALIBRATIONS[name]).version for name in used}

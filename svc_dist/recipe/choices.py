@@ -17,9 +17,9 @@ from svc_dist.recipe.locations import RecipeModel, model_number
 from svc_dist.recipe.mergekit.parameters import WITHOUT_EFFECT
 from svc_dist.recipe.mergekit.refused import method_hint
 from svc_dist.recipe.origin import Origin, nearest
-from svc_dist.recipe.rules.calibrations import complete_calibration
+from svc_dist.recipe.rules.calibrations import complete_calibration, lacks_alpha, overridden
 from svc_dist.recipe.rules.conditions import least_difference
-from svc_dist.recipe.rules.keys import OnlyWhere, RuleEntry
+from svc_dist.recipe.rules.keys import Calibrate, OnlyWhere, RuleEntry
 from svc_dist.recipe.rules.subsets import Subset, all_models, named_models, takes_the_rest
 from svc_dist.recipe.schema import Recipe
 from svc_dist.recipe.training.checkpoints import with_weights
@@ -108,9 +108,7 @@ def resolve_results(recipe: Recipe, models: Sequence[RecipeModel], origin: Origi
     for index, entry in enumerate(recipe.outputs):
         scale = {} if entry.scale is None else {"lambda": entry.scale}
         parameters = {**recipe.parameters, **entry.parameters, **scale}
-        calibrate = recipe.calibrate if entry.calibrate is None else entry.calibrate
-        if entry.calibrate is not None and "method" not in entry.calibrate:
-            calibrate = {**(recipe.calibrate or {}), **entry.calibrate}
+        calibrate = overridden(recipe.calibrate, entry.calibrate)
         chosen = recipe if entry.weights is None else with_weights(recipe, entry.weights, origin.at("outputs", index))
         where = recipe.only_where if entry.only_where is None else entry.only_where
         request = _Request(chosen, models, replace(origin, overlay=("outputs", index)), parameters, calibrate, where)
@@ -126,7 +124,7 @@ class _Request:
     models: Sequence[RecipeModel]
     origin: Origin
     parameters: Mapping[str, Any]
-    calibrate: Mapping[str, Any] | None
+    calibrate: Calibrate | None
     only_where: OnlyWhere | None
 
     def result(self, path: str) -> ResultChoices:
@@ -214,7 +212,7 @@ class _Request:
         self,
         method: Method,
         own: Mapping[str, Any],
-        calibrate: Mapping[str, Any] | None,
+        calibrate: Calibrate | None,
         where: str,
         *calibrate_path: str | int,
         alike: bool = False,
@@ -247,7 +245,7 @@ class _Request:
         except RecipeError as error:
             raise RecipeError(f"{where}: {error.message}", error.hint, code=error.code) from None
         calibration = complete_calibration(calibrate, experts, self.origin, *calibrate_path)
-        default_alpha = calibration is not None and "alpha" not in (calibrate or {})
+        default_alpha = calibration is not None and lacks_alpha(calibrate)
         chosen = (method.name, parameters, calibration, subset.models)
         return MergeChoice(*chosen, experts=experts, where=where, default_alpha=default_alpha)
 

@@ -15,6 +15,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.recipe.evaluation.axes import AxisEntry, as_axes
 from svc_dist.recipe.evaluation.entry import EvaluateEntry, as_entries, require_names
 from svc_dist.recipe.rules.keys import (
+    Calibrate,
     Layers,
     OnlyWhere,
     RuleEntry,
@@ -126,8 +127,8 @@ class OutputEntry(Strict):
         None, alias="lambda", description="parameter `lambda` of the merge method; a list: a model for each value"
     )
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
-    calibrate: dict[str, Any] | None = Field(
-        None, description="calibration, or keys that override the recipe's, or none"
+    calibrate: Calibrate | None = Field(
+        None, description="calibration or a list of them, or keys that override the recipe's, or none"
     )
     only_where: OnlyWhere | None = Field(None, description="condition in place of the recipe's, or none")
     weights: list[float] | None = Field(None, description="weight of each model in this result, in order")
@@ -169,7 +170,9 @@ class Recipe(Strict):
     )
     merge_method: str = Field(description="merge method of all tensors that no rule changes")
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method, for all experts")
-    calibrate: dict[str, Any] | None = Field(None, description="svc, or {method: svc, alpha: ..., side: ...}")
+    calibrate: Calibrate | None = Field(
+        None, description="svc, or {method: svc, alpha: ..., side: ...}, or a list of them, applied in order"
+    )
     only_where: OnlyWhere | None = Field(
         None, description="{relative_difference: ...}: tensors whose experts differ less from the base stay the base's"
     )

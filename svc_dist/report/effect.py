@@ -31,7 +31,7 @@ class Effect:
     @classmethod
     def of(cls, summaries: Iterable[Mapping[str, Any]]) -> Effect | None:
         """The effect on these matrices together; None where none of them was calibrated or all deltas are zero."""
-        norms = [_norms(summary) for summary in summaries if "gamma" in summary]
+        norms = [_norms(summary) for summary in summaries if {"gamma", "norm_merged"} & summary.keys()]
         before, after, change = (math.hypot(*(one[part] for one in norms)) for part in range(3))
         if not before:
             return None

@@ -58,6 +58,16 @@ def test_units_that_use_no_gpu_are_counted_where_there_is_one(models: list[Path]
     assert not [line for line in plan_lines(svc_dist.make_plan(recipe, device="cpu")) if " on cores" in line]
 
 
+def test_several_calibrations_are_listed_in_order(models: list[Path]) -> None:
+    plan, lines = planned(models, calibrate=["svc", "magic"])
+    listed = "calibrated by svc (alpha 0.5, side left), then by magic (limit none); "
+    assert any(listed in line for line in lines)
+    assert {"svc", "magic"} <= plan.methods.keys(), "the fingerprint holds the version of each"
+    assert plan.fingerprint != planned(models, calibrate=["magic", "svc"])[0].fingerprint
+    alone = [planned(models, calibrate=given)[0].results for given in ("svc", ["svc"])]
+    assert alone[0] == alone[1], "a list of one is that one"
+
+
 def test_several_outputs_have_their_lists_each(models: list[Path]) -> None:
     _, lines = planned(models, outputs=[{"path": "half", "lambda": 0.5}, {"path": "whole"}])
     half, whole = lines.index("output half:"), lines.index("output whole:")

@@ -24,6 +24,11 @@ def summary(*directions: tuple[float, float], exact: bool = True) -> dict[str, A
     return said
 
 
+def test_a_calibration_without_gammas_counts_by_its_norms() -> None:
+    effect = Effect.of([{"norm_merged": 2.0, "norm_calibrated": 1.0, "norm_changed": 1.0}, {"sigma": [1.0]}])
+    assert effect == Effect(0.5, 0.5)
+
+
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
     ("directions", "kind", "growth", "change"),

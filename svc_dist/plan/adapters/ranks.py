@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from svc_dist.checkpoint.adapters.adapter import Expert
 from svc_dist.checkpoint.adapters.factors import AdapterFactors
-from svc_dist.methods.registry import CALIBRATIONS, METHODS
+from svc_dist.methods.calibration.chain import declared, names
+from svc_dist.methods.registry import METHODS
 from svc_dist.plan.tensors.dispositions import Disposition
 
 
@@ -44,8 +45,7 @@ def exact_rank(
     for one in decided:
         if one.method is None:
             continue
-        calibration = None if one.calibration is None else CALIBRATIONS[one.calibration["method"]]
-        if not METHODS[one.method].has_factored_form(one.parameters or {}, calibration):
+        if not METHODS[one.method].has_factored_form(one.parameters or {}, declared(names(one.calibration))):
             return f"{one.method} makes a delta of full rank"
     if all(one.calibration is None and _is_sum(one) for one in decided):
         return ExactRank(sum(ranks), tuple(ranks))

@@ -13,6 +13,7 @@ from typing import Any
 from svc_dist.checkpoint.checkpoint import Checkpoint
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import Warned, printable, warned
+from svc_dist.methods.calibration.chain import names
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -111,9 +112,9 @@ class Layouts:
         """
         if (method, rule) not in self._tells_sides:
             choices = [each.default if rule is None else each.rules[rule] for each in self._recipe.results]
-            calibrations = [choice.calibration for choice in choices if isinstance(choice, MergeChoice)]
+            merging = [choice for choice in choices if isinstance(choice, MergeChoice)]
             self._tells_sides[method, rule] = METHODS[method].tells_sides or any(
-                one is not None and CALIBRATIONS[one["method"]].tells_sides for one in calibrations
+                CALIBRATIONS[name].tells_sides for choice in merging for name in names(choice.calibration)
             )
         if not self._tells_sides[method, rule]:
             return False

@@ -20,7 +20,7 @@ _FORM = 'write --set KEY=VALUE, like parameters.lambda=0.4 or models.0.parameter
 #: Keys whose text is short for a mapping with it as ``method``.
 _SHORT = ("calibrate", "fallback")
 #: The keys of an entry of a list by which a change may name it.
-_NAMES = ("name", "model", "path")
+_NAMES = ("name", "model", "path", "method")
 
 
 def parse_changes(given: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class _Change:
                     raise self._missing(step, holder)
                 holder[at] = [] if self.steps[number + 1].isdigit() else {}
                 self.lines[path] = self.place
-            elif number == 0 and at in _SHORT and isinstance(holder[at], str):
+            elif (*path, at)[0] in _SHORT and number < 2 and isinstance(holder[at], str):
                 holder[at] = {"method": holder[at]}
             holder = holder[at]
         at = self._step(holder, self.steps[-1], path)

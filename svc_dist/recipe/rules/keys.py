@@ -31,8 +31,14 @@ def as_list(value: Any) -> Any:
 
 
 def as_method(value: Any) -> Any:
-    """A text stands for a mapping with it as ``method``."""
+    """A text stands for a mapping with it as ``method``; also in a list."""
+    if isinstance(value, list):
+        return [{"method": one} if isinstance(one, str) else one for one in value]
     return {"method": value} if isinstance(value, str) else value
+
+
+#: A calibration, or several in order.
+Calibrate = dict[str, Any] | list[dict[str, Any]]
 
 
 class RuleModel(Strict):
@@ -96,7 +102,7 @@ class RuleEntry(Strict):
     )
     merge_method: str | None = Field(None, description="merge method in place of the recipe's")
     parameters: dict[str, Any] = Field({}, description="parameters that override the recipe's")
-    calibrate: dict[str, Any] | None = Field(None, description="calibration in place of the recipe's, or none")
+    calibrate: Calibrate | None = Field(None, description="calibration in place of the recipe's, or a list, or none")
     only_where: OnlyWhere | None = Field(None, description="condition in place of the recipe's, or none")
     vocab: Vocab | None = Field(None, description="as `vocab` of the recipe, for every tensor that the rule matches")
     stored: Stored | None = Field(

@@ -147,14 +147,12 @@ def _with_grids(output: dict[str, Any], properties: dict[str, Any]) -> None:
 
 
 def _calibration() -> dict[str, Any]:
-    return _either(
-        _enum([*CALIBRATIONS, "none"]),
-        *(
-            _object([one], {"method": _enum([name, "none"])} | {each.name: _value(each) for each in one.parameters})
-            for name, one in CALIBRATIONS.items()
-        ),
-        {"type": "null"},
-    )
+    forms = [
+        _object([one], {"method": _enum([name, "none"])} | {each.name: _value(each) for each in one.parameters})
+        for name, one in CALIBRATIONS.items()
+    ]
+    listed = {"type": "array", "items": _either(_enum(CALIBRATIONS), *forms), "minItems": 1}
+    return _either(_enum([*CALIBRATIONS, "none"]), *forms, listed, {"type": "null"})
 
 
 def _mergekits(definitions: dict[str, Any]) -> dict[str, Any]:

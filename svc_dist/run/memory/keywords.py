@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svc_dist.errors import RecipeError, require_choice
+from svc_dist.methods.calibration.chain import chained
 from svc_dist.methods.method import Method
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 
@@ -17,14 +18,21 @@ def complete_parameters(method: Method, keywords: Mapping[str, Any], experts: in
 
 
 def complete_calibration(given: object, experts: int) -> dict[str, Any] | None:
-    """The complete settings of a calibration from its name or settings; None for none. Raises RecipeError."""
+    """The complete settings of a calibration from its name or settings, or of a list of them in order; None for none.
+
+    Raises RecipeError.
+    """
+    if given is None or given == "none" or (isinstance(given, Mapping) and given.get("method") == "none"):
+        return None
+    return chained([_complete(one, experts) for one in (given if isinstance(given, list | tuple) else [given])])
+
+
+def _complete(given: object, experts: int) -> dict[str, Any]:
     settings = {"method": given} if isinstance(given, str) else given
-    if settings is None:
-        return None
     if not isinstance(settings, Mapping):
-        raise RecipeError(f"calibrate is {given!r}, but must be a name, or a mapping with the name as its `method`")
-    if settings.get("method") == "none":
-        return None
+        raise RecipeError(
+            f"calibrate is {given!r}, but must be a name, a mapping with the name as its `method`, or a list of them"
+        )
     require_choice("calibrate", settings.get("method"), CALIBRATIONS)
     return CALIBRATIONS[settings["method"]].complete(settings, experts)
 

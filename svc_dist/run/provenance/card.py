@@ -35,7 +35,8 @@ def card(plan: Plan, own: str | None) -> str:
 
     method = plan.recipe["merge_method"]
     calibration = plan.recipe.get("calibrate")
-    title = method + (f" + {calibration['method']}" if calibration and calibration["method"] != "none" else "")
+    each = calibration if isinstance(calibration, list) else [calibration or {"method": "none"}]
+    title = " + ".join([method, *(one["method"] for one in each if one["method"] != "none")])
     library, what = ("transformers", "model") if plan.adapter is None else ("peft", "adapter")
     relation: dict[str, Any] = {"base_model_relation": "merge"} if plan.adapter is None else {}
     data = ModelCardData(library_name=library, tags=["merge", "svc-dist", method], **relation)

@@ -55,9 +55,11 @@ def test_each_method_takes_its_parameters_with_their_defaults(method: str) -> No
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_calibrations(calibration: str) -> None:
-    for given in (calibration, {"method": calibration}, {"method": "none"}, "none"):
+    listed = [[calibration], [calibration, {"method": calibration}]]
+    for given in (calibration, {"method": calibration}, {"method": "none"}, "none", *listed):
         VALIDATOR.validate({**data(MODELS), "merge_method": "linear", "calibrate": given})
-    assert not VALIDATOR.is_valid({**data(MODELS), "merge_method": "linear", "calibrate": "nosuch"})
+    for wrong in ("nosuch", ["nosuch"], [calibration, "none"], []):
+        assert not VALIDATOR.is_valid({**data(MODELS), "merge_method": "linear", "calibrate": wrong})
 
 
 @pytest.mark.parametrize(

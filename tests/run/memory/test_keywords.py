@@ -25,5 +25,9 @@ def test_a_calibration_is_a_name_or_settings() -> None:
     assert complete_calibration(None, 2) is None
     assert complete_calibration({"method": "none"}, 2) is None
     assert complete_calibration("svc", 2) == complete_calibration({"method": "svc"}, 2)
+    assert complete_calibration(["svc"], 2) == complete_calibration("svc", 2)
+    both = complete_calibration(["svc", {"method": "magic", "limit": "amplify"}], 2)
+    assert both is not None
+    assert [one["method"] for one in both["steps"]] == ["svc", "magic"]
     with pytest.raises(RecipeError, match="calibrate is 3"):
         complete_calibration(3, 2)
