@@ -105,17 +105,19 @@ class _Change:
             )
         if step.isascii() and step.isdigit() and int(step) < len(holder):
             return int(step)
+        short = path[:1] and path[0] in _SHORT
+        entries = [{"method": entry} if short and isinstance(entry, str) else entry for entry in holder]
         names = [
-            [str(entry[key]) for key in _NAMES if key in entry] if isinstance(entry, dict) else [] for entry in holder
+            [str(entry[key]) for key in _NAMES if key in entry] if isinstance(entry, dict) else [] for entry in entries
         ]
         found = [n for n, own in enumerate(names) if step in own or step in [one.rpartition("/")[2] for one in own]]
         if len(found) == 1:
             return found[0]
         known = [own[0].rpartition("/")[2] for own in names if own]
         why = "is the name of several entries" if found else "is no entry"
-        entries = f"{where} has {len(holder)}, from 0" if holder else f"{where} has none"
+        listed = f"{where} has {len(holder)}, from 0" if holder else f"{where} has none"
         hint = f"; {nearest(step, known)}" if known and not found and not step.isdigit() else ""
-        raise RecipeError(f"{self.place}: {step} {why} of {where}", redact(entries + hint), code="set-refused")
+        raise RecipeError(f"{self.place}: {step} {why} of {where}", redact(listed + hint), code="set-refused")
 
     def _remove(self, holder: Any, path: KeyPath) -> None:
         at = path[-1]

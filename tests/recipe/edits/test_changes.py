@@ -39,7 +39,7 @@ def refused(*given: str, text: str = MINIMAL) -> str:
         (["calibrate=svc", "calibrate.alpha=0.6"], MINIMAL + "calibrate: {method: svc, alpha: 0.6}"),
         (["calibrate=[svc, magic]", "calibrate.0.alpha=0.6"],
          MINIMAL + "calibrate: [{method: svc, alpha: 0.6}, magic]"),
-        (["calibrate=[{method: svc}, magic]", "calibrate.svc.alpha=0.6"],
+        (["calibrate=[svc, magic]", "calibrate.svc.alpha=0.6"],
          MINIMAL + "calibrate: [{method: svc, alpha: 0.6}, magic]"),
         (["rules=[{match: x=y, keep: base}]"], MINIMAL + "rules: [{match: x=y, keep: base}]"),
         (["base_model=/else/base.v1"], MINIMAL.replace("base_model: base", "base_model: /else/base.v1")),
