@@ -11,6 +11,8 @@ import yaml
 
 from svc_dist.recipe.origin import KeyPath
 from svc_dist.recipe.paths import MODEL_KEYS
+from svc_dist.recipe.rules.calibrations import overridden
+from svc_dist.recipe.rules.keys import as_method
 from svc_dist.recipe.writing.document import Document
 from svc_dist.scoring.search.searched import Searched
 from svc_dist.scoring.search.space import Space
@@ -49,6 +51,8 @@ def _values(searched: Searched, entry: Mapping[str, Any]) -> Iterator[tuple[KeyP
         if owner == "weights":
             for number, weight in enumerate(value):
                 yield ("models", number, "parameters", "weight"), weight
+        elif owner == "calibrate" and (isinstance(value, list) or isinstance(searched.data.get(owner), list)):
+            yield (owner,), overridden(as_method(searched.data.get(owner)), value)
         elif owner == "calibrate" and "method" not in value and isinstance(searched.data.get(owner), str):
             yield (owner,), {"method": searched.data[owner], **value}
         elif owner == "calibrate" and [*value] == ["method"]:

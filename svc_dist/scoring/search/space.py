@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import RecipeError
+from svc_dist.methods.calibration.chain import names
 from svc_dist.methods.parameters import Parameter
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.evaluation.axes import AxisEntry
@@ -160,10 +161,9 @@ class _Request:
         """The path of the key, and its parameter. Raises RecipeError."""
         owner, dot, name = self.key.partition(".")
         method = METHODS[self.recipe.results[0].default.method]
-        chosen = self.recipe.results[0].default.calibration
-        calibration = None if chosen is None else CALIBRATIONS[chosen["method"]]
+        calibrations = [CALIBRATIONS[one] for one in names(self.recipe.results[0].default.calibration)]
         own = {one.name: one for one in method.all_parameters}
-        of_calibration = {} if calibration is None else {one.name: one for one in calibration.all_parameters}
+        of_calibration = {one.name: one for calibration in calibrations for one in calibration.all_parameters}
         if self.key == "calibrate":
             if self.entry.grid is None:
                 raise self._error("a calibration is one of a list", "write calibrate: {grid: [none, svc]}")
@@ -176,7 +176,7 @@ class _Request:
         if self.key in of_calibration or (owner == "calibrate" and name in of_calibration):
             name = name or self.key
             return ("calibrate", name), of_calibration[name]
-        if calibration is None and any(self.key in (p.name, f"calibrate.{p.name}") for p in _all_of_calibrations()):
+        if not calibrations and any(self.key in (p.name, f"calibrate.{p.name}") for p in _all_of_calibrations()):
             raise self._error("the recipe has no calibration", "add `calibrate: svc` to it")
         known = [*own, *of_calibration, "calibrate"]
         raise self._error(f"{method.name} has no value '{self.key}' to search", nearest(self.key, known))

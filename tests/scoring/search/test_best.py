@@ -46,6 +46,10 @@ def best(folder: Path, text: str, over: list[str], values: dict[str, Any]) -> st
         ("merge_method: ties\ncalibrate: svc\n", "alpha=0.1:1", 0.3, "calibrate: {method: svc, alpha: 0.3}"),
         ("merge_method: ties\ncalibrate: svc\n", "calibrate=none,svc", "none", "calibrate: none"),
         (
+            "merge_method: ties\ncalibrate: [svc, magic]  # both\n", "alpha=0.1:1", 0.3,
+            "calibrate: [{method: svc, alpha: 0.3}, {method: magic}]  # both",
+        ),
+        (
             "merge_method: ties\ncalibrate:\n  method: svc\n  alpha: 1.0\n", "alpha=0.1:1", 0.3,
             "calibrate:\n  method: svc\n  alpha: 0.3",
         ),
