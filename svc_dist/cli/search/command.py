@@ -84,10 +84,10 @@ def search(
     anonymous: options.Anonymous = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find the values of a recipe with the best score, by a command of yours. Run the same command again to resume it.
+    """Find the values of a recipe with the best score. Run the same command again to resume it.
 
-    Several trials share one pass over the experts. Their models are removed once they are scored. FOLDER gets a table,
-    a page with plots and the best recipe.
+    A command of yours scores each merge. Several trials share one pass over the experts. Their models are removed once
+    they are scored. FOLDER gets a table, a page with plots and the best recipe.
 
     Example: svc-dist search recipe.yaml --over lambda=0.2:1.0 --score 'python score.py {output}' --trials 12
     """

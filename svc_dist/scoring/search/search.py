@@ -97,7 +97,7 @@ class _Search:
         as_it_is = self.searched.with_outputs([self.space.entry({}, "trial-0000")])
         plan = make_plan(as_it_is, settings_of(self.options, None))
         identity = {
-            "recipe, or inputs of it": plan.fingerprint,
+            "recipe or its inputs (fingerprint)": plan.fingerprint[:16],
             "space": self.space.describe(),
             "score command": redact_command(self.command),
             "sampler or seed": f"{self.sampler} {self.request.seed}",

@@ -88,11 +88,16 @@ class TrialFolder:
             )
         names = sorted(name for name in self.storage.names(_FOLDER) if name.endswith(".json"))
         trials = [] if restart else sorted(map(self._read, names), key=lambda one: one.number)
-        changed = [key for key, value in search.items() if recorded is not None and recorded.get(key) != value]
+        changed = [
+            f"  {key}: was {recorded.get(key)}, is {value}"
+            for key, value in (search.items() if recorded is not None else ())
+            if recorded is not None and recorded.get(key) != value
+        ]
         any_scored = any(one.state is State.SCORED for one in trials)
         if changed and any_scored:
             raise ChangedInputError(
-                f"{self.storage.location} holds a search with another {' and another '.join(changed)}",
+                f"{self.storage.location} holds a search of something else; since then this changed:\n"
+                + "\n".join(changed),
                 "undo the change to resume it, name another FOLDER, or start over with --restart",
             )
         anew = recorded != search or not (any_scored or all(one.state is State.PROPOSED for one in trials))
