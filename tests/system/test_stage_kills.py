@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.dying import start
 from tests.support.fault_proxy import Fault, FaultProxy, Kind
 from tests.support.pretended_gpus import pretend_gpus, ran_on
-from tests.support.ray_cluster import PATIENCE, RayCluster, ray_cluster
+from tests.support.ray_cluster import PATIENCE, Merge, RayCluster, ray_cluster
 from tests.support.s3_kills import COMMAND
 from tests.support.s3_merge import Models, S3Merge, Starts, models_in
 from tests.support.s3_servers import Bucket, SeaweedFS
@@ -133,17 +134,23 @@ def test_fifteen_kills_with_the_processes_of_gpus(
             processes += killed
             strikes.count(code)
             wait_for_the_end_of_processes(cluster)
+        with begun(cluster, strikes, tmp_path / "recipe.yaml") as merge:
+            assert merge.ends() == 0, merge.said
+        strikes.count(0)
     assert len({one.device for one in ran_on(notes)}) == 2
-    strikes.finish()
     assert processes >= 5
     assert strikes.midway >= 2
 
 
+def begun(cluster: RayCluster, strikes: Strikes, recipe: Path) -> AbstractContextManager[Merge]:
+    """One start on the cluster."""
+    arguments = [strikes.merge.write_recipe(recipe), strikes.merge.url, "--endpoint-url", strikes.endpoint]
+    return cluster.merge(*arguments, "--device", "cuda", program=[sys.executable, "-c", COMMAND])
+
+
 def struck(cluster: RayCluster, strikes: Strikes, recipe: Path) -> tuple[int, int]:
     """One start on the cluster. How many processes of GPUs were killed in it, and the exit code of the command."""
-    program = [sys.executable, "-c", COMMAND]
-    arguments = [strikes.merge.write_recipe(recipe), strikes.merge.url, "--endpoint-url", strikes.endpoint]
-    with cluster.merge(*arguments, "--device", "cuda", program=program) as merge:
+    with begun(cluster, strikes, recipe) as merge:
 
         def ended() -> bool:
             return merge.process.poll() is not None
