@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from svc_dist.forecast.prediction import Prediction
     from svc_dist.methods.calibration.svc import Calibrated
+    from svc_dist.run.series.nightly import Nightly
     from svc_dist.run.session import MergeSummary
+    from svc_dist.run.signals.reporter import Signals
     from svc_dist.run_folder.report import MergeReport
 
 #: A recipe's file, what its YAML parses to (a list for several documents), or a recipe that is resolved already.
@@ -56,6 +58,8 @@ def merge(
     progress: bool = False,
     evaluate: bool = True,
     run_commands: bool = False,
+    nightly: Nightly | None = None,
+    signals: Signals | None = None,
 ) -> MergeSummary:
     """Merge the experts of a recipe into a model at ``output``, a folder or URL.
 
@@ -64,27 +68,25 @@ def merge(
     ``recipe``: a file, or the mapping that its YAML parses to (then paths are relative to the working folder). The
     options are those of ``svc-dist merge --help``; ``changes`` are those of its ``--set``, like
     ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention; ``evaluate``:
-    whether the recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file.
-    Raises SvcDistError; its ``exit_code`` is that of the command.
+    whether the recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file;
+    ``nightly``: ``--if-changed``, ``--latest`` and ``--keep``, for an output with ``{date}``; ``signals``: whom to tell
+    the result. Raises SvcDistError; its ``exit_code`` is that of the command.
     """
-    from svc_dist.run.stages.chain import run_stages
-    from svc_dist.run_folder.stages.places import placed
-    from svc_dist.scoring import evaluate as evaluation
+    from svc_dist.run.series.nightly import Nightly, run_repeated
+    from svc_dist.run.signals.reporter import reporting
+    from svc_dist.scoring.evaluate import checks_of
 
-    settings = SettingsRequest(precision, threads_per_unit, device, mixed_gpus)
-    limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
-    options = Options(
-        executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
-        limits=limits, progress=progress,
-    )  # fmt: skip
-    load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    stages, location = placed(load, str(output), restart)
-    if evaluate:
-        evaluation.require_runnable(stages, recipe, run_commands)
-    summary = run_stages(stages, location, options)
-    if evaluate:
-        evaluation.evaluate(stages, location)
-    return summary
+    with reporting(signals, str(output)) as reporter:
+        settings = SettingsRequest(precision, threads_per_unit, device, mixed_gpus)
+        limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
+        options = Options(
+            executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
+            limits=limits, progress=progress, watch=reporter.watch,
+        )  # fmt: skip
+        load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+        checks = checks_of(recipe, evaluate, run_commands)
+        reporter.summary = run_repeated(load, str(output), options, nightly or Nightly(), checks)
+    return reporter.summary
 
 
 def make_plan(

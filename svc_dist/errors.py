@@ -80,6 +80,10 @@ class ChangedInputError(SvcDistError):
     code = "input-changed"
 
 
+class OtherMergeError(ChangedInputError):
+    """The output holds a merge, unfinished or complete, that was made from something else than this one."""
+
+
 class StorageError(SvcDistError):
     """Reading or writing failed: no space, no permission, not found, a device error."""
 

@@ -18,6 +18,7 @@ from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.errors import printable
 from svc_dist.plan.inputs import as_decoded, stored_range
 from svc_dist.run.inputs.whole import Block, cuts
+from svc_dist.run_folder.series.pointer import resolved
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.reading import Source, map_ranges
@@ -103,7 +104,8 @@ def diff(a: str, b: str, access: Access = DEFAULT_ACCESS, scratch: str | None = 
     bfloat16, from which such a model was trained. ``scratch``: as in ``map_ranges``. At most two blocks of 32 Mi
     elements of each model are mapped at a time, and of a quantised weight some rows, or one matrix, are decoded.
     """
-    models = _opened(locate_here(a, access), locate_here(b, access), access)
+    first, second = (locate_here(resolved(one, access), access) for one in (a, b))
+    models = _opened(first, second, access)
     sources = [Source(model.location, model.files, access) for model in models]
     names = sorted({*models[0].tensors, *models[1].tensors}, key=natural_key)
     with ThreadPoolExecutor(2) as pool:

@@ -18,6 +18,7 @@ from svc_dist.run_folder.journal import FailureRecord, describe_failure
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, PublishedMerge, utc
+from svc_dist.run_folder.series.pointer import resolved
 from svc_dist.run_folder.stages.records import StageRecord, pending, read_stages
 from svc_dist.run_folder.starts.record import StartRecord, read_start
 from svc_dist.sizes import counted, format_size
@@ -102,6 +103,7 @@ class Status:
 
 def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
     """Read the run folder of an output. Raises OutputError when there is neither a run nor a finished merge."""
+    location = resolved(location, access)
     output = Output(location, access)
     if (published := completed(output)) is not None:
         return _complete(output, location, published)

@@ -22,6 +22,7 @@ from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, 
 from svc_dist.plan.tensors.layers import view_of
 from svc_dist.run_folder.published import result_folders
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedTensor, read_report
+from svc_dist.run_folder.series.pointer import resolved
 from svc_dist.run_folder.shard_check import difference, read_by_safetensors
 from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -72,7 +73,7 @@ def verify(output: str, deep: bool = False, access: Access = DEFAULT_ACCESS) -> 
     several results each is checked. Damage is reported in the result; raises StorageError when the output cannot be
     reached.
     """
-    output = locate_here(output, access)
+    output = locate_here(resolved(output, access), access)
     if not (folders := result_folders(output, access)):
         return _verify(output, deep, access)
     every = Verification()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.unattended.signalled import early_failures_told
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.edits.changes import parse_changes
 from svc_dist.recipe.load import recipe_from
@@ -81,9 +82,10 @@ def takes_models(output: Literal["required", "optional", "none"]) -> Callable[[_
         def wrapped(**given: Any) -> None:
             values = {one.name: given.pop(one.name) for one in added}
             arguments = _Arguments(command.__name__, output, **values | {"rest": values["rest"] or []})
-            location = {} if output == "none" else {"output": arguments.output()}
-            access = options.access_of(given["endpoint_url"], given["profile"], given["anonymous"])
-            recipe, changes = arguments.recipe(access)
+            with early_failures_told(given, arguments.target or " ".join(arguments.rest[:1])):
+                location = {} if output == "none" else {"output": arguments.output()}
+                access = options.access_of(given["endpoint_url"], given["profile"], given["anonymous"])
+                recipe, changes = arguments.recipe(access)
             command(recipe=recipe, changes=changes, **location, **given)
 
         wrapped.__signature__ = inspect.Signature([*added, *own])  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
+from svc_dist.cli.unattended import repeated, signalled
 from svc_dist.errors import ExitCode, RecipeError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -74,6 +75,15 @@ def merge(
     run_commands: Annotated[
         bool, typer.Option("--run-commands", help="run them also for a recipe that is no local file")
     ] = False,
+    if_changed: repeated.IfChanged = False,
+    latest: repeated.Latest = False,
+    keep: repeated.Keep = None,
+    on_success: signalled.OnSuccess = None,
+    on_failure: signalled.OnFailure = None,
+    hook_timeout: signalled.HookTimeout = 300.0,
+    notify: signalled.Notify = None,
+    metrics_file: signalled.MetricsFile = None,
+    metrics_push: signalled.MetricsPush = None,
     log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
 ) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
@@ -82,10 +92,13 @@ def merge(
 
     Example: svc-dist merge recipe.yaml merged/
     """
+    told: dict[str, Any] = {"on_success": on_success, "on_failure": on_failure, "hook_timeout": hook_timeout}
+    told |= {"notify": notify, "metrics_file": metrics_file, "metrics_push": metrics_push}
     logs.set_up(log_format)
     from svc_dist.api import merge as run
     from svc_dist.cli.texts import merge_line
     from svc_dist.run.process import return_freed_memory
+    from svc_dist.run.series.nightly import Nightly
 
     return_freed_memory()
     with logs.prints_logged():
@@ -98,6 +111,7 @@ def merge(
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
             node_timeout=node_timeout, evaluate=not no_evaluate, run_commands=run_commands,
             progress=log_format == logs.Format.TEXT and sys.stderr.isatty(),
+            nightly=Nightly(if_changed, latest, keep), signals=signalled.signals_of(told),
         )  # fmt: skip
     if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})

@@ -162,9 +162,10 @@ def report(
     options.require_writable_file(page, "--html")
     from svc_dist.run_folder.published import result_folders
     from svc_dist.run_folder.report import read_report
+    from svc_dist.run_folder.series.pointer import resolved
 
     access = options.access_of(endpoint_url, profile, anonymous)
-    output = output.rstrip("/")
+    output = resolved(output.rstrip("/"), access)
     folders = result_folders(output, access)
     if folders and page is not None:
         raise RecipeError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ from svc_dist.storage.open import open_storage
 
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
     from svc_dist.plan.model import Plan
+
+
+#: What runs beside the units of a merge; it is given a function that says how far they are.
+Watch = Callable[[Callable[[], Mapping[str, float | None]]], AbstractContextManager[None]]
 
 
 class ExecutorKind(StrEnum):
@@ -56,6 +61,7 @@ class Options:
     """How to run. Only ``settings`` change the result: they are fixed when a run is created.
 
     Raises RecipeError when a value is wrong or two options contradict each other. ``progress``: show a progress bar.
+    ``watch``: runs beside the units, with what ``Progress.figures`` says.
     """
 
     executor: str = ExecutorKind.AUTO
@@ -66,6 +72,7 @@ class Options:
     restart: bool = False
     limits: Limits = field(default_factory=Limits)
     progress: bool = False
+    watch: Watch = field(default=lambda figures: nullcontext(), compare=False)
 
     def __post_init__(self) -> None:
         if self.executor != ExecutorKind.AUTO:

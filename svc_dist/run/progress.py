@@ -61,15 +61,18 @@ class Progress:
                 self._refresh()
         elif now - self._last_line >= _LINE_EVERY:
             self._last_line = now
-            fields = {
-                "units_done": self._units,
-                "units": len(self._plan.units),
-                "bytes_done": self._bytes,
-                "bytes": self._total_bytes,
-                "work_share": self._share(),
-                "eta_seconds": self._eta(),
-            }
-            _log.info(self.line(), extra={"fields": fields})
+            _log.info(self.line(), extra={"fields": self.figures()})
+
+    def figures(self) -> dict[str, float | None]:
+        """Units, bytes read and written, the share of the estimated work, and the seconds that are left."""
+        return {
+            "units_done": self._units,
+            "units": len(self._plan.units),
+            "bytes_done": self._bytes,
+            "bytes": self._total_bytes,
+            "work_share": self._share(),
+            "eta_seconds": self._eta(),
+        }
 
     def state(self) -> tuple[int, float | None]:
         """Units done, and the seconds that are left as far as they can be estimated."""

@@ -174,7 +174,11 @@ def _run_units(
     landing = any(open_storage(model.location, output.access).path is None for model in plan.inputs)
     schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory, landing=landing)
     try:
-        with Progress(plan, done, options.progress) as progress, RecordedStart(output, plan, progress.state):
+        with (
+            Progress(plan, done, options.progress) as progress,
+            RecordedStart(output, plan, progress.state),
+            options.watch(progress.figures),
+        ):
             drive(schedule, executor, progress, ledger, options.limits, lock, stop)
     finally:
         executor.close()

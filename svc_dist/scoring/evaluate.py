@@ -16,6 +16,7 @@ from svc_dist.errors import EvaluationError, RecipeError, VerificationError, pri
 from svc_dist.recipe.documents import Stage
 from svc_dist.recipe.evaluation.entry import EvaluateEntry
 from svc_dist.recipe.load import RecipeSource, load_stages
+from svc_dist.run.series.nightly import Checks
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, Evaluation, MergeReport, utc
@@ -51,6 +52,17 @@ def require_runnable(stages: Sequence[Stage], recipe: RecipeSource, allowed: boo
                 "read them; then add --run-commands to run them, or --no-evaluate to merge without them",
                 code="commands-refused",
             )
+
+
+def checks_of(recipe: RecipeSource, evaluated: bool, allowed: bool) -> Checks:
+    """What a merge of this recipe is checked by, before and after it. ``evaluated``: also by the recipe's commands."""
+
+    def problems(location: str, access: Access) -> list[str]:
+        return verify(location, access=access).problems
+
+    if not evaluated:
+        return Checks(problems)
+    return Checks(problems, lambda stages: require_runnable(stages, recipe, allowed), evaluate)
 
 
 def is_foreign(recipe: RecipeSource) -> bool:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from svc_dist.recipe.documents import Stage
-from svc_dist.recipe.paths import PathValues
 from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.series.dates import series_of
 from svc_dist.storage.access import Access
-from svc_dist.storage.open import open_storage
-
-_DATE = "{date}"
 
 
 def placed(load: Callable[..., tuple[Stage, ...]], output: str, restart: bool = False) -> tuple[tuple[Stage, ...], str]:
@@ -35,19 +31,6 @@ def dated(output: str, access: Access, restart: bool = False) -> str:
 
     The date is that of the newest unfinished merge under such a name, so that the next start resumes it; else today.
     """
-    values = PathValues()
-    parts = values.replaced(output.replace(_DATE, "\0"), "OUTPUT").split("/")
-    first = next((number for number, part in enumerate(parts) if "\0" in part), None)
-    if first is None:
-        return "/".join(parts)
-    today = values.replaced(_DATE, "OUTPUT")
-    if not restart:
-        pattern = re.compile(re.escape(parts[first]).replace(re.escape("\0"), r"(\d{4}-\d\d-\d\d)"))
-        parent = "/".join(parts[:first]) or ("/" if first else ".")
-        for name in sorted(open_storage(parent, access).folders(), reverse=True):
-            match = pattern.fullmatch(name)
-            if match is not None and match[1] <= today:
-                location = "/".join(parts).replace("\0", match[1])
-                if Output(location, access).journal.is_there():
-                    return location
-    return "/".join(parts).replace("\0", today)
+    location, series = series_of(output, access)
+    unfinished = None if series is None or restart else series.unfinished()
+    return location if series is None or unfinished is None else series.location(unfinished)

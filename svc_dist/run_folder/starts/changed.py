@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from svc_dist.errors import ChangedInputError, SvcDistError
+from svc_dist.errors import OtherMergeError, SvcDistError
 from svc_dist.plan.fingerprint import PlannedFrom, differences
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.output import Output
@@ -16,17 +16,17 @@ from svc_dist.run_folder.report import REPORT_FILE, PublishedMerge
 _log = logging.getLogger("svc_dist")
 
 
-def other_run(output: Output, changed: str) -> ChangedInputError:
+def other_run(output: Output, changed: str) -> OtherMergeError:
     """The error for an output that holds an unfinished run of something else. ``changed``: in lines."""
-    return ChangedInputError(
+    return OtherMergeError(
         f"{output.location} holds an unfinished merge of something else; since then this changed:\n{changed}",
         "undo the change to resume, start over with --restart, or name another OUTPUT",
     )
 
 
-def other_merge(output: Output, published: PublishedMerge, plan: Plan) -> ChangedInputError:
+def other_merge(output: Output, published: PublishedMerge, plan: Plan) -> OtherMergeError:
     """The error for an output that holds a finished merge of something else than this plan."""
-    return ChangedInputError(
+    return OtherMergeError(
         f"{output.location} holds a complete merge of something else; since then this changed:\n"
         + changes(report_of(output, published), plan),
         "name another OUTPUT, or replace it with --restart; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from os.path import commonprefix
@@ -57,22 +57,22 @@ class S3Storage(MultipartStorage):
 
     def _names(self, folder: str, parameters: dict[str, str], start: str = "") -> list[str]:
         """The names in a folder that begin with ``start``, sorted."""
-        prefix = self.key(folder.strip("/"))
-        prefix = f"{prefix}/" if prefix else ""
-        parameters = {**parameters, "Prefix": f"{prefix}{start}"}
-        keys: list[str] = []
-        while True:
-            page = self.call("list_objects_v2", "list the prefix", parameters)
-            keys += [entry["Key"] for entry in page.get("Contents", []) if entry["Key"] != prefix]
-            if not page.get("IsTruncated"):
-                return sorted(key[len(prefix) :] for key in keys)
-            parameters["ContinuationToken"] = page["NextContinuationToken"]
+        prefix = f"{key}/" if (key := self.key(folder.strip("/"))) else ""
+        pages = self._listing({**parameters, "Prefix": f"{prefix}{start}"})
+        keys = (entry["Key"] for page in pages for entry in page.get("Contents", []))
+        return sorted(key[len(prefix) :] for key in keys if key != prefix)
 
     def folders(self) -> list[str]:
-        """Those of the first thousand entries."""
-        prefix = f"{self.root}/" if self.root else ""
-        page = self.call("list_objects_v2", "list the prefix", {"Prefix": prefix, "Delimiter": "/"})
-        return sorted(entry["Prefix"][len(prefix) :].strip("/") for entry in page.get("CommonPrefixes", []))
+        pages = self._listing({"Prefix": (prefix := f"{self.root}/" if self.root else ""), "Delimiter": "/"})
+        found = (one["Prefix"] for page in pages for one in page.get("CommonPrefixes", []))
+        return sorted(one[len(prefix) :].strip("/") for one in found)
+
+    def _listing(self, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The store's answers to a listing, page by page."""
+        yield (page := self.call("list_objects_v2", "list the prefix", parameters))
+        while page.get("IsTruncated"):
+            more = {**parameters, "ContinuationToken": page["NextContinuationToken"]}
+            yield (page := self.call("list_objects_v2", "list the prefix", more))
 
     def stat(self, name: str) -> FileIdentity | None:
         head = self._head(name)

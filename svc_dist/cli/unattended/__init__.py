@@ -1,0 +1,1 @@
+"""Options of merges that nobody watches."""

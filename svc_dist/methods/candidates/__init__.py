@@ -1,1 +1,0 @@
-"""Methods of which no measurement of this project says yet when to choose them."""

@@ -1,0 +1,1 @@
+"""What a merge tells other programs about its result: commands, a request, metrics."""

@@ -1,0 +1,1 @@
+"""A series: outputs of one merge whose names differ in the date."""
