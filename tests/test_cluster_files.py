@@ -21,7 +21,9 @@ from svc_dist.errors import ExitCode
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
 SCRIPTS = sorted(path.name for path in CLUSTER.glob("*.sh"))
-KUBERNETES = ["cronjob.yaml", "rayjob.yaml"]
+#: The deployments with Ray; tests/test_kubernetes_files.py is about all of them, as kustomize builds them.
+KUBERNETES = ["kubernetes/raycron/cronjob.yaml", "kubernetes/rayjob/rayjob.yaml"]
+CRON = KUBERNETES[0]
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_grpc_client_keepalive_time_ms": "20000",
@@ -38,6 +40,12 @@ def text(file: str) -> str:
 
 def documents(file: str) -> dict[str, Any]:
     return {entry["kind"]: entry for entry in yaml.safe_load_all(text(file))}
+
+
+def environment_file() -> dict[str, str]:
+    """The settings of all deployments on Kubernetes."""
+    lines = (line for line in text("kubernetes/settings/settings.env").splitlines() if not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
 
 
 def pinned(package: str) -> str:
@@ -204,7 +212,6 @@ def pods(file: str) -> list[Any]:
 @pytest.mark.parametrize("file", KUBERNETES)
 def test_kubernetes_knows_every_field(file: str) -> None:
     found = documents(file)
-    assert found.pop("ConfigMap")["apiVersion"] == "v1"
     for kind, entry in found.items():
         api, spec = SPECS[kind]
         kinds = {"kind": {"const": kind}, "apiVersion": {"const": api}, "metadata": closed("name", name=NAME)}
@@ -217,9 +224,11 @@ def test_pods_find_what_they_mount(file: str) -> None:
         volumes = {volume["name"] for volume in pod.get("volumes", [])}
         container = pod["containers"][0]
         assert {mount["name"] for mount in container.get("volumeMounts", [])} == volumes
-        assert container["envFrom"] == [{"configMapRef": {"name": documents(file)["ConfigMap"]["metadata"]["name"]}}]
+        assert container["envFrom"] == [{"configMapRef": {"name": "svc-dist-env"}}]
         assert container["resources"]["requests"] == container["resources"]["limits"]
-        assert pod["serviceAccountName"], "any node may be asked to finish a shard, which takes credentials"
+        assert pod["serviceAccountName"] == "svc-dist", (
+            "any node may be asked to finish a shard, which takes credentials"
+        )
 
 
 @pytest.mark.parametrize("file", KUBERNETES)
@@ -261,7 +270,7 @@ def test_gpu_workers_go_to_gpu_nodes_with_their_disks_and_build(file: str) -> No
 
 
 def test_kubernetes_decides_by_our_exit_codes() -> None:
-    job = documents("cronjob.yaml")["CronJob"]["spec"]["jobTemplate"]["spec"]
+    job = documents(CRON)["CronJob"]["spec"]["jobTemplate"]["spec"]
     decided: dict[int, str] = {}
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes", {"values": []})
@@ -280,8 +289,8 @@ def test_kubernetes_decides_by_our_exit_codes() -> None:
 
 
 def test_the_driver_has_the_clusters_token_and_address() -> None:
-    cluster = documents("cronjob.yaml")["RayCluster"]
-    pod = pods("cronjob.yaml")[-1]
+    cluster = documents(CRON)["RayCluster"]
+    pod = pods(CRON)[-1]
     variables = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
     name = cluster["metadata"]["name"]
     assert {"name": "token", "secret": {"secretName": name}} in pod["volumes"]  # KubeRay's secret, key auth_token
@@ -322,7 +331,7 @@ def test_a_spot_notice_drains_the_machine() -> None:
 def settings_of(file: str) -> dict[str, str]:
     """The environment that a file gives Ray."""
     if file in KUBERNETES:
-        return dict(documents(file)["ConfigMap"]["data"])
+        return {name: value for name, value in environment_file().items() if name.startswith("RAY_")}
     if file == "ray-up.yaml":
         return dict(
             option.removeprefix("-e ").split("=", 1)
@@ -380,7 +389,7 @@ def ray_starts(file: str) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("file", ["cronjob.yaml", "ray-up.yaml", "slurm.sh", "local.sh"])
+@pytest.mark.parametrize("file", [CRON, "ray-up.yaml", "slurm.sh", "local.sh"])
 def test_ray_start_has_the_options(file: str) -> None:
     found = ray_starts(file)
     assert found
@@ -396,7 +405,7 @@ def test_ray_start_has_kuberays_parameters(file: str) -> None:
         assert {f"--{name}" for name in group["rayStartParams"]} <= options_of_ray_start()
 
 
-@pytest.mark.parametrize("file", ["cronjob.yaml", "rayjob.yaml", "ray-up.yaml", "slurm.sh", "local.sh"])
+@pytest.mark.parametrize("file", [*KUBERNETES, "ray-up.yaml", "slurm.sh", "local.sh"])
 def test_the_merge_command_has_the_options(file: str) -> None:
     import typer
 
@@ -419,7 +428,7 @@ def test_scripts_are_valid_bash(file: str) -> None:
 
 
 def test_the_shell_in_the_driver_is_valid_bash() -> None:
-    driver = pods("cronjob.yaml")[-1]["containers"][0]
+    driver = pods(CRON)[-1]["containers"][0]
     subprocess.run(["bash", "-n", "-c", driver["args"][0]], check=True)
     assert shlex.split(driver["args"][0].splitlines()[-1])[:2] == ["exec", "svc-dist"], "signals reach the merge"
 
