@@ -110,7 +110,7 @@ def leading_eigen(matrix: Tensor, count: int, what: str) -> Eigen:
     In float64, from a Krylov space where few are wanted. ``matrix (n, n)`` may be overwritten. Raises NumericsError.
     """
     wide = matrix.double()
-    if krylov_pays(len(matrix), count):
+    if krylov_pays(len(matrix), count, matrix.device):
         require_finite(matrix, what)
         leading = _krylov(lambda block: block @ wide, count, wide)
         if leading is not None:
@@ -136,7 +136,7 @@ def leading_gram_eigen(
     In float64; ``count`` may be a function of the eigenvalues, and vectors are returned as ``dtype``. From a Krylov
     space where few are wanted. ``finite``: the entries are known to be. Raises NumericsError.
     """
-    few = isinstance(count, int) and krylov_pays(len(matrix), count)
+    few = isinstance(count, int) and krylov_pays(len(matrix), count, matrix.device)
     whole_on_device = not few and matrix.device.type != "cpu"
     if not finite and not whole_on_device:
         require_finite(matrix, what)

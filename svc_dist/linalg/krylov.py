@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from svc_dist.linalg.devices.grain import on_the_cpu
+
 BLOCK = 32  # vectors multiplied at once: a product with fewer takes nearly as long
 _SEED = 2606_07289
 _RESTARTS = 6
 _LEAST = 1024  # smaller matrices are decomposed in full before many small steps are made
+_LEAST_ON_DEVICE = 4096
 
 
 def leading_eigenpairs(
@@ -58,9 +61,12 @@ def leading_eigenpairs(
     return None
 
 
-def krylov_pays(size: int, count: int) -> bool:
-    """Whether so few of ``size`` directions are wanted that a Krylov space costs clearly less than all of them."""
-    return size >= _LEAST and 3 * _basis_width(count) <= size
+def krylov_pays(size: int, count: int, device: str | torch.device = "cpu") -> bool:
+    """Whether so few of ``size`` directions are wanted that a Krylov space costs clearly less than all of them.
+
+    A device decomposes a small matrix in the time of the many small steps that a Krylov space takes.
+    """
+    return size >= (_LEAST if on_the_cpu(device) else _LEAST_ON_DEVICE) and 3 * _basis_width(count) <= size
 
 
 def _basis_width(count: int) -> int:

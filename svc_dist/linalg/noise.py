@@ -9,7 +9,7 @@ from torch import Tensor
 
 from svc_dist.linalg.devices.grain import lines
 
-_MARGIN = 1.1  # over the largest singular value that is expected of the errors
+MARGIN = 1.1  #: over the largest singular value that is expected of the errors
 _DIRECTIONS = 32  # directions that are squared at once
 
 
@@ -53,7 +53,7 @@ class Noise:
         taken = torch.arange(len(along_rows), dtype=torch.float64, device=self.rows.device)
         wide = along_rows * (1 - taken / width).clamp_min(0)
         tall = along_columns * (1 - taken / height).clamp_min(0)
-        return _MARGIN * (wide.sqrt() + tall.sqrt())
+        return MARGIN * (wide.sqrt() + tall.sqrt())
 
 
 def _weighted(directions: Tensor, variances: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def storage_rounding(stored: Tensor, base: Tensor | None, device: str) -> Noise:
     for part, weights, origin in _blocks(stored, base, device):
         largest = torch.finfo(weights.dtype).max  # a difference beyond it is not to be infinitely rounded
         change = weights if base is None else torch.sub(weights, origin).clamp_(-largest, largest)
-        errors = _variances(change, dtype).mul_(_arithmetic(dtype))
-        errors += _variances(weights, dtype)
+        errors = variances(change, dtype).mul_(arithmetic(dtype))
+        errors += variances(weights, dtype)
         errors.mul_(changed_rows[part, None]).mul_(changed_columns)
         rows[part] = errors.sum(1)
         columns += errors.sum(0)
@@ -65,7 +65,7 @@ def values_dtype(stored: Tensor) -> torch.dtype:
     return stored.dtype
 
 
-def _variances(values: Tensor, dtype: torch.dtype) -> Tensor:
+def variances(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The variance, in float64, of what rounding to ``dtype`` takes from each value.
 
     It is even over a step of the dtype, ``eps * 2^floor(log2 |w|)``, whose square over 12 is its variance; the power of
@@ -78,7 +78,7 @@ def _variances(values: Tensor, dtype: torch.dtype) -> Tensor:
     return step.masked_fill_(values == 0, 0).square_()
 
 
-def _arithmetic(dtype: torch.dtype) -> float:
+def arithmetic(dtype: torch.dtype) -> float:
     """How many roundings of the change itself went before that of the weight: in the sum over an adapter's rank.
 
     Products of 16-bit factors are summed in float32 and rounded twice; those in float32 lose a last place in each step.

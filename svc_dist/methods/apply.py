@@ -102,45 +102,67 @@ def merged_chunks(
         summarised = bool(summaries) and (
             chosen.family == "spectral" or any(results[index].calibration is not None for index in indices)
         )
-        for number, matrix in _matrices(deltas, stored, stay):
-            start, end = number * size, (number + 1) * size
-            merges = differing.merges(start)
-            if any(merges) and given.matrix(number, stored).all_zero():
-                merges = [False] * len(results)
-            yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices if not merges[index])
-            merging = [index for index in indices if merges[index]]
-            if not merging:
-                continue
-            seen = matrix.transposed() if turn else matrix
-            for position, merged in merged_matrices(
-                seen, chosen, [results[index] for index in merging],
-                [summaries[index] for index in merging] if summarised else (), statistics, wide, turn,
-            ):  # fmt: skip
-                if isinstance(merged, LowRank):
-                    flat: Tensor | LowRank = merged.transposed() if turn else merged
-                else:
-                    flat = (merged.T if turn else merged).reshape(-1)
-                del merged
-                yield merging[position], MergedChunk(start, end, flat, matrix)
-                del flat  # before the next one is made
+        for first, number, group in _groups(deltas, stored, stay):
+            begin, end = first * size, (first + number) * size
+            merges = [differing.merges(at) for at in range(begin, end, size)]
+            for at, of_matrix in enumerate(merges):
+                if any(of_matrix) and given.matrix(first + at, stored).all_zero():
+                    merges[at] = [False] * len(results)
+            if stay and number > 1 and not turned and len(results) == 1 and all(map(all, merges)):
+                together = _together(group.stacked((number, rows, columns)), method, results[0])
+                if together is not None:
+                    if summarised:
+                        summaries[0].extend(together[1])
+                    yield indices[0], MergedChunk(begin, end, together[0].reshape(-1), group)
+                    del together, group
+                    continue
+            for at, of_matrix in enumerate(merges):
+                start = begin + at * size
+                matrix = group.matrix(at, (number, *stored[1:])) if stay else group.matrix(first + at, stored)
+                yield from (
+                    (index, MergedChunk(start, start + size, None, matrix)) for index in indices if not of_matrix[index]
+                )
+                merging = [index for index in indices if of_matrix[index]]
+                if not merging:
+                    continue
+                seen = matrix.transposed() if turn else matrix
+                for position, merged in merged_matrices(
+                    seen, chosen, [results[index] for index in merging],
+                    [summaries[index] for index in merging] if summarised else (), statistics, wide, turn,
+                ):  # fmt: skip
+                    if isinstance(merged, LowRank):
+                        flat: Tensor | LowRank = merged.transposed() if turn else merged
+                    else:
+                        flat = (merged.T if turn else merged).reshape(-1)
+                    del merged
+                    yield merging[position], MergedChunk(start, start + size, flat, matrix)
+                    del flat  # before the next one is made
+            del group  # before the next one is sent
     if by_chunk:
         sets = grouped([results[index].parameters for index in by_chunk])
         sets = [(parameters, [by_chunk[position] for position in positions]) for parameters, positions in sets]
         yield from _elementwise_chunks(deltas, chosen, sets, statistics, differing)
 
 
-def _matrices(deltas: TaskDeltas, batch: tuple[int, int, int], stay: int) -> Iterator[tuple[int, TaskDeltas]]:
-    """The deltas of each matrix of a batch ``(count, m, n)``, with its number; small ones reach a device together."""
+def _groups(deltas: TaskDeltas, batch: tuple[int, int, int], stay: int) -> Iterator[tuple[int, int, TaskDeltas]]:
+    """Some matrices of a batch ``(count, m, n)``: the first one's number, how many, and deltas: theirs on a device,
+    which small ones reach together; elsewhere those of all.
+    """
     count, rows, columns = batch
-    together = together_on_device(rows, columns)
-    for first in range(0, count, together if stay else max(count, 1)):
-        number = min(together, count - first) if stay else count
-        group = deltas.chunk(first * rows * columns, (first + number) * rows * columns) if number < count else deltas
-        if stay:
-            group = group.resident(stay)
-        for index in range(number):
-            yield first + index, group.matrix(index, (number, rows, columns))
-        del group  # before the next one is sent
+    together = together_on_device(rows, columns) if stay else 1
+    for first in range(0, count, together):
+        number = min(together, count - first)
+        whole = number == count or not stay
+        group = deltas if whole else deltas.chunk(first * rows * columns, (first + number) * rows * columns)
+        yield first, number, group.resident(stay) if stay else group
+        del group
+
+
+def _together(deltas: TaskDeltas, method: str, result: ResultParameters) -> tuple[Tensor, list[dict[str, Any]]] | None:
+    """The merged deltas of ``(b, m, n)`` on a device, and their summaries; None where they are merged one by one."""
+    from svc_dist.methods.batches.merged import merged_batch
+
+    return merged_batch(deltas, method, result.parameters, result.calibration)
 
 
 def _tells_sides(result: ResultParameters) -> bool:

@@ -208,6 +208,12 @@ class TaskDeltas:
             self.offset + index * size, columns,
         )  # fmt: skip
 
+    def stacked(self, batch: tuple[int, int, int]) -> TaskDeltas:
+        """The deltas of a tensor as those of a batch ``(count, m, n)`` of matrices."""
+        return self._part(
+            lambda view: view.reshape(batch), lambda change: change, batch, self.offset, batch[2],
+        )  # fmt: skip
+
     def transposed(self) -> TaskDeltas:
         """The deltas of a matrix as those of its transpose."""
         rows, columns = self.shape

@@ -31,6 +31,8 @@ class Declaration:
     ``several``: the parameter of which one call takes several values, because they share a decomposition: it is passed
     as a list, and the function yields one result for each value, in order. Without it the function takes one set of
     parameters and returns one result.
+
+    ``batched``: the form of ``function`` for many small matrices at once on a device, where there is one (``batches``).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Declaration:
     version: int = 1
     symmetric: bool = False
     experimental: bool = False
+    batched: str | None = None
 
     @property
     def all_parameters(self) -> tuple[Parameter, ...]:

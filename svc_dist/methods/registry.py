@@ -24,7 +24,7 @@ _METHODS = (
     Method(
         name="tsv_m", function=".spectral.subspaces:tsv_m", family="spectral", version=2, symmetric=True,
         doc="the experts' leading singular directions, decorrelated", source="Gargiulo et al. 2025, arXiv 2412.00081",
-        factored=".spectral.factored:tsv_m",
+        factored=".spectral.factored:tsv_m", batched=".batches.forms:tsv_m",
         work=spectral.tsv_m_work, memory=with_heap_slack(spectral.polar_memory),
         calibration_advice="with eight real experts alpha 1/K lost 4.0 points at lambda 1; alpha 0.5 gained 1.6 there, "
         "and lambda 0.5 with alpha 1/K gained 2.3 (docs/choosing.md)",
@@ -32,7 +32,7 @@ _METHODS = (
     Method(
         name="iso_c", function=".spectral.subspaces:iso_c", family="spectral", version=2, symmetric=True,
         doc="the sum of the task deltas with a flat spectrum", source="Marczak et al. 2025, arXiv 2502.04959",
-        factored=".spectral.factored:iso_c",
+        factored=".spectral.factored:iso_c", batched=".batches.forms:iso_c",
         work=spectral.iso_c_work, memory=with_heap_slack(spectral.iso_c_memory),
     ),
     Method(
@@ -85,7 +85,7 @@ _METHODS = (
             ),
             INIT,
         ),
-        several="exp_time", factored=".spectral.factored:swudi",
+        several="exp_time", factored=".spectral.factored:swudi", batched=".batches.forms:swudi",
         work=spectral.swudi_work, memory=with_heap_slack(spectral.swudi_memory),
     ),
     Method(
@@ -120,7 +120,7 @@ _CALIBRATIONS = (
                 choices=("left", "right"),
             ),
         ),
-        several="alpha", factored=True,
+        several="alpha", factored=True, batched=".batches.calibrated:svc",
         work=calibrating.svc_work, memory=with_heap_slack(calibrating.svc_memory),
     ),
     Calibration(

@@ -23,6 +23,7 @@ from svc_dist.methods.spectral.costs import factored_memory, factored_work, form
 from svc_dist.methods.spectral.policy import factored_rank
 from svc_dist.plan.adapters.costs import pair_memory, pair_work
 from svc_dist.plan.devices.residents import sizes_that_fit
+from svc_dist.plan.devices.together import memory_beside
 from svc_dist.plan.inputs import InputRange
 from svc_dist.plan.quantised.costs import coding_memory, coding_work
 from svc_dist.plan.quantised.slabs import codec_grain
@@ -161,7 +162,7 @@ def memory(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision
         return pair_memory(tensor.factor, merging, len(dispositions), precision)
     peak = max(_memory(tensor, disposition, precision, device) for disposition in dispositions)
     if not on_the_cpu(device) and takes_matrices(tensor, dispositions):
-        peak += sum(_residents(tensor, dispositions, precision))
+        peak += sum(_residents(tensor, dispositions, precision)) + memory_beside(tensor, dispositions, precision)
     peak += coding_memory(tensor, dispositions, _held(tensor, dispositions))
     if len(dispositions) > 1 and tensor.batch is not None and dispositions[0].method is not None:
         peak += 3 * 8 * math.prod(tensor.batch[1:])
@@ -183,7 +184,7 @@ def inputs_that_stay(tensor: PlannedTensor, dispositions: Sequence[Disposition],
 
 def _residents(tensor: PlannedTensor, dispositions: Sequence[Disposition], precision: str) -> list[int]:
     peak = max(_memory(tensor, disposition, precision, "cpu") for disposition in dispositions)
-    return sizes_that_fit(tensor, peak)
+    return sizes_that_fit(tensor, peak + memory_beside(tensor, dispositions, precision))
 
 
 def _memory(tensor: PlannedTensor, disposition: Disposition, precision: str, device: str) -> int:

@@ -152,7 +152,7 @@ def test_the_krylov_space_gives_up_where_it_does_not_converge() -> None:
 def test_where_the_krylov_space_gives_up_the_full_decomposition_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.randn(40, 60, generator=torch.Generator().manual_seed(3))
     expected = leading_gram_eigen(matrix, 4, "A", torch.float64).vectors
-    monkeypatch.setattr(linalg, "krylov_pays", lambda size, count: True)
+    monkeypatch.setattr(linalg, "krylov_pays", lambda *_: True)
     monkeypatch.setattr(linalg, "leading_eigenpairs", lambda *arguments, **options: None)
     assert torch.equal(leading_gram_eigen(matrix, 4, "A", torch.float64).vectors, expected)
 
@@ -160,6 +160,8 @@ def test_where_the_krylov_space_gives_up_the_full_decomposition_answers(monkeypa
 def test_a_krylov_space_pays_only_for_few_of_many() -> None:
     assert krylov_pays(4096, 409)
     assert not krylov_pays(4096, 1024)
+    assert krylov_pays(2048, 180)
+    assert not krylov_pays(2048, 180, "cuda:0")
     assert not krylov_pays(512, 8)
 
 

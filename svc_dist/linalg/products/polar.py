@@ -14,11 +14,11 @@ from torch import Tensor
 
 from svc_dist.linalg.devices.transfer import sent
 
-_LEAST = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest singular value: smaller ones are not lifted whole
+LEAST = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest singular value: smaller ones are not lifted whole
 _CUSHION = 0.1  # of the largest singular value: the scaling is chosen for values down to this
 _DONE = 1e-3  # from 1: two steps without scaling then reach 1 to rounding
 _PROBES = 4
-_ORTHONORMAL = 1e-9  # what a row of the factor may be off
+ORTHONORMAL = 1e-9  # what a row of the factor may be off
 
 
 def polar_by_products(matrix: Tensor, least: float | None = None) -> Tensor | None:
@@ -37,7 +37,7 @@ def polar_with_residual(matrix: Tensor, least: float | None = None) -> tuple[Ten
     products.diagonal().sub_(1)
     worst = torch.linalg.vector_norm(products, dim=1).max()
     off, residual = torch.stack([worst, _orthonormality(factor)]).cpu().tolist()
-    return (factor, residual) if off <= max(_ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps) else None
+    return (factor, residual) if off <= max(ORTHONORMAL, 100 * torch.finfo(matrix.dtype).eps) else None
 
 
 def lifted_to_one(matrix: Tensor, least: float | None = None) -> tuple[Tensor, Tensor] | None:
@@ -51,26 +51,26 @@ def lifted_to_one(matrix: Tensor, least: float | None = None) -> tuple[Tensor, T
 
 def _lifted(matrix: Tensor, least: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """What ``lifted_to_one`` returns, without a look at it, and the bound on A's values that it was divided by."""
-    least = _LEAST[matrix.dtype] if least is None else least
+    least = LEAST[matrix.dtype] if least is None else least
     products = matrix @ matrix.T
     bound = products.abs().sum(1).max().sqrt()  # at least the largest singular value
     current = matrix / bound
     products /= bound.square()
-    for scale in _scales(least / len(matrix) ** 0.5):
+    for scale in scales(least / len(matrix) ** 0.5):
         current = torch.addmm(current, products, current, beta=1.5 * scale, alpha=-0.5 * scale**3)
         products = current @ current.T
     return current, products, bound
 
 
-def _scales(low: float) -> list[float]:
+def scales(low: float) -> list[float]:
     """The scalings of the steps that bring singular values in ``[low, 1]`` to 1."""
-    scales = []
+    found = []
     while low < 1 - _DONE:
         end = max(low, _CUSHION)
         scale = (3 / (1 + end + end * end)) ** 0.5
         low = scale * low * (3 - (scale * low) ** 2) / 2
-        scales.append(scale)
-    return [*scales, 1.0, 1.0, 1.0]
+        found.append(scale)
+    return [*found, 1.0, 1.0, 1.0]
 
 
 def _orthonormality(factor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from svc_dist.methods.deltas import Deltas
 from svc_dist.methods.merged import Merged, numbers
 
 _ROWS = 512  # directions projected, or entries of the result made, at once: bounds temporaries
-_MIN_NORM2 = 1e-12  # the paper's guard for an expert that does not reach into a direction
+MIN_NORM2 = 1e-12  #: the paper's guard for an expert that does not reach into a direction
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _calibrated(
         for start in range(0, len(sigma), step):
             rows = slice(start, start + step)
             own = (left[:, rows].T @ delta).double()
-            share[rows] = (directions.responses(rows) * own).sum(1) / own.square().sum(1).clamp_min(_MIN_NORM2)
+            share[rows] = (directions.responses(rows) * own).sum(1) / own.square().sum(1).clamp_min(MIN_NORM2)
         shares.append(share)
         dtype = delta.dtype
         del delta, own  # before the next one is made
@@ -234,5 +234,9 @@ def _resolved(sigma: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 
     The others are left as they are: what is compared there is rounding, and ``alpha`` may be any floor.
     """
-    level = max(math.sqrt(length) * torch.finfo(dtype).eps, length * torch.finfo(torch.float64).eps)
-    return sigma > level * sigma.max() if len(sigma) else sigma > 0
+    return sigma > resolved_level(length, dtype) * sigma.max() if len(sigma) else sigma > 0
+
+
+def resolved_level(length: int, dtype: torch.dtype) -> float:
+    """The share of the largest singular value at which rounding lies."""
+    return max(math.sqrt(length) * torch.finfo(dtype).eps, length * torch.finfo(torch.float64).eps)

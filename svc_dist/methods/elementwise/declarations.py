@@ -35,7 +35,7 @@ ELEMENTWISE = (
         name="task_arithmetic", function=".elementwise.linear:task_arithmetic", family="elementwise",
         doc="weighted sum of the task deltas", source="Ilharco et al. 2023, arXiv 2212.04089",
         parameters=(WEIGHT, KEEP_SUM), requires=require_weights_to_divide_by,
-        factored=".spectral.factored:task_arithmetic",
+        factored=".spectral.factored:task_arithmetic", batched=".batches.forms:task_arithmetic",
         work=costs.linear_work, memory=costs.of_result,
     ),
     Method(

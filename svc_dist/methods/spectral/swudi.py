@@ -60,7 +60,7 @@ def _solved(deltas: TaskDeltas, init: str, chosen: Filter) -> Iterator[Merged]:
         return _in_float64(deltas, init, chosen)
     if deltas.low_memory and blocks_save_memory(rows, columns):
         return _streamed(deltas, init, chosen)
-    if chosen.known is not None and krylov_pays(columns, chosen.known):
+    if chosen.known is not None and krylov_pays(columns, chosen.known, deltas.device):
         return _from_few_directions(deltas, init, chosen, chosen.known)
     return _from_all_directions(deltas, init, chosen)
 

@@ -5,6 +5,7 @@ The device is pretended, as ``tests/support/pretended_device.py`` says: no figur
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,58 @@ def test_experts_that_do_not_fit_are_sent_each_time_and_give_the_same(
     assert counts.peak < peak
 
 
-def test_small_matrices_of_a_mixture_reach_the_device_together(tmp_path: Path) -> None:
-    name, shape = "model.layers.0.mlp.experts.gate_up_proj", (6, 40, 64)
-    recipe = recipe_data(models(tmp_path, name, shape), "iso_c", rules=[{"match": name, "stored": "out_in"}])
-    counts, off = on_both(recipe, tmp_path, name)
+MIXTURE = "model.layers.0.mlp.experts.gate_up_proj"
+TOGETHER = [
+    (method, calibrate, shape)
+    for method, calibrate in (("task_arithmetic", "svc"), ("iso_c", "svc"), ("tsv_m", "svc"), ("swudi", None))
+    for shape in ((6, 40, 64), (6, 64, 40))
+]
+
+
+@pytest.mark.parametrize(("method", "calibrate", "shape"), TOGETHER, ids=str)
+def test_small_matrices_of_a_mixture_are_merged_together(
+    tmp_path: Path, method: str, calibrate: str | None, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = models(tmp_path, MIXTURE, shape)
+    given = {"calibrate": calibrate} if calibrate else {}
+    recipe = recipe_data(folders, method, rules=[{"match": MIXTURE, "stored": "out_in"}], **given)
+    counts, off = on_both(recipe, tmp_path, MIXTURE)
     assert off <= 6e-3
-    assert counts.waits <= 6 * 5
-    once = 2 * math.prod(shape) * (EXPERTS + 1)
-    assert once <= counts.sent <= 1.5 * once
+    assert counts.waits <= 9  # of all six
+    assert counts.launches < 620
+    assert counts.sent <= 1.5 * 2 * math.prod(shape) * (EXPERTS + 1)
+    with counted_units():
+        assert counts.peak <= planned(recipe)
+    monkeypatch.setattr("svc_dist.methods.batches.merged._suits", lambda _: False)
+    with counted_units() as counts:
+        merged(recipe, tmp_path / "alone", "cuda")
+        assert counts.launches > 600
+        assert counts.waits >= 30
+    together, alone = (summaries(tmp_path / name) for name in ("there", "alone"))
+    assert [one["matrix"] for one in together] == list(range(6))
+    for one, other in zip(together, alone, strict=True):
+        assert set(one) == set(other)
+        assert one["sigma"] == pytest.approx(other["sigma"], rel=1e-3)
+        assert one.get("kept_rank") == other.get("kept_rank")
+        assert one.get("gamma", [0]) == pytest.approx(other.get("gamma", [0]), rel=1e-3)
+
+
+def summaries(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "merge_report.json").read_text())["matrices"]
+    return found
+
+
+def test_a_matrix_among_others_that_no_expert_changes_keeps_its_bytes(tmp_path: Path) -> None:
+    folders = models(tmp_path, MIXTURE, (6, 40, 64))
+    base = load_file(folders[0] / "model.safetensors")[MIXTURE]
+    for folder in folders[1:]:
+        changed = load_file(folder / "model.safetensors")[MIXTURE].clone()
+        changed[2] = base[2]
+        write_checkpoint(folder, {MIXTURE: changed}, 1)
+    recipe = recipe_data(folders, "iso_c", rules=[{"match": MIXTURE, "stored": "out_in"}])
+    _, off = on_both(recipe, tmp_path, MIXTURE)
+    assert off <= 6e-3
+    assert torch.equal(load_file(tmp_path / "there/model.safetensors")[MIXTURE][2], base[2])
 
 
 def test_a_result_that_does_not_fit_is_an_error_that_names_the_input(tmp_path: Path) -> None:
