@@ -8,8 +8,10 @@ problem, its location and the remedy.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from typing import NewType
@@ -204,6 +206,28 @@ def require_count(option: str, value: object) -> None:
     """Raise RecipeError when an option's value is not a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise RecipeError(f"{option} is {value!r}, but must be a whole number, at least 1")
+
+
+def is_installed(*modules: str) -> bool:
+    """Whether these top-level modules can be imported. Imports none of them."""
+
+    def there(module: str) -> bool:
+        if module in sys.modules:
+            return sys.modules[module] is not None
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None  # a folder of that name has no origin
+
+    return all(map(there, modules))
+
+
+def require_extra(extra: str, what: str, *modules: str) -> None:
+    """Raise MissingExtraError, with the command to type, unless ``what`` finds the modules that an extra installs."""
+    missing = [module for module in modules if not is_installed(module)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingExtraError(
+            f"{what} needs {' and '.join(missing)}, which {verb} not installed", f"pip install 'svc-dist[{extra}]'"
+        )
 
 
 _LONGEST = 500  # characters of a name in a message

@@ -130,7 +130,14 @@ def examine(
             yield _finding("space for the output", lambda: space("free space there, or name another OUTPUT"))
         yield _finding("memory", lambda: _memory(plans))
     yield Finding("devices", f"{detect_device()}, {cores()} cores")
-    yield Finding("versions", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+    yield Finding("versions", ", ".join(_version(name) for name in _PACKAGES))
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:  # an extra
+        return f"{package} not installed"
 
 
 def _fetched(model: PlannedModel, access: Access, remote: bool) -> bool:

@@ -15,7 +15,7 @@ from svc_dist.checkpoint.foreign import missing_folder
 from svc_dist.checkpoint.weight_files import ADAPTER
 from svc_dist.checks import architecture
 from svc_dist.checks.made_inputs import attempts
-from svc_dist.errors import MissingExtraError, RecipeError, ResourceError, VerificationError
+from svc_dist.errors import MissingExtraError, RecipeError, ResourceError, VerificationError, require_extra
 from svc_dist.storage.hub.locate import locate_here
 from svc_dist.storage.open import open_storage
 
@@ -52,12 +52,7 @@ def smoke(output: str, prompt: str = "The capital of France is", tokens: int = 1
     are missing, do not fit, or give an output that is not finite; RecipeError where no inputs can be made;
     MissingExtraError, ResourceError.
     """
-    try:
-        import accelerate  # noqa: F401  (transformers needs it to spread a model over devices)
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(f"smoke needs {error.name}", "pip install 'svc-dist[check]'") from None
+    require_extra("check", "smoke", "accelerate", "transformers")  # accelerate spreads a model over devices
     output = locate_here(output)
     path = open_storage(output).path
     if path is None:

@@ -18,7 +18,7 @@ from svc_dist.checks.written.adapter_files import base_problem, open_written
 from svc_dist.checks.written.data import checksum_problems, value_problems
 from svc_dist.checks.written.tied_tensors import stored_apart, tied_problems
 from svc_dist.checks.written.token_rows import token_rows
-from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, printable
+from svc_dist.errors import DamagedInputError, SvcDistError, VerificationError, is_installed, printable
 from svc_dist.plan.tensors.layers import view_of
 from svc_dist.run_folder.published import result_folders
 from svc_dist.run_folder.report import REPORT_FILE, MergeReport, ReportedTensor, read_report
@@ -260,12 +260,11 @@ def _check_architecture(path: Path | None, model: Checkpoint, result: Verificati
         return
     named = model.config.get("architectures")
     name = printable(str(named[0])) if isinstance(named, list) and named else "none named"
-    try:
-        import accelerate  # noqa: F401  (transformers needs it to build a model without weights)
-        import transformers
-    except ImportError:
+    if not is_installed("accelerate", "transformers"):  # the first builds the classes of the other without weights
         result.skipped.append(f"{what}: accelerate and transformers are not installed (pip install 'svc-dist[check]')")
         return
+    import transformers
+
     kind = getattr(transformers, name, None)
     if kind is None:
         result.skipped.append(f"{what}: transformers does not know {name}")

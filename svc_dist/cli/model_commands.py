@@ -14,7 +14,7 @@ from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
-from svc_dist.errors import RecipeError, VerificationError
+from svc_dist.errors import RecipeError, VerificationError, require_extra
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 
@@ -46,6 +46,8 @@ def inspect(
     Example: svc-dist inspect recipe.yaml --layers 0,10,20
     """
     options.require_writable_file(page, "--html")
+    if page is not None:
+        require_extra("report", "--html", "matplotlib")
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.report.differences import difference_lines

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from svc_dist.errors import MissingExtraError
+from svc_dist.errors import require_extra
 
 _TEST_SHARE = 1 / 3
 _PAPER = -1.0
@@ -45,13 +45,9 @@ def load_digits(seed: int) -> tuple[Samples, Samples]:
 
     Raises MissingExtraError when scikit-learn is not installed.
     """
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            "the demo trains on the digits in scikit-learn, which is not installed",
-            "pip install 'svc-dist[demo]'",
-        ) from error
+    require_extra("demo", "the demo", "sklearn")
+    from sklearn import datasets
+
     digits = datasets.load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     images = torch.from_numpy(digits.images[order] / 8 - 1).float()

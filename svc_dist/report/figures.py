@@ -1,4 +1,4 @@
-"""The plots of a report as SVG text. They change no global state of matplotlib."""
+"""The plots of a report as SVG text. They change no global state of matplotlib, which the first plot loads."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from svc_dist.errors import printable
+from svc_dist.errors import printable, require_extra
 from svc_dist.report.diagnosis import Array, Diagnosis, Matrix, label
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 _INK = "#22303c"
 _COLOURS = ("#2a6f97", "#e07a2f", "#3a8f5c", "#b5446e", "#7a5ea8", "#8c6d31", "#4f9da6", "#c0392b")
@@ -27,8 +28,30 @@ def plain(name: str) -> str:
     return printable(name).replace("$", r"\$")
 
 
+def require_plots() -> None:
+    """Raise MissingExtraError where plots cannot be drawn."""
+    require_extra("report", "a page with plots", "matplotlib")
+
+
+def _figure(height: float) -> Figure:
+    require_plots()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDE, height), layout="constrained")
+
+
+def _norm(least: float | None = None, largest: float | None = None) -> Normalize:
+    require_plots()
+    from matplotlib.colors import Normalize
+
+    return Normalize(least, largest)
+
+
 def svg(figure: Figure) -> str:
     """A figure as reproducible SVG text."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "svc-dist", "svg.fonttype": "none"}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
@@ -42,19 +65,19 @@ def gamma_map(diagnosis: Diagnosis) -> Figure | None:
     if not values.size:
         return None
     reach = max(float(np.nanmax(np.abs(values - 1))), 0.05)
-    return _map(layers, kinds, values, "gamma, by energy", Normalize(1 - reach, 1 + reach), "RdBu_r")
+    return _map(layers, kinds, values, "gamma, by energy", _norm(1 - reach, 1 + reach), "RdBu_r")
 
 
 def rank_map(diagnosis: Diagnosis) -> Figure | None:
     """Rank after the merge method, by layer and kind of module."""
     layers, kinds, values = diagnosis.grid("kept_rank")
-    return _map(layers, kinds, values, "directions kept", Normalize(), "viridis") if values.size else None
+    return _map(layers, kinds, values, "directions kept", _norm(), "viridis") if values.size else None
 
 
 def _map(
     layers: Sequence[int], kinds: Sequence[str], values: Array, name: str, norm: Normalize, colours: str
 ) -> Figure:
-    figure = Figure(figsize=(_WIDE, 1.3 + 0.32 * len(kinds)), layout="constrained")
+    figure = _figure(1.3 + 0.32 * len(kinds))
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours, interpolation="nearest")
     step = math.ceil(len(layers) / _LABELS)
@@ -71,7 +94,7 @@ def spectra(matrices: Sequence[Matrix]) -> Figure | None:
         return None
     columns = min(3, len(matrices))
     rows = math.ceil(len(matrices) / columns)
-    figure = Figure(figsize=(_WIDE, 2.7 * rows), layout="constrained")
+    figure = _figure(2.7 * rows)
     for number, matrix in enumerate(matrices):
         axes = figure.add_subplot(rows, columns, number + 1)
         for key, colour in (("sigma", _COLOURS[1]), ("sigma_calibrated", _COLOURS[0])):
@@ -92,10 +115,10 @@ def overlap(diagnosis: Diagnosis) -> Figure | None:
         return None
     cosines = diagnosis.overlap()
     diagonal = np.eye(len(cosines), dtype=bool)
-    figure = Figure(figsize=(_WIDE, 3.6), layout="constrained")
+    figure = _figure(3.6)
     left, right = figure.subplots(1, 2)
     largest = max(float(np.abs(cosines[~diagonal]).max()), 0.05)
-    image = left.imshow(np.where(diagonal, np.nan, cosines), norm=Normalize(-largest, largest), cmap="PuOr_r")
+    image = left.imshow(np.where(diagonal, np.nan, cosines), norm=_norm(-largest, largest), cmap="PuOr_r")
     experts = [plain(name) for name in diagnosis.experts]
     left.set_xticks(range(len(cosines)), experts, rotation=45, ha="right", fontsize=7)
     left.set_yticks(range(len(cosines)), experts, fontsize=7)
@@ -122,7 +145,7 @@ def norms(diagnosis: Diagnosis) -> Figure | None:
     layers, values = diagnosis.norms()
     if not values.size:
         return None
-    figure = Figure(figsize=(_WIDE, 3.2), layout="constrained")
+    figure = _figure(3.2)
     axes = figure.subplots()
     for number, name in enumerate(diagnosis.experts):
         axes.plot(layers, values[:, number], "o-", ms=3, color=_COLOURS[number % len(_COLOURS)], label=plain(name))
@@ -130,24 +153,4 @@ def norms(diagnosis: Diagnosis) -> Figure | None:
     axes.set_xlabel("layer")
     axes.set_ylabel("size of the delta / size of the base")
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    return figure
-
-
-def stages(seconds: dict[str, float]) -> Figure | None:
-    """The seconds of all units by stage."""
-    if not seconds or not sum(seconds.values()):
-        return None
-    known = ("read", "compute", "write")
-    order = [*(name for name in known if name in seconds), *sorted(name for name in seconds if name not in known)]
-    figure = Figure(figsize=(_WIDE, 1.1), layout="constrained")
-    axes = figure.subplots()
-    begin = 0.0
-    for number, name in enumerate(order):
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.barh(0, seconds[name], left=begin, color=colour, label=f"{plain(name)} {seconds[name]:.1f} s")
-        begin += seconds[name]
-    axes.set_yticks([])
-    axes.set_xlim(0, begin)
-    axes.set_xlabel("seconds of all units")
-    figure.legend(loc="outside upper left", ncols=len(order), frameon=False)
     return figure

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
 import yaml
-from matplotlib.figure import Figure
 
 from svc_dist.errors import DamagedInputError
 from svc_dist.plan.tensors.dispositions import Disposition
@@ -18,6 +18,9 @@ from svc_dist.run_folder.report import MergeReport
 from svc_dist.run_folder.unchanged import passed
 from svc_dist.sizes import format_size
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SPECTRA = 6
 
 _STYLE = """
@@ -26,6 +29,12 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bo
 svg { max-width: 100%; height: auto; } pre { background: #f3f6f8; padding: .8rem; overflow: auto; font-size: 13px; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
+.bar { display: flex; height: 1.4rem; } .stages span { margin-right: 1.2rem; }
+.stages i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
+.bar i, .stages span i { background: #2a6f97; }
+.bar i:nth-child(2), .stages span:nth-child(2) i { background: #e07a2f; }
+.bar i:nth-child(3), .stages span:nth-child(3) i { background: #3a8f5c; }
+.bar i:nth-child(n+4), .stages span:nth-child(n+4) i { background: #7a5ea8; }
 .verdict { background: #eef4f8; padding: .7rem 1rem; border-left: 4px solid #2a6f97; }
 """
 
@@ -57,7 +66,7 @@ def _page(report: MergeReport, title: str) -> str:
         ),
         _plot("Kept ranks", "<p>Directions that the merge method kept.</p>", figures.rank_map(diagnosis)),
         _plot("Delta norms", "<p>The size of each expert's delta relative to the base.</p>", figures.norms(diagnosis)),
-        _plot("Where the time went", "", figures.stages(report.unit_seconds)),
+        _times(report.unit_seconds),
         _differences(diagnosis),
         _provenance(report),
         _section("Recipe", f"<pre>{html.escape(recipe)}</pre>"),
@@ -77,6 +86,18 @@ def _section(title: str, text: str, figure: Figure | None = None) -> str:
 
 def _plot(title: str, text: str, figure: Figure | None) -> str:
     return "" if figure is None else _section(title, text, figure)
+
+
+def _times(seconds: dict[str, float]) -> str:
+    """The seconds of all units by stage, as a bar."""
+    known = ("read", "compute", "write")
+    order = [*(name for name in known if name in seconds), *sorted(name for name in seconds if name not in known)]
+    if not sum(seconds.values()):
+        return ""
+    shares = "".join(f'<i style="flex: {seconds[name]:.6g}"></i>' for name in order)
+    names = "".join(f"<span><i></i>{html.escape(name)} {seconds[name]:.1f} s</span>" for name in order)
+    text = f'<p>Seconds of all units.</p>\n<div class="bar">{shares}</div>\n<p class="stages">{names}</p>'
+    return _section("Where the time went", text)
 
 
 def _overcounting(diagnosis: Diagnosis) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from svc_dist.errors import RecipeError, require_count
+from svc_dist.errors import RecipeError, is_installed, require_count, require_extra
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.run.executors import find_executor
 from svc_dist.storage.access import Access
@@ -18,13 +19,15 @@ from svc_dist.storage.open import open_storage
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
     from svc_dist.plan.model import Plan
 
+_log = logging.getLogger("svc_dist")
+
 
 #: What runs beside the units of a merge; it is given a function that says how far they are.
 Watch = Callable[[Callable[[], Mapping[str, float | None]]], AbstractContextManager[None]]
 
 
 class ExecutorKind(StrEnum):
-    """Where units run. ``auto``: ``ray`` with an address or several devices, else ``inline``."""
+    """Where units run. ``auto``: ``ray`` with an address or several devices (and Ray installed), else ``inline``."""
 
     AUTO = "auto"
     INLINE = "inline"
@@ -84,6 +87,24 @@ class Options:
                 f"address is {self.address!r}, but executor is inline, which runs units in this process",
                 "leave out the address, or set executor to ray",
             )
+        if self.executor == ExecutorKind.RAY:
+            require_extra("cluster", "executor ray", "ray")
+        elif self.executor == ExecutorKind.AUTO and self.address is not None:
+            require_extra("cluster", "a merge on a cluster", "ray")
+
+    def executor_for(self, devices: int) -> str:
+        """The executor of a run whose machine has so many devices."""
+        if self.executor != ExecutorKind.AUTO:
+            return self.executor
+        if self.address is not None:
+            return ExecutorKind.RAY
+        if devices > 1 and not is_installed("ray"):
+            _log.warning(
+                f"warning: units run on one of {devices} devices, because Ray is not installed: pip install "
+                "'svc-dist[cluster]'"
+            )
+            return ExecutorKind.INLINE
+        return ExecutorKind.RAY if devices > 1 else ExecutorKind.INLINE
 
     def without_effect(self, executor: str, plan: Plan, access: Access) -> Iterator[str]:
         """Warnings about options that change nothing in a run of ``plan`` by this executor."""

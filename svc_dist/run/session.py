@@ -20,7 +20,7 @@ from svc_dist.run.executors import find_executor
 from svc_dist.run.executors.base import Executor
 from svc_dist.run.host import detect_device, device_count, identify_gpu
 from svc_dist.run.loop import drive
-from svc_dist.run.options import ExecutorKind, Options
+from svc_dist.run.options import Options
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
 from svc_dist.run_folder.leftovers import remains, remove_run
@@ -156,9 +156,7 @@ def _run_units(
     sink = output.sink(plan.fingerprint)
     done = ledger.resume(sink, output.storage.delete)
     sink.prepare(plan.shards)
-    kind = options.executor
-    if kind == ExecutorKind.AUTO:
-        kind = "ray" if options.address is not None or device_count(plan.settings.device) > 1 else "inline"
+    kind = options.executor_for(device_count(plan.settings.device))
     for warning in options.without_effect(kind, plan, output.access):
         _log.warning(f"warning: {warning}")
     executor: Executor = find_executor(kind).load()(plan, output, options)

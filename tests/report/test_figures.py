@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis
-from svc_dist.report.figures import gamma_map, norms, overlap, rank_map, spectra, stages, svg
+from svc_dist.report.figures import gamma_map, norms, overlap, rank_map, spectra, svg
 from svc_dist.run_folder.report import MergeReport
 
 
@@ -43,7 +43,7 @@ def image(figure: Figure | None) -> Any:
 def test_without_data_there_is_no_plot() -> None:
     nothing = diagnosis()
     assert [draw(nothing) for draw in (gamma_map, rank_map, overlap, norms)] == [None] * 4
-    assert (spectra([]), stages({}), stages({"read": 0.0})) == (None, None, None)
+    assert spectra([]) is None
 
 
 def test_maps_show_each_layer_and_kind_and_gamma_around_one() -> None:
@@ -74,17 +74,9 @@ def test_a_spectrum_has_a_curve_before_and_one_after_calibration() -> None:
     assert len(second.lines) == 1
 
 
-def test_stages_stand_in_the_order_of_the_work_and_add_up() -> None:
-    figure = stages({"write": 1.0, "compute": 2.0, "other": 0.5, "read": 3.0})
-    assert figure is not None
-    bars = figure.axes[0].patches
-    assert [bar.get_width() for bar in bars] == [3.0, 2.0, 1.0, 0.5]
-    assert [bar.get_x() for bar in bars] == [0.0, 3.0, 5.0, 6.0]
-
-
 def test_svg_is_the_same_every_time_and_leaves_matplotlib_as_it_was() -> None:
     before = dict(matplotlib.rcParams)
-    texts = [svg(figure) for figure in (stages({"read": 1.0}), stages({"read": 1.0})) if figure is not None]
+    texts = [svg(figure) for figure in (norms(diagnosis(deltas=DELTAS)), norms(diagnosis(deltas=DELTAS))) if figure]
     assert texts[0] == texts[1]
     assert texts[0].startswith("<svg")
     assert "<metadata>" not in texts[0]

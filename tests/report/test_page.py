@@ -70,7 +70,22 @@ def test_a_calibrated_merge_shows_everything_but_ranks(merged: Path) -> None:
         "Provenance",
         "Recipe",
     ]
-    assert page.plots == 5
+    assert page.plots == 4
+
+
+def test_the_bar_of_seconds_has_the_stages_in_the_order_of_the_work(merged: Path) -> None:
+    from svc_dist.report.page import render
+    from svc_dist.run_folder.report import MergeReport
+
+    report = json.loads((merged / "calibrated" / "merge_report.json").read_text())
+    report["unit_seconds"] = {"write": 1.0, "compute": 2.0, "other": 0.5, "read": 3.0}
+    text = render(MergeReport.parse(report, "a report"), "a merge")
+    assert re.findall(r"flex: ([\d.]+)", text) == ["3", "2", "1", "0.5"]
+    assert re.findall(r"</i>(\w+) ([\d.]+) s", text) == [
+        ("read", "3.0"), ("compute", "2.0"), ("write", "1.0"), ("other", "0.5"),
+    ]  # fmt: skip
+    report["unit_seconds"] = {"read": 0.0}
+    assert "Where the time went" not in render(MergeReport.parse(report, "a report"), "a merge")
 
 
 def test_a_merge_without_calibration_says_so_and_shows_its_ranks(merged: Path) -> None:
