@@ -1,4 +1,4 @@
-"""What an installation holds: a core without the packages that few commands need, a README whose links work anywhere."""
+"""What an installation holds: a core without what few commands need, and a README whose links work anywhere."""
 
 from __future__ import annotations
 
