@@ -92,19 +92,21 @@ class Options:
         elif self.executor == ExecutorKind.AUTO and self.address is not None:
             require_extra("cluster", "a merge on a cluster", "ray")
 
-    def executor_for(self, devices: int) -> str:
-        """The executor of a run whose machine has so many devices."""
+    def executor_for(self, count_devices: Callable[[], int]) -> str:
+        """The executor of a run. ``count_devices``: asked for those of this machine only where they decide."""
         if self.executor != ExecutorKind.AUTO:
             return self.executor
         if self.address is not None:
             return ExecutorKind.RAY
-        if devices > 1 and not is_installed("ray"):
+        devices = count_devices()
+        if devices > 1 and is_installed("ray"):
+            return ExecutorKind.RAY
+        if devices > 1:
             _log.warning(
                 f"warning: units run on one of {devices} devices, because Ray is not installed: pip install "
                 "'svc-dist[cluster]'"
             )
-            return ExecutorKind.INLINE
-        return ExecutorKind.RAY if devices > 1 else ExecutorKind.INLINE
+        return ExecutorKind.INLINE
 
     def without_effect(self, executor: str, plan: Plan, access: Access) -> Iterator[str]:
         """Warnings about options that change nothing in a run of ``plan`` by this executor."""

@@ -156,7 +156,7 @@ def _run_units(
     sink = output.sink(plan.fingerprint)
     done = ledger.resume(sink, output.storage.delete)
     sink.prepare(plan.shards)
-    kind = options.executor_for(device_count(plan.settings.device))
+    kind = options.executor_for(lambda: device_count(plan.settings.device))
     for warning in options.without_effect(kind, plan, output.access):
         _log.warning(f"warning: {warning}")
     executor: Executor = find_executor(kind).load()(plan, output, options)
