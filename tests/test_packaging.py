@@ -28,6 +28,7 @@ OPTIONAL = {
     "accelerate": "check",
     "transformers": "check",
     "sklearn": "demo",
+    "optuna": "search",
 }
 #: Drivers of storages, each named in the message of the URL that needs it.
 DRIVERS = {"azure"}
@@ -70,7 +71,7 @@ def core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_package_that_is_imported_is_required_and_every_required_one_imported() -> None:
     of = packages_distributions()
-    distributions = {name: {normal(one) for one in of[name]} for name, _ in used()}
+    distributions = {name: {normal(one) for one in of.get(name, [name])} for name, _ in used()}
     core = requirements(PROJECT["project"]["dependencies"])
     extras = PROJECT["project"]["optional-dependencies"]
     undeclared = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import io
 import json
@@ -10,7 +9,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -87,14 +85,7 @@ def test_variety_stays_near_the_original_and_in_range() -> None:
 
 
 def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def without_sklearn(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "sklearn":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'svc-dist\[demo\]'") as raised:
         load_digits(0)
     assert raised.value.exit_code == ExitCode.USAGE
