@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import math
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from svc_dist.errors import is_installed
 from svc_dist.report.figures import plain, svg
 from svc_dist.scoring.search.outcome import Outcome, progress
 from svc_dist.scoring.search.trials import State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -35,8 +38,10 @@ def render(outcome: Outcome, title: str, command: str) -> str:
     said = "no trial has a score yet"
     if best is not None:
         said = f"the best of {len(outcome.ranked)} scored trials is trial {best.number}: {outcome.score(best):.6g}"
-    figure = plot(outcome)
+    figure = plot(outcome) if is_installed("matplotlib") else None
     drawn = "" if figure is None else f"<h2>Score by value</h2>\n{svg(figure)}"
+    if best is not None and figure is None:
+        drawn = "<p>Plots need matplotlib: <code>pip install 'svc-dist[report]'</code>, then run the search again.</p>"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(said)}</p>\n"
@@ -50,6 +55,8 @@ def plot(outcome: Outcome) -> Figure | None:
     scored = [(one, score) for one in outcome.trials if (score := outcome.score(one)) is not None]
     if not scored:
         return None
+    from matplotlib.figure import Figure
+
     panels = 1 + len(outcome.names)
     rows = math.ceil(panels / _COLUMNS)
     figure = Figure(figsize=(9.0, 2.9 * rows), layout="constrained")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -72,3 +73,11 @@ def test_a_panel_for_each_value_and_one_for_the_progress() -> None:
 def test_progress() -> None:
     assert progress([0.3, 0.2, 0.4], minimise=False) == [0.3, 0.3, 0.4]
     assert progress([0.3, 0.4, 0.2], minimise=True) == [0.3, 0.3, 0.2]
+
+
+def test_without_matplotlib_the_page_has_its_table_and_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = render(outcome(), "Search of r.yaml", "score {output}")
+    assert "<svg" not in text
+    assert "pip install 'svc-dist[report]'" in text
+    assert "<h2>Trials</h2>" in text
