@@ -30,11 +30,11 @@ svg { max-width: 100%; height: auto; } pre { background: #f3f6f8; padding: .8rem
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
 .bar { display: flex; height: 1.4rem; } .stages span { margin-right: 1.2rem; }
-.stages i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
-.bar i, .stages span i { background: #2a6f97; }
-.bar i:nth-child(2), .stages span:nth-child(2) i { background: #e07a2f; }
-.bar i:nth-child(3), .stages span:nth-child(3) i { background: #3a8f5c; }
-.bar i:nth-child(n+4), .stages span:nth-child(n+4) i { background: #7a5ea8; }
+.stages em { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
+.bar em, .stages span em { background: #2a6f97; }
+.bar em:nth-child(2), .stages span:nth-child(2) em { background: #e07a2f; }
+.bar em:nth-child(3), .stages span:nth-child(3) em { background: #3a8f5c; }
+.bar em:nth-child(n+4), .stages span:nth-child(n+4) em { background: #7a5ea8; }
 .verdict { background: #eef4f8; padding: .7rem 1rem; border-left: 4px solid #2a6f97; }
 """
 
@@ -94,8 +94,8 @@ def _times(seconds: dict[str, float]) -> str:
     order = [*(name for name in known if name in seconds), *sorted(name for name in seconds if name not in known)]
     if not sum(seconds.values()):
         return ""
-    shares = "".join(f'<i style="flex: {seconds[name]:.6g}"></i>' for name in order)
-    names = "".join(f"<span><i></i>{html.escape(name)} {seconds[name]:.1f} s</span>" for name in order)
+    shares = "".join(f'<em style="flex: {seconds[name]:.6g}"></em>' for name in order)
+    names = "".join(f"<span><em></em>{html.escape(name)} {seconds[name]:.1f} s</span>" for name in order)
     text = f'<p>Seconds of all units.</p>\n<div class="bar">{shares}</div>\n<p class="stages">{names}</p>'
     return _section("Where the time went", text)
 

@@ -81,7 +81,7 @@ def test_the_bar_of_seconds_has_the_stages_in_the_order_of_the_work(merged: Path
     report["unit_seconds"] = {"write": 1.0, "compute": 2.0, "other": 0.5, "read": 3.0}
     text = render(MergeReport.parse(report, "a report"), "a merge")
     assert re.findall(r"flex: ([\d.]+)", text) == ["3", "2", "1", "0.5"]
-    assert re.findall(r"</i>(\w+) ([\d.]+) s", text) == [
+    assert re.findall(r"</em>(\w+) ([\d.]+) s", text) == [
         ("read", "3.0"), ("compute", "2.0"), ("write", "1.0"), ("other", "0.5"),
     ]  # fmt: skip
     report["unit_seconds"] = {"read": 0.0}
