@@ -11,6 +11,7 @@ and, round by round, ratios: wall and CPU seconds over those of the floor, and m
 from __future__ import annotations
 
 import argparse
+import json
 import mmap
 import os
 import shlex
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--other", type=Path, help="another checkout of svc_dist, measured in the same rounds")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("benchmark-work"))
+    parser.add_argument("--json", type=Path, help="write the medians, which compared.py draws")
     parser.add_argument("--only-floor", type=Path, metavar="OUTPUT", help="run the floor alone, once")
     options = parser.parse_args()
     if options.only_floor is not None:
@@ -105,6 +107,19 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     (options.work / "floor.bin").unlink(missing_ok=True)
     print_table(runs, options.runs)
+    if options.json is not None:
+        options.json.write_text(json.dumps(medians(runs), indent=1) + "\n", encoding="utf-8")
+
+
+def medians(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
+    """By command, the median seconds and MiB of anonymous memory."""
+    return {
+        name: {
+            "seconds": round(statistics.median(run.wall for run in each), 1),
+            "memory_mib": round(statistics.median(run.anonymous for run in each)),
+        }
+        for name, each in runs.items()
+    }
 
 
 def commands(options: argparse.Namespace, target: Path) -> list[tuple[str, list[str], Path]]:

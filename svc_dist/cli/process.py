@@ -13,7 +13,7 @@ from typing import Any
 from svc_dist.cli.app import app
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, write_any_character
-from svc_dist.errors import ExitCode, Interrupted, SvcDistError
+from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
 
 
 def main() -> None:
@@ -23,6 +23,9 @@ def main() -> None:
     write_any_character()
     try:
         app()
+    except DrainedError as stop:  # as asked: no failure
+        _say(stop.message, str(stop), label="stopped:", failed=False, exit_code=stop.exit_code, code=stop.code)
+        _end(stop.exit_code, hard=True)
     except SvcDistError as error:
         text = str(error) if error.code is None else f"{error}\n  explain: svc-dist recipe explain {error.code}"
         _say(error.message, text, label="error:", hint=error.hint, exit_code=error.exit_code, code=error.code)
@@ -45,12 +48,13 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
 
 
-def _say(message: str, text: str, label: str = "", **fields: Any) -> None:
-    """Say why a command failed: in a log line with fields where the log is JSON, else in a text."""
+def _say(message: str, text: str, label: str = "", failed: bool = True, **fields: Any) -> None:
+    """Say why a command ended: in a log line with fields where the log is JSON, else in a text."""
     if logs.is_json():
-        logging.getLogger("svc_dist").error(message, extra={"fields": fields})
+        level = logging.ERROR if failed else logging.WARNING
+        logging.getLogger("svc_dist").log(level, message, extra={"fields": fields})
     else:
-        say(text, label=label, colour="red", err=True)
+        say(text, label=label, colour="red" if failed else "yellow", err=True)
 
 
 def _end(code: int, hard: bool) -> None:

@@ -76,7 +76,7 @@ def drive(
             ledger.journal.record_failures(records)
         first = next(iter(schedule.failures.values())).error
         raise _error_of_run(first, records, len(schedule.plan.units))
-    raise DrainedError("stopped as asked before the merge was complete", "run the same command again to resume")
+    raise DrainedError("the merge is not complete", "run the same command again to resume")
 
 
 class _Driver:

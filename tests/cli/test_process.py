@@ -51,7 +51,7 @@ def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProce
         ),
         ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short"),
         ("raise errors.LockedError('in use')", ExitCode.LOCKED, "error: in use"),
-        ("raise errors.DrainedError('stopped')", ExitCode.TRY_AGAIN, "error: stopped"),
+        ("raise errors.DrainedError('not complete')", ExitCode.TRY_AGAIN, "stopped: not complete"),
         ("raise BrokenPipeError", ExitCode.DONE, ""),
         ("signal", ExitCode.TRY_AGAIN, "interrupted; run the same command again to resume"),
     ],
@@ -76,6 +76,12 @@ def test_in_json_the_reason_is_one_object_with_code_and_hint() -> None:
     entry = json.loads(line)
     assert (entry["message"], entry["hint"], entry["exit_code"]) == ("not ours", "name another", ExitCode.USAGE)
     assert entry["level"] == "error"
+
+
+def test_in_json_a_stop_that_was_asked_for_is_a_warning() -> None:
+    (line,) = ended("raise errors.DrainedError('not complete', 'run again')", "json").stderr.splitlines()
+    entry = json.loads(line)
+    assert (entry["level"], entry["code"], entry["exit_code"]) == ("warning", "stopped", ExitCode.TRY_AGAIN)
 
 
 def test_threads_that_go_on_do_not_hold_an_interrupted_process() -> None:

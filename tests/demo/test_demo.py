@@ -84,6 +84,32 @@ def test_variety_stays_near_the_original_and_in_range() -> None:
     assert likeness.diagonal().mean() > likeness.mean() + 0.15
 
 
+def test_transformers_loads_the_model_and_computes_the_same(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageClassification
+
+    model = new_model(Config(), seed=5).eval()
+    save_model(model, tmp_path / "model", "60KB")
+    loaded, info = AutoModelForImageClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(info.values()), info
+    images = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(loaded(images.unsqueeze(1)).logits, model(images), atol=1e-5)
+
+
+def test_smoke_and_verify_take_a_merge_of_the_demo_and_it_has_units_to_interrupt(trained: Path, tmp_path: Path) -> None:
+    import svc_dist
+    from svc_dist.checks.smoke import smoke
+    from svc_dist.checks.verify import verify
+
+    write_recipes(trained)
+    svc_dist.merge(trained / "recipes" / "sum_svc.yaml", tmp_path / "out", executor="inline", device="cpu")
+    result = verify(str(tmp_path / "out"))
+    assert result.ok
+    assert "every parameter of BeitForImageClassification is there with its shape" in result.checked
+    assert "BeitForImageClassification" in smoke(str(tmp_path / "out")).text()
+    assert len(svc_dist.make_plan(trained / "recipes" / "sum_svc.yaml", device="cpu").units) >= 8
+
+
 def test_missing_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'svc-dist\[demo\]'") as raised:

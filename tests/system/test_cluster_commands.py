@@ -169,7 +169,7 @@ def test_slurms_warning_stops_a_merge_in_order(
         time.sleep(0.005)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(240) == 75, slurm.log()
-    assert "stopped as asked" in slurm.log()
+    assert "stopped: the merge is not complete" in slurm.log()
     assert slurm.called("scontrol") == ["requeue 7"]
     slurm.assert_nothing_left()
     svc_dist.merge(recipe, output)

@@ -143,7 +143,7 @@ class _Run:
                 remove_unneeded(self.whole, self.records, left)
                 if stop.is_set():
                     raise DrainedError(
-                        f"stopped as asked before {title(left[0].name)} was merged",
+                        f"{title(left[0].name)} is not merged yet",
                         "run the same command again to resume",
                     )
                 number = next(n for n, record in enumerate(self.records) if record.name == left[0].name)

@@ -162,7 +162,7 @@ def test_between_stages_a_run_shows_what_is_done_and_is_asked_to_stop(
         return summary
 
     monkeypatch.setattr(chain, "run_planned", asked)
-    with pytest.raises(DrainedError, match="stopped as asked before the document 'second' was merged"):
+    with pytest.raises(DrainedError, match="the document 'second' is not merged yet"):
         merge(documents, out)
     status = read_status(str(out))
     first = status.stages
