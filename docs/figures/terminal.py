@@ -9,6 +9,7 @@ runs the commands in a terminal of its own and draws what is on its screen at th
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -98,7 +99,7 @@ def main() -> None:
         for arguments, stop_at in COMMANDS:
             run(arguments, folder, stream, stop_at)
         hidden = str(folder)
-    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"))
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
     text = "\n".join(line.rstrip() for line in screen.display).rstrip()
     console.print(styled(screen, text.count("\n") + 1), soft_wrap=True)
     drawn = console.export_svg(title="svc-dist", theme=DIMMED_MONOKAI, code_format=FORMAT, unique_id="terminal")
