@@ -28,7 +28,7 @@ from svc_dist.plan.model import Plan, Result, Unit
 from svc_dist.plan.settings import Settings
 from svc_dist.run.loop import drive
 from svc_dist.run.options import Limits
-from svc_dist.run.placement import Node
+from svc_dist.run.placement import AHEAD, Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Done, Event, Instruction, RunUnit, Schedule
 from svc_dist.run_folder.journal import Journal
@@ -113,10 +113,14 @@ class _Free:
 
 def driver(options: argparse.Namespace) -> None:
     """Milliseconds a unit of the whole loop, with the executor's own subtracted."""
-    for what, memory in (("slots bound", 1 << 50), ("memory bound", options.slots << 28)):
+    bounds = (("slots bound", 1 << 50, 0), ("memory bound", options.slots << 28, 0), ("reading ahead", 1 << 50, AHEAD))
+    for what, memory, ahead in bounds:
         for count in (options.units // 10, options.units):
             plan = plan_of(count, options.needs)
-            nodes = {f"node{number:02d}": Node(options.slots, memory) for number in range(options.nodes)}
+            nodes = {
+                f"node{number:02d}": Node(options.slots, memory, ahead=ahead * options.slots)
+                for number in range(options.nodes)
+            }
             began = time.process_time()
             for unit in plan.units:
                 receipt_of(plan, unit)

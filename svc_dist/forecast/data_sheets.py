@@ -71,12 +71,14 @@ CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measure
 
 #: Bytes a second of one connection to S3 (Amazon's performance design patterns: 85 to 90 MB/s a request).
 CONNECTION = 85e6
-#: Bytes a second that one process reads with all its connections, and hands over of what a device has made (a checksum
-#: and a copy): the interpreter's and the memory's limit, on one of the cores above (benchmarks/s3_reading.py).
-CLIENT, STAGED = 1.38e9, 4.6e9
+#: Bytes a second that one process reads with all its connections beside two merging threads, on two of the cores above
+#: which it shares with the server (benchmarks/s3_reading.py; alone 2.2e9), and hands over of what a device has made (a
+#: checksum and a copy, on one core).
+CLIENT, STAGED = 1.87e9, 4.6e9
 #: Cores beside each GPU that are left for units which need none (machines of eight H100 have 24 for each).
 CORES = 8
 #: Seconds before a run's first unit on a cluster (Ray's workers, torch, a device's context), and after its last one.
+#: Both are guesses, on the high side: no cluster with GPUs has been measured.
 START, END = 20.0, 5.0
 #: Seconds of latency that a unit's reading, writing and receipt take on object storage.
 LATENCY = 0.2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from svc_dist.forecast.cluster import Cluster
-from svc_dist.run.pipeline.flow import Flow, Move, Stage
+from svc_dist.run.pipeline.flow import READERS, Flow, Move, Stage
 from svc_dist.run.placement import Node
 
 _ROUNDING = 1e-9  # of a phase, or seconds
@@ -126,20 +126,31 @@ class Machine:
             running.remaining, running.rate = 1.0, 0.0
 
     def _share(self) -> None:
-        """Work out the rate of every unit: those that read or write share links, those that compute share a device."""
+        """Work out the rate of every unit: those that read or write share links, those that compute share a device.
+
+        Of the units that read in one process, the first has all its connections.
+        """
         cluster, storage = self.cluster, self.cluster.storage
-        reading, computing = [0] * len(self._flows), [0] * len(self._flows)
+        computing, together = [0] * len(self._flows), [0] * len(self._flows)
+        reading: dict[int | str, str] = {}  # the unit that reads, by its process, or of cores, by itself
         writing = 0
         for running in self._units:
-            reading[running.process] += running.phase is _Phase.READ
+            if running.phase is _Phase.READ:
+                reading.setdefault(self._reader(running), running.unit)
+                together[running.process] += 1
             computing[running.process] += running.phase is _Phase.COMPUTE
             writing += running.phase is _Phase.WRITE
         for running in self._units:
             match running.phase:
                 case _Phase.READ:
-                    on_device = running.process < cluster.devices  # on cores, each unit is in a process of its own
-                    client = cluster.client / (reading[running.process] if on_device else 1)
-                    running.rate = min(storage.read_each, storage.read / sum(reading), client) / running.load.read
+                    reader = self._reader(running)
+                    each, client = storage.read_each, cluster.client
+                    if reader == running.process:
+                        each *= READERS
+                    elif running.process < cluster.devices:  # on cores, each unit is in a process of its own
+                        client /= together[running.process]
+                    rate = min(each, client, storage.read / len(reading)) / running.load.read
+                    running.rate = rate if reading[reader] == running.unit else 0.0
                 case _Phase.COMPUTE:
                     busy, lanes, load = computing[running.process], self._lanes[running.process], running.load
                     crowd = (min(busy, lanes) - 1) / (lanes - 1) if lanes > 1 else 1.0
@@ -150,6 +161,11 @@ class Machine:
                     running.rate = min(storage.write_each, storage.write / writing) / running.load.write
                 case _Phase.RECORD:
                     running.rate = 1.0 / cluster.record
+
+    def _reader(self, running: _Running) -> int | str:
+        """What shares connections with others: a process whose units read ahead, or a unit by itself."""
+        shares = self.cluster.remote and running.process < self.cluster.devices and self.cluster.process.ahead
+        return running.process if shares else running.unit
 
 
 def processes(cluster: Cluster) -> dict[str, Node]:

@@ -1,16 +1,16 @@
-"""Which node has room for a unit, and which units wait for room: bookkeeping by node and by need, without I/O."""
+"""Which node has room for a unit: bookkeeping by node and by need, without I/O."""
 
 from __future__ import annotations
 
-import heapq
 import sys
-from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 PER_DEVICE = 2  #: units that compute on a device in turn, so that one is prepared while the other computes
 AHEAD = 2  #: units that read or write for each that computes, where a process runs several
+
+_ROUNDING = 1e-9  # of sums of work
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,14 @@ class Placement:
     every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the unit, or, where
     units wait behind others, the one with the least work; nodes that did not answer get one only where there is no
     other. What no booking changes is kept between them, so that a run of many units on many nodes stays quick.
+
+    A node that reads ahead takes no more than its share of the work that is left, so that near the end no unit waits
+    behind others while another node is idle.
     """
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self._booked: dict[Hashable, Booking] = {}
+        self._begun: set[str] = set()
         self._used: dict[str, tuple[int, int, float]] = {}
         self._unresponsive: set[str] = set()
         self.resize(nodes)
@@ -84,6 +88,9 @@ class Placement:
         self._candidates: dict[tuple[Need, tuple[str, ...]], dict[str, int]] = {}
         for name in self.nodes:
             self._count(name)
+        self._kinds = {node.device_memory is not None for node in self.nodes.values() if node.slots > 0}
+        self._readers = {kind: [name for name in self.nodes if self._reads_ahead(name, kind)] for kind in (False, True)}
+        self._work = {kind: sum(self._work_of(name) for name in names) for kind, names in self._readers.items()}
 
     def mark(self, name: str, responsive: bool) -> None:
         """Record whether a node answered when it last should have."""
@@ -101,7 +108,37 @@ class Placement:
             self._use(booking, -1)
         return booking
 
-    def find(self, need: Need, reserved: str | None = None, avoid: tuple[str, ...] = ()) -> Booking | None:
+    def take_new(self) -> Collection[str]:
+        """The nodes that read ahead and have had no unit so far; they count as begun from now on."""
+        new = [name for names in self._readers.values() for name in names if name not in self._begun]
+        self._begun.update(new)
+        return new
+
+    def among_first(self, nodes: Collection[str]) -> Callable[[str], bool]:
+        """Allows units on these nodes alone, as many as compute there."""
+        return lambda name: name in nodes and self._free[name][0] > self.nodes[name].ahead
+
+    def within_share(self, work: float, waiting: Mapping[bool, float]) -> Callable[[str], bool] | None:
+        """Allows a unit of so much work on nodes that are idle, or whose work stays within their share of all that is
+        left; None where no node reads ahead. ``waiting``: the work that waits, by whether it is for devices."""
+        if not any(self._readers.values()):
+            return None
+        nodes, empty, both = self.nodes, self._empty, len(self._kinds) == 2
+        most = dict[bool, float]()
+        for kind, names in self._readers.items():
+            left = self._work[kind] + (waiting[kind] if both else sum(waiting.values()))
+            most[kind] = (1 + _ROUNDING) * left / max(1, len(names)) - work
+        return lambda name: (
+            not nodes[name].ahead or name in empty or self._used[name][2] <= most[nodes[name].device_memory is not None]
+        )
+
+    def find(
+        self,
+        need: Need,
+        reserved: str | None = None,
+        avoid: tuple[str, ...] = (),
+        allowed: Callable[[str], bool] | None = None,
+    ) -> Booking | None:
         """A booking that is possible now: not on ``reserved``; in ``avoid`` only where no other node fits the unit."""
         if need.memory > self._room(reserved):
             return None
@@ -112,6 +149,7 @@ class Placement:
             if name in able
             and name != reserved
             and ((able[name] <= free[name][0] and least <= free[name][1]) or free[name][0] == nodes[name].capacity)
+            and (allowed is None or allowed(name))
         ]
         best = max(possible, key=self._rank, default=None)
         return None if best is None else Booking(best, min(least, nodes[best].memory), able[best])
@@ -142,12 +180,22 @@ class Placement:
         return self._rooms[reserved]
 
     def _rank(self, name: str) -> tuple[float, tuple[int, int], int]:
-        work = self._used[name][2] if self.nodes[name].ahead and name in self._used else 0.0
+        work = self._work_of(name) if self.nodes[name].ahead else 0.0
         return -work, self._free[name], self._order[name]
+
+    def _work_of(self, name: str) -> float:
+        return self._used[name][2] if name in self._used else 0.0
+
+    def _reads_ahead(self, name: str, device: bool) -> bool:
+        """Whether units of a node wait behind others, on its device or on its cores."""
+        node = self.nodes[name]
+        return node.slots > 0 and node.ahead > 0 and (node.device_memory is not None) == device
 
     def _use(self, booking: Booking, sign: int) -> None:
         slots, memory, work = self._used.get(booking.node, (0, 0, 0.0))
         work = work + sign * booking.work if slots + sign * booking.slots else 0.0  # no rounding stays behind
+        if booking.node in self.nodes and self.nodes[booking.node].ahead:
+            self._work[self.nodes[booking.node].device_memory is not None] += work - self._work_of(booking.node)
         self._used[booking.node] = slots + sign * booking.slots, memory + sign * booking.memory, work
         if booking.node in self.nodes:
             self._count(booking.node)
@@ -165,54 +213,6 @@ class Placement:
             else:
                 group.pop(name, None)
         self._rooms: dict[str | None, int] = {}
-
-
-class Group(NamedTuple):
-    """Waiting units with one need, which ran on nodes to ``avoid``: where the first has no room, none has."""
-
-    need: Need
-    avoid: tuple[str, ...] = ()
-
-
-class Waiting:
-    """The units that wait for a node, in order, by group: what has no room is passed over group by group."""
-
-    def __init__(self) -> None:
-        self._queues: dict[Group, deque[tuple[int, str]]] = {}
-        self._first = self._last = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._queues)
-
-    def append(self, unit: str, group: Group) -> None:
-        """Let a unit wait behind all others."""
-        self._last += 1
-        self._queues.setdefault(group, deque()).append((self._last, unit))
-
-    def appendleft(self, unit: str, group: Group) -> None:
-        """Let a unit wait before all others."""
-        self._first -= 1
-        self._queues.setdefault(group, deque()).appendleft((self._first, unit))
-
-    def groups(self) -> Iterator[Group]:
-        """The groups in the order of their first units. A group comes again only after ``pop`` has taken its first."""
-        heads = [(queue[0][0], number, group) for number, (group, queue) in enumerate(self._queues.items())]
-        heapq.heapify(heads)
-        while heads:
-            place, number, group = heads[0]
-            yield group
-            queue = self._queues.get(group)
-            if queue and queue[0][0] != place:
-                heapq.heapreplace(heads, (queue[0][0], number, group))
-            else:  # it has no room, or no unit is left
-                heapq.heappop(heads)
-
-    def pop(self, group: Group) -> str:
-        """Take the first unit of a group."""
-        _, unit = self._queues[group].popleft()
-        if not self._queues[group]:
-            del self._queues[group]
-        return unit
 
 
 def _slots(need: Need, node: Node) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from svc_dist.errors import SvcDistError, TransientStorageError
-from svc_dist.plan.model import Plan
+from svc_dist.plan.model import Plan, Unit
+from svc_dist.run.order.booking import book_waiting
+from svc_dist.run.order.waiting import Group, Waiting
 from svc_dist.run.pipeline.needs import Needs
-from svc_dist.run.placement import Booking, Group, Node, Placement, Waiting
+from svc_dist.run.placement import Booking, Node, Placement
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import RunRecord
 
@@ -127,10 +130,9 @@ class Failure:
 class Schedule:
     """Decides what runs where, for any executor.
 
-    The unit with most work comes first, on a node with enough free slots and memory: its own, ``sink_memory`` for its
-    output, and that of its inputs where they are ``landing`` in memory. While no node has room for it, the one with
-    most room is reserved for it, and smaller units go to the others. At most ``slots`` units are in flight where nodes
-    have more, and ``FINISHING`` shards. Setting ``draining`` stops gracefully: nothing starts.
+    ``book_waiting`` decides which unit comes next, and on which node: one with enough free slots and memory: its own,
+    ``sink_memory`` for its output, and that of its inputs where they are ``landing`` in memory. At most ``slots`` units
+    are in flight where nodes have more, and ``FINISHING`` shards. Setting ``draining`` stops gracefully.
 
     An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one.
     Attempts that ended with their node do not count among them, up to ``max_uncounted``. Any other failure stops new
@@ -169,9 +171,9 @@ class Schedule:
         self._ready: deque[Instruction] = deque()  # shards to finish, and publishing
         unfinished = [unit for unit in self.plan.units if unit.id not in self.done]
         self._flying = 0  # units in flight
-        self.waiting = Waiting()
+        self.waiting = Waiting(unfinished)
         for unit in sorted(unfinished, key=lambda unit: (-unit.work, unit.id)):
-            self.waiting.append(unit.id, self._group(unit.id))
+            self.waiting.append(unit, self._group(unit.id))
         self._open = [0] * self.plan.count
         for unit in unfinished:
             self._open[unit.shard] += 1
@@ -234,7 +236,7 @@ class Schedule:
         if booking is not None and event.lost:
             self._lost_on.setdefault(unit, []).append(booking.node)
         self._kills[unit] = self._kills.get(unit, 0) + event.killed
-        self.waiting.appendleft(unit, self._group(unit))
+        self.waiting.appendleft(self.plan.unit[unit], self._group(unit))
         return self._issue([])
 
     def _lost(self, event: RangesLost) -> list[Instruction]:
@@ -246,7 +248,7 @@ class Schedule:
         self._open[shard] += len(event.units)
         self._rewrites.update(dict.fromkeys(event.units))
         for unit in reversed(event.units):
-            self.waiting.appendleft(unit, self._group(unit))
+            self.waiting.appendleft(self.plan.unit[unit], self._group(unit))
         return self._issue([] if event.units else [event.instruction])
 
     def _fail(self, event: Failed | RangesLost, booking: Booking | None = None) -> list[Instruction]:
@@ -280,21 +282,11 @@ class Schedule:
 
     def _book_waiting(self) -> list[RunUnit]:
         """Book the waiting units that a node has room for now."""
-        booked: list[RunUnit] = []
-        reserved: dict[bool, str | None] = {}  # by kind, the node with no smaller unit before the one waiting longest
         if self._placement.full:
-            return booked
-        most = self.slots if self.slots is not None and self.slots < self._placement.slots else None
-        for group in self.waiting.groups():
-            if self._placement.full or (most is not None and self._flying + len(booked) >= most):
-                break
-            booking = self._placement.find(group.need, reserved.get(group.need.device > 0), group.avoid)
-            if booking is None:
-                reserved.setdefault(group.need.device > 0, self._placement.to_reserve(group.need, group.avoid))
-                continue
-            unit = self.waiting.pop(group)
-            low_memory = self._kills.get(unit, 0) == self.max_attempts - 1 > 0
-            started = RunUnit(unit, booking, low_memory, rewrite=unit in self._rewrites)
-            self._placement.book(started, replace(booking, work=self.plan.unit[unit].work))
-            booked.append(started)
-        return booked
+            return []
+        most = self.slots if self.slots is not None and self.slots < self._placement.slots else sys.maxsize
+        return book_waiting(self.waiting, self._placement, most - self._flying, self._start)
+
+    def _start(self, unit: Unit, booking: Booking) -> RunUnit:
+        low_memory = self._kills.get(unit.id, 0) == self.max_attempts - 1 > 0
+        return RunUnit(unit.id, booking, low_memory, rewrite=unit.id in self._rewrites)

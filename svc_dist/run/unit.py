@@ -21,6 +21,7 @@ from svc_dist.run.results.codes import UnitCodes
 from svc_dist.run.results.values import Records, TensorValues
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.storage.access import DEFAULT_ACCESS
+from svc_dist.storage.fetching import Connections
 from svc_dist.storage.landing import Landing
 from svc_dist.storage.reading import MappedRanges, Source, map_ranges
 from svc_dist.storage.writing.base import RangeSink, RangeWriter
@@ -36,19 +37,21 @@ def run_unit(
     ways: Sequence[Attempt] | None = None,
     landing: Landing | None = None,
     passage: AbstractContextManager[Passage] | None = None,
+    connections: Connections | None = None,
 ) -> Receipt:
     """Run one unit of a plan. Running it again, anywhere, writes the same bytes.
 
     When memory runs out, the unit runs again on the low-memory path, and last on the CPU: the receipt records it, and
     the last bits may differ. ``ways``: the attempts, by default all of the plan's device. ``sources``: one per input of
-    the plan; ``scratch``, ``parallel`` and ``landing`` as in ``map_ranges``; ``passage``: the unit's way beside others.
+    the plan; ``scratch``, ``parallel``, ``landing`` and ``connections`` as in ``map_ranges``; ``passage``: the unit's
+    way beside others.
     Raises DamagedInputError (NaN, Inf) and NumericsError naming the tensor, UnitsFailedError when memory ran out in
     every attempt, DeviceFailedError, DeviceTooSmallError, ChangedInputError, StorageError.
     """
     ways = ways_of(Needs(plan), unit) if ways is None else ways
     with passage or Stages(0, 1).passage(0) as on_way, ExitStack() as written:
         began = time.perf_counter()
-        with map_ranges(sources, plan.reads(unit), scratch, parallel, landing, ahead=True) as inputs:
+        with map_ranges(sources, plan.reads(unit), scratch, parallel, landing, True, connections) as inputs:
             reading = time.perf_counter() - began
             on_way.compute()
             computed = attempted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run.host import available_memory, landing_memory
+from svc_dist.run.pipeline.flow import READERS
 from svc_dist.run.pipeline.needs import Needs
 from svc_dist.run.pipeline.stages import Stages
 from svc_dist.run.publish import publish
@@ -12,6 +13,7 @@ from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, Range
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.shard_check import require_unaltered
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.fetching import Connections
 from svc_dist.storage.landing import Landing
 from svc_dist.storage.reading import Source
 from svc_dist.storage.writing.base import LostRangesError
@@ -50,6 +52,7 @@ class Worker:
         window = landing_memory(recorded.settings) if window is None else window
         self.landing = Landing(window, available_memory)
         self._stages = Stages(window, lanes, host_lanes)
+        self._connections = Connections(READERS * access.parallel)
         self.sources = [Source(model.location, model.files, access) for model in self.plan.inputs]
 
     def execute(self, instruction: Instruction) -> Done | RangesLost:
@@ -84,7 +87,7 @@ class Worker:
         on_host = ways[0].device != self.plan.settings.device
         receipt = run_unit(
             self.plan, unit, self.sources, sink, self.scratch, parallel, ways, self.landing,
-            self._stages.passage(unit.bytes_in, lanes, on_host),
+            self._stages.passage(unit.bytes_in, lanes, on_host), self._connections,
         )  # fmt: skip
         self._stages.require_going()
         self.journal.record(receipt)

@@ -69,9 +69,9 @@ class Access:
     """How every storage of a run is reached.
 
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
-    for one unit. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``: seconds for which
-    a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by name,
-    and a location ``dict://NAME``, by itself.
+    for each unit that reads. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``:
+    seconds for which a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by
+    name, and a location ``dict://NAME``, by itself.
     """
 
     options: Mapping[str, ClientOptions] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,26 @@ class Span:
     offset: int
 
 
+class Connections:
+    """The connections of one process, ``count`` at a time. Of units that fetch together, the first has all it can use.
+
+    Connections of its own for each unit would let all of them end late: half of the inputs of two large units are of
+    no use to a device that waits for one of them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="fetch")
+
+    def fetch(self, requests: Sequence[tuple[Span, Target]], retries: Retries) -> None:
+        """Fetch spans, after those that others asked for before. Nothing lands after this returns or raises."""
+        pending = [self._threads.submit(_fetch_one, span, target, retries) for span, target in requests]
+        try:
+            for one in pending:
+                one.result()
+        finally:
+            wait([one for one in pending if not one.cancel()])
+
+
 def joined(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The spans ``[start, end)`` that hold these, close ones joined."""
     spans: list[tuple[int, int]] = []
@@ -51,16 +71,25 @@ def request_size(total: int, parallel: int) -> int:
     return min(LARGEST, max(SMALLEST, -(-total // parallel)))
 
 
-def fetch_into(memory: memoryview, spans: Sequence[Span], parallel: int, retries: Retries) -> None:
-    """Fetch spans into memory."""
+def fetch_into(
+    memory: memoryview, spans: Sequence[Span], parallel: int, retries: Retries, connections: Connections | None = None
+) -> None:
+    """Fetch spans into memory, by so many requests in parallel, or over ``connections`` that others share."""
 
     def target(span: Span) -> Target:
         return MemoryTarget(memory[span.offset : span.offset + span.end - span.start])
 
-    _fetch([(span, target(span)) for span in _divided(spans, parallel)], parallel, retries)
+    _fetch([(span, target(span)) for span in _divided(spans, parallel)], parallel, retries, connections)
 
 
-def fetch_to_scratch(spans: Sequence[Span], size: int, scratch: str | None, parallel: int, retries: Retries) -> int:
+def fetch_to_scratch(
+    spans: Sequence[Span],
+    size: int,
+    scratch: str | None,
+    parallel: int,
+    retries: Retries,
+    connections: Connections | None = None,
+) -> int:
     """Fetch spans into an unlinked file of ``size`` bytes in the folder ``scratch``. Returns its descriptor."""
     if scratch is not None:
         Path(scratch).mkdir(parents=True, exist_ok=True)
@@ -70,7 +99,7 @@ def fetch_to_scratch(spans: Sequence[Span], size: int, scratch: str | None, para
         _reserve(descriptor, size)
         requests = _divided(spans, parallel)
         targets = [FileTarget(descriptor, span.offset, span.end - span.start) for span in requests]
-        _fetch(list(zip(requests, targets, strict=True)), parallel, retries)
+        _fetch(list(zip(requests, targets, strict=True)), parallel, retries, connections)
     except BaseException:
         os.close(descriptor)
         raise
@@ -87,17 +116,14 @@ def _divided(spans: Sequence[Span], parallel: int) -> list[Span]:
     ]
 
 
-def _fetch(requests: Sequence[tuple[Span, Target]], parallel: int, retries: Retries) -> None:
-    def fetch(request: tuple[Span, Target]) -> None:
-        span, target = request
-        span.storage.fetch(span.file, span.start, span.end, target, retries)
+def _fetch(
+    requests: Sequence[tuple[Span, Target]], parallel: int, retries: Retries, connections: Connections | None
+) -> None:
+    (connections or Connections(min(parallel, len(requests)))).fetch(requests, retries)
 
-    pool = ThreadPoolExecutor(min(parallel, len(requests)), thread_name_prefix="fetch")
-    try:
-        for _ in pool.map(fetch, requests):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)  # waits: nothing lands after this
+
+def _fetch_one(span: Span, target: Target, retries: Retries) -> None:
+    span.storage.fetch(span.file, span.start, span.end, target, retries)
 
 
 def _reserve(descriptor: int, size: int) -> None:

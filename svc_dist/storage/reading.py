@@ -19,7 +19,15 @@ import msgspec
 
 from svc_dist.storage.access import DEFAULT_ACCESS, Access, InMemory
 from svc_dist.storage.base import FileIdentity, changed, os_errors
-from svc_dist.storage.fetching import SCRATCH_HINTS, Span, fetch_into, fetch_to_scratch, joined, request_size
+from svc_dist.storage.fetching import (
+    SCRATCH_HINTS,
+    Connections,
+    Span,
+    fetch_into,
+    fetch_to_scratch,
+    joined,
+    request_size,
+)
 from svc_dist.storage.landing import Landing
 from svc_dist.storage.local import NOT_SUPPORTED, local_identity
 from svc_dist.storage.open import open_storage
@@ -128,12 +136,14 @@ def map_ranges(
     parallel: int = DEFAULT_ACCESS.parallel,
     landing: Landing | None = None,
     ahead: bool = False,
+    connections: Connections | None = None,
 ) -> Iterator[Reading]:
     """Map ranges of each of ``sources`` for the duration of a ``with``.
 
-    ``parallel`` requests fetch the remote ranges into memory of ``landing``; without one, or where it has no room, into
-    one file in the folder ``scratch``, which disappears with the last mapping. ``ahead``: the pages of local files are
-    read now, not when they are touched. Raises ChangedInputError, StorageError, DamagedInputError.
+    ``parallel`` requests, or those of ``connections`` that others share, fetch the remote ranges into memory of
+    ``landing``; without one, or where it has no room, into one file in the folder ``scratch``, which disappears with
+    the last mapping. ``ahead``: the pages of local files are read now, not when they are touched. Raises
+    ChangedInputError, StorageError, DamagedInputError.
     """
     reading = Reading([MappedRanges() for _ in sources], Retries())
     with ExitStack() as stack:
@@ -151,14 +161,14 @@ def map_ranges(
                 remote.append((mapped, offset_of))
         memory = stack.enter_context(landing.lease(size)) if spans and landing is not None else None
         if memory is not None:
-            fetch_into(memory, spans, parallel, reading.retries)
+            fetch_into(memory, spans, parallel, reading.retries, connections)
             for mapped, offset_of in remote:
                 mapped.hold(
                     {item: memory[at : at + item.end - item.start].toreadonly() for item, at in offset_of.items()}
                 )
         elif spans:
             with os_errors(f"cannot use scratch space in {scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
-                descriptor = fetch_to_scratch(spans, size, scratch, parallel, reading.retries)
+                descriptor = fetch_to_scratch(spans, size, scratch, parallel, reading.retries, connections)
                 try:
                     for mapped, offset_of in remote:
                         mapped.add(descriptor, offset_of)

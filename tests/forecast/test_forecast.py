@@ -300,3 +300,19 @@ def test_units_that_need_no_device_compute_on_the_cores_beside_it() -> None:
     trace = simulate(plan, cluster, {f"u{n}": load for n, load in enumerate(loads)})
     assert trace.ended == {"u2": pytest.approx(4), "u0": pytest.approx(6), "u1": pytest.approx(11)}
     assert trace.computing == pytest.approx(11), "of the devices"
+
+
+def test_large_inputs_are_read_behind_small_ones_and_processes_end_together() -> None:
+    """Efficiency of eight processes at a link that they share: a merge of large units and small ones."""
+    loads = [Load(4 * GB, 8, 8, 0)] * 40 + [Load(GB / 4, 1, 1, 0)] * 120
+    units = [
+        Unit(f"u{n}", 0, 0, 1, (), int(load.read), 0, 1e12 * load.crowded, 1 + int(load.read))
+        for n, load in enumerate(loads)
+    ]
+    shards = (ShardFile("s", 1),)
+    plan = Plan("f", {}, Settings(), (), (Result("", ()),), shards, (), (), tuple(units), (), {})
+    storage = StorageRates(1 * GB, 8 * GB, GB, 8 * GB)
+    cluster = dataclasses.replace(cluster_of(devices=8), node=Node(16, 10**15, ahead=32), storage=storage, remote=True)
+    seconds = simulate(plan, cluster, {f"u{n}": load for n, load in enumerate(loads)}).seconds
+    computing = sum(load.crowded for load in loads) / 8
+    assert computing < seconds < 1.05 * computing
