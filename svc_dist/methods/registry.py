@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 
 from svc_dist.methods.calibration import costs as calibrating
+from svc_dist.methods.candidates.declarations import CANDIDATES
 from svc_dist.methods.costs import with_heap_slack
 from svc_dist.methods.elementwise.declarations import ELEMENTWISE
 from svc_dist.methods.method import Calibration, Method
@@ -104,6 +105,7 @@ _METHODS = (
         factored=".spectral.factored:swudi_a",
         work=spectral.swudi_work, memory=with_heap_slack(spectral.swudi_a_memory),
     ),
+    *CANDIDATES,
 )  # fmt: skip
 
 _CALIBRATIONS = (

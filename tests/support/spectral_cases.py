@@ -18,7 +18,8 @@ from svc_dist.methods.merged import Merged
 from svc_dist.methods.method import Method
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 
-SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "spectral")
+SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "spectral" and not method.experimental)
+CANDIDATES = tuple(name for name, method in METHODS.items() if method.family == "spectral" and method.experimental)
 
 
 def run(name: str, deltas: TaskDeltas, **given: Any) -> Merged:

@@ -18,6 +18,7 @@ from svc_dist.errors import ExitCode
 from svc_dist.linalg import lapack
 from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.rank_rules import rank
+from tests.support import candidate_references as candidates
 from tests.support import elementwise_references as entries
 from tests.support import spectral_references as plain
 from tests.support.checkpoints import poke, write_checkpoint, write_recipe
@@ -29,6 +30,10 @@ Tensors = dict[str, Tensor]
 
 ELEMENTWISE = tuple(name for name, method in METHODS.items() if method.family == "elementwise")
 SPECTRAL = tuple(name for name, method in METHODS.items() if method.family == "spectral")
+LEAVE_ONES_OUT = (
+    "ace",
+    "resmerge",
+)  # of equal entries they make zero: what is centred, or beside the leading direction
 OF_ONE = tuple(name for name, method in METHODS.items() if method.experts == (1, 1))
 ALONE = tuple(name for name in METHODS if name != "nuslerp")  # of one expert
 #: Parameters with which a method does something of its own, and the descents take few steps.
@@ -121,7 +126,8 @@ def spectral(method: str, deltas: Tensor) -> Tensor:
         values = torch.linalg.eigvalsh(plain.normalised(deltas)[0]).flip(0).clamp_min(1e-8)
         top = rank("participation_sqrt", values, (len(deltas) * deltas.shape[1], deltas.shape[2]))
         return plain.swudi_a(deltas, top)
-    return getattr(plain, method)(deltas, **GIVEN.get(method, {}))
+    reference = getattr(plain, method, None) or getattr(candidates, method)
+    return reference(deltas, **GIVEN.get(method, {}))
 
 
 def svc_of(method: str, deltas: Tensor, side: str = "left") -> Tensor:
@@ -309,7 +315,7 @@ def test_one_expert_alone_goes_through_every_method(merge: Merge) -> None:
             expected = elementwise("linear" if method in SPECTRAL else method, base, deltas)
             if kind == "calibrated":
                 expected = plain.svc(expected, deltas)
-        if not error(found, expected) <= 1e-8:
+        if not torch.equal(found, expected) and not error(found, expected) <= 1e-8:  # both may be zero
             wrong.append(f"{name}: {error(found, expected):.0e}")
     assert not wrong
     for kind in ("weight", "bias"):
@@ -355,7 +361,8 @@ def test_what_no_expert_changes_passes_through_bit_for_bit(merge: Merge, experts
             assert same_bits(written[name], expected), name
         elif name.split(".")[0] in SPECTRAL:
             assert same_bits(written[name][0], tensor[0]), name
-            assert not torch.equal(written[name][1], tensor[1]), name
+            if name.split(".")[0] not in LEAVE_ONES_OUT:
+                assert not torch.equal(written[name][1], tensor[1]), name
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12])
@@ -466,7 +473,7 @@ def test_a_result_that_does_not_fit_is_told_with_its_tensor(merge: Merge, method
     assert f"tensor 'large.weight' (by {method}): the result does not fit into float16" in ended.err
 
 
-@pytest.mark.parametrize("method", [*SPECTRAL, "task_arithmetic"])
+@pytest.mark.parametrize("method", [*(name for name in SPECTRAL if name not in LEAVE_ONES_OUT), "task_arithmetic"])
 def test_differences_too_large_for_float32_are_told_with_their_tensor(merge: Merge, method: str) -> None:
     base, *experts = models({"fine.weight": (8, 6), "huge.weight": (8, 6)}, 2, torch.float32)
     for sign, tensors in zip((-1, 1, 1), (base, *experts), strict=True):

@@ -16,12 +16,21 @@ from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.run.process import return_freed_memory
 from tests.support.elementwise_references import merged, parameters
 from tests.support.peak_memory import CountedMemory, PeakMemory
-from tests.support.spectral_cases import SPECTRAL, adapters, calibrated, fine_tunes, merge_matrix, run, taken
+from tests.support.spectral_cases import (
+    CANDIDATES,
+    SPECTRAL,
+    adapters,
+    calibrated,
+    fine_tunes,
+    merge_matrix,
+    run,
+    taken,
+)
 
 MIB = 2**20
 #: Few steps of the descents; and every direction that can be kept, whatever the spectrum.
 GIVEN = {"wudi": {"steps": 3}, "optmerge": {"steps": 3}, "swudi_a": {"rank_rule": "cumvar_1.0"}}
-NAMES = [*SPECTRAL, "svc left", "svc right"]
+NAMES = [*SPECTRAL, *CANDIDATES, "svc left", "svc right"]
 
 
 def merge(name: str, deltas: TaskDeltas) -> None:

@@ -26,13 +26,13 @@ from svc_dist.run.devices.fallback import Attempt
 from svc_dist.run.host import settings_here
 from tests.support.checkpoints import recipe_data, write_checkpoint
 from tests.support.pretended_device import Counts, counted_units
-from tests.support.spectral_cases import SPECTRAL, fine_tunes
+from tests.support.spectral_cases import CANDIDATES, SPECTRAL, fine_tunes
 
 NAME = "model.layers.0.mlp.down_proj.weight"
 SHAPE, EXPERTS = (192, 448), 3
 GIVEN: dict[str, dict[str, Any]] = {"wudi": {"steps": 5}, "optmerge": {"steps": 5}}
-CASES = [*((name, None) for name in SPECTRAL), ("task_arithmetic", "svc"), ("swudi", "svc"), ("iso_c", "svc")]
-CASES.append(("optmerge", "svc"))
+CASES = [*((name, None) for name in (*SPECTRAL, *CANDIDATES)), ("task_arithmetic", "svc"), ("swudi", "svc")]
+CASES += [("iso_c", "svc"), ("optmerge", "svc")]
 
 
 def models(folder: Path, name: str = NAME, shape: tuple[int, ...] = SHAPE, experts: int = EXPERTS) -> list[Path]:

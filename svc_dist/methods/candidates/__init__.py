@@ -1,0 +1,1 @@
+"""Methods of which no measurement of this project says yet when to choose them."""
