@@ -11,6 +11,7 @@ PER_DEVICE = 2  #: units that compute on a device in turn, so that one is prepar
 AHEAD = 2  #: units that read or write for each that computes, where a process runs several
 
 _ROUNDING = 1e-9  # of sums of work
+_FIRST = 2  # units of the largest kind by which nodes are taken for equal, before they have done any
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Placement:
     other. What no booking changes is kept between them, so that a run of many units on many nodes stays quick.
 
     A node that reads ahead takes no more than its share of the work that is left, so that near the end no unit waits
-    behind others while another node is idle.
+    behind others while another node is idle. The share of one that has done less than others so far is smaller.
     """
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self._booked: dict[Hashable, Booking] = {}
         self._begun: set[str] = set()
+        self._done: dict[str, float] = {}  # the work of units that ended well, on nodes that read ahead
+        self._largest = 0.0
         self._used: dict[str, tuple[int, int, float]] = {}
         self._unresponsive: set[str] = set()
         self.resize(nodes)
@@ -90,7 +93,17 @@ class Placement:
             self._count(name)
         self._kinds = {node.device_memory is not None for node in self.nodes.values() if node.slots > 0}
         self._readers = {kind: [name for name in self.nodes if self._reads_ahead(name, kind)] for kind in (False, True)}
+        self._compare()
         self._work = {kind: sum(self._work_of(name) for name in names) for kind, names in self._readers.items()}
+
+    def _compare(self) -> None:
+        """Keep what the nodes have done that read ahead. One that joins counts as one that has done the mean."""
+        before, self._done, self._all_done = self._done, dict[str, float](), dict[bool, float]()
+        for kind, names in self._readers.items():
+            known = [before[name] for name in names if name in before]
+            mean = sum(known) / max(1, len(known))
+            self._done.update({name: before.get(name, mean) for name in names})
+            self._all_done[kind] = sum(self._done[name] for name in names)
 
     def mark(self, name: str, responsive: bool) -> None:
         """Record whether a node answered when it last should have."""
@@ -127,10 +140,26 @@ class Placement:
         most = dict[bool, float]()
         for kind, names in self._readers.items():
             left = self._work[kind] + (waiting[kind] if both else sum(waiting.values()))
-            most[kind] = (1 + _ROUNDING) * left / max(1, len(names)) - work
+            most[kind] = (1 + _ROUNDING) * left / max(1, len(names))
         return lambda name: (
-            not nodes[name].ahead or name in empty or self._used[name][2] <= most[nodes[name].device_memory is not None]
+            not nodes[name].ahead
+            or name in empty
+            or self._work_of(name) + work <= self._pace(name) * most[nodes[name].device_memory is not None]
         )
+
+    def has_done(self, booking: Booking) -> None:
+        """Record that a unit ended well: nodes are compared by the work that they have done."""
+        if booking.node in self._done:
+            self._done[booking.node] += booking.work
+            self._all_done[self.nodes[booking.node].device_memory is not None] += booking.work
+            self._largest = max(self._largest, booking.work)
+
+    def _pace(self, name: str) -> float:
+        """The work that a node has done beside the mean of its kind, both with what the first units will bring."""
+        kind = self.nodes[name].device_memory is not None
+        first = _FIRST * self._largest
+        mean = self._all_done[kind] / len(self._readers[kind])
+        return (self._done[name] + first) / (mean + first) if mean else 1.0
 
     def find(
         self,

@@ -207,6 +207,7 @@ class Schedule:
             return self._failed(event, booking)
         if booking is not None:
             self._placement.mark(booking.node, True)
+            self._placement.has_done(booking)
         if isinstance(event, RangesLost):
             return self._lost(event)
         match event.instruction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections.abc import Mapping
 
 import pytest
 
@@ -421,3 +423,52 @@ def test_where_units_wait_behind_others_the_one_with_least_work_gets_the_next() 
     nodes = {name: Node(1, 100, ahead=2) for name in "ab"}
     schedule = Schedule(plan_of((0, 9, 1), (0, 4, 1), (0, 3, 1), (0, 1, 1)), nodes)
     assert placed(schedule.start()) == {"u0": "a", "u1": "b", "u2": "b", "u3": "b"}
+
+
+def busy(schedule: Schedule, nodes: Mapping[str, Node], slower: Mapping[str, float], joins: float = 0.0) -> float:
+    """The share of the time that slots of nodes are busy, with units of 1 to 3 s. The last node ``joins`` that late."""
+    chance, late = random.Random(0), list(nodes)[-1]
+    seconds = {unit.id: chance.uniform(1, 3) for unit in schedule.plan.units}
+    queues: dict[str, list[RunUnit]] = {name: [] for name in nodes}
+    computing = dict.fromkeys(nodes, 0)
+    events: list[tuple[float, str, str, RunUnit | None]] = [(joins, "", late, None)] if joins else []
+    now = spent = 0.0
+
+    def send(instructions: list[Instruction]) -> None:
+        for item in instructions:
+            if isinstance(item, RunUnit) and item.booking is not None:
+                queues[item.booking.node].append(item)
+            else:
+                send(schedule.handle(Done(item)))
+
+    send(schedule.start())
+    while True:
+        for name, queue in queues.items():
+            while queue and computing[name] < nodes[name].slots:
+                unit = queue.pop(0)
+                computing[name] += 1
+                took = seconds[unit.unit] * slower.get(name, 1.0)
+                spent += took
+                heapq.heappush(events, (now + took, unit.unit, name, unit))
+        if not events:
+            slots = sum(node.slots for node in nodes.values())
+            return spent / (slots * now - nodes[late].slots * joins)
+        now, _, name, ended = heapq.heappop(events)
+        if ended is None:
+            send(schedule.handle(Capacity(nodes)))
+        else:
+            computing[name] -= 1
+            send(schedule.handle(Done(ended)))
+
+
+@pytest.mark.parametrize("slower", [{}, {"3": 2.0}, {"0": 3.0}, {"1": 1.5, "2": 1.5}])
+def test_no_device_waits_for_a_slow_one_at_the_end(slower: dict[str, float]) -> None:
+    gpus = {str(number): Node(2, 10**12, 100, ahead=4) for number in range(8)}
+    schedule = Schedule(plan_of(*[(0, 1, 10)] * 240, device="cuda"), gpus)
+    assert busy(schedule, gpus, slower) > 0.9
+
+
+def test_a_device_that_joins_late_is_not_taken_for_a_slow_one() -> None:
+    gpus = {str(number): Node(2, 10**12, 100, ahead=4) for number in range(8)}
+    schedule = Schedule(plan_of(*[(0, 1, 10)] * 240, device="cuda"), {name: gpus[name] for name in list(gpus)[:-1]})
+    assert busy(schedule, gpus, {}, joins=15.0) > 0.9
