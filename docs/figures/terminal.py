@@ -81,7 +81,6 @@ def run(arguments: str, folder: Path, stream: pyte.Stream, stop_at: float | None
         shards = list((folder / "merged" / ".svc_dist" / "receipts").glob("*"))
         if stop_at is not None and len(shards) > 40:
             time.sleep(0.5)
-            stream.feed("^C")
             process.send_signal(signal.SIGINT)
             stop_at = None
     process.wait()

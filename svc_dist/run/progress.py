@@ -30,7 +30,7 @@ class Progress:
         self._refreshed = 0.0
         self._bar: Bar | None = None
         self.count(done)
-        self._work_before = self._work
+        self._work_before, self._bytes_before = self._work, self._bytes
         self._bar = _bar(self._total_work) if bar else None
 
     def __enter__(self) -> Progress:
@@ -89,7 +89,13 @@ class Progress:
         eta = self._eta()
         left = f", about {clock(eta)} left" if eta else ""
         moved = f"{format_size(self._bytes)} of {format_size(self._total_bytes)} read and written"
-        return f"{self._units:,} of {counted(len(self._plan.units), 'unit')}, {moved}{left}"
+        return f"{self._units:,} of {counted(len(self._plan.units), 'unit')}, {moved}{self._rate()}{left}"
+
+    def _rate(self) -> str:
+        """Bytes read and written a second since the start, of units that have ended."""
+        since = self._bytes - self._bytes_before
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        return f" at {format_size(int(since / seconds))}/s" if since > 0 else ""
 
     def _eta(self) -> float | None:
         since = self._work - self._work_before
@@ -104,9 +110,10 @@ class Progress:
 
 def _bar(total: float) -> Bar:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    share = TextColumn("{task.percentage:>3.0f}%")
+    columns = (TextColumn("{task.description}"), BarColumn(20), share, TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True))
     bar.add_task("", total=total)
     return bar

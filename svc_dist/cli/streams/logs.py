@@ -49,13 +49,24 @@ class TextLines(logging.Formatter):
         return f"{_utc(record)} {RUN_ID} {super().format(record)}"
 
 
+class _Lines(logging.Handler):
+    """Writes to standard error as it is at that time: while a bar is shown, lines go above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # as every handler of the standard library: a line that is lost stops no merge
+            self.handleError(record)
+
+
 def _utc(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
 
 def set_up(log_format: Format) -> None:
     """Have the package's log go to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines()
     handler.setFormatter(JsonLines() if log_format == Format.JSON else TextLines())
     _log.handlers[:] = [handler]
     _log.setLevel(logging.INFO)
