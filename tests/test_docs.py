@@ -23,7 +23,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "recipe.md", "errors.md", "exit-codes.md", "files.md"])
+@pytest.mark.parametrize("name", ["cli.md", "recipe.md", "errors.md", "exit-codes.md", "files.md", "python.md"])
 def test_reference_pages_are_those_of_this_code(name: str) -> None:
     current = (DOCS / "reference" / name).read_text(encoding="utf-8")
     assert current == generator().PAGES[name](), "run: python docs/reference/generate.py"

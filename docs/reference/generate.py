@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from typer import Typer
 from typer.models import ArgumentInfo, TyperInfo
 
+import svc_dist
 from svc_dist import errors
 from svc_dist.cli.app import app
 from svc_dist.plan import inputs, model, tensor
@@ -30,6 +31,7 @@ from svc_dist.recipe.writing.json_schema import render as render_schema
 from svc_dist.run_folder import receipt
 from svc_dist.run_folder import report as report_file
 from svc_dist.storage import base as storage
+from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.writing import base as writing
 
 FOLDER = Path(__file__).parent
@@ -228,6 +230,37 @@ def files() -> str:
     return _text(lines)
 
 
+def python() -> str:
+    """Every public function with its signature and what it says of itself."""
+    lines = ["# Python functions", "", "`import svc_dist` gives these; `help(svc_dist)` prints the same. "]
+    lines[-1] += "[Use svc_dist from Python](../python.md) shows them at work."
+    for name in svc_dist.__all__:
+        value = getattr(svc_dist, name)
+        lines += ["", f"## {name}", "", "```python", *_signature(name, value), "```", ""]
+        lines += [inspect.cleandoc(value.__doc__ or "").replace("``", "`")]
+    return _text(lines)
+
+
+def _signature(name: str, value: Any) -> list[str]:
+    signature = inspect.signature(value)
+    returns = "" if inspect.isclass(value) else f" -> {signature.return_annotation}"
+    parts, keyword_only = [], False
+    for one in signature.parameters.values():
+        if one.kind is one.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            parts.append("*")
+        default = "" if one.default is one.empty else f" = {_default(one.default)}"
+        star = "**" if one.kind is one.VAR_KEYWORD else ""
+        parts.append(f"{star}{one.name}: {str(one.annotation).strip(chr(39))}{default}")
+    return [f"{name}(", *(f"    {part}," for part in parts), f"){returns}"]
+
+
+def _default(value: Any) -> str:
+    if value is DEFAULT_ACCESS:
+        return "Access()"
+    return repr(str(value)) if isinstance(value, str) else "..." if callable(value) else repr(value)
+
+
 def _dataclass(kind: type, what: str = "Keys") -> list[str]:
     about = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
     is_struct = issubclass(kind, msgspec.Struct)
@@ -255,6 +288,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": explanations.page,
     "exit-codes.md": exit_codes,
     "files.md": files,
+    "python.md": python,
 }
 
 if __name__ == "__main__":

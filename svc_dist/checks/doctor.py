@@ -22,7 +22,7 @@ from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import title
-from svc_dist.recipe.load import load_stages
+from svc_dist.recipe.load import RecipeSource, load_stages
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
 from svc_dist.run_folder.output import Output
@@ -74,13 +74,13 @@ class Finding:
 
 
 def examine(
-    recipe: str | Path | ResolvedRecipe,
+    recipe: RecipeSource,
     output: str,
     settings: SettingsRequest,
     *,
     slots: int | None = None,
     scratch: str | None = None,
-    max_shard_size: str | None = None,
+    max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Iterator[Finding]:

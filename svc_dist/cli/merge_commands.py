@@ -17,7 +17,7 @@ from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
 from svc_dist.cli.unattended import repeated, signalled
-from svc_dist.errors import ExitCode, RecipeError
+from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.options import ExecutorKind
@@ -226,9 +226,10 @@ def doctor(
     Example: svc-dist doctor recipe.yaml s3://bucket/merged
     """
     from svc_dist.checks.doctor import examine
+    from svc_dist.checks.examination import Examination
     from svc_dist.plan.settings import SettingsRequest
 
-    code, findings = ExitCode.DONE, []
+    findings = []
     for finding in examine(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
         max_shard_size=max_shard_size, changes=changes, access=options.access_of(endpoint_url, profile, anonymous),
@@ -236,12 +237,12 @@ def doctor(
         label, colour = ("ok    ", "green") if finding.problem is None else ("WRONG ", "red")
         if not as_json:
             say(finding.text(), label=label, colour=colour)
-        findings.append(finding.data())
-        code = code or finding.exit_code
+        findings.append(finding)
+    examination = Examination(tuple(findings))
     if as_json:
-        say_json(json.dumps({"state": "wrong" if code else "ok", "exit_code": code, "findings": findings}))
-    if code:
-        raise typer.Exit(code)
+        say_json(json.dumps(examination.data()))
+    if not examination.ok:
+        raise typer.Exit(examination.exit_code)
 
 
 def status(

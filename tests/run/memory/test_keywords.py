@@ -1,4 +1,4 @@
-"""Keywords of the Python functions. Those of ``svc_dist.run.memory.deltas`` are tested in tests/test_api.py."""
+"""Keywords of the Python functions. Those of ``svc_dist.run.memory.deltas`` are tested in tests/api/test_tensors.py."""
 
 from __future__ import annotations
 

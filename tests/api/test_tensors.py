@@ -13,7 +13,7 @@ from torch import Tensor
 import svc_dist
 from svc_dist.errors import NumericsError, RecipeError
 
-VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.safetensors"))
+VECTORS = sorted((Path(__file__).parent.parent / "vectors").glob("*.safetensors"))
 TOLERANCE = {"float64": 1e-10, "mixed": 5e-5, "fast": 2e-3}
 
 
@@ -138,7 +138,7 @@ def test_weights_that_cannot_be_divided_by_are_refused_as_in_a_recipe() -> None:
         svc_dist.merge_deltas(deltas, "task_arithmetic", weight=[1.0, -1.0], normalize=True)
 
 
-@pytest.mark.parametrize("given", [True, False, ["svc"], {"method": ["svc"]}, {}, "svd"])
+@pytest.mark.parametrize("given", [True, False, [["svc"]], {"method": ["svc"]}, {}, "svd"])
 def test_a_wrong_calibration_is_named(given: Any) -> None:
     with pytest.raises(RecipeError, match="calibrate is"):
         svc_dist.merge_deltas([torch.ones(2, 2)] * 2, "linear", calibrate=given)

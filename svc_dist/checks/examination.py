@@ -1,0 +1,35 @@
+"""What ``doctor`` saw: its findings together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from svc_dist.checks.doctor import Finding
+from svc_dist.errors import ExitCode
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The result of every check, in the order in which they ran."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a merge can run here."""
+        return not self.exit_code
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the first problem; 0 for none."""
+        return next((finding.exit_code for finding in self.findings if finding.problem is not None), ExitCode.DONE)
+
+    def data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        findings = [finding.data() for finding in self.findings]
+        return {"state": "ok" if self.ok else "wrong", "exit_code": self.exit_code, "findings": findings}
+
+    def text(self) -> str:
+        """A line for each check."""
+        return "\n".join(f"{'ok    ' if one.problem is None else 'WRONG '} {one.text()}" for one in self.findings)
