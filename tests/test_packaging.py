@@ -143,8 +143,6 @@ def test_the_core_plans_merges_verifies_and_inspects(tmp_path: Path) -> None:
     [
         (["merge", "RECIPE", "OUTPUT", "--executor", "ray"], "executor ray needs ray"),
         (["merge", "RECIPE", "OUTPUT", "--address", "10.0.0.1:6379"], "a merge on a cluster needs ray"),
-        (["report", "MERGED"], "a page with plots needs matplotlib"),
-        (["inspect", "RECIPE", "--html", "PAGE"], "--html needs matplotlib"),
         (["smoke", "MERGED"], "smoke needs accelerate and transformers"),
         (["demo", "FOLDER"], "the demo needs sklearn"),
     ],
@@ -154,28 +152,30 @@ def test_a_command_without_its_extra_names_what_to_type_before_any_work(
 ) -> None:
     models = write_llamas(tmp_path / "models")
     write_recipe(tmp_path / "RECIPE", models)
-    if "report" in command:
-        svc_dist.merge(recipe_data(models, calibrate="svc"), tmp_path / "MERGED")
     before = sorted(tmp_path.rglob("*"))
     done = CliRunner().invoke(app, [str(tmp_path / word) if word.isupper() else word for word in command])
     assert isinstance(done.exception, MissingExtraError)
     assert done.exception.exit_code == 2
     assert done.exception.code == "extra-missing"
-    extra = {"merge": "cluster", "inspect": "report", "smoke": "check"}.get(command[0], command[0])
+    extra = {"merge": "cluster", "smoke": "check"}.get(command[0], command[0])
     assert str(done.exception).startswith(message)
     assert str(done.exception).endswith(f"not installed\n  pip install 'svc-dist[{extra}]'")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("core")
-def test_a_page_without_plots_needs_no_matplotlib(tmp_path: Path) -> None:
+def test_the_page_of_a_merge_and_of_an_inspection_needs_no_extra(tmp_path: Path) -> None:
     models = write_llamas(tmp_path / "models")
-    svc_dist.merge(recipe_data(models, rules=[{"match": "*", "keep": "base"}]), tmp_path / "merged")
+    svc_dist.merge(recipe_data(models, calibrate="svc"), tmp_path / "merged")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "merged")])
     assert done.exit_code == 0, done.exception
     page = (tmp_path / "merged" / "merge_report.html").read_text()
     assert "Where the time went" in page
-    assert "<svg" not in page
+    assert "<svg" in page
+    recipe = write_recipe(tmp_path / "recipe.yaml", models)
+    done = CliRunner().invoke(app, ["inspect", str(recipe), "--html", str(tmp_path / "inspected.html")])
+    assert done.exit_code == 0, done.exception
+    assert "<svg" in (tmp_path / "inspected.html").read_text()
 
 
 def test_without_ray_auto_runs_inline_and_says_so_where_devices_stay_idle(

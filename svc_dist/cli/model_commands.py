@@ -14,7 +14,7 @@ from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
-from svc_dist.errors import RecipeError, VerificationError, require_extra
+from svc_dist.errors import RecipeError, VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 
@@ -30,7 +30,9 @@ def inspect(
     layers: Annotated[
         str | None, typer.Option(help="inspect only these layers, such as 0,10,20-23", metavar="LIST")
     ] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="also write a page with plots", metavar="FILE")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="also write a page with all figures", metavar="FILE")
+    ] = None,
     as_json: options.Json = False,
     slots: options.Slots = None,
     device: options.Device = Device.AUTO,
@@ -46,8 +48,6 @@ def inspect(
     Example: svc-dist inspect recipe.yaml --layers 0,10,20
     """
     options.require_writable_file(page, "--html")
-    if page is not None:
-        require_extra("report", "--html", "matplotlib")
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.report.differences import difference_lines
@@ -155,7 +155,7 @@ def report(
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
 ) -> None:
-    """Write a page with plots of a finished merge. Over-counting, spectra, overlap, ranks, timings, provenance.
+    """Write a page about a finished merge. Over-counting, spectra, overlap, ranks, timings, provenance.
 
     It goes beside the model, on any storage. A page of another merge, and any other file, stays as it is.
 

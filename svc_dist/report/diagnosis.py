@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,8 @@ class Diagnosis:
         self.report = report
         self.experts = short_names([model.label for model in report.models[1:]])
         self.matrices = [Matrix(entry["tensor"], parse_name(entry["tensor"]), entry) for entry in report.matrices]
-        self._several_stacks = len({matrix.name.stack for matrix in self.matrices}) > 1
+        names = [*(matrix.name for matrix in self.matrices), *map(parse_name, self.grams)]
+        self._several_stacks = len({name.stack for name in names if name.layer is not None}) > 1
 
     def kind(self, name: TensorName) -> str:
         """The kind of module, with its stack where there are several."""
@@ -68,11 +70,15 @@ class Diagnosis:
             grams[entry["tensor"]] = gram + square, base + float(entry["base"])
         return grams
 
-    def overlap(self, tensors: Iterable[str] | None = None) -> Array:
-        """Cosines ``(K, K)`` between the experts' deltas of these tensors (None: all), joined to one vector each."""
+    def total(self, tensors: Iterable[str] | None = None) -> Array:
+        """The inner products ``(K, K)`` of the experts' deltas of these tensors (None: all), joined to one vector."""
         names = self.grams if tensors is None else tensors
         grams = (self.grams[name][0] for name in names if name in self.grams)
-        total: Array = sum(grams, start=np.zeros((len(self.experts), len(self.experts))))
+        return sum(grams, start=np.zeros((len(self.experts), len(self.experts))))
+
+    def overlap(self, tensors: Iterable[str] | None = None) -> Array:
+        """Cosines ``(K, K)`` between the experts' deltas of these tensors (None: all)."""
+        total = self.total(tensors)
         norms = np.sqrt(np.diag(total))
         scale = np.outer(norms, norms)
         cosines: Array = np.divide(total, scale, out=np.zeros_like(total), where=scale > 0)
@@ -117,15 +123,26 @@ class Diagnosis:
         It is the mean of SVC's ``<S, Di> / ||Di||^2`` over the experts, by their energy: 1 where they share nothing,
         K where all K learned the same. It is the same for every merge of these experts, and for their inspection.
         """
-        names = self._compared() if tensors is None else tensors
-        grams = [self.grams[name][0] for name in names if name in self.grams]
-        alone = sum(float(np.trace(gram)) for gram in grams)
-        return sum(float(gram.sum()) for gram in grams) / alone if alone > 0 else float("nan")
+        return _times(self.total(self.compared if tensors is None else tensors))
 
-    def _compared(self) -> Iterable[str]:
+    def times_without(self) -> list[float]:
+        """For each expert, how many times the plain sum of the others counts what they learnt."""
+        total = self.total(self.compared)
+        keep = [[other for other in range(len(total)) if other != left_out] for left_out in range(len(total))]
+        return [_times(total[np.ix_(rows, rows)]) for rows in keep]
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """The tensors that a verdict goes by: those taken as matrices, else all of several dimensions."""
         if self.matrices:
-            return dict.fromkeys(matrix.tensor for matrix in self.matrices)
+            return list(dict.fromkeys(matrix.tensor for matrix in self.matrices))
         return [tensor.name for tensor in self.report.tensors if len(tensor.shape) > 1]
+
+    @cached_property
+    def times(self) -> dict[str, float]:
+        """How many times the plain sum counts each of the ``compared`` tensors that some expert changes."""
+        times = {name: _times(self.grams[name][0]) for name in self.compared if name in self.grams}
+        return {name: value for name, value in times.items() if not math.isnan(value)}
 
     def mean_cosine(self, tensors: Iterable[str] | None = None) -> float:
         """The mean cosine between different experts; NaN for one expert."""
@@ -137,6 +154,11 @@ def label(matrix: Matrix) -> str:
     """A matrix's name, with its number where its tensor holds several."""
     number = matrix.summary.get("matrix", 0)
     return f"{matrix.tensor}[{number}]" if number else matrix.tensor
+
+
+def _times(gram: Array) -> float:
+    alone = float(np.trace(gram))
+    return float(gram.sum()) / alone if alone > 0 else float("nan")
 
 
 def _square(upper: list[float], models: Sequence[int], size: int) -> Array:

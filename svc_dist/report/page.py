@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
 
 import yaml
 
-from svc_dist.errors import DamagedInputError
+from svc_dist.errors import DamagedInputError, printable
 from svc_dist.plan.tensors.dispositions import Disposition
-from svc_dist.report import figures
-from svc_dist.report.diagnosis import Diagnosis, Matrix
+from svc_dist.report.diagnosis import Diagnosis
 from svc_dist.report.differences import difference_lines
 from svc_dist.report.page_file import mark
+from svc_dist.report.sections import heatmap, lines, worst
+from svc_dist.report.sections.overlap import overlap
+from svc_dist.report.sections.style import STYLE
+from svc_dist.report.sections.tiles import tiles
+from svc_dist.report.summary import Summary
 from svc_dist.report.verdict import verdict
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.run_folder.unchanged import passed
-from svc_dist.sizes import format_size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_SPECTRA = 6
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #22303c; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dde3; }
-svg { max-width: 100%; height: auto; } pre { background: #f3f6f8; padding: .8rem; overflow: auto; font-size: 13px; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; }
-th { font-weight: 600; white-space: nowrap; }
-.bar { display: flex; height: 1.4rem; } .stages span { margin-right: 1.2rem; }
-.stages em { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
-.bar em, .stages span em { background: #2a6f97; }
-.bar em:nth-child(2), .stages span:nth-child(2) em { background: #e07a2f; }
-.bar em:nth-child(3), .stages span:nth-child(3) em { background: #3a8f5c; }
-.bar em:nth-child(n+4), .stages span:nth-child(n+4) em { background: #7a5ea8; }
-.verdict { background: #eef4f8; padding: .7rem 1rem; border-left: 4px solid #2a6f97; }
-"""
+from svc_dist.sizes import counted, format_size
 
 
 def render(report: MergeReport, title: str) -> str:
@@ -56,36 +39,41 @@ def _page(report: MergeReport, title: str) -> str:
     diagnosis = Diagnosis(report)
     recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     sections = [
-        _evaluations(report),
-        _overcounting(diagnosis),
-        _spectra(diagnosis),
-        _plot(
-            "Cross-expert overlap",
-            "<p>The cosines between the experts' task deltas (estimated from a sample of their elements).</p>",
-            figures.overlap(diagnosis),
-        ),
-        _plot("Kept ranks", "<p>Directions that the merge method kept.</p>", figures.rank_map(diagnosis)),
-        _plot("Delta norms", "<p>The size of each expert's delta relative to the base.</p>", figures.norms(diagnosis)),
-        _times(report.unit_seconds),
-        _differences(diagnosis),
-        _provenance(report),
+        _section("Scores", _evaluations(report)),
+        _section("Over-counting", _overcounting(diagnosis)),
+        _section("Gamma", _gamma(diagnosis)),
+        _section("Worst matrices", worst.table(diagnosis)),
+        _section("Spectra", lines.spectra(diagnosis)),
+        _section("Cross-expert overlap", overlap(diagnosis)),
+        _section("Kept ranks", _ranks(diagnosis)),
+        _section("Delta norms", lines.norms(diagnosis)),
+        _section("Where the time went", _times(report.unit_seconds)),
+        _section("Difference from the base", _differences(diagnosis)),
+        _section("Provenance", _provenance(report)),
         _section("Recipe", f"<pre>{html.escape(recipe)}</pre>"),
     ]
     body = "\n".join(section for section in sections if section)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{mark(report)}\n'
-        f"<title>{html.escape(title)}</title>\n"
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{_what(report)}\n"
+        f'{tiles(Summary.of(diagnosis))}\n<p class="verdict">{html.escape(verdict(diagnosis))}</p>\n'
+        f"{body}\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, text: str, figure: Figure | None = None) -> str:
-    drawn = figures.svg(figure) if figure is not None else ""
-    return f"<h2>{html.escape(title)}</h2>\n{text}\n{drawn}"
+def _what(report: MergeReport) -> str:
+    """What was merged or inspected, in a line."""
+    what = ", ".join(sorted({entry.method for entry in report.dispositions if entry.method}))
+    if calibrations := sorted({entry.calibration["method"] for entry in report.dispositions if entry.calibration}):
+        what = f"{what}, calibrated by {' and '.join(calibrations)}"
+    what = what if report.ranges else "inspected before a merge"
+    parts = [counted(len(report.models) - 1, "expert"), what, report.finished.replace("T", " ").replace("Z", " UTC")]
+    return f'<p class="soft">{html.escape(printable(" · ".join(part for part in parts if part)))}</p>'
 
 
-def _plot(title: str, text: str, figure: Figure | None) -> str:
-    return "" if figure is None else _section(title, text, figure)
+def _section(title: str, text: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>\n{text}" if text else ""
 
 
 def _times(seconds: dict[str, float]) -> str:
@@ -94,25 +82,47 @@ def _times(seconds: dict[str, float]) -> str:
     order = [*(name for name in known if name in seconds), *sorted(name for name in seconds if name not in known)]
     if not sum(seconds.values()):
         return ""
-    shares = "".join(f'<em style="flex: {seconds[name]:.6g}"></em>' for name in order)
-    names = "".join(f"<span><em></em>{html.escape(name)} {seconds[name]:.1f} s</span>" for name in order)
-    text = f'<p>Seconds of all units.</p>\n<div class="bar">{shares}</div>\n<p class="stages">{names}</p>'
-    return _section("Where the time went", text)
+    colours = [f"l{min(number, 4)}" for number in range(len(order))]
+    shares = "".join(
+        f'<strong class="{colour}" style="flex: {seconds[name]:.6g}"></strong>'
+        for name, colour in zip(order, colours, strict=True)
+    )
+    names = "".join(
+        f'<span><em class="{colour}"></em>{html.escape(name)} {seconds[name]:.1f} s</span>'
+        for name, colour in zip(order, colours, strict=True)
+    )
+    return f'<p>Seconds of all units.</p>\n<div class="bar">{shares}</div>\n<p class="stages">{names}</p>'
 
 
 def _overcounting(diagnosis: Diagnosis) -> str:
-    said = f'<p class="verdict">{html.escape(verdict(diagnosis))}</p>\n'
-    if not diagnosis.calibrated:
-        return _section(
-            "Over-counting",
-            f"{said}<p><code>svc-dist inspect RECIPE</code> shows what calibration would do, without merging.</p>",
-        )
-    text = (
-        f"{said}<p>Gamma is the factor by which SVC scaled a singular value of the merged delta: below 1 where a "
-        "direction was counted more than once, above 1 where experts cancel each other or weights below 1 count it "
-        "less than once. Each cell is the mean over the directions of its matrices, by energy.</p>"
+    found = heatmap.times_map(diagnosis)
+    if not found.values:
+        return "<p><code>svc-dist inspect RECIPE</code> shows what calibration would do, without merging.</p>"
+    return (
+        "<p>How many times the plain sum of the experts counts what they learned, by layer and kind of module: 1 where "
+        "they share nothing, as many times as there are experts where all learned the same, below 1 where they cancel "
+        f"each other. The scale is the same on every page.</p>\n{heatmap.legend()}\n{found.html()}"
     )
-    return _section("Over-counting", text, figures.gamma_map(diagnosis))
+
+
+def _gamma(diagnosis: Diagnosis) -> str:
+    if not diagnosis.calibrated:
+        return ""
+    did = "scaled" if diagnosis.report.ranges else "would scale"
+    return (
+        f"<p>Gamma is the factor by which SVC {did} a singular value of the merged delta: below 1 (warm) where a "
+        "direction was counted more than once, above 1 (cool) where experts cancel each other or weights below 1 count "
+        "it less than once. Each cell is the mean over the directions of its matrices, by energy.</p>\n"
+        + heatmap.means(diagnosis, "gamma_by_energy").html(heatmap.inverse_shade)
+    )
+
+
+def _ranks(diagnosis: Diagnosis) -> str:
+    found = heatmap.means(diagnosis, "kept_rank")
+    if not found.values:
+        return ""
+    shown = found.html(lambda _: "w0", lambda rank: f"{rank:.0f}")
+    return f"<p>Directions that the merge method kept.</p>\n{shown}"
 
 
 def _evaluations(report: MergeReport) -> str:
@@ -124,7 +134,7 @@ def _evaluations(report: MergeReport) -> str:
         for name, value in one.metrics.items()
     ]
     head = "<tr><th>evaluation</th><th>metric</th><th>value</th><th>command</th></tr>"
-    return _section("Scores", f"<table>{head}{''.join(rows)}</table>") if rows else ""
+    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else ""
 
 
 def _differences(diagnosis: Diagnosis) -> str:
@@ -134,34 +144,11 @@ def _differences(diagnosis: Diagnosis) -> str:
         return ""
     report = diagnosis.report
     said = passed([bool(one["merged"]) for one in report.only_where]) if report.ranges else ""
-    text = (
+    return (
         f"<p>{html.escape(said)}</p>\n<p>How far the farthest expert of each tensor is from the base: the norm of its "
         "difference, divided by the base's norm. <code>only_where: {relative_difference: ...}</code> merges what is "
         f"farther than a threshold.</p>\n<pre>{html.escape(table)}</pre>"
     )
-    return _section("Difference from the base", text)
-
-
-def _spectra(diagnosis: Diagnosis) -> str:
-    chosen = chosen_matrices(diagnosis)
-    if not chosen:
-        return ""
-    some = "the matrices that calibration changed most and least" if diagnosis.calibrated else "some matrices"
-    return _section(
-        "Spectra", f"<p>The leading singular values of the merged delta in {some}.</p>", figures.spectra(chosen)
-    )
-
-
-def chosen_matrices(diagnosis: Diagnosis, count: int = _SPECTRA) -> list[Matrix]:
-    """Matrices for plots: half with the smallest gamma, half with the largest; without gammas, evenly spaced ones."""
-    known = [matrix for matrix in diagnosis.matrices if matrix.summary.get("sigma")]
-    if len(known) <= count:
-        return known
-    calibrated = [matrix for matrix in known if "gamma_by_energy" in matrix.summary]
-    ranked = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))
-    if len(ranked) >= count:
-        return [*ranked[: count // 2], *ranked[-(count - count // 2) :]]
-    return [known[number * len(known) // count] for number in range(count)]
 
 
 def _provenance(report: MergeReport) -> str:
@@ -181,7 +168,7 @@ def _provenance(report: MergeReport) -> str:
     cells = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows if value
     )
-    return _section("Provenance", f"<table>{cells}</table>{_dispositions(report)}")
+    return f"<table>{cells}</table>{_dispositions(report)}"
 
 
 def _dispositions(report: MergeReport) -> str:
@@ -194,7 +181,8 @@ def _dispositions(report: MergeReport) -> str:
         f"<tr><td>{count}</td><td>{html.escape(_became(entry))}</td><td>{html.escape(entry.reason)}</td></tr>"
         for count, entry in zip(counts, report.dispositions, strict=True)
     )
-    return f"<table><tr><th>tensors</th><th>became</th><th>because</th></tr>{rows}</table>"
+    head = "<tr><th>tensors</th><th>became</th><th>because</th></tr>"
+    return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 
 def _became(disposition: Disposition) -> str:

@@ -23,8 +23,8 @@ def upper(rows: list[list[float]]) -> list[float]:
 def report(**fields: Any) -> MergeReport:
     models = tuple(PlannedModel(f"/models/{name}", ()) for name in ("base", "a", "b"))
     return MergeReport(
-        fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={}, models=models,
-        bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], **fields},
+        fingerprint="", settings=Settings(), files=(), svc_dist="", finished="", recipe={}, methods={},
+        bytes_in=0, unit_seconds={}, hosts=(), devices=(), **{"matrices": [], "deltas": [], "models": models, **fields},
     )  # fmt: skip
 
 
