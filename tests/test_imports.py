@@ -27,7 +27,7 @@ SPINE = (
     ("recipe",),
     ("methods", "checkpoint"),
     ("linalg", "storage"),
-    ("tensor_names", "sizes"),
+    ("tensor_names", "sizes", "notebook"),
     ("errors",),
 )
 LEVEL = {room: level for level, rooms in enumerate(SPINE) for room in rooms}

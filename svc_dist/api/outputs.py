@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from svc_dist.checks.diff import Difference
     from svc_dist.checks.status import Status
     from svc_dist.checks.verify import Verification
-    from svc_dist.run_folder.report import MergeReport
+    from svc_dist.report.readable import Report
 
 
 def status(output: str | Path, *, access: Access = DEFAULT_ACCESS) -> Status:
@@ -47,16 +47,18 @@ def diff(a: str | Path, b: str | Path, *, scratch: str | None = None, access: Ac
     return compare(str(a), str(b), access, scratch)
 
 
-def read_report(output: str | Path, *, access: Access = DEFAULT_ACCESS) -> MergeReport:
+def read_report(output: str | Path, *, access: Access = DEFAULT_ACCESS) -> Report:
     """The report of a finished merge: how the model was made, and what happened to each matrix.
 
+    ``verdict`` says in words what the sum over-counts and what calibration did; a notebook shows it with a table.
     Of a merge with several results, ``output`` is the folder of one. Raises OutputError, DamagedInputError,
     StorageError.
     """
+    from svc_dist.report.readable import Report
     from svc_dist.run_folder.report import read_report as read
     from svc_dist.run_folder.series.pointer import resolved
 
-    return read(resolved(str(output).rstrip("/"), access), access)
+    return Report.of(read(resolved(str(output).rstrip("/"), access), access))
 
 
 def write_report(

@@ -20,10 +20,10 @@ from svc_dist.storage.access import DEFAULT_ACCESS, Access
 if TYPE_CHECKING:
     from svc_dist.checks.examination import Examination
     from svc_dist.forecast.prediction import Prediction
+    from svc_dist.report.readable import Report
     from svc_dist.run.series.nightly import Nightly
     from svc_dist.run.session import MergeSummary
     from svc_dist.run.signals.reporter import Signals
-    from svc_dist.run_folder.report import MergeReport
 
 #: A recipe's file, what its YAML parses to (a list for several documents), or a recipe that is resolved already.
 Recipe = RecipeSource
@@ -151,17 +151,19 @@ def inspect(
     device: str = Device.AUTO,
     scratch: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> MergeReport:
+) -> Report:
     """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
-    ``layers``: such as ``"0,10,20-23"``; None for all. ``changes``: as in ``merge``. ``report.diagnosis.Diagnosis``
-    interprets the report. Raises RecipeError, PlanError, DamagedInputError, StorageError.
+    ``layers``: such as ``"0,10,20-23"``; None for all. ``changes``: as in ``merge``. The report's ``verdict`` says in
+    words what the sum over-counts; a notebook shows it with a table. Raises RecipeError, PlanError, DamagedInputError,
+    StorageError.
     """
     from svc_dist.checks.over_counting import inspect as analyse
+    from svc_dist.report.readable import Report
 
     settings = SettingsRequest(precision, threads_per_unit, device)
     resolved = load_recipe(recipe, access=access, changes=changes)
-    return analyse(resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress)
+    return Report.of(analyse(resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress))
 
 
 def doctor(

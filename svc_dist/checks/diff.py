@@ -57,6 +57,10 @@ class Difference:
     b: str
     tensors: tuple[TensorDifference, ...]
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in self.counts().items())
+        return f"<Difference of {self.a} and {self.b}: {counts}>"
+
     @property
     def same(self) -> bool:
         """Whether every tensor has the same values in both models."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from svc_dist.checks.doctor import Finding
 from svc_dist.errors import ExitCode
+from svc_dist.sizes import counted
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,11 @@ class Examination:
     """The result of every check, in the order in which they ran."""
 
     findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        wrong = [finding for finding in self.findings if finding.problem is not None]
+        seen = f"{counted(len(wrong), 'problem')}: {wrong[0].text()}" if wrong else "ok"
+        return f"<Examination: {seen}; {counted(len(self.findings), 'finding')}>"
 
     @property
     def ok(self) -> bool:

@@ -76,6 +76,10 @@ class Status:
     failed: dict[str, FailureRecord] = field(default_factory=dict)
     stages: dict[str, StageStatus] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        first, *more = self.text().splitlines()
+        return f"<Status {first}{f'; {more[0]}' if more else ''}>"
+
     def text(self) -> str:
         """A few lines for a terminal."""
         if self.state is State.COMPLETE:

@@ -40,6 +40,10 @@ class Verification:
     skipped: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        wrong = f"{counted(len(self.problems), 'problem')}: {self.problems[0]}" if self.problems else "ok"
+        return f"<Verification: {wrong}; {len(self.checked)} checked, {len(self.skipped)} skipped>"
+
     @property
     def ok(self) -> bool:
         return not self.problems

@@ -64,6 +64,9 @@ class Prediction:
     precision: str
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Prediction: {self.text().splitlines()[0]}>"
+
     def text(self) -> str:
         """Lines for a terminal."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.utilisation.items())

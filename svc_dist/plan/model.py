@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
@@ -15,6 +16,8 @@ from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
 from svc_dist.checkpoint.weight_files import ADAPTER, names_like, stored_name
 from svc_dist.errors import Warned
+from svc_dist.methods.calibration import chain
+from svc_dist.notebook import table
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
 from svc_dist.plan.inputs import PlannedModel, every_location
 from svc_dist.plan.settings import Settings
@@ -23,6 +26,7 @@ from svc_dist.plan.tables.tensors import TensorTable, planned_tensors, tensor_ta
 from svc_dist.plan.tensor import PlannedTensor, Span
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.plan.vocabulary.added_tokens import AddedToken
+from svc_dist.sizes import counted, format_size
 from svc_dist.storage.reading import ByteRange
 from svc_dist.storage.writing.base import ShardFile
 
@@ -86,6 +90,37 @@ class Plan:
     stages: tuple[dict[str, Any], ...] = ()
     adapter: dict[str, Any] | None = None
     added_tokens: tuple[AddedToken, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Plan: {counted(len(self.models) - 1, 'expert')} into {self.models[0].name}, {self._sizes}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: models, sizes, what becomes of the tensors, and warnings."""
+        largest, settings = max(unit.memory for unit in self.units), self.settings
+        rows = [("base" if number == 0 else f"expert {number}", model.name) for number, model in enumerate(self.models)]
+        rows += [
+            ("writes", self._sizes),
+            ("reads", format_size(self.bytes_in)),
+            ("memory of a unit", f"at most {format_size(largest)}"),
+            ("planned for", f"{settings.device}, precision {settings.precision}"),
+            ("fingerprint", self.fingerprint[:16]),
+        ]
+        warnings = [table.paragraph(f"warning: {warning}") for warning in self.warnings]
+        return table.block("Plan", table.fields(rows), *map(self._became, self.results), *warnings)
+
+    @property
+    def _sizes(self) -> str:
+        tensors, shards = counted(len(self.tensors), "tensor"), counted(len(self.shards), "shard")
+        return f"{tensors} in {shards}, {format_size(self.bytes_out)}, {counted(len(self.units), 'unit')}"
+
+    def _became(self, result: Result) -> str:
+        """A table of what becomes of how many tensors in a result."""
+        counts = Counter(tensor.disposition for tensor in self.tensors)
+        rows = []
+        for number, one in enumerate(result.dispositions):
+            steps = "".join(f", calibrated by {name}" for name in chain.names(one.calibration))
+            rows.append((counts[number], f"merged by {one.method}{steps}" if one.method else one.kind, one.reason))
+        return table.paragraph(result.path) + table.grid(("tensors", "become", "because"), rows)
 
     def dispositions(self, tensor: PlannedTensor) -> list[Disposition]:
         """A tensor's disposition in each result."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from svc_dist.errors import printable
-from svc_dist.report.diagnosis import Diagnosis, label
+from svc_dist.report.diagnosis import Diagnosis, Matrix, label
 from svc_dist.report.effect import Effect, Kind
 
 _MUCH, _SOME, _CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
@@ -40,20 +41,32 @@ def _calibration(diagnosis: Diagnosis) -> list[str]:
     return [held, effect.sentence("Calibration", _DID)] if gamma > 0 else [effect.sentence("Calibration", _DID)]
 
 
-def inspection_text(diagnosis: Diagnosis, most: int = 8) -> str:
-    """A table by kind of module, the most over-counted matrices, and the verdict."""
-    calibrated = diagnosis.calibrated
-    kinds = list(dict.fromkeys(diagnosis.kind(matrix.name) for matrix in calibrated))
-    width = max([len("kind"), *map(len, kinds)])
-    lines = [f"{'kind':{width}}  matrices   times   gamma  cosine"]
-    for kind in kinds:
-        chosen = [matrix for matrix in calibrated if diagnosis.kind(matrix.name) == kind]
+def by_kind(diagnosis: Diagnosis) -> Iterator[tuple[str, int, float, float, float]]:
+    """Of each kind of module: its number of calibrated matrices, times counted, gamma, and the experts' cosine."""
+    kinds: dict[str, list[Matrix]] = {}
+    for matrix in diagnosis.calibrated:
+        kinds.setdefault(diagnosis.kind(matrix.name), []).append(matrix)
+    for kind, chosen in kinds.items():
         names = {matrix.tensor: None for matrix in chosen}
         times, cosine = diagnosis.times_counted(names), diagnosis.mean_cosine(names)
-        lines.append(
-            f"{printable(kind):{width}}  {len(chosen):8d}  {times:6.3f}  {diagnosis.gamma(chosen):6.3f}  {cosine:6.3f}"
-        )
-    worst = sorted(calibrated, key=lambda matrix: float(matrix.summary["gamma_by_energy"]))[:most]
+        yield kind, len(chosen), times, diagnosis.gamma(chosen), cosine
+
+
+def most_over_counted(diagnosis: Diagnosis, most: int) -> list[tuple[str, float]]:
+    """The matrices with the smallest gamma, and that."""
+    gammas = [(label(matrix), float(matrix.summary["gamma_by_energy"])) for matrix in diagnosis.calibrated]
+    return sorted(gammas, key=lambda one: one[1])[:most]
+
+
+def inspection_text(diagnosis: Diagnosis, most: int = 8) -> str:
+    """A table by kind of module, the most over-counted matrices, and the verdict."""
+    kinds = list(by_kind(diagnosis))
+    width = max([len("kind"), *(len(kind) for kind, *_ in kinds)])
+    lines = [f"{'kind':{width}}  matrices   times   gamma  cosine"]
+    lines += [
+        f"{printable(kind):{width}}  {count:8d}  {times:6.3f}  {gamma:6.3f}  {cosine:6.3f}"
+        for kind, count, times, gamma, cosine in kinds
+    ]
     lines += ["", "most over-counted:"]
-    lines += [f"  gamma {matrix.summary['gamma_by_energy']:.3f}  {printable(label(matrix))}" for matrix in worst]
+    lines += [f"  gamma {gamma:.3f}  {printable(name)}" for name, gamma in most_over_counted(diagnosis, most)]
     return "\n".join([*lines, "", verdict(diagnosis)])

@@ -59,6 +59,14 @@ class MergeSummary:
     warnings: tuple[str, ...]
     stages: tuple[MergeSummary, ...] = ()
 
+    def __repr__(self) -> str:
+        resumed = f", {self.units_resumed:,} of them by earlier runs" if self.units_resumed else ""
+        warned = f", {counted(len(self.warnings), 'warning')}" if self.warnings else ""
+        return (
+            f"<MergeSummary {self.output}: {counted(self.tensors, 'tensor')} in {counted(self.shards, 'shard')}, "
+            f"{format_size(self.bytes_out)}, {counted(self.units, 'unit')}{resumed}, {self.seconds:.1f} s{warned}>"
+        )
+
 
 def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSummary:
     """Start or resume a merge, or detect that it is done. See ``api.merge``."""

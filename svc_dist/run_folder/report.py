@@ -21,6 +21,7 @@ from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.starts.run_id import RUN_ID
+from svc_dist.sizes import counted
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import is_inside
 from svc_dist.storage.writing.base import ShardFile
@@ -218,6 +219,11 @@ class MergeReport(PublishedMerge):
     ranges: tuple[ReportedRange, ...] = ()
     only_where: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     evaluations: tuple[Evaluation, ...] = ()
+
+    def __repr__(self) -> str:
+        what = f"a merge, finished {self.finished}" if self.ranges else "an inspection"
+        matrices = "1 matrix" if len(self.matrices) == 1 else f"{len(self.matrices):,} matrices"
+        return f"<{type(self).__name__} of {what}: {counted(len(self.models) - 1, 'expert')}, {matrices}>"
 
     def __post_init__(self) -> None:
         """Raise ValueError when the fields contradict one another: the ranges of a shard make up the shard."""

@@ -61,3 +61,17 @@ def test_a_folder_without_a_merge_is_named(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=str(tmp_path)):
             function(tmp_path)
     assert "the merge is not complete" in svc_dist.verify(tmp_path).problems[0]
+
+
+def test_what_functions_return_prints_as_one_line(merged: Path) -> None:
+    again = svc_dist.merge(recipe_data(sorted((merged.parent / "models").iterdir()), calibrate="svc"), merged)
+    shown = [
+        repr(one) for one in (again, svc_dist.status(merged), svc_dist.verify(merged), svc_dist.diff(merged, merged))
+    ]
+    assert shown[0].startswith(f"<MergeSummary {merged}: 21 tensors in 1 shard, 14.50 kB, 1 unit, 1 of them by earlier")
+    assert shown[1].startswith(f"<Status {merged}: complete, 1 unit, 14.50 kB")
+    assert shown[2].startswith("<Verification: ok; ")
+    assert shown[3] == f"<Difference of {merged} and {merged}: 21 identical>"
+    broken = repr(svc_dist.verify(merged.parent))
+    assert broken.startswith(f"<Verification: 1 problem: {merged.parent} has no ")
+    assert "\n" not in "".join([*shown, broken])

@@ -49,3 +49,18 @@ def test_doctor_finds_what_a_merge_would_meet(tmp_path: Path) -> None:
     assert broken.exit_code == problem.exit_code
     with pytest.raises(RecipeError):
         svc_dist.doctor(recipe_data(models, method="none-such"), tmp_path / "out")
+
+
+def test_a_plan_shows_itself_as_a_line_and_as_a_table(tmp_path: Path) -> None:
+    models = write_llamas(tmp_path / "models")
+    plan = svc_dist.make_plan(recipe_data(models, method="ties", calibrate="svc"))
+    assert repr(plan) == f"<Plan: 2 experts into {models[0]}, 21 tensors in 1 shard, 14.50 kB, 1 unit>"
+    shown = plan._repr_html_()
+    assert all(text in shown for text in ("merged by ties, calibrated by svc", str(models[2]), plan.fingerprint[:16]))
+    assert sum(map(len, (repr(plan), shown))) < 10_000
+
+
+def test_predictions_and_examinations_print_as_one_line(tmp_path: Path) -> None:
+    recipe = recipe_data(write_llamas(tmp_path / "models"))
+    assert repr(svc_dist.predict(recipe, "nodes=1,cpus=2")).startswith("<Prediction: about ")
+    assert repr(svc_dist.doctor(recipe, tmp_path / "out", device="cpu")).startswith("<Examination: ok; ")

@@ -45,6 +45,9 @@ class Calibrated:
     residual: float
     here: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"<Calibrated delta {[*self.delta.shape]}: gamma {self.gamma.min():.3f} to {self.gamma.max():.3f}>"
+
     @property
     def inflation(self) -> Tensor:
         """The mean of ``s_r^i`` over the experts."""

@@ -1,0 +1,1 @@
+"""How results and progress show themselves in a notebook."""
