@@ -62,15 +62,19 @@ def read_report(output: str | Path, *, access: Access = DEFAULT_ACCESS) -> Repor
 
 
 def write_report(
-    output: str | Path, page: str | Path | None = None, *, access: Access = DEFAULT_ACCESS
+    output: str | Path,
+    page: str | Path | None = None,
+    *,
+    compare: str | Path | None = None,
+    access: Access = DEFAULT_ACCESS,
 ) -> tuple[str, ...]:
-    """Write the page of a finished merge, with plots, and return where it is.
+    """Write the page of a finished merge, and return where it is.
 
     ``page``: a local file; None for ``merge_report.html`` beside the model, on any storage, for each of several
-    results. A page of another merge, and any other file, stays as it is: OutputError. Raises MissingExtraError without
-    ``svc-dist[report]``.
+    results. ``compare``: another merged model, whose figures the page shows beside these. A page of another merge, and
+    any other file, stays as it is: OutputError.
     """
-    from svc_dist.report.page import render
+    from svc_dist.report.page import Other, render
     from svc_dist.report.page_file import PageFile
     from svc_dist.run_folder.published import result_folders
     from svc_dist.run_folder.report import read_report as read
@@ -81,12 +85,21 @@ def write_report(
     if folders and page is not None:
         raise RecipeError(
             f"{model} has {len(folders)} results, but a page shows one",
-            f"name one of them, such as {model}/{folders[0]}, or leave out the page: each gets its page beside it",
+            f"name one of them, such as {model}/{folders[0]}, or name no file: each gets its page beside it",
         )
+    other = None
+    if compare is not None:
+        beside = resolved(str(compare).rstrip("/"), access)
+        if several := result_folders(beside, access):
+            raise RecipeError(
+                f"{beside} has {len(several)} results, but a page compares with one",
+                f"name one of them, such as {beside}/{several[0]}",
+            )
+        other = Other(beside.rpartition("/")[2], read(beside, access))
     written = []
     for one in [f"{model}/{folder}" for folder in folders] or [model]:
         report, file = read(one, access), PageFile(one, None if page is None else Path(page), access)
         file.require_own(report)
-        file.write(render(report, f"Merge {one.rpartition('/')[2]}"))
+        file.write(render(report, f"Merge {one.rpartition('/')[2]}", other))
         written.append(file.location)
     return tuple(written)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,13 +14,9 @@ from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
-from svc_dist.errors import RecipeError, VerificationError
+from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
-
-if TYPE_CHECKING:
-    from svc_dist.run_folder.report import MergeReport
-    from svc_dist.storage.access import Access
 
 
 @takes_models(output="none")
@@ -51,6 +47,8 @@ def inspect(
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.report.differences import difference_lines
+    from svc_dist.report.page import render
+    from svc_dist.report.page_file import PageFile
     from svc_dist.report.verdict import inspection_text
     from svc_dist.run.process import return_freed_memory
 
@@ -61,7 +59,10 @@ def inspect(
     )  # fmt: skip
     if page is not None:
         name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
-        _write_page(report, f"Inspection of {name}", page)
+        file = PageFile(None, page)
+        file.require_own(report)
+        file.write(render(report, f"Inspection of {name}"))
+        say(f"wrote {file.location}", err=True)
     if as_json:
         say_json(json.dumps(dataclasses.asdict(report)))
         return
@@ -151,6 +152,9 @@ def report(
     page: Annotated[
         Path | None, typer.Option("--html", help="page to write; default: merge_report.html in OUTPUT", metavar="FILE")
     ] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="also compare with this merged model, a folder or URL", metavar="OTHER")
+    ] = None,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
@@ -159,23 +163,14 @@ def report(
 
     It goes beside the model, on any storage. A page of another merge, and any other file, stays as it is.
 
-    Example: svc-dist report merged/
+    Example: svc-dist report merged/ --compare plain_sum/
     """
     options.require_writable_file(page, "--html")
-    from svc_dist.run_folder.published import result_folders
-    from svc_dist.run_folder.report import read_report
-    from svc_dist.run_folder.series.pointer import resolved
+    from svc_dist.api import write_report
 
     access = options.access_of(endpoint_url, profile, anonymous)
-    output = resolved(output.rstrip("/"), access)
-    folders = result_folders(output, access)
-    if folders and page is not None:
-        raise RecipeError(
-            f"{output} has {len(folders)} results, but --html is one page",
-            f"name one of them, such as {output}/{folders[0]}, or leave out --html: each gets its page beside it",
-        )
-    for model in [f"{output}/{folder}" for folder in folders] or [output]:
-        _write_page(read_report(model, access), f"Merge {model.rpartition('/')[2]}", page, model, access)
+    for written in write_report(output, page, compare=compare, access=access):
+        say(f"wrote {written}", err=True)
 
 
 def verify(
@@ -274,19 +269,6 @@ def demo(
     from svc_dist.demo.demo import run_demo
 
     run_demo(folder, Console())
-
-
-def _write_page(
-    report: MergeReport, title: str, page: Path | None, beside: str | None = None, access: Access | None = None
-) -> None:
-    from svc_dist.report.page import render
-    from svc_dist.report.page_file import PageFile
-    from svc_dist.storage.access import DEFAULT_ACCESS
-
-    file = PageFile(beside, page, access or DEFAULT_ACCESS)
-    file.require_own(report)
-    file.write(render(report, title))
-    say(f"wrote {file.location}", err=True)
 
 
 def _count(done: int, of: int) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from svc_dist.run.provenance.local_paths import short_names
 from svc_dist.run_folder.report import MergeReport
-from svc_dist.tensor_names import TensorName, parse_name
+from svc_dist.tensor_names import EMBEDDING_PATTERNS, TensorName, is_convolution, matches, parse_name
 
 Array = NDArray[np.float64]
 
@@ -118,7 +118,7 @@ class Diagnosis:
 
     def times_counted(self, tensors: Iterable[str] | None = None) -> float:
         """How many times the plain sum of the experts counts what they learnt: ``||sum Di||^2 / sum ||Di||^2`` over
-        these tensors; None: those that a spectral step took as matrices, else all of several dimensions; NaN without.
+        these tensors; None: those ``compared``; NaN without.
 
         It is the mean of SVC's ``<S, Di> / ||Di||^2`` over the experts, by their energy: 1 where they share nothing,
         K where all K learned the same. It is the same for every merge of these experts, and for their inspection.
@@ -133,10 +133,11 @@ class Diagnosis:
 
     @cached_property
     def compared(self) -> list[str]:
-        """The tensors that a verdict goes by: those taken as matrices, else all of several dimensions."""
+        """The tensors that a verdict goes by: those taken as matrices, else those that a spectral step would take."""
         if self.matrices:
             return list(dict.fromkeys(matrix.tensor for matrix in self.matrices))
-        return [tensor.name for tensor in self.report.tensors if len(tensor.shape) > 1]
+        found = [tensor.name for tensor in self.report.tensors if len(tensor.shape) > 1]
+        return [name for name in found if not (matches(name, EMBEDDING_PATTERNS) or is_convolution(name))] or found
 
     @cached_property
     def times(self) -> dict[str, float]:

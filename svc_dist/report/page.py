@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import dataclass
 
 import yaml
 
@@ -12,6 +13,8 @@ from svc_dist.report.diagnosis import Diagnosis
 from svc_dist.report.differences import difference_lines
 from svc_dist.report.page_file import mark
 from svc_dist.report.sections import heatmap, lines, worst
+from svc_dist.report.sections.compared import compared, how
+from svc_dist.report.sections.do_this import do_this
 from svc_dist.report.sections.overlap import overlap
 from svc_dist.report.sections.style import STYLE
 from svc_dist.report.sections.tiles import tiles
@@ -22,23 +25,33 @@ from svc_dist.run_folder.unchanged import passed
 from svc_dist.sizes import counted, format_size
 
 
-def render(report: MergeReport, title: str) -> str:
+@dataclass(frozen=True)
+class Other:
+    """Another merge, to compare with, and its name."""
+
+    name: str
+    report: MergeReport
+
+
+def render(report: MergeReport, title: str, other: Other | None = None) -> str:
     """The page of a merge's report or of an inspection. Sections without data are missing or say so.
 
     Raises DamagedInputError for a report whose figures are none.
     """
     try:
-        return _page(report, title)
+        return _page(report, title, other)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of whatever was edited
         raise DamagedInputError(
             f"merge_report.json holds figures that cannot be drawn: {error!r}", "restore the file that the merge wrote"
         ) from None
 
 
-def _page(report: MergeReport, title: str) -> str:
+def _page(report: MergeReport, title: str, other: Other | None) -> str:
     diagnosis = Diagnosis(report)
     recipe = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True)
     sections = [
+        _section("Do this", do_this(diagnosis)),
+        "" if other is None else _comparison(diagnosis, title, other),
         _section("Scores", _evaluations(report)),
         _section("Over-counting", _overcounting(diagnosis)),
         _section("Gamma", _gamma(diagnosis)),
@@ -64,16 +77,18 @@ def _page(report: MergeReport, title: str) -> str:
 
 def _what(report: MergeReport) -> str:
     """What was merged or inspected, in a line."""
-    what = ", ".join(sorted({entry.method for entry in report.dispositions if entry.method}))
-    if calibrations := sorted({entry.calibration["method"] for entry in report.dispositions if entry.calibration}):
-        what = f"{what}, calibrated by {' and '.join(calibrations)}"
-    what = what if report.ranges else "inspected before a merge"
+    what = how(report) if report.ranges else "inspected before a merge"
     parts = [counted(len(report.models) - 1, "expert"), what, report.finished.replace("T", " ").replace("Z", " UTC")]
     return f'<p class="soft">{html.escape(printable(" · ".join(part for part in parts if part)))}</p>'
 
 
 def _section(title: str, text: str) -> str:
     return f"<h2>{html.escape(title)}</h2>\n{text}" if text else ""
+
+
+def _comparison(diagnosis: Diagnosis, title: str, other: Other) -> str:
+    text = compared(diagnosis, Diagnosis(other.report), (title.removeprefix("Merge "), other.name))
+    return _section(f"Compared with {other.name}", text)
 
 
 def _times(seconds: dict[str, float]) -> str:

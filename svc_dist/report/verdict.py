@@ -9,7 +9,7 @@ from svc_dist.errors import printable
 from svc_dist.report.diagnosis import Diagnosis, Matrix, label
 from svc_dist.report.effect import Effect, Kind
 
-_MUCH, _SOME, _CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
+MUCH, SOME, CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
 _DID = {Kind.SHRUNK: "shrank", Kind.LIFTED: "lifted", Kind.HARDLY_TOUCHED: "hardly touched"}
 _WOULD = {Kind.SHRUNK: "would shrink", Kind.LIFTED: "would lift", Kind.HARDLY_TOUCHED: "would hardly touch"}
 
@@ -24,9 +24,9 @@ def plain_sum(diagnosis: Diagnosis) -> str:
     times = diagnosis.times_counted()
     if math.isnan(times):
         return "No matrix was compared with the experts, so there is no figure for over-counting."
-    if times < _CANCEL:
+    if times < CANCEL:
         return f"The experts cancel each other: their plain sum holds only {times:.2f} of what they learned."
-    much = "Much" if times > _MUCH else "Some" if times > _SOME else "Little"
+    much = "Much" if times > MUCH else "Some" if times > SOME else "Little"
     return f"{much} over-counting: the plain sum of these experts counts what they learned {times:.2f} times."
 
 

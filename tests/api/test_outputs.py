@@ -54,6 +54,10 @@ def test_a_page_of_several_results_is_beside_each(tmp_path: Path) -> None:
     assert pages == tuple(f"{tmp_path}/out/{name}/merge_report.html" for name in "ab")
     with pytest.raises(RecipeError, match="has 2 results, but a page shows one"):
         svc_dist.write_report(tmp_path / "out", tmp_path / "page.html")
+    svc_dist.write_report(tmp_path / "out" / "a", tmp_path / "page.html", compare=tmp_path / "out" / "b")
+    assert "<h2>Compared with b</h2>" in (tmp_path / "page.html").read_text()
+    with pytest.raises(RecipeError, match="has 2 results, but a page compares with one"):
+        svc_dist.write_report(tmp_path / "out" / "a", tmp_path / "page.html", compare=tmp_path / "out")
 
 
 def test_a_folder_without_a_merge_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.settings import Settings
 from svc_dist.report.diagnosis import Diagnosis
-from svc_dist.run_folder.report import MergeReport
+from svc_dist.run_folder.report import MergeReport, ReportedTensor
 
 
 def upper(rows: list[list[float]]) -> list[float]:
@@ -83,3 +83,13 @@ def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:
     layers, kinds, values = Diagnosis(report(matrices=matrices)).grid("kept_rank")
     assert (layers, kinds) == ([0, 1], ["mlp.experts.*.up_proj"])
     assert values.tolist() == [[3.0, 10.0]]
+
+
+def test_without_matrices_those_that_a_spectral_step_would_take_are_compared() -> None:
+    shapes = {"embed_tokens.weight": (8, 4), "layers.0.up.weight": (4, 4), "layers.0.norm.weight": (4,)}
+    tensors = tuple(ReportedTensor(name, "F32", shape, 0, 0) for name, shape in shapes.items())
+    made = report()
+    object.__setattr__(made, "tensors", tensors)
+    assert Diagnosis(made).compared == ["layers.0.up.weight"]
+    object.__setattr__(made, "tensors", tensors[:1])
+    assert Diagnosis(made).compared == ["embed_tokens.weight"]

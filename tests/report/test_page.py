@@ -62,6 +62,7 @@ def page_of(folder: Path, output: str) -> str:
 def test_a_calibrated_merge_shows_everything_but_ranks(merged: Path) -> None:
     page = Outline(page_of(merged, "calibrated"))
     assert page.headings == [
+        "Do this",
         "Over-counting",
         "Gamma",
         "Worst matrices",

@@ -52,7 +52,7 @@ td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .map th[scope=row], .map th.corner { text-align: left; position: sticky; left: 0; background: var(--page);
   color: var(--ink); padding-right: .7rem; }
 .map th[colspan] { padding-top: .7rem; color: var(--soft); font-style: italic; }
-.keys { margin: .5rem 0; } .keys em, .stages em { display: inline-block; width: .85rem; height: .85rem;
+.keys { margin: .5rem 0; max-width: none; } .keys em, .stages em { display: inline-block; width: .85rem; height: .85rem;
   border-radius: 2px; vertical-align: -.1rem; margin-right: .3rem; }
 .keys span, .stages span { margin-right: .9rem; white-space: nowrap; }
 .chips { list-style: none; display: flex; flex-wrap: wrap; gap: 3px; padding: 0; font-size: 12px; }

@@ -72,4 +72,5 @@ def test_norms_have_a_line_for_each_expert() -> None:
 
 
 def test_names_break_after_dots_and_are_no_markup() -> None:
+    assert breakable("1.50 of h.0.up") == "1.50 of h.<wbr>0.<wbr>up"
     assert breakable("a.b/<i>\n") == "a.<wbr>b/<wbr>&lt;i&gt;\\n"
