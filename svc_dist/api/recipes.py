@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from svc_dist.checks.examination import Examination
     from svc_dist.forecast.prediction import Prediction
     from svc_dist.report.readable import Report
+    from svc_dist.run.progress import MergeProgress
     from svc_dist.run.series.nightly import Nightly
     from svc_dist.run.session import MergeSummary
     from svc_dist.run.signals.reporter import Signals
@@ -50,6 +51,7 @@ def merge(
     unit_deadline: float = 120.0,
     node_timeout: float = 1800.0,
     progress: bool = False,
+    on_progress: Callable[[MergeProgress], object] | None = None,
     evaluate: bool = True,
     run_commands: bool = False,
     nightly: Nightly | None = None,
@@ -61,8 +63,11 @@ def merge(
 
     ``recipe``: a file, or the mapping that its YAML parses to (then paths are relative to the working folder). The
     options are those of ``svc-dist merge --help``; ``changes`` are those of its ``--set``, like
-    ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention; ``evaluate``:
-    whether the recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file;
+    ``{"parameters.lambda": 0.4}``; ``access``: how to reach storages that the recipe does not mention; ``progress``:
+    show a bar, on a terminal or in a notebook; ``on_progress``: called with a ``MergeProgress`` (``units_done``,
+    ``units``, ``bytes_done``, ``bytes``, ``share``, ``seconds_left``) in the calling thread: at the start, about every
+    half second and at the end; what it raises ends the merge, which the same call resumes; ``evaluate``: whether the
+    recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file;
     ``nightly``: ``--if-changed``, ``--latest`` and ``--keep``, for an output with ``{date}``; ``signals``: whom to tell
     the result. Raises SvcDistError; its ``exit_code`` is that of the command.
     """
@@ -75,7 +80,7 @@ def merge(
         limits = Limits(grace, max_runtime, unit_deadline, node_timeout)
         options = Options(
             executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
-            limits=limits, progress=progress, watch=reporter.watch,
+            limits=limits, progress=progress, on_progress=on_progress, watch=reporter.watch,
         )  # fmt: skip
         load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
         checks = checks_of(recipe, evaluate, run_commands)

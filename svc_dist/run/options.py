@@ -18,6 +18,7 @@ from svc_dist.storage.open import open_storage
 
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
     from svc_dist.plan.model import Plan
+    from svc_dist.run.progress import MergeProgress
 
 _log = logging.getLogger("svc_dist")
 
@@ -64,7 +65,7 @@ class Options:
     """How to run. Only ``settings`` change the result: they are fixed when a run is created.
 
     Raises RecipeError when a value is wrong or two options contradict each other. ``progress``: show a progress bar.
-    ``watch``: runs beside the units, with what ``Progress.figures`` says.
+    ``on_progress``: see ``Progress``. ``watch``: runs beside the units, with what ``Progress.figures`` says.
     """
 
     executor: str = ExecutorKind.AUTO
@@ -75,6 +76,7 @@ class Options:
     restart: bool = False
     limits: Limits = field(default_factory=Limits)
     progress: bool = False
+    on_progress: Callable[[MergeProgress], object] | None = field(default=None, compare=False)
     watch: Watch = field(default=lambda figures: nullcontext(), compare=False)
 
     def __post_init__(self) -> None:

@@ -1,48 +1,94 @@
-"""The progress of a run: a bar on a terminal, a line every few seconds elsewhere."""
+"""The progress of a run: a bar on a terminal or in a notebook, a line every few seconds elsewhere, a callback."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
 
+from svc_dist.notebook.bar import NotebookBar, in_notebook
 from svc_dist.plan.model import Plan
 from svc_dist.sizes import counted, format_size
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
 _LINE_EVERY = 5.0
 _REFRESH_EVERY = 0.1  # seconds: a bar that is drawn for each unit takes longer than the driver
+_CALL_EVERY = 0.5  # seconds between two calls of a callback
 _log = logging.getLogger("svc_dist")
 
 
-class Progress:
-    """Counts units, bytes and estimated work. The remaining time is estimated from the work done so far."""
+@dataclass(frozen=True)
+class MergeProgress:
+    """How far a merge is, those of its units included that earlier runs completed.
 
-    def __init__(self, plan: Plan, done: Collection[str], bar: bool) -> None:
+    ``bytes``: read and written; ``share``: of the estimated work, in [0, 1]; ``seconds_left``: None while nothing is
+    known to estimate them from; ``document``: the name of the document of the recipe that is merged, if it has one.
+    """
+
+    units_done: int
+    units: int
+    bytes_done: int
+    bytes: int
+    share: float
+    seconds_left: float | None
+    document: str | None = None
+
+    def __str__(self) -> str:
+        left = f", about {clock(self.seconds_left)} left" if self.seconds_left else ""
+        return f"{self.share:.0%} done: {self.units_done:,} of {counted(self.units, 'unit')}{left}"
+
+
+class Bar(Protocol):
+    """Where the progress is drawn."""
+
+    def start(self) -> None: ...
+
+    def update(self, share: float, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Progress:
+    """Counts units, bytes and estimated work. The remaining time is estimated from the work done so far.
+
+    ``bar``: draw one; ``callback``: called in the thread that drives the run, first when it starts, last when it is
+    complete. What it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        done: Collection[str],
+        bar: bool,
+        callback: Callable[[MergeProgress], object] | None = None,
+    ) -> None:
         self._plan = plan
         self._total_work = sum(unit.work for unit in plan.units)
         self._total_bytes = plan.bytes_in + plan.bytes_out
         self._work, self._bytes, self._units = 0.0, 0, 0
         self._began = self._last_line = time.monotonic()
-        self._refreshed = 0.0
-        self._bar: Bar | None = None
+        self._refreshed = self._called = 0.0
+        self._callback = callback
         self.count(done)
         self._work_before, self._bytes_before = self._work, self._bytes
-        self._bar = _bar(self._total_work) if bar else None
+        self._bar: Bar | None = None
+        if bar:
+            self._bar = NotebookBar() if in_notebook() else _TerminalBar()
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
             self._refresh()
+        self._call()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._refresh()
             self._bar.stop()
+        if kind is None:
+            self._call()
 
     def count(self, units: Collection[str], sign: int = 1) -> None:
         """Add completed units; with ``sign`` -1 subtract those whose ranges the storage lost."""
@@ -53,8 +99,10 @@ class Progress:
             self._units += sign
 
     def tick(self) -> None:
-        """Refresh the bar, or log a line, if the last time is long enough ago. Called often."""
+        """Refresh the bar or log a line, and call the callback, if the last time is long enough ago. Called often."""
         now = time.monotonic()
+        if now - self._called >= _CALL_EVERY:
+            self._call()
         if self._bar is not None:
             if now - self._refreshed >= _REFRESH_EVERY:
                 self._refreshed = now
@@ -105,18 +153,35 @@ class Progress:
 
     def _refresh(self) -> None:
         assert self._bar is not None
-        self._bar.update(self._bar.task_ids[0], completed=self._work, description=self._counts())
+        self._bar.update(self._share(), self._counts())
+
+    def _call(self) -> None:
+        self._called = time.monotonic()
+        if self._callback is None:
+            return
+        name = self._plan.recipe.get("name")
+        counts = self._units, len(self._plan.units), self._bytes, self._total_bytes
+        self._callback(MergeProgress(*counts, self._share(), self._eta(), None if name is None else str(name)))
 
 
-def _bar(total: float) -> Bar:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+class _TerminalBar:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    share = TextColumn("{task.percentage:>3.0f}%")
-    columns = (TextColumn("{task.description}"), BarColumn(20), share, TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    bar.add_task("", total=total)
-    return bar
+        share = TextColumn("{task.percentage:>3.0f}%")
+        columns = (TextColumn("{task.description}"), BarColumn(20), share, TimeElapsedColumn())
+        self._drawn = Progress(*columns, console=Console(stderr=True))
+        self._task = self._drawn.add_task("", total=1.0)
+
+    def start(self) -> None:
+        self._drawn.start()
+
+    def update(self, share: float, text: str) -> None:
+        self._drawn.update(self._task, completed=share, description=text)
+
+    def stop(self) -> None:
+        self._drawn.stop()
 
 
 def clock(seconds: float) -> str:

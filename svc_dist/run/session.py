@@ -181,7 +181,7 @@ def _run_units(
     schedule = Schedule(plan, executor.nodes, options.slots, done, finished, sink_memory=sink.memory, landing=landing)
     try:
         with (
-            Progress(plan, done, options.progress) as progress,
+            Progress(plan, done, options.progress, options.on_progress) as progress,
             RecordedStart(output, plan, progress.state),
             options.watch(progress.figures),
         ):

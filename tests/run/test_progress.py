@@ -6,12 +6,14 @@ import io
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import svc_dist
 from svc_dist.cli.streams import logs
-from svc_dist.run.progress import Progress
+from svc_dist.run.progress import MergeProgress, Progress
+from tests.notebook.test_bar import pretend
 from tests.support.checkpoints import recipe_data, write_llamas
 
 
@@ -50,3 +52,51 @@ def test_lines_of_the_log_stand_above_the_bar(tmp_path: Path, monkeypatch: pytes
     before_the_line = drawn[: drawn.index("a line of the log")]
     assert "━" in before_the_line  # the bar
     assert re.search(r"\x1b\[2K[^\n%]*$", before_the_line), "its line is cleared for the log"
+
+
+def test_a_callback_is_told_from_nothing_to_everything(tmp_path: Path) -> None:
+    recipe = recipe_data(write_llamas(tmp_path / "models"), max_shard_size="3kB")
+    plan, calls = svc_dist.make_plan(recipe), list[MergeProgress]()
+    svc_dist.merge(recipe, tmp_path / "out", executor="inline", on_progress=calls.append)
+    units, size = len(plan.units), plan.bytes_in + plan.bytes_out
+    assert calls[0] == MergeProgress(0, units, 0, size, 0.0, None)
+    assert calls[-1] == MergeProgress(units, units, size, size, 1.0, 0.0)
+    assert [call.units_done for call in calls] == sorted(call.units_done for call in calls)
+    assert str(calls[0]) == f"0% done: 0 of {units} units"
+    calls.clear()
+    svc_dist.merge(recipe, tmp_path / "out", executor="inline", on_progress=calls.append)
+    assert calls == []  # it is complete
+
+
+def test_what_a_callback_raises_ends_the_merge_and_the_same_call_resumes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def some(progress: MergeProgress) -> None:
+        if progress.units_done:
+            raise EnoughError
+
+    monkeypatch.setattr("svc_dist.run.progress._CALL_EVERY", 0.0)
+    recipe = recipe_data(write_llamas(tmp_path / "models"), max_shard_size="1kB")
+    svc_dist.merge(recipe, tmp_path / "whole", executor="inline")
+    with pytest.raises(EnoughError):
+        svc_dist.merge(recipe, tmp_path / "out", executor="inline", slots=1, on_progress=some)
+    stopped = svc_dist.status(tmp_path / "out")
+    assert stopped.state == "failed"
+    assert 0 < stopped.done < stopped.units
+    summary = svc_dist.merge(recipe, tmp_path / "out", executor="inline")
+    assert summary.units_resumed == stopped.done
+    assert svc_dist.diff(tmp_path / "whole", tmp_path / "out").counts() == {"identical": 21}
+
+
+def test_the_bar_is_drawn_in_a_notebook_and_standard_error_stays_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outputs = pretend(monkeypatch, SimpleNamespace(kernel=object()))
+    recipe = recipe_data(write_llamas(tmp_path / "models"))
+    svc_dist.merge(recipe, tmp_path / "out", executor="inline", progress=True)
+    (shown,) = outputs.shown
+    assert shown["text/plain"].startswith("100% done: 1 of 1 unit, ")
+    assert capfd.readouterr().err == ""
