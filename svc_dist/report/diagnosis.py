@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ class Diagnosis:
     def __init__(self, report: MergeReport) -> None:
         self.report = report
         self.experts = short_names([model.label for model in report.models[1:]])
-        self.matrices = [Matrix(entry["tensor"], parse_name(entry["tensor"]), entry) for entry in report.matrices]
-        names = [*(matrix.name for matrix in self.matrices), *map(parse_name, self.grams)]
-        self._several_stacks = len({name.stack for name in names if name.layer is not None}) > 1
+        tensors = dict.fromkeys([*(entry["tensor"] for entry in report.matrices), *self.grams])
+        self.names = {tensor: parse_name(tensor) for tensor in tensors}
+        self.matrices = [Matrix(entry["tensor"], self.names[entry["tensor"]], entry) for entry in report.matrices]
+        self._several_stacks = len({name.stack for name in self.names.values() if name.layer is not None}) > 1
 
     def kind(self, name: TensorName) -> str:
         """The kind of module, with its stack where there are several."""
@@ -45,19 +47,6 @@ class Diagnosis:
     def calibrated(self) -> list[Matrix]:
         """The matrices that SVC has analysed."""
         return [matrix for matrix in self.matrices if "gamma_by_energy" in matrix.summary]
-
-    def grid(self, key: str) -> tuple[list[int], list[str], Array]:
-        """Layers, kinds, and the means of a summary value ``(kinds, layers)``; NaN where no matrix has it."""
-        cells: dict[tuple[str, int], list[float]] = {}
-        for matrix in self.matrices:
-            if matrix.name.layer is not None and key in matrix.summary:
-                cells.setdefault((self.kind(matrix.name), matrix.name.layer), []).append(float(matrix.summary[key]))
-        layers = sorted({layer for _, layer in cells})
-        kinds = list(dict.fromkeys(kind for kind, _ in cells))
-        values = np.full((len(kinds), len(layers)), np.nan)
-        for (kind, layer), cell in cells.items():
-            values[kinds.index(kind), layers.index(layer)] = np.mean(cell)
-        return layers, kinds, values
 
     @cached_property
     def grams(self) -> dict[str, tuple[Array, float]]:
@@ -88,7 +77,7 @@ class Diagnosis:
         """The tensors of each layer, layers in order."""
         layers: dict[int, list[str]] = {}
         for name in self.grams:
-            layer = parse_name(name).layer
+            layer = self.names[name].layer
             if layer is not None:
                 layers.setdefault(layer, []).append(name)
         return dict(sorted(layers.items()))
@@ -164,8 +153,14 @@ def _times(gram: Array) -> float:
 
 def _square(upper: list[float], models: Sequence[int], size: int) -> Array:
     """A symmetric matrix over ``size`` experts, from the upper triangle of that over these models, row by row."""
-    square = np.zeros((len(models), len(models)))
-    square[np.triu_indices(len(models))] = upper
+    rows, columns = _upper(tuple(models))
     whole = np.zeros((size + 1, size + 1))
-    whole[np.ix_(models, models)] = square + np.triu(square, 1).T
+    whole[rows, columns] = upper
+    whole[columns, rows] = upper
     return whole[1:, 1:]
+
+
+@functools.cache
+def _upper(models: tuple[int, ...]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    rows, columns = np.triu_indices(len(models))
+    return np.array(models)[rows], np.array(models)[columns]

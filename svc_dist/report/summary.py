@@ -49,7 +49,7 @@ def _duration(diagnosis: Diagnosis) -> tuple[float, str]:
     if not report.last_start:
         return sum(report.unit_seconds.values()), "of all units together"
     last, nodes = report.last_start, len(report.hosts)
-    units, resumed = int(last["units"]), int(last["units_resumed"])
+    units, resumed = int(last.get("units", 0)), int(last.get("units_resumed", 0))
     what = f"the last start: {units} of {counted(units + resumed, 'unit')}" if resumed else counted(units, "unit")
     return float(last["seconds"]), f"{what}, {counted(nodes, 'host')}"
 

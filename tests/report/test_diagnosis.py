@@ -77,14 +77,6 @@ def test_the_plain_sum_counts_by_energy() -> None:
     assert found.times_counted() == pytest.approx(41 / 23)
 
 
-def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:
-    names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in (0, 1) for expert in (0, 1)]
-    matrices = [{"tensor": n, "matrix": 0, "kept_rank": rank} for n, rank in zip(names, (2, 4, 10, 10), strict=True)]
-    layers, kinds, values = Diagnosis(report(matrices=matrices)).grid("kept_rank")
-    assert (layers, kinds) == ([0, 1], ["mlp.experts.*.up_proj"])
-    assert values.tolist() == [[3.0, 10.0]]
-
-
 def test_without_matrices_those_that_a_spectral_step_would_take_are_compared() -> None:
     shapes = {"embed_tokens.weight": (8, 4), "layers.0.up.weight": (4, 4), "layers.0.norm.weight": (4,)}
     tensors = tuple(ReportedTensor(name, "F32", shape, 0, 0) for name, shape in shapes.items())

@@ -21,6 +21,7 @@ def do_this(diagnosis: Diagnosis) -> str:
         return f"{said}\n<pre>{html.escape(chosen.command)}</pre>"
     if not chosen.keys:
         return said
-    text = yaml.safe_dump(chosen.keys, sort_keys=False, allow_unicode=True)
+    flow = None if any(isinstance(value, list | dict) for value in chosen.keys.values()) else False  # a line a key
+    text = yaml.safe_dump(chosen.keys, sort_keys=False, allow_unicode=True, default_flow_style=flow)
     note = '<p class="soft">These keys take the place of the recipe\'s own.</p>'
     return f"{said}\n<pre>{html.escape(text.rstrip())}</pre>\n{note}"

@@ -106,6 +106,6 @@ def inverse_shade(gamma: float) -> str:
 def _places(diagnosis: Diagnosis, tensors: Iterable[str]) -> dict[Place, list[str]]:
     places: dict[Place, list[str]] = {}
     for tensor in tensors:
-        name = parse_name(tensor)
+        name = diagnosis.names.get(tensor) or parse_name(tensor)
         places.setdefault((diagnosis.kind(name), name.layer), []).append(tensor)
     return places

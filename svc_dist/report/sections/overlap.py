@@ -68,6 +68,6 @@ def _left_out(diagnosis: Diagnosis, names: list[str], chosen: list[int]) -> str:
     head = '<tr><th>leave out</th><th class="n">times counted</th><th class="n">change</th></tr>\n'
     return (
         f"{hint}<h3>Leave one out</h3>\n<p>How many times the plain sum of the other experts counts what they "
-        f"learned; with all, {times:.2f}. The first row is the expert that adds the most over-counting.</p>\n"
+        f"learned; with all, {times:.2f}. Without the expert of the first row it is the least.</p>\n"
         f'<div class="scroll"><table class="rows">{head}{rows}</table></div>\n'
     )

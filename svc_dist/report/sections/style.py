@@ -48,7 +48,9 @@ td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .map { border-spacing: 1px; border-collapse: separate; font-size: 12px; }
 .map td, .map th { padding: .22rem .35rem; text-align: center; overflow-wrap: normal; white-space: nowrap; }
 .map td { min-width: 2.7rem; border-radius: 2px; }
-.map th { font-weight: 400; color: var(--soft); }
+.map th { font-weight: 400; color: var(--soft); vertical-align: bottom; }
+.map th[scope=col] { white-space: normal; max-width: 8rem; }
+.map th[scope=row] wbr { display: none; }
 .map th[scope=row], .map th.corner { text-align: left; position: sticky; left: 0; background: var(--page);
   color: var(--ink); padding-right: .7rem; }
 .map th[colspan] { padding-top: .7rem; color: var(--soft); font-style: italic; }
@@ -76,6 +78,7 @@ svg .curve { stroke: var(--at); } svg .dot { fill: var(--at); } em[class^=l], .b
 @media (max-width: 50rem) { .tiles { grid-template-columns: repeat(2, 1fr); } }
 @media (max-width: 32rem) { body { padding: .6rem .7rem 3rem; } h1 { font-size: 1.3rem; }
   .tiles { gap: .5rem; } .tile { padding: .5rem .6rem; } .tile strong { font-size: 1.5rem; }
+  .map th[scope=row] wbr { display: inline; }
   .map th[scope=row], .map th.corner { white-space: normal; min-width: 6rem; max-width: 10rem; }
 }
 @media print { .scroll { overflow: visible; } }

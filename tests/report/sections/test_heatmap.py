@@ -51,6 +51,20 @@ def test_means_are_over_the_matrices_that_have_the_figure() -> None:
     assert means(Diagnosis(report(matrices=matrices)), "kept_rank").values == {("up", 1): 3.5}
 
 
+def test_matrices_of_one_kind_and_layer_share_a_cell() -> None:
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in (0, 1) for expert in (0, 1)]
+    matrices = [{"tensor": n, "matrix": 0, "kept_rank": rank} for n, rank in zip(names, (2, 4, 10, 10), strict=True)]
+    found = means(Diagnosis(report(matrices=matrices)), "kept_rank")
+    assert (found.layers, found.kinds(lower=False)) == ([0, 1], ["mlp.experts.*.up_proj"])
+    assert list(found.values.values()) == [3.0, 10.0]
+
+
+def test_stacks_of_layers_have_rows_of_their_own() -> None:
+    names = ["vision.layers.0.up.weight", "text.layers.0.up.weight", "text.norm.weight"]
+    found = means(Diagnosis(report(matrices=[{"tensor": name, "kept_rank": 1} for name in names])), "kept_rank")
+    assert list(found.values) == [("vision: up", 0), ("text: up", 0), ("text.norm", None)]
+
+
 def test_nothing_makes_no_table() -> None:
     assert Heatmap({}).html() == ""
 
