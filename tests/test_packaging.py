@@ -32,6 +32,8 @@ OPTIONAL = {
 }
 #: Drivers of storages, each named in the message of the URL that needs it.
 DRIVERS = {"azure"}
+#: What runs a notebook. It is imported only there, where it runs already.
+KERNEL = {"IPython"}
 
 
 def normal(name: str) -> str:
@@ -59,7 +61,7 @@ def imports(node: ast.AST, at_start: bool = True) -> Iterator[tuple[str, bool]]:
 def used() -> set[tuple[str, bool]]:
     own = {"svc_dist", "__future__", *sys.stdlib_module_names}
     found = {one for file in (ROOT / "svc_dist").rglob("*.py") for one in imports(ast.parse(file.read_text()))}
-    return {(name, at_start) for name, at_start in found if name not in own | DRIVERS}
+    return {(name, at_start) for name, at_start in found if name not in own | DRIVERS | KERNEL}
 
 
 @pytest.fixture

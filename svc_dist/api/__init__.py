@@ -3,6 +3,7 @@
 from svc_dist.api.outputs import diff, read_report, status, verify, write_report
 from svc_dist.api.recipes import doctor, inspect, make_plan, make_plans, merge, predict
 from svc_dist.api.tensors import calibrate, merge_deltas, merge_state_dicts
+from svc_dist.notebook.quiet import import_without_warnings
 
 __all__ = [
     "calibrate",
@@ -20,3 +21,5 @@ __all__ = [
     "verify",
     "write_report",
 ]
+
+import_without_warnings()
