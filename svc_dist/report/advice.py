@@ -34,19 +34,20 @@ class Advice:
 
 
 def advice(diagnosis: Diagnosis) -> Advice | None:
-    """The one thing to do first. None where nothing was compared."""
-    pair = coinciding(diagnosis)
+    """The one thing to do first. None where nothing was compared, and for a recipe that subtracts experts."""
+    pair, recipe = coinciding(diagnosis), _Recipe(diagnosis)
+    if any(weight < 0 for weight in recipe.weights):
+        return None
     if pair is not None:
         left_out, stays = (printable(diagnosis.experts[number]) for number in (pair.first, pair.second))
-        return Advice(
-            f"{left_out} and {stays} nearly coincide (cosine {pair.cosine:.2f}): their sum counts one expert twice. "
-            f"Leave {left_out} out, then inspect the others.",
-            _Recipe(diagnosis).without(pair.first),
-        )
+        alike = f"{left_out} and {stays} nearly coincide (cosine {pair.cosine:.2f}): their sum counts one expert twice."
+        if len(diagnosis.experts) == 2:
+            return Advice(f"{alike} Use one of the two instead of a merge, or their average (merge_method: linear).")
+        return Advice(f"{alike} Leave {left_out} out, then inspect the others.", recipe.without(pair.first))
     times = diagnosis.times_counted()
     if math.isnan(times) or len(diagnosis.experts) < 2:
         return None
-    effect, recipe = Effect.of(matrix.summary for matrix in diagnosis.matrices), _Recipe(diagnosis)
+    effect = Effect.of(matrix.summary for matrix in diagnosis.matrices)
     if effect is None or not diagnosis.report.ranges:
         return _of_plain_sum(recipe, times, effect)
     return _of_calibration(recipe, len(diagnosis.experts), effect) if diagnosis.calibrated else None

@@ -94,17 +94,26 @@ def test_one_of_two_that_nearly_coincide_is_left_out_first() -> None:
     assert found.keys == {"models": [{"model": "/m/a", **weight}, {"model": "/m/c", **weight}]}
 
 
+def test_two_experts_that_nearly_coincide_are_not_worth_a_merge() -> None:
+    found = given(([1.0, 0.0], [1.0, 0.1]))
+    assert "Use one of the two instead of a merge" in found.text
+    assert found.keys == {}
+
+
 def test_methods_with_a_spectrum_of_their_own_go_by_measurements() -> None:
     assert given(SHARED, "wudi").keys == {}
     assert "no alpha gained any" in given(SHARED, "wudi").text
     assert given(SHARED, "swudi").keys == {"calibrate": "svc"}
 
 
-def test_without_evidence_there_is_no_advice() -> None:
+def test_without_evidence_or_where_an_expert_is_subtracted_there_is_no_advice() -> None:
+    models = [{"model": "/m/a"}, {"model": "/m/b", "parameters": {"weight": -1.0}}]
+    assert advice(Diagnosis(dataclasses.replace(of(*SHARED).report, recipe={"models": models}))) is None
     assert advice(Diagnosis(of([1.0, 0.0]).report)) is None
     assert advice(Diagnosis(dataclasses.replace(of(*SHARED).report, deltas=[]))) is None
 
 
 def test_models_that_a_recipe_does_not_list_plainly_make_no_keys() -> None:
     assert given(APART, "linear", models="elsewhere").keys == {}
-    assert given(([1.0, 0.0], [1.0, 0.1]), models=[{"sources": []}, {"sources": []}]).keys == {}
+    alike = ([1.0, 0.0, 0.0], [1.0, 0.1, 0.4], [0.0, 0.0, 1.0])
+    assert given(alike, models=[{"sources": []}] * 3).keys == {}
