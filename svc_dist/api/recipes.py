@@ -155,20 +155,24 @@ def inspect(
     threads_per_unit: int | None = None,
     device: str = Device.AUTO,
     scratch: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: bool = False,
+    on_progress: Callable[[MergeProgress], object] | None = None,
 ) -> Report:
     """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
-    ``layers``: such as ``"0,10,20-23"``; None for all. ``changes``: as in ``merge``. The report's ``verdict`` says in
-    words what the sum over-counts; a notebook shows it with a table. Raises RecipeError, PlanError, DamagedInputError,
-    StorageError.
+    ``layers``: such as ``"0,10,20-23"``; None for all. ``changes``, ``progress``, ``on_progress``: as in ``merge``. The
+    report's ``verdict`` says in words what the sum over-counts; a notebook shows it with a table. Raises RecipeError,
+    PlanError, DamagedInputError, StorageError.
     """
     from svc_dist.checks.over_counting import inspect as analyse
     from svc_dist.report.readable import Report
 
     settings = SettingsRequest(precision, threads_per_unit, device)
     resolved = load_recipe(recipe, access=access, changes=changes)
-    return Report.of(analyse(resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress))
+    report = analyse(
+        resolved, layers, slots=slots, settings=settings, scratch=scratch, progress=progress, on_progress=on_progress
+    )  # fmt: skip
+    return Report.of(report)
 
 
 def doctor(

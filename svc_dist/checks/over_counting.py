@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from msgspec import structs
+
 from svc_dist.errors import RecipeError
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.plan.costs import takes_matrices
@@ -18,6 +20,7 @@ from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import available_memory, default_slots, device_memory, settings_here
 from svc_dist.run.process import set_up_for_units
+from svc_dist.run.progress import MergeProgress, Progress
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.run_folder.report import MergeReport, reports
 from svc_dist.storage.reading import Source
@@ -33,14 +36,15 @@ def inspect(
     settings: SettingsRequest,
     slots: int | None = None,
     scratch: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: bool = False,
+    on_progress: Callable[[MergeProgress], object] | None = None,
 ) -> MergeReport:
     """Decompose the plain sum of a recipe's task deltas as SVC would, and return a report without a result.
 
     It analyses every matrix that the recipe merges, whatever the method: it runs the units of a merge by
     ``task_arithmetic`` with weight 1 and SVC, and discards their results. ``layers``: only these, as ``0,10,20-23``.
-    ``progress``: called with the number of units done and of all units. Raises RecipeError when no matrix matches, and
-    the errors of a merge.
+    ``progress``, ``on_progress``: as in a merge, of which nothing is written. Raises RecipeError when no matrix
+    matches, and the errors of a merge.
     """
     import torch  # noqa: F401  (in this thread: two threads that import it wait for each other)
 
@@ -69,14 +73,18 @@ def inspect(
         pool = stack.enter_context(ThreadPoolExecutor(slots))
         stack.callback(pool.shutdown, cancel_futures=True)
         ordered = sorted(units, key=lambda unit: unit.work, reverse=True)
-        for done, receipt in enumerate(pool.map(look, ordered), 1):
+        read_only = tuple(structs.replace(unit, bytes_out=0) for unit in units)
+        shown = stack.enter_context(Progress(dataclasses.replace(plan, units=read_only), (), progress, on_progress))
+        for receipt in pool.map(look, ordered):
             receipts[receipt.unit] = receipt
-            progress(done, len(units))
+            shown.count([receipt.unit])
+            shown.tick()
     looked_at = dataclasses.replace(plan, units=tuple(units))
-    report = MergeReport.parse(reports(looked_at, receipts)[0], "the inspection")
+    # Of a result there is nothing: the units that were run need not make up a shard.
+    result = dict.fromkeys(("shards", "dispositions", "tensors", "not_written", "ranges"), ()) | {"bytes_out": 0}
+    report = MergeReport.parse(reports(looked_at, receipts)[0] | result, "the inspection")
     return dataclasses.replace(
         report,
-        shards=(), dispositions=(), tensors=(), not_written=(), ranges=(), bytes_out=0,
         # A unit can also hold tensors of other layers.
         matrices=[entry for entry in report.matrices if _in(spans, entry["tensor"])],
         deltas=[entry for entry in report.deltas if _in(spans, entry["tensor"])],

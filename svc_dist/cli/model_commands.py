@@ -55,7 +55,8 @@ def inspect(
     return_freed_memory()
     report = run(
         recipe, layers, changes=changes, access=options.access_of(endpoint_url, profile, anonymous), slots=slots,
-        precision=precision, threads_per_unit=threads_per_unit, device=device, scratch=scratch, progress=_count,
+        precision=precision, threads_per_unit=threads_per_unit, device=device, scratch=scratch,
+        progress=sys.stderr.isatty(),
     )  # fmt: skip
     if page is not None:
         name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
@@ -269,9 +270,3 @@ def demo(
     from svc_dist.demo.demo import run_demo
 
     run_demo(folder, Console())
-
-
-def _count(done: int, of: int) -> None:
-    """Print the number of units done on one line of a terminal."""
-    if sys.stderr.isatty():
-        typer.echo(f"\r{done:d} of {of:d} units" + ("\n" if done == of else ""), err=True, nl=False)

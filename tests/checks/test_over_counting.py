@@ -16,7 +16,8 @@ import svc_dist
 from svc_dist.cli.app import app
 from svc_dist.errors import RecipeError
 from svc_dist.report.diagnosis import Diagnosis
-from tests.support.checkpoints import recipe_data, tree_state, write_checkpoint, write_recipe
+from svc_dist.run.progress import MergeProgress
+from tests.support.checkpoints import recipe_data, tree_state, write_checkpoint, write_llamas, write_recipe
 
 LAYERS = 3
 
@@ -136,3 +137,23 @@ def test_a_layer_that_the_model_lacks_is_a_mistake(tmp_path: Path, layers: str) 
     missing = "40" if layers != "0-40" else str(LAYERS)
     with pytest.raises(RecipeError, match=f"names layer {missing}, but the model has layers 0 to {LAYERS - 1}"):
         svc_dist.inspect(recipe_data(models), layers)
+
+
+@pytest.mark.parametrize("layers", [None, "1"])
+def test_units_without_a_matrix_to_inspect_are_left_out(tmp_path: Path, layers: str | None) -> None:
+    models = write_llamas(tmp_path / "models")
+    several = svc_dist.inspect(recipe_data(models, max_shard_size="3kB"), layers)
+    one = svc_dist.inspect(recipe_data(models), layers)
+    assert [entry["tensor"] for entry in several.matrices] == [entry["tensor"] for entry in one.matrices]
+    assert Diagnosis(several).times_counted() == Diagnosis(one).times_counted()
+    assert several.ranges == several.shards == several.tensors == ()
+
+
+def test_a_callback_is_told_how_much_is_read_and_that_nothing_is_written(tmp_path: Path) -> None:
+    recipe = recipe_data(write_llamas(tmp_path / "models"), max_shard_size="3kB")
+    calls = list[MergeProgress]()
+    svc_dist.inspect(recipe, on_progress=calls.append)
+    assert (calls[0].units_done, calls[0].share) == (0, 0.0)
+    assert (calls[-1].units_done, calls[-1].share) == (calls[0].units, 1.0)
+    plan = svc_dist.make_plan(recipe)
+    assert 0 < calls[-1].bytes_done == calls[0].bytes <= plan.bytes_in
