@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from svc_dist.errors import RecipeError
 from svc_dist.notebook.bar import NotebookBar, in_notebook
 from svc_dist.plan.model import Plan
 from svc_dist.sizes import counted, format_size
@@ -69,7 +70,12 @@ class Progress:
         self._work, self._bytes, self._units = 0.0, 0, 0
         self._began = self._last_line = time.monotonic()
         self._refreshed = self._called = 0.0
+        if callback is not None and not callable(callback):
+            raise RecipeError(
+                f"on_progress is {callback!r}, but must be a function", "progress=True draws a bar of progress"
+            )
         self._callback = callback
+        self._told: MergeProgress | None = None
         self.count(done)
         self._work_before, self._bytes_before = self._work, self._bytes
         self._bar: Bar | None = None
@@ -77,10 +83,10 @@ class Progress:
             self._bar = NotebookBar() if in_notebook() else _TerminalBar()
 
     def __enter__(self) -> Progress:
+        self._call()  # before there is a bar to stop: it may raise
         if self._bar is not None:
             self._bar.start()
             self._refresh()
-        self._call()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -161,7 +167,10 @@ class Progress:
             return
         name = self._plan.recipe.get("name")
         counts = self._units, len(self._plan.units), self._bytes, self._total_bytes
-        self._callback(MergeProgress(*counts, self._share(), self._eta(), None if name is None else str(name)))
+        told = MergeProgress(*counts, self._share(), self._eta(), None if name is None else str(name))
+        if told != self._told:
+            self._told = told
+            self._callback(told)
 
 
 class _TerminalBar:

@@ -12,6 +12,7 @@ import pytest
 
 import svc_dist
 from svc_dist.cli.streams import logs
+from svc_dist.errors import RecipeError
 from svc_dist.run.progress import MergeProgress, Progress
 from tests.notebook.test_bar import pretend
 from tests.support.checkpoints import recipe_data, write_llamas
@@ -62,10 +63,21 @@ def test_a_callback_is_told_from_nothing_to_everything(tmp_path: Path) -> None:
     assert calls[0] == MergeProgress(0, units, 0, size, 0.0, None)
     assert calls[-1] == MergeProgress(units, units, size, size, 1.0, 0.0)
     assert [call.units_done for call in calls] == sorted(call.units_done for call in calls)
+    assert len(calls) == len(set(calls))
     assert str(calls[0]) == f"0% done: 0 of {units} units"
     calls.clear()
     svc_dist.merge(recipe, tmp_path / "out", executor="inline", on_progress=calls.append)
     assert calls == []  # it is complete
+
+
+def test_a_callback_that_raises_at_the_start_leaves_no_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = pretend(monkeypatch, SimpleNamespace(kernel=object()))
+    plan = svc_dist.make_plan(recipe_data(write_llamas(tmp_path)))
+    with pytest.raises(ZeroDivisionError), Progress(plan, (), True, lambda progress: 1 / 0):
+        raise AssertionError("not reached")
+    assert outputs.shown == []
+    with pytest.raises(RecipeError, match="on_progress is True, but must be a function"):
+        Progress(plan, (), False, True)  # type: ignore[arg-type]
 
 
 def test_what_a_callback_raises_ends_the_merge_and_the_same_call_resumes_it(
