@@ -183,7 +183,7 @@ def _provenance(report: MergeReport) -> str:
     cells = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows if value
     )
-    return f"<table>{cells}</table>{_dispositions(report)}"
+    return f'<table class="facts">{cells}</table>\n{_dispositions(report)}'
 
 
 def _dispositions(report: MergeReport) -> str:

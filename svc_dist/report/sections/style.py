@@ -43,6 +43,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
+.facts td { overflow-wrap: anywhere; }
 .rows td, .rows th { border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .map { border-spacing: 1px; border-collapse: separate; font-size: 12px; }
@@ -66,7 +67,8 @@ td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .tile.w1 { border-top-color: var(--w2); } .tile.w2 { border-top-color: var(--w3); }
 .tile.w3 { border-top-color: var(--w4); } .tile.w4, .tile.w5 { border-top-color: var(--w5); }
 .tile.c1, .tile.c2, .tile.c3 { border-top-color: var(--c3); }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: 1rem;
+  margin-top: .8rem; }
 figure { margin: 0; min-width: 0; } figcaption { overflow-wrap: break-word; line-height: 1.3; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font: 10px system-ui, sans-serif; }
