@@ -31,10 +31,16 @@ def as_list(value: Any) -> Any:
 
 
 def as_method(value: Any) -> Any:
-    """A text stands for a mapping with it as ``method``; also in a list."""
+    """A text stands for a mapping with it as ``method``; also in a list. Raises ValueError for what is neither."""
     if isinstance(value, list):
-        return [{"method": one} if isinstance(one, str) else one for one in value]
-    return {"method": value} if isinstance(value, str) else value
+        return [as_method(one) if not isinstance(one, list) else _mapping(one) for one in value]
+    return {"method": value} if isinstance(value, str) else _mapping(value)
+
+
+def _mapping(value: Any) -> Any:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{value!r} must be a mapping of keys to values")
+    return value
 
 
 #: A calibration, or several in order.

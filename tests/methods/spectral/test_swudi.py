@@ -22,7 +22,7 @@ def test_few_directions_from_a_krylov_space_are_those_of_the_full_decomposition(
 
     models = fine_tunes(*shape, 3)
     truth = plain.swudi(stack(taken(models, "float64")), rank_ratio=0.03, init=init)
-    monkeypatch.setattr(swudi, "krylov_pays", lambda size, count: True)
+    monkeypatch.setattr(swudi, "krylov_pays", lambda *_: True)
     monkeypatch.setattr(swudi, "swudi_precision", lambda rows, columns, precision: precision)  # as for larger ones
     assert error(run("swudi", taken(models, "float64"), rank_ratio=0.03, init=init).delta, truth) <= 1e-8
     assert error(run("swudi", taken(models, "mixed"), rank_ratio=0.03, init=init).delta, truth) <= 1e-5
