@@ -157,7 +157,9 @@ def struck(cluster: RayCluster, strikes: Strikes, recipe: Path) -> tuple[int, in
 
         killed = 0
         for _ in range(2):  # a unit that a third one struck would end the run, as it should
-            strikes.wait(ended, 60, 160)
+            while not ended() and not processes_of_gpus(cluster):
+                time.sleep(0.05)
+            strikes.wait(ended, 20, 80)
             killed += 0 if ended() else sum(killed_now(pid) for pid in processes_of_gpus(cluster)[:1])
         strikes.wait(ended, 20, 120)
         merge.process.kill()
