@@ -53,14 +53,6 @@ _Scale = Annotated[float | None, typer.Option("--lambda", help="with --method: s
 _Density = Annotated[float | None, typer.Option("--density", help="with --method: kept share of entries", metavar="D")]
 _Calibrate = Annotated[str | None, typer.Option("--calibrate", help="with --method: svc or none", metavar="NAME")]
 _Dtype = Annotated[str | None, typer.Option("--dtype", help="with --method: dtype of merged tensors", metavar="DTYPE")]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="replace a value of the recipe, such as parameters.lambda=0.4 or calibrate=none; can be repeated",
-        metavar="KEY=VALUE",
-    ),
-]
 
 
 def takes_models(output: Literal["required", "optional", "none"]) -> Callable[[_Command], _Command]:
@@ -107,7 +99,7 @@ def _parameters(output: str) -> list[inspect.Parameter]:
     if output != "none":
         hints |= {"method": _Method, "target": _Target, "weight": _Weight, "scale": _Scale, "density": _Density}
         hints |= {"calibrate": _Calibrate, "dtype": _Dtype}
-    hints["changes"] = _Set
+    hints["changes"] = options.Changes
     defaults = {name: inspect.Parameter.empty if name == "first" else None for name in hints}
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=defaults[name])

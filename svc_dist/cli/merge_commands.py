@@ -41,9 +41,7 @@ def merge(
             "name of one that an installed package adds",
         ),
     ] = ExecutorKind.AUTO,
-    address: Annotated[
-        str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
-    ] = None,
+    address: options.Address = None,
     slots: options.Slots = None,
     device: options.Device = Device.AUTO,
     precision: options.Precision = None,

@@ -34,6 +34,17 @@ ShardSize = Annotated[
     str | None,
     typer.Option(help="largest shard, such as 5GB or 4GiB; default: the recipe's, else 5GB", metavar="SIZE"),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="replace a value of the recipe, such as parameters.lambda=0.4 or calibrate=none; can be repeated",
+        metavar="KEY=VALUE",
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
+]
 Slots = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="units that run in parallel; default: by cores or devices, at least 2"),

@@ -67,13 +67,8 @@ def search(
     run_commands: Annotated[
         bool, typer.Option("--run-commands", help="run `evaluate` also of a recipe that is no local file")
     ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="replace a value of the recipe; can be repeated", metavar="KEY=VALUE"),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
-    ] = None,
+    changes: options.Changes = None,
+    address: options.Address = None,
     slots: options.Slots = None,
     device: options.Device = Device.AUTO,
     precision: options.Precision = None,
