@@ -1,4 +1,4 @@
-"""One simulated machine: its processes, the units in each of their stages, and the rates at which these go on."""
+"""One simulated machine: its processes, the units in each of their stages, and the rate of each unit."""
 
 from __future__ import annotations
 

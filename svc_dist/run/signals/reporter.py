@@ -53,7 +53,7 @@ class Signals:
 
 @contextlib.contextmanager
 def reporting(signals: Signals | None, output: str) -> Iterator[Reporter]:
-    """Run a merge within it; the result is told at its end. ``output``: as the user wrote it, with ``{date}``."""
+    """Run a merge within it; its result is reported at its end. ``output``: as the user wrote it, with ``{date}``."""
     reporter = Reporter(signals or Signals(), redact(output))
     began, error = time.time(), None
     try:
