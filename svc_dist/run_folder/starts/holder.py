@@ -1,7 +1,7 @@
 """The holder of a lock, as the lock's file names it, and whether it still lives.
 
-On its own machine a holder lives as long as its process. On another one it lives as long as it rewrites the lock, which
-follows from two times of the storage that holds it, never by a node's clock. Where a disk takes its times from the nodes
+On its own machine a holder lives as long as its process. On another one it lives as long as it rewrites the lock. Two
+times of the storage that holds the lock show this, never a node's clock. Where a disk takes its times from the nodes
 (Lustre), or says that a lock comes from the future, only a lock that stays as it is counts as abandoned.
 """
 
