@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # A busy machine is no bug: examples are bounded by number, not by time.
 settings.register_profile("svc_dist", deadline=None, max_examples=60)
 settings.load_profile("svc_dist")
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A command that runs in this process sends the package's log to standard error: for its own test only."""
+    log = logging.getLogger("svc_dist")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -40,15 +40,9 @@ def test_lines_of_the_log_stand_above_the_bar(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
-    log = logging.getLogger("svc_dist")
-    before = (log.handlers[:], log.level, log.propagate)
     logs.set_up(logs.Format.TEXT)
-    try:
-        with Progress(plan, [], True):
-            log.warning("a line of the log")
-    finally:
-        log.handlers[:], level, log.propagate = before
-        log.setLevel(level)
+    with Progress(plan, [], True):
+        logging.getLogger("svc_dist").warning("a line of the log")
     drawn = terminal.getvalue()
     before_the_line = drawn[: drawn.index("a line of the log")]
     assert "━" in before_the_line  # the bar

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
@@ -15,14 +14,6 @@ from svc_dist.cli.streams.logs import Format
 from svc_dist.run_folder.starts.run_id import RUN_ID
 
 LOG = logging.getLogger("svc_dist")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    handlers, level, propagate = LOG.handlers[:], LOG.level, LOG.propagate
-    yield
-    LOG.handlers[:], LOG.propagate = handlers, propagate
-    LOG.setLevel(level)
 
 
 def test_json_lines_have_time_level_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
