@@ -7,7 +7,6 @@ import itertools
 import json
 import random
 import struct
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.quality import results
-from benchmarks.quality.lm import data, grid, model, rules, steps, tables, translations
+from benchmarks.quality.lm import data, grid, model, record, rules, steps, tables, translations
 from benchmarks.quality.lm.data import TASKS, Item
 from benchmarks.quality.lm.kinds import KINDS
 from benchmarks.quality.lm.training import Budget, Training, train
-from benchmarks.quality.processes import PROCESSES
+from benchmarks.quality.merging import Place, outputs, write_recipe
 
 WORDS, WIDTH = 48, 32
 STEPS = 6
@@ -174,39 +173,69 @@ def test_kinds_change_what_they_should(work: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "together", _one_by_one)
     monkeypatch.setattr(steps, "STEPS", STEPS)
     few = [*grid.AVERAGE, *grid.TASK_ARITHMETIC[2:], *grid.SVC[:2]]
     kinds = ["full", "lora"]
-    steps.train_experts(work, [0, 1], kinds, 3, 1)
     steps.answer_base(work)
     for kind in kinds:
-        steps.merge_grid(work, kind, 3, few, 1)
         for seed in (0, 1):
-            steps.answer_alone(work, seed, kind, 3, 1)
-            steps.merge_main(work, seed, kind, 3, few, 1)
+            steps.merge_rows(work, seed, kind, 3, few, 1)
+    steps.merge_quantised(work, "full", 3, 1)
     page = tmp_path / "choosing.md"
-    page.write_text("before\n<!-- table: lm methods -->\n<!-- end -->\nafter\n")
-    steps.write_tables(work, [0, 1], tmp_path)
-    text = page.read_text()
+    marked = ("lm methods", "lm inspected", "lm quantised")
+    page.write_text("".join(f"before\n<!-- table: {name} -->\n<!-- end -->\nafter\n" for name in marked))
+    found = tables.Results(work, [0, 1])
+    tables.write_tables(found, tmp_path / "tables.md", page)
+    by_method, inspected, quantised = (
+        [line.split(" | ") for line in part.splitlines()] for part in page.read_text().split("after\n")[:3]
+    )
     for kind in kinds:
-        rows = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {kind} | 3 | ")]
+        rows = [row for row in by_method if row[0] == f"| {kind}"]
         assert [row[2] for row in rows] == [
             "(base)", "(experts)", "average", "task arithmetic", "task arithmetic + SVC", "norms of SVC",
         ]  # fmt: skip
         assert all(row[-1] == "2 |" for row in rows[2:])
         ratios = list((work / "seed1" / kind / "K3" / "norm_ratios").glob("*.json"))
         assert len(json.loads(ratios[0].read_text())) == 14
-    assert text.endswith("<!-- end -->\nafter\n")
-    assert not list((work / "seed0" / "full" / "K3" / "merged").iterdir())
-    alone = tables.Results(work, [0]).alone(0, "lora", "sql")
+        assert [row[2] for row in inspected if row[0] == f"| {kind}"] == ["0", "1"]
+    assert "the rank correlation of times counted and gain is" in page.read_text()
+    assert [row[2:4] for row in quantised if row[0] == "| full"] == [
+        [name, row]
+        for name in ("fp8", "int4")
+        for row in ("(experts)", "average", "task arithmetic", "task arithmetic + SVC")
+    ]  # fmt: skip
+    assert page.read_text().endswith("<!-- end -->\nafter\n")
+    for folder in ("seed0/full/K3/merged", "seed1/lora/K3/merged", "seed0/full/K3/fp8/merged"):
+        assert not list((work / folder).iterdir())
+    alone = found.alone(0, "lora", "sql")
     assert alone is not None
     assert len(alone["sql"]) == 24
+    record.write_record(found, tmp_path / "results.json")
+    cases = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert [(case["experts"], case["count"]) for case in cases] == [("full", 3), ("lora", 3)]
+    row = cases[0]["rows"][2]
+    assert row["calibrate"] == {"method": "svc"} | ({"alpha": 0.5} if "alpha" in row["calibrate"] else {})
+    assert row["over_task_arithmetic"][1] <= row["over_task_arithmetic"][0] <= row["over_task_arithmetic"][2]
+    assert len(row["validation"]) == 2
 
 
-def _one_by_one(job: Callable[..., None], arguments: Iterable[tuple[object, ...]], processes: int = PROCESSES) -> None:
-    for entry in arguments:
-        job(*entry)
+def test_rank_correlation() -> None:
+    assert tables.rank_correlation([1, 2, 3, 10], [4, 5, 60, 70]) == pytest.approx(1)
+    assert tables.rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert tables.rank_correlation([1, 1, 2, 3], [5, 6, 7, 7]) == pytest.approx(8 / 9)
+
+
+def test_several_settings_are_one_merge_with_the_results_of_each(tmp_path: Path) -> None:
+    """What a recipe with several results says of each of them is what a recipe of that one says."""
+    from svc_dist.recipe.load import load_recipe
+
+    where = Place(tmp_path / "base", tmp_path, ("a", "b"), (tmp_path / "a", tmp_path / "b"))
+    for row in (grid.TASK_ARITHMETIC, grid.SVC, grid.TIES, grid.SWUDI_SVC, grid.MAGIC):
+        several = load_recipe(write_recipe(row, where)).results
+        for variant, result in zip(row, several, strict=True):
+            (alone,) = load_recipe(write_recipe([variant], where)).results
+            assert result.default == alone.default
+            assert outputs(row, where)[1][row.index(variant)].name == result.path
 
 
 def _tensors(folder: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +20,13 @@ _KEPT = ("tensor", "gamma_min", "gamma_median", "gamma_max", "gamma_by_energy", 
 
 @dataclass(frozen=True)
 class Place:
-    """A seed's experts of some tasks, their base, and the folder for merges of them."""
+    """A seed's experts of some tasks, their base, and the folder for merges of them. ``keys``: more keys of recipes."""
 
     base: Path
     folder: Path
     tasks: tuple[str, ...]
     experts: tuple[Path, ...]
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, variant: Variant, part: str) -> Path:
         """The file with the answers of a variant on one split."""
@@ -41,17 +43,25 @@ class Evaluator(Protocol):
 def merge(variants: Sequence[Variant], place: Place) -> list[Path]:
     """Merge with ``svc-dist merge``, in this process, and return the folders of the merged models.
 
-    ``variants``: one variant, or several that differ only in alpha and are merged in one pass.
+    ``variants``: one variant, or several that differ in parameters and calibrations only and are merged in one pass.
     """
     from svc_dist.cli.app import app
 
-    together = "+".join(variant.path for variant in variants) if len(variants) > 1 else ""
-    output = place.folder / "merged" / f"{variants[0].name}_{together}".rstrip("_")
-    results = [output / variant.path if together else output for variant in variants]
+    output, results = outputs(variants, place)
     if not all((result / "model.safetensors.index.json").exists() for result in results):
         recipe = write_recipe(variants, place)
         app(["merge", str(recipe), str(output), "--slots", "1", "--threads-per-unit", "1"], standalone_mode=False)
     return results
+
+
+def outputs(variants: Sequence[Variant], place: Place) -> tuple[Path, list[Path]]:
+    """The folder that variants are merged into, and the folders of the merged models."""
+    output = place.folder / "merged" / variants[0].path
+    if len(variants) < 2:
+        return output, [output]
+    which = hashlib.sha256("\n".join(variant.path for variant in variants).encode()).hexdigest()[:8]
+    output = output.with_name(f"{output.name}-{which}")
+    return output, [output / variant.path for variant in variants]
 
 
 def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
@@ -59,7 +69,7 @@ def write_recipe(variants: Sequence[Variant], place: Place) -> Path:
     recipe = place.folder / "recipes" / f"{variants[0].name}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     experts = [path.absolute() for path in place.experts]
-    recipe.write_text(variants[0].recipe(place.base, experts, variants), encoding="utf-8")
+    recipe.write_text(variants[0].recipe(place.base, experts, variants, place.keys), encoding="utf-8")
     return recipe
 
 
@@ -84,9 +94,9 @@ def measure(variants: Sequence[Variant], place: Place, evaluator: Evaluator, par
     wanted = [variant for variant in variants if not all(place.file(variant, part).exists() for part in parts)]
     if not wanted:
         return
-    outputs = merge(wanted, place)
-    for variant, output in zip(wanted, outputs, strict=True):
+    folder, _ = outputs(wanted, place)
+    for variant, output in zip(wanted, merge(wanted, place), strict=True):
         write(place.folder / "reports" / f"{variant.name}.json", summary(output))
         for part in parts:
             write(place.file(variant, part), evaluator.answers(output, part, place.tasks))
-    shutil.rmtree(outputs[0].parent if len(wanted) > 1 else outputs[0])
+    shutil.rmtree(folder)

@@ -10,7 +10,12 @@ PROCESSES = 2
 
 
 def together(job: Callable[..., None], arguments: Iterable[tuple[object, ...]], processes: int = PROCESSES) -> None:
-    """Run a job with each of the arguments; more threads would spin on a shared machine."""
+    """Run a job with each of the arguments; more threads would spin on a shared machine. One process is this one."""
+    if processes == 1:
+        one_thread()
+        for entry in arguments:
+            job(*entry)
+        return
     with ProcessPoolExecutor(processes, initializer=one_thread) as pool:
         for future in [pool.submit(job, *entry) for entry in arguments]:
             future.result()

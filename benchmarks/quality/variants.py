@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,9 +28,9 @@ REST = ["embeddings.*", "*.bias", "*LayerNorm.weight"]
 class Variant:
     """One merge. ``family``: the name of a table's row, with the best setting on validation texts for each alpha.
 
-    ``alpha``: SVC's alpha, ``1/K`` for the default, None for no calibration. ``spared``: patterns of tensors without
-    calibration. ``scales``: a ``lambda`` for each tensor. ``rest``: the weight of tensors that SVC does not apply to
-    (embeddings, norms, biases), if it differs from that of the matrices.
+    ``alpha``: SVC's alpha, ``1/K`` for the default, None for no SVC. ``then``: calibrations after SVC, by name.
+    ``spared``: patterns of tensors without calibration. ``scales``: a ``lambda`` for each tensor. ``rest``: the weight
+    of tensors that SVC does not apply to (embeddings, norms, biases), if it differs from that of the matrices.
     """
 
     family: str
@@ -39,56 +41,72 @@ class Variant:
     spared: tuple[str, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
     rest: float | None = None
+    then: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters with the weight, if there is one."""
+        return ({} if self.weight is None else {"weight": self.weight}) | dict(self.parameters)
 
     @property
     def setting(self) -> str:
         """The values of the grid, as readable text."""
-        given = ({} if self.weight is None else {"weight": self.weight}) | dict(self.parameters)
-        return ", ".join(f"{key} {value}" for key, value in given.items())
+        return ", ".join(f"{key} {value}" for key, value in self.given.items())
 
     @property
     def name(self) -> str:
         """A unique name for files."""
         parts = [self.family, self.setting.replace(" ", "=").replace(",=", ","), f"svc={self.alpha}" * bool(self.alpha)]
-        parts += [f"without {self.spared[0]}"] if self.spared else []
+        parts += [*self.then, *(f"without {pattern}" for pattern in self.spared[:1])]
         parts += [f"rest={self.rest}"] if self.rest is not None else []
         return "_".join(part for part in parts if part).translate(str.maketrans({"/": "-", "*": "", " ": "-"}))
 
     @property
     def path(self) -> str:
-        """The folder of the result, if one merge has several results that differ in alpha."""
-        return "plain" if self.alpha is None else f"svc-{self.alpha.replace('/', '-')}"
+        """The folder of the result, if one merge has several."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
 
     @property
-    def calibration(self) -> str | dict[str, Any]:
+    def calibration(self) -> str | dict[str, Any] | list[Any]:
         """``calibrate`` in a recipe."""
-        if self.alpha is None:
-            return "none"
-        return {"method": "svc"} | ({} if self.alpha == "1/K" else {"alpha": float(self.alpha)})
+        svc = {"method": "svc"} | ({"alpha": float(self.alpha)} if self.alpha not in (None, "1/K") else {})
+        steps = [*([svc] if self.alpha is not None else []), *self.then]
+        return "none" if not steps else svc if steps == [svc] else steps
 
-    def recipe(self, base: Path, experts: Sequence[Path], results: Sequence[Variant] = ()) -> str:
-        """The recipe as YAML. ``results``: variants that differ only in alpha, to be merged in one pass."""
+    def recipe(
+        self,
+        base: Path,
+        experts: Sequence[Path],
+        results: Sequence[Variant] = (),
+        keys: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
+        """The recipe as YAML, with further ``keys``.
+
+        ``results``: variants that differ in parameters and calibrations only, to be merged in one pass.
+        """
+        several = len(results) > 1
+        own = {} if several or self.weight is None else {"parameters": {"weight": self.weight}}
         data: dict[str, Any] = {
             "base_model": str(base),
-            "models": [
-                {"model": str(expert)} | ({} if self.weight is None else {"parameters": {"weight": self.weight}})
-                for expert in experts
-            ],
+            "models": [{"model": str(expert)} | own for expert in experts],
             "merge_method": self.method,
         }
-        if self.parameters:
-            data["parameters"] = dict(self.parameters)
-        if len(results) > 1:
-            data["outputs"] = [{"path": variant.path, "calibrate": variant.calibration} for variant in results]
-        elif self.alpha is not None:
-            data["calibrate"] = self.calibration
+        if several:
+            data["outputs"] = [
+                {"path": variant.path, "calibrate": variant.calibration}
+                | ({"parameters": variant.given} if variant.given else {})
+                for variant in results
+            ]
+        else:
+            data |= {"parameters": dict(self.parameters)} if self.parameters else {}
+            data |= {"calibrate": self.calibration} if self.calibration != "none" else {}
         rules: list[dict[str, Any]] = [{"match": pattern, "calibrate": "none"} for pattern in self.spared]
         rules += [{"match": name, "parameters": {"lambda": value}} for name, value in self.scales.items()]
         if self.rest is not None:
             rules.append({"match": REST, "parameters": {"weight": self.rest}})
         if rules:
             data["rules"] = rules
-        return yaml.safe_dump(data, sort_keys=False)
+        return yaml.safe_dump(data | dict(keys), sort_keys=False)
 
 
 def by_merge(variants: Iterable[Variant]) -> list[list[Variant]]:

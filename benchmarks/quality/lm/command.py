@@ -1,52 +1,72 @@
-"""The steps of the language model's benchmark by name, in order of value."""
+"""The steps of the language model's benchmark by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.quality.lm import steps
 from benchmarks.quality.lm.data import TASKS
-from benchmarks.quality.lm.grid import BRIEF, GRID, MAIN
+from benchmarks.quality.lm.grid import BRIEF, CANDIDATES, FIRST, MAIN, OF_SPARSE, REST, SECOND
 from benchmarks.quality.lm.kinds import KINDS
+from benchmarks.quality.variants import Variant
 
 #: The numbers of experts in a merge. ``--brief`` makes the first.
-COUNTS = (3, len(TASKS))
+FEW, ALL = 3, len(TASKS)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows of the tables for the first ``count`` experts of a set and a kind."""
+
+    seed: int
+    kind: str
+    count: int
+    rows: Sequence[Variant]
+
+
+#: In order of value: a run that is stopped has answered the first questions.
+STAGES = [
+    Stage(0, "full", FEW, [*FIRST, *SECOND]),
+    Stage(0, "full", ALL, FIRST),
+    Stage(0, "lora", FEW, FIRST),
+    Stage(0, "sparse", FEW, FIRST),
+    Stage(0, "lora", FEW, SECOND),
+    Stage(0, "full", ALL, SECOND),
+    Stage(1, "full", FEW, MAIN),
+    Stage(0, "sparse", FEW, [*SECOND, *OF_SPARSE]),
+    Stage(0, "lora", ALL, [*FIRST, *SECOND]),
+    Stage(0, "full", FEW, [*CANDIDATES, *REST]),
+    Stage(0, "sparse", ALL, [*FIRST, *SECOND]),
+    Stage(2, "full", FEW, MAIN),
+    Stage(0, "lora", FEW, [*CANDIDATES, *REST]),
+    *(Stage(seed, kind, FEW, MAIN) for seed in (1, 2) for kind in ("lora", "sparse")),
+    *(Stage(seed, kind, ALL, MAIN) for seed in (1, 2) for kind in KINDS),
+    *(Stage(0, kind, ALL, [*CANDIDATES, *REST]) for kind in KINDS),
+]
+#: How many stages precede the measurement of quantised experts.
+BEFORE_QUANTISED = 4
 
 
 def actions(work: Path, seeds: int, brief: bool, docs: Path, processes: int) -> dict[str, Callable[[], None]]:
     """The steps. ``--brief``: one set of three full fine-tunes, and sums with and without SVC."""
-    counts = COUNTS[:1] if brief else COUNTS
-    kinds = list(KINDS)[:1] if brief else list(KINDS)
-    grid = BRIEF if brief else GRID
-    all_seeds = range(1 if brief else seeds)
+    stages = [Stage(0, "full", FEW, BRIEF)] if brief else [stage for stage in STAGES if stage.seed < seeds]
 
-    def experts() -> None:
-        steps.train_experts(work, all_seeds, kinds, counts[-1], processes)
+    def rows(some: Sequence[Stage]) -> None:
+        for stage in some:
+            print(f"{stage.kind}, {stage.count} experts, set {stage.seed} ...", flush=True)
+            steps.merge_rows(work, stage.seed, stage.kind, stage.count, stage.rows, processes)
 
-    def alone() -> None:
-        steps.answer_base(work)
-        for seed in all_seeds:
-            for kind in kinds:
-                steps.answer_alone(work, seed, kind, counts[-1], processes)
-
-    def validation() -> None:
-        for kind in kinds:
-            for count in counts:
-                steps.merge_grid(work, kind, count, grid, processes)
-
-    def main() -> None:
-        for seed in all_seeds:
-            for kind in kinds:
-                for count in counts:
-                    measured = MAIN if seed > 0 else grid
-                    steps.merge_main(work, seed, kind, count, measured, processes)
+    def quantised() -> None:
+        if not brief:
+            steps.merge_quantised(work, "full", FEW, processes)
 
     return {
         "data": lambda: steps.prepare_data(work),
-        "experts": experts,
-        "alone": alone,
-        "grid": validation,
-        "main": main,
-        "write": lambda: steps.write_tables(work, all_seeds, docs),
+        "base": lambda: steps.answer_base(work),
+        "first": lambda: rows(stages[:BEFORE_QUANTISED]),
+        "quantised": quantised,
+        "further": lambda: rows(stages[BEFORE_QUANTISED:]),
+        "write": lambda: steps.write_tables(work, range(1 if brief else seeds), docs),
     }

@@ -46,14 +46,35 @@ DARE = _weighted("DARE", "dare_linear", (0.3, 0.5, 0.7, 1.0), density=0.5)
 ISO_C = _scaled("Iso-C", "iso_c", (0.5, 0.75, 1.0, 1.5))
 ISO_CTS = _scaled("Iso-CTS", "iso_cts", (0.5, 0.75, 1.0, 1.5))
 MODEL_STOCK = [Variant("model stock", "model_stock")]
-
-#: In order of value: a run that is stopped has measured the first ones.
-GRID: list[Variant] = [
-    *AVERAGE, *TASK_ARITHMETIC, *SVC, *TSV_M, *SWUDI, *TIES, *ISO_C, *DARE, *SWUDI_A, *ISO_CTS, *MODEL_STOCK,
+TSV_M_SVC = [
+    Variant("TSV-M + SVC", "tsv_m", {"lambda": scale}, alpha=alpha) for scale in (0.5, 1.0) for alpha in ("1/K", "0.5")
+]
+SWUDI_SVC = [
+    Variant("SWUDI + SVC", "swudi", {"exp_time": 300, "rank_ratio": ratio}, alpha=alpha)
+    for ratio in (0.3, 0.85) for alpha in ("1/K", "0.5")
 ]  # fmt: skip
-#: What all sets of experts measure. The first set measures the rest too.
-MAIN: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC, *TSV_M, *SWUDI]
-BRIEF: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC]
+#: Alone, and after SVC.
+MAGIC = [
+    Variant("MAGIC", "task_arithmetic", {}, weight, alpha, then=("magic",))
+    for weight in (1.0, 0.5) for alpha in ("1/K", None)
+]  # fmt: skip
+ACE = _scaled("ACE", "ace", (0.5, 0.75, 1.0, 1.5))
+RES_MERGE = _scaled("ResMerge", "resmerge", (0.5, 1.0, 1.5, 2.0))
+RAM = _scaled("RAM", "ram", (0.3, 0.5, 0.7, 1.0))
+RAM_PLUS = _scaled("RAM+", "ramplus_tl", (0.3, 0.5, 0.7, 1.0))
+
+FIRST: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC]
+SECOND: list[Variant] = [*TSV_M, *SWUDI, *TIES, *ISO_C]
+CANDIDATES: list[Variant] = [*TSV_M_SVC, *SWUDI_SVC, *MAGIC, *ACE, *RES_MERGE]
+OF_SPARSE: list[Variant] = [*RAM, *RAM_PLUS]
+REST: list[Variant] = [*DARE, *SWUDI_A, *ISO_CTS, *MODEL_STOCK]
+#: The rows of the tables, in their order.
+GRID: list[Variant] = [*FIRST, *SECOND, *REST, *CANDIDATES, *OF_SPARSE]
+#: What further sets of experts measure.
+MAIN: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
+BRIEF: list[Variant] = FIRST
+#: What is measured of experts that are stored in codes.
+QUANTISED: list[Variant] = [*FIRST, *SWUDI]
 
 #: One expert, whole.
 ALONE = Variant("alone", "task_arithmetic", weight=1.0)

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.quality.lm import stored
 from benchmarks.quality.lm.base import base_model
-from benchmarks.quality.lm.data import TASKS, Item, prepare, read
-from benchmarks.quality.lm.grid import ALONE, GRID, NORM_MATCHED, PLAIN_SUM, groups, norm_ratios
+from benchmarks.quality.lm.data import TASKS, prepare, read
+from benchmarks.quality.lm.grid import ALONE, groups
 from benchmarks.quality.lm.kinds import KINDS
+from benchmarks.quality.lm.places import ABILITIES, evaluator, experts_folder
+from benchmarks.quality.lm.rows import PARTS, measure_row
 from benchmarks.quality.lm.training import Budget, train
-from benchmarks.quality.merging import Place, measure, merge
+from benchmarks.quality.merging import Place, measure
 from benchmarks.quality.processes import together
-from benchmarks.quality.results import choose, write
-from benchmarks.quality.variants import Variant, by_merge
+from benchmarks.quality.results import write
+from benchmarks.quality.variants import Variant
 
-ABILITIES = "abilities"
 STEPS = 60
-_SLOW = ("wudi", "optmerge")  # first; at the end, one of them would leave a process idle
-
-
-def experts_folder(work: Path, seed: int, kind: str) -> Path:
-    return work / f"seed{seed}" / kind
-
-
-def place(work: Path, seed: int, kind: str, count: int) -> Place:
-    """The merges of the first ``count`` experts of a seed and a kind."""
-    folder, names = experts_folder(work, seed, kind), tuple(TASKS)[:count]
-    experts = tuple(folder / "experts" / name for name in names)
-    return Place(base_model(work), folder / f"K{count}", names, experts)
 
 
 def prepare_data(work: Path) -> None:
@@ -40,16 +26,10 @@ def prepare_data(work: Path) -> None:
         prepare(name, work)
 
 
-def train_experts(work: Path, seeds: Sequence[int], kinds: Sequence[str], count: int, processes: int) -> None:
-    """Train what is missing: first one seed of every kind, then the other seeds."""
-    wanted = [
-        (work, seed, kind, name)
-        for seed in seeds
-        for kind in kinds
-        for name in list(TASKS)[:count]
-        if not _trained(work, seed, kind, name).exists()
-    ]
-    together(_train, wanted, processes)
+def train_experts(work: Path, seed: int, kind: str, count: int, processes: int) -> None:
+    """Train those of the first ``count`` experts that are missing."""
+    wanted = [name for name in list(TASKS)[:count] if not _trained(work, seed, kind, name).exists()]
+    together(_train, [(work, seed, kind, name) for name in wanted], processes)
 
 
 def _trained(work: Path, seed: int, kind: str, name: str) -> Path:
@@ -63,44 +43,12 @@ def _train(work: Path, seed: int, kind: str, name: str) -> None:
     )  # fmt: skip
 
 
-class Evaluator:
-    """Computes the scores of checkpoints; holds the model and all items."""
-
-    def __init__(self, work: Path) -> None:
-        from benchmarks.quality.lm import model
-
-        self.base = base_model(work)
-        self.model = model.load(self.base)
-        self.tasks = {name: read(name, work) for name in TASKS}
-        self.abilities = read(ABILITIES, work)
-
-    def answers(self, checkpoint: Path, part: str, names: Sequence[str]) -> dict[str, list[float]]:
-        """Scores of a split of the tasks; of ``abilities``: of what the base can do."""
-        from benchmarks.quality.lm import model
-
-        model.put(self.model, checkpoint)
-        if part == ABILITIES:
-            scores = {"prose": model.loss, "facts": model.exact, "instructions": model.share}
-            return model.scores(self.model, self.abilities, scores)
-        items: dict[str, Sequence[Item]] = {name: self.tasks[name][part] for name in names}
-        by = {name: model.exact if TASKS[name].exact else model.share for name in names}
-        return model.scores(self.model, items, by)
-
-
-@cache
-def _evaluator(work: Path) -> Evaluator:
-    return Evaluator(work)
-
-
 def answer_base(work: Path) -> None:
     """Write the base's scores on every task, and on what it can do."""
-    together(_answer_base, [(work, part) for part in ("test", ABILITIES)], 1)
-
-
-def _answer_base(work: Path, part: str) -> None:
-    target = work / "base" / part / "base.json"
-    if not target.exists():
-        write(target, _evaluator(work).answers(base_model(work), part, list(TASKS)))
+    for part in PARTS:
+        target = work / "base" / part / "base.json"
+        if not target.exists():
+            write(target, evaluator(work).answers(base_model(work), part, list(TASKS)))
 
 
 def answer_alone(work: Path, seed: int, kind: str, count: int, processes: int) -> None:
@@ -111,56 +59,25 @@ def answer_alone(work: Path, seed: int, kind: str, count: int, processes: int) -
 def _answer_alone(work: Path, seed: int, kind: str, name: str) -> None:
     folder = experts_folder(work, seed, kind)
     where = Place(base_model(work), folder / "alone" / name, (name,), (folder / "experts" / name,))
-    measure([ALONE], where, _evaluator(work), ("test", ABILITIES))
+    measure([ALONE], where, evaluator(work), PARTS)
 
 
-def measure_all(work: Path, where: Place, variants: Iterable[Variant], parts: Sequence[str], processes: int) -> None:
-    """Merge the variants without scores, and write the scores on each of ``parts``."""
-    ordered = sorted(by_merge(variants), key=lambda group: group[0].method not in _SLOW)
-    together(_measure, [(work, where, group, parts) for group in ordered], processes)
+def merge_rows(work: Path, seed: int, kind: str, count: int, grid: Sequence[Variant], processes: int) -> None:
+    """Measure rows of the tables, with the experts that they need."""
+    train_experts(work, seed, kind, count, processes)
+    answer_alone(work, seed, kind, count, processes)
+    together(measure_row, [(work, seed, kind, count, row) for row in groups(grid)], processes)
 
 
-def _measure(work: Path, where: Place, variants: Sequence[Variant], parts: Sequence[str]) -> None:
-    measure(variants, where, _evaluator(work), parts)
-
-
-def merge_grid(work: Path, kind: str, count: int, grid: Sequence[Variant], processes: int) -> None:
-    """Measure the settings of each method on the first seed's validation items."""
-    wanted = [variant for group in groups(grid) if len(group) > 1 for variant in group]
-    measure_all(work, place(work, 0, kind, count), wanted, ["validation"], processes)
-
-
-def chosen(work: Path, kind: str, count: int, grid: Sequence[Variant] = GRID) -> list[Variant]:
-    """For each row of the tables, the best setting on the first seed's validation items."""
-    folder = place(work, 0, kind, count).folder
-    best = (group[0] if len(group) == 1 else choose(group, folder) for group in groups(grid))
-    return [variant for variant in best if variant is not None]
-
-
-def merge_main(work: Path, seed: int, kind: str, count: int, grid: Sequence[Variant], processes: int) -> None:
-    """Measure the chosen settings on the test items, and the sum at the norms that the chosen SVC gives it."""
-    where = place(work, seed, kind, count)
-    wanted = chosen(work, kind, count, grid)
-    measure_all(work, where, wanted, ["test", ABILITIES], processes)
-    calibrated = next((v for v in wanted if v.method == "task_arithmetic" and v.alpha is not None), None)
-    if calibrated is not None:
-        scales = _norm_ratios(where, calibrated)
-        measure_all(work, where, [replace(NORM_MATCHED, scales=scales)], ["test", ABILITIES], 1)
-
-
-def _norm_ratios(where: Place, calibrated: Variant) -> dict[str, float]:
-    file = where.folder / "norm_ratios" / f"{calibrated.name}.json"
-    if not file.exists():
-        outputs = [*merge([calibrated], where), *merge([PLAIN_SUM], where)]
-        write(file, norm_ratios(where.base, *outputs))
-        for output in outputs:
-            shutil.rmtree(output)
-    ratios: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-    return ratios
+def merge_quantised(work: Path, kind: str, count: int, processes: int) -> None:
+    """Measure merges of base and experts that are stored in codes."""
+    together(stored.measure_format, [(work, kind, count, name) for name in stored.FORMATS], processes)
 
 
 def write_tables(work: Path, seeds: Sequence[int], docs: Path) -> None:
     """Write the tables of what has been measured, into the work folder and into the marked places of the page."""
-    from benchmarks.quality.lm import tables
+    from benchmarks.quality.lm import record, tables
 
-    tables.write_tables(tables.Results(work, seeds), work / "tables.md", docs / "choosing.md")
+    found = tables.Results(work, seeds)
+    tables.write_tables(found, work / "tables.md", docs / "choosing.md")
+    record.write_record(found, Path(__file__).with_name("results.json"))

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import results
+from benchmarks.quality.lm import inspection, stored
 from benchmarks.quality.lm.data import TASKS
-from benchmarks.quality.lm.grid import ALONE, GRID, NORM_MATCHED, groups
+from benchmarks.quality.lm.grid import ALONE, GRID, NORM_MATCHED, QUANTISED, groups
 from benchmarks.quality.lm.kinds import KINDS
-from benchmarks.quality.lm.steps import ABILITIES, chosen, experts_folder, place
+from benchmarks.quality.lm.places import ABILITIES, experts_folder, place
+from benchmarks.quality.lm.rows import chosen
 from benchmarks.quality.results import Answers, accuracy, difference
 from benchmarks.quality.tables import put, table
 from benchmarks.quality.variants import Variant
@@ -104,7 +106,7 @@ def methods(found: Results) -> str:
 
 
 def _setting(variant: Variant) -> str:
-    parts = [variant.setting, f"alpha {variant.alpha}" if variant.alpha else ""]
+    parts = [variant.setting, f"alpha {variant.alpha}" if variant.alpha else "", *variant.then]
     return ", ".join(part for part in parts if part)
 
 
@@ -145,7 +147,10 @@ def per_task(found: Results) -> str:
 
 def questions(found: Results) -> str:
     """The comparisons, with intervals and by set of experts."""
-    pairs = [(_REFERENCE, "average"), (_SVC, _REFERENCE), (_SVC, NORM_MATCHED.family), ("SWUDI", _SVC), ("TSV-M", _SVC)]
+    pairs = [
+        (_REFERENCE, "average"), (_SVC, _REFERENCE), (_SVC, NORM_MATCHED.family), ("SWUDI", _SVC), ("TSV-M", _SVC),
+        ("TSV-M + SVC", "TSV-M"), ("SWUDI + SVC", "SWUDI"), ("MAGIC", _SVC),
+    ]  # fmt: skip
     rows = []
     for kind, count in found.cases:
         variants = found.rows(kind, count)
@@ -191,9 +196,70 @@ def training(found: Results) -> str:
     return table(["experts", "number", "steps of 8", "minutes of CPU time each", "hours in all"], rows)
 
 
+def inspected(found: Results) -> str:
+    """For every set of experts, what ``inspect`` shows before the merge, and what SVC gained on its sum."""
+    rows, pairs = [], []
+    for kind, count in found.cases:
+        variants = found.rows(kind, count)
+        if not {_SVC, _REFERENCE} <= set(variants):
+            continue
+        svc, plain = variants[_SVC], variants[_REFERENCE]
+        for seed in found.seeds:
+            file = place(found.work, seed, kind, count).folder / inspection.FILE
+            if (
+                file.exists()
+                and seed in found.seeds_of(svc, kind, count)
+                and seed in found.seeds_of(plain, kind, count)
+            ):
+                figures = json.loads(file.read_text("utf-8"))
+                gain = difference(found.of(svc, kind, count, [seed]), found.of(plain, kind, count, [seed]))
+                pairs.append((figures["times"], gain.mean))
+                shown = [f"{figures[key]:.2f}" for key in ("times", "gamma", "cosine")]
+                norms = " to ".join(f"{100 * value:.2f} %" for value in (min(figures["norms"]), max(figures["norms"])))
+                rows.append([kind, str(count), str(seed), *shown, norms, gain.text()])
+    header = ["experts", "K", "set", "times counted", "gamma", "cosine", "size of a delta", "SVC over task arithmetic"]
+    made = table(header, rows)
+    if len(pairs) > 3:
+        rank = rank_correlation([times for times, _ in pairs], [gain for _, gain in pairs])
+        made += f"\n\nOver these {len(pairs)} sets, the rank correlation of times counted and gain is {rank:.2f}."
+    return made
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's; equal values share their mean rank."""
+    ranks = [[statistics.fmean([sum(v < x for v in values), sum(v <= x for v in values) - 1]) for x in values]
+             for values in (one, other)]  # fmt: skip
+    return statistics.correlation(*ranks) if all(len(set(entry)) > 1 for entry in ranks) else float("nan")
+
+
+def quantised(found: Results) -> str:
+    """For every format, the chosen merges of experts stored in it, and what the format cost."""
+    rows = []
+    for kind, count in found.cases:
+        plain = place(found.work, 0, kind, count)
+        variants = {family: v for family, v in found.rows(kind, count).items() if v in QUANTISED}
+        for name in stored.FORMATS:
+            folder = plain.folder / name
+            alone = [(folder / "alone" / task / "test" / f"{ALONE.name}.json", task) for task in plain.tasks]
+            if all(file.exists() for file, _ in alone):
+                own = {task: results.read(file)[task] for file, task in alone}
+                whole = {task: entry[task] for task in plain.tasks if (entry := found.alone(0, kind, task)) is not None}
+                cost = difference([own], [whole]).text() if len(whole) == count else "-"
+                rows.append([kind, str(count), name, "(experts)", f"{accuracy(own):.1f}", cost])
+            for family, variant in variants.items():
+                file = folder / "test" / f"{variant.name}.json"
+                if file.exists():
+                    scores, reference = results.read(file), results.read(plain.file(variant, "test"))
+                    cost = difference([scores], [reference]).text()
+                    rows.append([kind, str(count), name, family, f"{accuracy(scores):.1f}", cost])
+    if not rows:
+        return "Not measured yet."
+    return table(["experts", "K", "stored as", "method", "score", "over the same merge of bfloat16"], rows)
+
+
 TABLES = {
     "lm tasks": tasks, "lm questions": questions, "lm methods": methods, "lm per task": per_task,
-    "lm settings": settings, "lm training": training,
+    "lm settings": settings, "lm inspected": inspected, "lm quantised": quantised, "lm training": training,
 }  # fmt: skip
 
 
