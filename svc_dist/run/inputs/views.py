@@ -19,9 +19,9 @@ from svc_dist.methods.dora import Rescaled, gains_of
 from svc_dist.methods.low_rank import Change, LowRank
 from svc_dist.plan.inputs import Added, FactorRanges, InputRange
 from svc_dist.plan.model import Plan
+from svc_dist.plan.quantised.decoding import decoded_values
 from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.plan.vocabulary.row_maps import RowMaps
-from svc_dist.run.inputs.codes import decoded_values
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.inputs.rows import StoredRows
 from svc_dist.storage.reading import ByteRange, MappedRanges

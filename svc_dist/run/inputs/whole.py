@@ -12,7 +12,7 @@ from torch import Tensor
 from svc_dist.checkpoint.dtype import bytes_of
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.plan.inputs import InputRange
-from svc_dist.run.inputs.codes import decoded_values
+from svc_dist.plan.quantised.decoding import decoded_values
 from svc_dist.storage.reading import ByteRange, MappedRanges
 
 _CODED = 1 << 23  # elements of a tensor in codes that are decoded at a time

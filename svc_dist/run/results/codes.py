@@ -17,9 +17,9 @@ from svc_dist.linalg.finite import all_finite
 from svc_dist.plan.costs import SLICE, slices_of
 from svc_dist.plan.inputs import InputRange
 from svc_dist.plan.model import Plan, Unit
+from svc_dist.plan.quantised.decoding import stored_rows
 from svc_dist.plan.tensor import PlannedTensor
 from svc_dist.run.devices.fallback import Attempt
-from svc_dist.run.inputs.codes import stored_rows
 from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.results.encoding import Parts, Stored, encoded, unchanged_blocks
 from svc_dist.run.results.upper_scales import MergedWeight, choose_wholes

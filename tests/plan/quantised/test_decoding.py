@@ -11,8 +11,8 @@ from svc_dist.checkpoint.checkpoint import open_checkpoint
 from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.errors import DamagedInputError
 from svc_dist.plan.inputs import InputRange, stored_range
-from svc_dist.run.inputs import codes
-from svc_dist.run.inputs.codes import decoded_values
+from svc_dist.plan.quantised import decoding
+from svc_dist.plan.quantised.decoding import decoded_values
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.reading import Source, map_ranges
 from tests.support.checkpoints import write_checkpoint
@@ -35,7 +35,7 @@ def opened(folder: Path) -> tuple[InputRange, Source]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_rows_are_decoded_as_in_the_whole(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codes, "CHUNK", 200)  # so that a few rows are a slab
+    monkeypatch.setattr(decoding, "CHUNK", 200)  # so that a few rows are a slab
     tensors = tensors_of(1, {NAME: (70, 64), "model.norm.weight": (64,)})
     whole = write_quantised(tmp_path, tensors, FAMILIES[family])[NAME]
     slot, source = opened(tmp_path)
