@@ -134,12 +134,14 @@ def make_plans(
     else:
         from svc_dist.run_folder.output import Output
         from svc_dist.run_folder.published import recorded_models
+        from svc_dist.run_folder.stages.choices import with_recorded_choices
         from svc_dist.run_folder.stages.places import placed
         from svc_dist.run_folder.stages.records import settings_of_run
 
         stages, location = placed(load, str(output))
         earlier = Output(location, stages[-1].recipe.access)
         recorded = settings_of_run(earlier)
+        stages = tuple(with_recorded_choices(stages, earlier))
         models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
     return plan_stages(stages, request.resolve(recorded, detect_device, identify_gpu), models or ())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from svc_dist.cli.texts import shown
+from svc_dist.methods.auto.table import CALIBRATIONS as CALIBRATIONS_BY_AUTO
+from svc_dist.methods.auto.table import MERGE_METHODS
 from svc_dist.methods.method import Calibration, Method
 from svc_dist.methods.parameters import ByExperts, Parameter
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
@@ -37,10 +40,30 @@ def render() -> str:
         lines += [f"## {title}", "", about, ""]
         for entry in entries:
             lines += _section(entry)
+    lines += _auto()
     lines += ["## Presets", "", "`preset: NAME` fills in what the recipe leaves out; the plan shows the values.", ""]
     lines += ["| preset | what it is | source |", "|---|---|---|"]
     lines += [f"| `{name}` | {preset.doc} | {preset.source} |" for name, preset in PRESETS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _auto() -> list[str]:
+    """The decision tables of ``auto``."""
+    lines = ["## auto", ""]
+    lines += [
+        "`merge_method: auto` chooses a method, its parameters and a calibration when the merge is planned, by the",
+        "first row that fits; `calibrate: auto` chooses a calibration for the method that the recipe names.",
+        "*Experimental*: see [Choose a method and alpha](choosing.md#auto).",
+        "",
+    ]
+    for key, table in (("merge_method: auto", MERGE_METHODS), ("calibrate: auto", CALIBRATIONS_BY_AUTO)):
+        lines += [f"| `{key}` for | chooses | because | evidence |", "|---|---|---|---|"]
+        for row in table:
+            methods = f"{', '.join(f'`{name}`' for name in row.methods)}: " if row.methods else ""
+            chosen = f"`{json.dumps(dict(row.keys))[1:-1]}`".replace('"', "")
+            lines.append(f"| {methods}{row.title} | {chosen} | {row.because} | {row.evidence or 'none yet'} |")
+        lines.append("")
+    return lines
 
 
 def _groups() -> Iterator[tuple[str, str, str, list[Method | Calibration]]]:

@@ -14,6 +14,7 @@ from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
 from svc_dist.errors import printable
 from svc_dist.methods.calibration.chain import steps
+from svc_dist.plan.auto.chosen import choice_lines
 from svc_dist.plan.inputs import every_location
 from svc_dist.recipe.training.checkpoints import step_of
 from svc_dist.run.pipeline.needs import Needs
@@ -71,6 +72,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     largest = max(plan.units, key=lambda unit: unit.memory)
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
+    for number, line in enumerate(choice_lines(plan.auto)):
+        yield f"    {line}" if number else line
     yield from _adapter_lines(plan)
     yield from _checkpoint_lines(plan)
     yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].name}"

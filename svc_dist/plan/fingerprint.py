@@ -85,7 +85,7 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
 def fingerprint(plan: Plan) -> str:
     """The digest of what a plan is made from, and of every name, range and disposition that it writes.
 
-    Left out is what changes no byte: costs, warnings and reasons.
+    Left out is what changes no byte: costs, warnings, reasons, and why ``auto`` chose what the recipe says now.
     """
     written = structs.replace(
         plan.recorded,
@@ -100,6 +100,7 @@ def fingerprint(plan: Plan) -> str:
         not_written=tuple((name, "") for name, _ in plan.not_written),
         left_out=(),
         warnings=(),
+        auto=msgspec.UNSET,
     )
     digest = hashlib.sha256(f"{PLAN_VERSION} ".encode())
     digest.update(msgspec.json.encode(written, order="deterministic"))

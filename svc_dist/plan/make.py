@@ -21,6 +21,7 @@ from svc_dist.plan.adapters.bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
 from svc_dist.plan.advice import warnings
+from svc_dist.plan.auto.chosen import auto_warnings, with_choice
 from svc_dist.plan.costs import PieceCosts, grain, takes_matrices
 from svc_dist.plan.devices.solvers import solver_warnings
 from svc_dist.plan.files import quantisation
@@ -66,7 +67,7 @@ _NOT_CARRIED = "a scale of activations or of the cache: the result is not quanti
 
 @collection_paused()
 def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
-    """Plan a merge. Reads headers, indexes and configs only.
+    """Plan a merge. Reads headers, indexes and configs only, and for a recipe with ``auto`` some rows of matrices.
 
     Raises RecipeError, PlanError (tensors that need a rule), DamagedInputError, StorageError.
     """
@@ -82,6 +83,11 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         )
     experts = [attach(model, base) for model in models[1:]]
     whole = [expert.whole for expert in experts]
+    planned = tuple(
+        model_of(model, prefixes, recipe.hub_models, taken)
+        for model, prefixes, taken in zip(models, renames, layers, strict=True)
+    )
+    recipe, choice = with_choice(recipe, planned, over, experts)
     differing = without_layers(recipe, compared(base, whole))
     vocabularies = Vocabularies(base.location, experts, recipe.access, recipe.tokenizer.other)
     with no_fine_tunes(base.location, differing):
@@ -96,10 +102,6 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
     by_name = {decided[0].name: decided for decided in zip(*written, strict=True)}
     dispositions, tensors = _plan_tensors(layout, by_name, over, experts, tied)
     paths = [choices.path for choices in recipe.results]
-    planned = tuple(
-        model_of(model, prefixes, recipe.hub_models, taken)
-        for model, prefixes, taken in zip(models, renames, layers, strict=True)
-    )
     planned_locations = [model.location for model in planned]
     template = planned_template(recipe, planned_locations)
     of_tokens = with_tokens(base, decisions)
@@ -133,6 +135,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         ),
         units=_plan_units(layout, tensors, dispositions, settings),
         warnings=(
+            *auto_warnings(recipe, choice),
             *config_warnings(base.location, planned_locations[recipe.config_source or 0], differing),
             *conversation_warnings(
                 recipe, [*planned_locations, *filter(None, [recipe.tokenizer.other])], tokenizer, template
@@ -154,6 +157,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         stages=tuple(dict(one) for one in recipe.stages),
         adapter=None if adapter is None else adapter.config,
         added_tokens=added,
+        auto=choice,
     )
     return plan.identified(fingerprint(plan))
 

@@ -9,13 +9,14 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 import msgspec
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 
 from svc_dist.checkpoint.formats.written import WrittenPart
 from svc_dist.checkpoint.header import render_header
 from svc_dist.checkpoint.layout import parts
 from svc_dist.checkpoint.weight_files import ADAPTER, names_like, stored_name
 from svc_dist.errors import Warned
+from svc_dist.methods.auto.choice import AutoChoice
 from svc_dist.methods.calibration import chain
 from svc_dist.notebook import table
 from svc_dist.plan.files.sidecars import LeftOut, Sidecar
@@ -71,6 +72,7 @@ class Plan:
     first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
     and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's. ``stages``: the
     recipes, with names, that make the models ``stage://NAME``. ``adapter``: ``adapter_config.json`` of such results.
+    ``auto``: what ``auto`` in the recipe chose, and why.
     """
 
     fingerprint: str
@@ -90,6 +92,7 @@ class Plan:
     stages: tuple[dict[str, Any], ...] = ()
     adapter: dict[str, Any] | None = None
     added_tokens: tuple[AddedToken, ...] = ()
+    auto: AutoChoice | None = None
 
     def __repr__(self) -> str:
         return f"<Plan: {counted(len(self.models) - 1, 'expert')} into {self.models[0].name}, {self._sizes}>"
@@ -105,6 +108,8 @@ class Plan:
             ("planned for", f"{settings.device}, precision {settings.precision}"),
             ("fingerprint", self.fingerprint[:16]),
         ]
+        if self.auto is not None:
+            rows.append(("auto chose", f"{self.auto.what}, because of {self.auto.why}"))
         warnings = [table.paragraph(f"warning: {warning}") for warning in self.warnings]
         return table.block("Plan", table.fields(rows), *map(self._became, self.results), *warnings)
 
@@ -249,6 +254,7 @@ class Plan:
     def recorded(self) -> msgspec.Struct:
         """The plan as JSON has it: with a table in place of its tensors."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tensors"}
+        values["auto"] = UNSET if self.auto is None else self.auto
         return _Written(tensors=self.table, **values)
 
     @classmethod
@@ -257,7 +263,9 @@ class Plan:
         """Raises ValueError naming the field that is damaged."""
         written = _DECODER.decode(text)
         values = structs.asdict(written)
-        return _with_table(cls(**values | {"tensors": planned_tensors(values["tensors"])}), values["tensors"])
+        auto = None if values["auto"] is UNSET else values["auto"]
+        tensors = planned_tensors(values["tensors"])
+        return _with_table(cls(**values | {"tensors": tensors, "auto": auto}), values["tensors"])
 
 
 def _with_table(plan: Plan, table: TensorTable) -> Plan:
@@ -266,11 +274,13 @@ def _with_table(plan: Plan, table: TensorTable) -> Plan:
     return plan
 
 
-_TYPES = {**get_type_hints(Plan), "tensors": TensorTable}
+#: Plans of recipes without ``auto`` do not mention it, so that they are what earlier releases wrote.
+_TYPES = {**get_type_hints(Plan), "tensors": TensorTable, "auto": AutoChoice | UnsetType}
+_DEFAULTS = {one.name: one.default for one in fields(Plan) if one.default is not MISSING} | {"auto": UNSET}
 _Written = msgspec.defstruct(
     "_Written",
     [
-        (one.name, _TYPES[one.name]) if one.default is MISSING else (one.name, _TYPES[one.name], one.default)
+        (one.name, _TYPES[one.name], _DEFAULTS[one.name]) if one.name in _DEFAULTS else (one.name, _TYPES[one.name])
         for one in fields(Plan)
     ],
 )

@@ -36,6 +36,7 @@ def plan_stages(stages: Sequence[Stage], settings: Settings, recorded: Sequence[
         access = replace(recipe.access, stages={**recipe.access.stages, **planned})
         recipe = recipes[stage.name] = replace(recipe, access=access)
         plans.append(make_plan(recipe, settings))
+        recipes[stage.name] = replace(recipe, plain=plans[-1].recipe)
         if stage.name is not None:
             planned[stage.name] = PlannedFiles(stage.name, plans[-1], recipe.access)
     return plans

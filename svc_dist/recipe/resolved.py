@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from svc_dist.checkpoint.adapters.adapter import Use
 from svc_dist.errors import RecipeError, Warned
 from svc_dist.methods.registry import METHODS
 from svc_dist.recipe.adapters.keys import adapter_rank
+from svc_dist.recipe.auto.request import AutoRequest, auto_request
 from svc_dist.recipe.choices import KeepChoice, MergeChoice, ResultChoices, find_method, resolve_results
 from svc_dist.recipe.evaluation.axes import AxisEntry
 from svc_dist.recipe.evaluation.entry import EvaluateEntry
@@ -54,6 +55,7 @@ class ResolvedRecipe:
     ``text``: as the user wrote it, with what ``--set`` changed in comments; None where it was given as data.
     ``hub_ids``: of paths that may not exist, the hub ids that they mean then; ``hub_models``: the hub ids of locations,
     once these are known.
+    ``auto``: what planning has yet to choose; until then ``results`` and ``plain`` hold a stand-in.
     """
 
     models: tuple[RecipeModel, ...]
@@ -83,6 +85,7 @@ class ResolvedRecipe:
     text: str | None = field(default=None, compare=False, repr=False)
     hub_ids: HubIds = field(default_factory=dict, compare=False)
     hub_models: Mapping[str, str] = field(default_factory=dict, compare=False)
+    auto: AutoRequest | None = field(default=None, compare=False)
 
     @property
     def locations(self) -> list[str]:
@@ -119,6 +122,20 @@ class ResolvedRecipe:
         plain = self.plain if name is None else {"name": name, **self.plain}
         return replace(self, plain=plain, stages=tuple(one.plain for one in earlier))
 
+    def chosen(self, keys: Mapping[str, Any]) -> ResolvedRecipe:
+        """The same recipe with keys in place of ``auto``. Raises RecipeError where others do not go with them."""
+        assert self.auto is not None
+        recipe = self.auto.filled(keys)
+        results = resolve_results(recipe, self.models, self.origin)
+        return replace(
+            self,
+            auto=None,
+            results=results,
+            rules=tuple(recipe.rules),
+            plain=self.auto.filled_plain(self.plain, keys),
+            warnings=(*self.warnings, *_warnings(recipe, self.models, results, self.origin)),
+        )
+
     def with_shard_size(self, size: str | int) -> ResolvedRecipe:
         """The same recipe with another ``max_shard_size``. Raises RecipeError."""
         largest = parse_size(size)
@@ -132,6 +149,8 @@ def resolve(
 
     ``access``: for storages without options in the recipe; ``ignored``: warnings about keys that were left out.
     """
+    auto = auto_request(recipe, origin)
+    recipe = recipe if auto is None else auto.stand_in
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.base == "origin" and not any(map(takes_the_rest, recipe.rules)):
         raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model", code="base-missing")
@@ -139,7 +158,6 @@ def resolve(
     access = _combined(options, access)
     models = resolve_models(recipe, origin, folder, access, alone=recipe.base_model is None and method.base in ALONE)
     results = resolve_results(recipe, models, origin)
-    spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
     if recipe.output == "adapter":
         asked = any(one.least_difference is not None for result in results for one in result.merges)
         refuse_condition_of_adapter(asked, origin)
@@ -174,12 +192,21 @@ def resolve(
             if name not in WITHOUT_EFFECT
             for text in filters(parameters[name])
         ),
-        warnings=(*ignored, *warnings(recipe, models[0].position, spectral, origin)),
+        warnings=(*ignored, *(() if auto is not None else _warnings(recipe, models, results, origin))),
         origin=origin,
         evaluate=tuple(recipe.evaluate),
         search=recipe.search,
         hub_ids=hub_ids(recipe, origin, folder),
+        auto=auto,
     )
+
+
+def _warnings(
+    recipe: Recipe, models: Sequence[RecipeModel], results: Sequence[ResultChoices], origin: Origin
+) -> Iterator[Warned]:
+    """Warnings that depend on the methods of a recipe."""
+    spectral = any(METHODS[one.method].family == "spectral" for result in results for one in result.merges)
+    return warnings(recipe, models[0].position, spectral, origin)
 
 
 def _moved(data: Any, locations: Mapping[str, str]) -> Any:

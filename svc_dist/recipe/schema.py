@@ -168,10 +168,12 @@ class Recipe(Strict):
     checkpoints: CheckpointsEntry | str | None = Field(
         None, description="in place of `models`: the checkpoints of a training run, merged as their mean"
     )
-    merge_method: str = Field(description="merge method of all tensors that no rule changes")
+    merge_method: str = Field(
+        description="merge method of all tensors that no rule changes; `auto`: chosen by what the experts show"
+    )
     parameters: dict[str, Any] = Field({}, description="parameters of the merge method, for all experts")
     calibrate: Calibrate | None = Field(
-        None, description="svc, or {method: svc, alpha: ..., side: ...}, or a list of them, applied in order"
+        None, description="svc, or {method: svc, alpha: ..., side: ...}, or a list of them, applied in order; or `auto`"
     )
     only_where: OnlyWhere | None = Field(
         None, description="{relative_difference: ...}: tensors whose experts differ less from the base stay the base's"

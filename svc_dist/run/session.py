@@ -29,6 +29,7 @@ from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
 from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.segments.ledger import Ledger
+from svc_dist.run_folder.stages.choices import with_recorded_choice
 from svc_dist.run_folder.stages.records import read_stages
 from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 from svc_dist.run_folder.starts.record import RecordedStart
@@ -76,6 +77,8 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     exists = target.exists()
     restart = exists and options.restart
     recipe = located(recipe, recorded_models(target) if exists and not restart and recipe.hub_ids else ())
+    if exists and not restart:
+        recipe = with_recorded_choice(recipe, target)
     refuse_nesting(target, recipe.locations)
     complete = completed(target) if exists and not restart else None
     if complete is not None:

@@ -51,15 +51,19 @@ def recorded_settings(output: Output) -> Settings | None:
     return None if published is None else published.settings
 
 
-def recorded_models(output: Output) -> tuple[PlannedModel, ...]:
-    """The models of the run in an output, unfinished or finished; none where there is none."""
+def recorded_run(output: Output) -> Plan | MergeReport | None:
+    """The plan of the run in an output, or its report if it is finished; None where there is none."""
     plan = output.journal.plan()
     if plan is not None:
-        return plan.models
+        return plan
     published = completed(output)
-    if published is None:
-        return ()
-    return report_of(output, published).models
+    return None if published is None else report_of(output, published)
+
+
+def recorded_models(output: Output) -> tuple[PlannedModel, ...]:
+    """The models of the run in an output, unfinished or finished; none where there is none."""
+    run = recorded_run(output)
+    return () if run is None else run.models
 
 
 def report_folder(output: Output, published: PublishedMerge) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from svc_dist import __version__
 from svc_dist.errors import DamagedInputError, OutputError, RecipeError
+from svc_dist.methods.auto.choice import AutoChoice
 from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
@@ -59,6 +60,7 @@ REPORT_KEYS = {
     "matrices": "one summary per matrix that was decomposed",
     "deltas": "how large the task deltas of each tensor are and how far they overlap",
     "only_where": "where a condition asked: how far each expert is from the base, and whether the tensor was merged",
+    "auto": "what `auto` in the recipe chose: the keys, the figures that decided, why, and by which measurement",
     "evaluations": "of the recipe's `evaluate`: name, task, command, metrics, seconds and time of each command",
 }
 
@@ -117,6 +119,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "matrices": [summary for one in written for summary in one.matrices],
         "deltas": [overlap for receipt in ordered for overlap in receipt.deltas],
         "only_where": [one | {"merged": one["merged"][number]} for receipt in ordered for one in receipt.differences],
+        "auto": None if plan.auto is None else dataclasses.asdict(plan.auto),
         "evaluations": [],
     }
 
@@ -218,6 +221,7 @@ class MergeReport(PublishedMerge):
     not_written: tuple[tuple[str, str], ...] = ()
     ranges: tuple[ReportedRange, ...] = ()
     only_where: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    auto: AutoChoice | None = None
     evaluations: tuple[Evaluation, ...] = ()
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from svc_dist.checkpoint.dtype import RECIPE_DTYPES
+from svc_dist.methods.auto.choice import AUTO
 from svc_dist.methods.method import Calibration, Method
 from svc_dist.methods.parameters import ByExperts, Parameter
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
@@ -132,7 +133,8 @@ def _written_short(properties: dict[str, Any]) -> None:
         condition = properties["only_where"]
         properties["only_where"] = _either(_enum(["none"]), *condition["anyOf"], about=condition)
     if "merge_method" in properties:
-        properties["merge_method"] = _method_names() | _about(properties["merge_method"])
+        auto = {"const": AUTO, "description": "chosen from the task deltas; experimental"}
+        properties["merge_method"] = _either(auto, *_method_names()["anyOf"]) | _about(properties["merge_method"])
     if "calibrate" in properties:
         properties["calibrate"] = _reference("calibration") | _about(properties["calibrate"])
 
@@ -152,7 +154,7 @@ def _calibration() -> dict[str, Any]:
         for name, one in CALIBRATIONS.items()
     ]
     listed = {"type": "array", "items": _either(_enum(CALIBRATIONS), *forms), "minItems": 1}
-    return _either(_enum([*CALIBRATIONS, "none"]), *forms, listed, {"type": "null"})
+    return _either(_enum([*CALIBRATIONS, "none", AUTO]), *forms, listed, {"type": "null"})
 
 
 def _mergekits(definitions: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svc_dist.errors import RecipeError, require_choice
+from svc_dist.methods.auto.choice import AUTO
 from svc_dist.methods.calibration.chain import chained
 from svc_dist.methods.method import Method
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
@@ -41,9 +42,13 @@ def recipe_data(
     experts: Sequence[str], method: str, calibrate: Any, dtype: str | None, keywords: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The data of a recipe for these experts from keywords. Raises RecipeError."""
-    require_choice("method", method, METHODS)
-    shared, by_expert = _by_expert(METHODS[method], keywords, len(experts))
-    for parameter in METHODS[method].all_parameters:
+    require_choice("method", method, (*METHODS, AUTO))
+    own_of = METHODS.get(
+        method
+    )  # none for `auto`, which takes no parameters: the recipe is refused where there are any
+    plain: tuple[dict[str, Any], list[dict[str, Any]]] = (dict(keywords), [{} for _ in experts])
+    shared, by_expert = plain if own_of is None else _by_expert(own_of, keywords, len(experts))
+    for parameter in () if own_of is None else own_of.all_parameters:
         if parameter.per_model and parameter.name in shared:  # under `parameters` it would be the base's too
             value = shared.pop(parameter.name)
             by_expert = [{**own, parameter.name: value} for own in by_expert]

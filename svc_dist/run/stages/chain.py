@@ -37,6 +37,7 @@ from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models
 from svc_dist.run_folder.report import PublishedMerge
+from svc_dist.run_folder.stages.choices import with_recorded_choices
 from svc_dist.run_folder.stages.records import (
     StageRecord,
     made_stage,
@@ -61,6 +62,8 @@ def run_stages(stages: Sequence[Stage], output: str, options: Options) -> MergeS
     import_torch(options)
     exists = whole.exists()
     restart = exists and options.restart
+    if exists and not restart:
+        stages = with_recorded_choices(stages, whole)
     results = [stage_output(whole, stage.name, True) for stage in stages if stage.result]
     published = [completed(result) for result in results] if exists and not restart else [None]
     complete = [one for one in published if one is not None]

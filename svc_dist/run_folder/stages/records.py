@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from svc_dist.errors import ChangedInputError, DamagedInputError, StorageError
+from svc_dist.methods.auto.choice import AutoChoice
 from svc_dist.plan.files.sidecars import Sidecar
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
@@ -52,6 +53,7 @@ class StageRecord:
     models: tuple[PlannedModel, ...]
     sidecars: tuple[Sidecar, ...]
     chat_template: str | None
+    auto: AutoChoice | None = None
 
     @classmethod
     def of(cls, stage: Stage, plan: Plan) -> StageRecord:
@@ -69,6 +71,7 @@ class StageRecord:
             models=plan.models,
             sidecars=plan.sidecars,
             chat_template=plan.chat_template,
+            auto=plan.auto,
         )
 
     def output(self, whole: Output, access: Access | None = None) -> Output:

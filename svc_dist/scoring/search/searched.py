@@ -41,6 +41,13 @@ class Searched:
                 code="search-refused",
             )
         self.recipe = recipe_from(self.data, self.origin, self.folder, access)
+        if self.recipe.auto is not None:
+            raise RecipeError(
+                f"{self.origin.at(self.recipe.auto.where)}: a search tries values of a method and a calibration that "
+                "the recipe names",
+                "write what `svc-dist plan` says that auto chose in its place, and search from there",
+                code="search-refused",
+            )
 
     def with_outputs(self, entries: Sequence[Mapping[str, Any]]) -> ResolvedRecipe:
         """The recipe with these results. Raises RecipeError for values that do not go together."""

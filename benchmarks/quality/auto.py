@@ -1,0 +1,160 @@
+"""``python -m benchmarks.quality.auto``: does ``merge_method: auto`` choose as well as the best fixed merge?
+
+Reads the tables of ``docs/choosing.md`` and nothing else. Each benchmark is left out once: the choice is made by the
+tables of the others and scored by its own. The result is written into the page, between the markers of the table
+``auto``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.quality.tables import put, table
+from svc_dist.methods.auto.choice import AUTO, choose
+from svc_dist.methods.auto.features import Features
+
+#: How far the choice may be from the best fixed merge, in points.
+TOLERANCE = 0.5
+#: The rows of the tables, by the merge methods that they measure.
+FAMILIES = {
+    "linear": "average", "task_arithmetic": "task arithmetic", "wudi": "WUDI", "swudi": "SWUDI", "swudi_a": "SWUDI-A",
+    "tsv_m": "TSV-M", "ties": "TIES", "dare_linear": "DARE", "star": "STAR", "iso_c": "Iso-C", "iso_cts": "Iso-CTS",
+    "optmerge": "OptMerge", "model_stock": "model stock", "ace": "ACE", "resmerge": "ResMerge",
+}  # fmt: skip
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The scores of merges of ``experts`` experts of a kind (full, lora, sparse) on one benchmark, by title."""
+
+    benchmark: str
+    kind: str
+    experts: int
+    scores: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.benchmark}, K = {self.experts}"
+
+    @property
+    def best(self) -> str:
+        return max(self.scores, key=self.scores.__getitem__)
+
+    def regret(self, merge: str) -> float | None:
+        """The points that a merge lacks to the best one; None where it was not measured."""
+        return None if merge not in self.scores else self.scores[self.best] - self.scores[merge]
+
+
+def cases(text: str) -> list[Case]:
+    """The benchmarks of a page: the encoder's main table, and each kind and number of the language model's experts."""
+    found = [*_encoder(text)]
+    by_case: dict[tuple[str, int], dict[str, float]] = {}
+    for row in _rows(text, "lm methods"):
+        title, score = row["method"], _number(row["score"])
+        if score is not None and not title.startswith("(") and title != "norms of SVC":
+            by_case.setdefault((row["experts"], int(row["K"])), {})[title] = score
+    return [*found, *(Case(f"LM {kind}", kind, count, scores) for (kind, count), scores in by_case.items())]
+
+
+def _encoder(text: str) -> Iterator[Case]:
+    scores: dict[str, float] = {}
+    for row in _rows(text, "methods"):
+        plain = _number(row["accuracy"])
+        if plain is None or row["method"].startswith("("):
+            continue
+        scores[row["method"]] = plain
+        gains = [_number(cell) for key, cell in row.items() if key.startswith("SVC ")]
+        known = [gain for gain in gains if gain is not None]
+        if known:
+            scores[f"{row['method']} + SVC"] = round(plain + max(known), 1)
+    if scores:
+        yield Case("encoder", "full", len(_rows(text, "tasks")), scores)
+
+
+def _rows(text: str, name: str) -> list[dict[str, str]]:
+    """The rows of a table of the page, by the columns' titles; none where there is no such table."""
+    _, marker, rest = text.partition(f"<!-- table: {name} -->")
+    lines = [line.strip() for line in rest.partition("<!-- end -->")[0].splitlines() if line.strip().startswith("|")]
+    if not marker or len(lines) < 3:
+        return []
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(head, cells, strict=True)) for cells in body]
+
+
+def _number(cell: str) -> float | None:
+    found = _NUMBER.match(cell)
+    return None if found is None else float(found[0])
+
+
+def learned(others: Sequence[Case], kind: str) -> str | None:
+    """The merge that lacks least to the best one, on average over other benchmarks: of this kind if there are any."""
+    alike = [case for case in others if case.kind == kind] or list(others)
+    if not alike:
+        return None
+    common = [merge for merge in alike[0].scores if all(merge in case.scores for case in alike)]
+
+    def lacking(merge: str) -> float:
+        return statistics.fmean(regret for case in alike if (regret := case.regret(merge)) is not None)
+
+    return min(common, key=lacking, default=None)
+
+
+def chosen(case: Case) -> str:
+    """What ``auto`` chooses for the experts of a benchmark, as its tables call it."""
+    features = Features(
+        experts=case.experts, adapters=float(case.kind == "lora"), times=1.2, cosine=0.1,
+        changed=0.02 if case.kind == "sparse" else 1.0, rank=0.2 if case.kind == "lora" else 0.5,
+        norms=(0.02,) * case.experts, tensors=16, bytes_read=1 << 24,
+    )  # fmt: skip
+    keys = choose({"merge_method": AUTO, "calibrate": None}, features, 1.0).keys
+    calibrated = keys["calibrate"]["method"] != "none"
+    title = FAMILIES[keys["merge_method"]] + (" + SVC" if calibrated else "")
+    return title if title in case.scores or not calibrated else title.removesuffix(" + SVC")
+
+
+def check(found: Sequence[Case]) -> tuple[str, bool]:
+    """The table of the check, and whether every benchmark is within the tolerance."""
+    rows, within = [], True
+    for case in found:
+        others = [one for one in found if one.benchmark != case.benchmark]
+        by_others, by_rows = learned(others, case.kind), chosen(case)
+        lacks = None if by_others is None else case.regret(by_others)
+        within = within and lacks is not None and lacks <= TOLERANCE
+        rows.append([
+            case.name, f"{case.best} ({case.scores[case.best]:.1f})",
+            "no other benchmark yet" if by_others is None else by_others, _points(lacks),
+            by_rows, _points(case.regret(by_rows)),
+        ])  # fmt: skip
+    head = [
+        "left out", "best fixed merge (score)", "chosen by the others' tables", "lacks", "chosen by auto's rows",
+        "lacks",
+    ]  # fmt: skip
+    return table(head, rows), within
+
+
+def _points(lacks: float | None) -> str:
+    return "-" if lacks is None else f"{lacks:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of choosing.md")
+    page: Path = parser.parse_args().docs / "choosing.md"
+    text = page.read_text(encoding="utf-8")
+    found = cases(text)
+    content, within = check(found)
+    page.write_text(put(text, "auto", content, page), encoding="utf-8")
+    kinds = {case.benchmark for case in found}
+    complete = {"encoder", "LM full", "LM lora"} <= kinds
+    print(content)
+    print("the check is passed" if complete and within else "the check is not passed: auto stays experimental")
+
+
+if __name__ == "__main__":
+    main()

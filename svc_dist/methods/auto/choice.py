@@ -1,0 +1,78 @@
+"""What ``auto`` chooses from features, by the first row of a table that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svc_dist.methods.auto.features import Features
+from svc_dist.methods.auto.table import CALIBRATIONS, MERGE_METHODS, Row
+
+#: The word in a recipe.
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class AutoChoice:
+    """What ``auto`` chose for a merge: the ``keys`` of a recipe that it stands for, why, and by which measurement.
+
+    ``asked``: what the recipe has in their place.
+    """
+
+    asked: dict[str, Any]
+    keys: dict[str, Any]
+    because: str
+    evidence: str
+    features: Features
+
+    @property
+    def what(self) -> str:
+        """``swudi_a (rank_rule: participation_sqrt), calibrated by svc``."""
+        calibration = self.keys.get("calibrate")
+        said = None if calibration is None else _calibrated(calibration)
+        if "merge_method" not in self.keys:
+            return said or ""
+        parameters = self.keys.get("parameters") or {}
+        method = self.keys["merge_method"] + _listed(parameters)
+        return method if said is None else f"{method}, {said}"
+
+    @property
+    def why(self) -> str:
+        """``4 full fine-tunes; ... (docs/choosing.md, Methods)``."""
+        support = self.evidence or "no table of docs/choosing.md supports this row yet"
+        return f"{self.features.kind}; {self.because} ({support})"
+
+
+def choose(asked: Mapping[str, Any], features: Features, scale: float) -> AutoChoice:
+    """The choice for a recipe: of a merge method with its calibration, or of a calibration for the method it names.
+
+    ``asked``: ``merge_method`` and ``calibrate`` as the recipe has them; ``scale``: its ``lambda``.
+    """
+    values = {**vars(features), "lambda": scale}
+    whole = asked["merge_method"] == AUTO
+    row = _first(MERGE_METHODS if whole else CALIBRATIONS, asked["merge_method"], values)
+    keys = dict(row.keys)
+    if whole and asked.get("calibrate") not in (None, AUTO):
+        del keys["calibrate"]  # the recipe says it
+    return AutoChoice(dict(asked), keys, row.because, row.evidence, features)
+
+
+def _first(table: Sequence[Row], method: str, values: Mapping[str, Any]) -> Row:
+    return next(
+        row
+        for row in table
+        if (not row.methods or method in row.methods)
+        and all(low <= values[name] <= high for name, (low, high) in row.when.items())
+    )
+
+
+def _calibrated(calibration: Mapping[str, Any]) -> str:
+    if calibration["method"] == "none":
+        return "without calibration"
+    rest = {key: value for key, value in calibration.items() if key != "method"}
+    return f"calibrated by {calibration['method']}{_listed(rest)}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return " (" + ", ".join(f"{key} {value}" for key, value in values.items()) + ")" if values else ""

@@ -1,0 +1,107 @@
+"""The decision tables of ``auto``: the first row whose ranges hold decides. Each row names the table that supports it.
+
+The tables are in docs/choosing.md. ``python -m benchmarks.quality.auto`` checks the rows against them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """``when``: the range of each feature, both ends included; ``keys``: those of a recipe that are chosen then.
+
+    ``methods``: the merge methods that a row about calibration alone is for; all where there are none. ``title``: when,
+    in words. ``evidence``: where the measurement is; empty where there is none yet.
+    """
+
+    title: str
+    keys: Mapping[str, Any]
+    because: str
+    evidence: str
+    when: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    methods: tuple[str, ...] = ()
+
+
+_SVC = {"method": "svc"}
+_NONE = {"method": "none"}
+_ONE = {"experts": (1, 1)}
+_METHODS = "docs/choosing.md, Methods"
+
+#: What `merge_method: auto` stands for.
+MERGE_METHODS = (
+    Row(
+        "one expert",
+        {"merge_method": "task_arithmetic", "parameters": {"lambda": 1.0}, "calibrate": _NONE},
+        "with one expert nothing is counted twice",
+        "docs/over-counting.md",
+        when=_ONE,
+    ),
+    Row(
+        "LoRA adapters only",
+        {"merge_method": "task_arithmetic", "parameters": {"lambda": 1.0}, "calibrate": _SVC},
+        "a calibrated sum needs no scale, and adapters are merged from their factors",
+        "",
+        when={"adapters": (1, 1)},
+    ),
+    Row(
+        "any other experts",
+        {"merge_method": "swudi_a", "parameters": {"rank_rule": "participation_sqrt"}, "calibrate": _SVC},
+        "SWUDI-A with SVC was within half a point of the best merge with eight full fine-tunes, and at least as good "
+        "as every other one with four",
+        _METHODS,
+    ),
+)
+
+#: What `calibrate: auto` stands for, beside a merge method that the recipe names.
+CALIBRATIONS = (
+    Row("one expert", {"calibrate": _NONE}, "SVC changes nothing with one expert", "docs/over-counting.md", when=_ONE),
+    Row(
+        "many experts at full scale",
+        {"calibrate": {"method": "svc", "alpha": 0.5}},
+        "with eight experts at lambda 1, alpha 0.5 gained 1.6 points, and 1/K lost four",
+        _METHODS,
+        when={"experts": (6, math.inf), "lambda": (0.75, math.inf)},
+        methods=("tsv_m",),
+    ),
+    Row(
+        "at most five experts, or a smaller scale",
+        {"calibrate": _SVC},
+        "alpha 1/K gained 2.3 points with eight experts at lambda 0.5, and 2.0 with four at lambda 1",
+        _METHODS,
+        methods=("tsv_m",),
+    ),
+    Row(
+        "any experts",
+        {"calibrate": {"method": "svc", "alpha": 0.5}},
+        "alpha 0.5 gained 1.3 points on iso_c and 3.0 on iso_cts, more than 1/K did",
+        _METHODS,
+        methods=("iso_c", "iso_cts"),
+    ),
+    Row(
+        "any experts",
+        {"calibrate": _NONE},
+        "no alpha gained anything, and 1/K lost half a point with eight experts",
+        _METHODS,
+        methods=("wudi", "optmerge"),
+    ),
+    Row(
+        "any experts",
+        {"calibrate": _SVC},
+        "alpha 1/K gained 3.8 to 10.8 points with eight experts",
+        _METHODS,
+        methods=("linear", "task_arithmetic", "ties", "dare_linear", "star"),
+    ),
+    Row(
+        "any experts",
+        {"calibrate": _SVC},
+        "alpha 1/K gained 0.5 to 1.3 points with eight and with four experts",
+        _METHODS,
+        methods=("swudi", "swudi_a"),
+    ),
+    Row("any experts", {"calibrate": _NONE}, "no measurement here says that calibration helps this method", ""),
+)

@@ -1,0 +1,1 @@
+"""A recipe that leaves its merge method or its calibration to ``auto``."""
