@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svc_dist.cli import merge_commands, model_commands, recipe_commands
+from svc_dist.cli.batch.command import batch
 from svc_dist.cli.mergekit_flags import MergeCommand
 from svc_dist.cli.search.command import search
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (
     merge_commands.merge,
     merge_commands.plan,
+    batch,
     search,
     merge_commands.measure_host,
     model_commands.verify,

@@ -32,7 +32,7 @@ _OPTIONS: dict[str, tuple[str, KeyPath]] = {
     "dtype": ("--dtype", ("dtype",)),
 }
 _NAME = "command line"  # in place of a recipe's file
-_Command = Callable[..., None]
+_Command = Callable[..., object]
 
 _First = Annotated[
     str,

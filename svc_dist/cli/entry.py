@@ -39,7 +39,8 @@ def main() -> None:
 def merges_here(arguments: Sequence[str]) -> bool:
     """Whether a command will need torch in this process, as far as its arguments tell at a glance."""
     elsewhere = any(one.startswith("--address") or one in ("ray", "--executor=ray") for one in arguments)
-    return arguments[:1] == ["merge"] and not elsewhere and "--help" not in arguments and "-h" not in arguments
+    merges = arguments[:1] in (["merge"], ["batch"])
+    return merges and not elsewhere and "--help" not in arguments and "-h" not in arguments
 
 
 def load_library() -> None:

@@ -83,7 +83,7 @@ def merge(
     metrics_file: signalled.MetricsFile = None,
     metrics_push: signalled.MetricsPush = None,
     log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
-) -> None:
+) -> Any:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
 
     Without a recipe: svc-dist merge BASE EXPERT... --method NAME --output OUTPUT
@@ -115,6 +115,7 @@ def merge(
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
     else:
         say(merge_line(summary))
+    return summary
 
 
 @takes_models(output="optional")

@@ -1,0 +1,1 @@
+"""Several merges in one command, one after the other."""

@@ -1,0 +1,71 @@
+"""A batch: merges one after the other, of which one that fails does not stop the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+
+from svc_dist.errors import DrainedError, ExitCode, SvcDistError
+from svc_dist.run.batch.jobs import Job
+from svc_dist.run.batch.record import BatchRecord, Row
+from svc_dist.run.session import MergeSummary
+from svc_dist.run.signals.outcome import Outcome
+from svc_dist.sizes import counted
+from svc_dist.storage.secrets import redact
+
+#: Merges one of them; ``runtime``: the seconds that are left for it, None for no limit.
+Merge = Callable[[Job, float | None], MergeSummary]
+_log = logging.getLogger("svc_dist")
+
+
+def run_batch(record: BatchRecord, merge: Merge, runtime: float | None = None) -> None:
+    """Merge what the record lists. What is complete already takes a look; what is unfinished is resumed.
+
+    ``runtime``: seconds after which it stops. Raises what stopped a merge before its end (an error of exit code 75, or
+    an interruption), after the record says so: the same command again resumes. StorageError where the record cannot
+    be written.
+    """
+    until = None if runtime is None else time.monotonic() + runtime
+    record.write()  # where that fails, nothing is merged
+    try:
+        for number, row in enumerate(record.rows):
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise DrainedError(
+                    f"time is up: {counted(len(record.rows) - number, 'merge')} of the batch have not begun",
+                    "run the same command again to resume",
+                )
+            _log.info(f"merge {number + 1} of {len(record.rows)}: {row.job.name}")
+            record.began(row)
+            _run(record, row, merge, left)
+    except BaseException:
+        record.close(stopped=True)
+        raise
+    record.close(stopped=False)
+
+
+def _run(record: BatchRecord, row: Row, merge: Merge, left: float | None) -> None:
+    """One merge and its outcome. Raises only what stops the batch."""
+    began, summary = time.time(), None
+    raised: BaseException | None = None
+    try:
+        summary = merge(row.job, left)
+    except BaseException as error:
+        raised = error
+    outcome = Outcome.of(row.job.output, began, summary, raised)
+    code = raised.code if isinstance(raised, SvcDistError) else None
+    record.ended(row, outcome, code)
+    if raised is None:
+        return
+    if outcome.exit_code == ExitCode.TRY_AGAIN or not isinstance(raised, Exception):
+        raise raised
+    text = str(raised) if isinstance(raised, SvcDistError) else _trace(raised)
+    fields = {"merge": row.job.name, "exit_code": outcome.exit_code, "code": code}
+    _log.error(f"error: {row.job.name}: {redact(text)}", extra={"fields": fields})
+
+
+def _trace(error: BaseException) -> str:
+    trace = "".join(traceback.format_exception(error))
+    return f"internal error in svc-dist; please report it with its trace\n{trace}"
