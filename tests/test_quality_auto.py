@@ -48,10 +48,52 @@ def test_the_tables_of_the_others_choose_what_they_have_in_common() -> None:
     one = Case("one", "full", 4, {"a": 10.0, "b": 12.0, "c": 20.0})
     other = Case("other", "full", 4, {"a": 10.0, "b": 9.8})
     sparse = Case("third", "sparse", 4, {"a": 30.0, "b": 1.0})
-    assert learned([one, other], "full") == "b"
-    assert learned([one, other], "lora") == "b"
-    assert learned([one, other, sparse], "sparse") == "a"
-    assert learned([], "full") is None
+
+    def left_out(kind: str) -> Case:
+        return Case("left out", kind, 4, {"a": 1.0, "b": 2.0, "c": 3.0})
+
+    assert learned([one, other], left_out("full")) == "b"
+    assert learned([one, other], left_out("lora")) == "b"
+    assert learned([one, other, sparse], left_out("sparse")) == "a"
+    assert learned([one, other], Case("x", "full", 4, {"a": 1.0})) == "a"
+    assert learned([], left_out("full")) is None
+
+
+def test_other_numbers_of_experts_are_known_by_differences() -> None:
+    page = """\
+<!-- table: tasks -->
+| task | what |
+|---|---|
+| a | x |
+| b | x |
+<!-- end -->
+<!-- table: scales -->
+| K | input | with SVC 1/K | without |
+|---|---|---|---|
+| 8 | sum x 1 | 90.0 | 95.0 |
+| 4 | sum x 0.3 | 76.3 | 69.6 |
+| 4 | sum x 0.6 | - | 73.8 |
+<!-- end -->
+<!-- table: questions -->
+| difference | K | points (95 % interval) | by set of experts |
+|---|---|---|---|
+| task arithmetic, best scale, over average | 4 | +5.7 (+4.2 to +7.3) | +5.2 |
+| task arithmetic + SVC 1/K over the best scale | 4 | +2.5 (+1.7 to +3.3) | +2.9 |
+| SVC 1/K: sum x 1 over sum x 0.3 | 4 | +0.0 (-0.3 to +0.4) | -0.2 |
+| SWUDI-A over WUDI | 4 | -0.6 (-1.0 to -0.1) | -0.4 |
+| SWUDI over WUDI | 4 | +0.1 (-0.4 to +0.5) | -0.0 |
+| SWUDI over task arithmetic + SVC 1/K | 4 | +2.0 (+1.2 to +2.8) | +2.0 |
+| TSV-M + SVC 1/K over TSV-M | 4 | +2.0 (+0.8 to +3.1) | +1.1 |
+| SWUDI-A + SVC 1/K over SWUDI-A | 4 | +1.3 (+0.7 to +1.9) | +0.8 |
+| SWUDI-A + SVC 1 over SWUDI-A | 4 | +0.8 (+0.2 to +1.4) | +0.4 |
+<!-- end -->
+"""
+    (four,) = cases(page)
+    assert (four.name, four.kind) == ("encoder, K = 4", "full")
+    assert four.scores == {
+        "task arithmetic": 73.8, "average": 68.1, "task arithmetic + SVC": 76.3, "SWUDI": 78.3, "WUDI": 78.2,
+        "SWUDI-A": 77.6, "SWUDI-A + SVC": 78.9,
+    }  # fmt: skip
 
 
 def test_rows_of_auto_are_looked_up_by_the_names_of_the_tables() -> None:

@@ -75,6 +75,35 @@ def _encoder(text: str) -> Iterator[Case]:
             scores[f"{row['method']} + SVC"] = round(plain + max(known), 1)
     if scores:
         yield Case("encoder", "full", len(_rows(text, "tasks")), scores)
+    for count in sorted({int(row["K"]) for row in _rows(text, "questions")} - {len(_rows(text, "tasks"))}):
+        known = _by_differences(text, str(count))
+        if "SWUDI" in known:
+            yield Case("encoder", "full", count, known)
+
+
+def _by_differences(text: str, count: str) -> dict[str, float]:
+    """The encoder's scores for another number of experts: the best plain sum, and the differences between merges."""
+    plain = [_number(row["without"]) for row in _rows(text, "scales") if row["K"] == count]
+    scores = {"task arithmetic": max((score for score in plain if score is not None), default=0.0)}
+    pairs = [row for row in _rows(text, "questions") if row["K"] == count]
+    for row in pairs * 3:  # a difference may lead to a merge that an earlier one needs
+        one, _, other = (_title(part) for part in row["difference"].partition(" over "))
+        points = _number(row["points (95 % interval)"])
+        if points is None:
+            continue
+        if other in scores:
+            scores[one] = max(scores.get(one, 0.0), round(scores[other] + points, 1))
+        elif one in scores:
+            scores[other] = round(scores[one] - points, 1)
+    merges = {*FAMILIES.values(), *(f"{family} + SVC" for family in FAMILIES.values())}
+    return {title: score for title, score in scores.items() if title in merges}
+
+
+def _title(part: str) -> str:
+    """A merge in the table of differences, as the other tables call it."""
+    if part in ("the best scale", "task arithmetic, best scale,"):
+        return "task arithmetic"
+    return part.removesuffix(" 1/K").removesuffix(" 1") if " + SVC" in part else part
 
 
 def _rows(text: str, name: str) -> list[dict[str, str]]:
@@ -92,12 +121,15 @@ def _number(cell: str) -> float | None:
     return None if found is None else float(found[0])
 
 
-def learned(others: Sequence[Case], kind: str) -> str | None:
-    """The merge that lacks least to the best one, on average over other benchmarks: of this kind if there are any."""
-    alike = [case for case in others if case.kind == kind] or list(others)
+def learned(others: Sequence[Case], left_out: Case) -> str | None:
+    """The merge that lacks least to the best one, on average over other benchmarks: of this kind if there are any.
+
+    It is one that all of these measured, and the one that is left out too: else it could not be scored.
+    """
+    alike = [case for case in others if case.kind == left_out.kind] or list(others)
     if not alike:
         return None
-    common = [merge for merge in alike[0].scores if all(merge in case.scores for case in alike)]
+    common = [merge for merge in left_out.scores if all(merge in case.scores for case in alike)]
 
     def lacking(merge: str) -> float:
         return statistics.fmean(regret for case in alike if (regret := case.regret(merge)) is not None)
@@ -123,7 +155,7 @@ def check(found: Sequence[Case]) -> tuple[str, bool]:
     rows, within = [], True
     for case in found:
         others = [one for one in found if one.benchmark != case.benchmark]
-        by_others, by_rows = learned(others, case.kind), chosen(case)
+        by_others, by_rows = learned(others, case), chosen(case)
         lacks = None if by_others is None else case.regret(by_others)
         within = within and lacks is not None and lacks <= TOLERANCE
         rows.append([

@@ -124,7 +124,9 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
 
     rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum(rule.models) for rule in choices.rules)
     results = (ResultChoices("", plain_sum(choices.default.models), choices.fallback, rules),)
-    return dataclasses.replace(recipe, results=results, quantization="none", warnings=(), filters=(), output="model")
+    return dataclasses.replace(
+        recipe, auto=None, results=results, quantization="none", warnings=(), filters=(), output="model"
+    )
 
 
 def _is_inspected(plan: Plan, unit: Unit, spans: Collection[range] | None) -> bool:

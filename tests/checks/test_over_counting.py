@@ -157,3 +157,10 @@ def test_a_callback_is_told_how_much_is_read_and_that_nothing_is_written(tmp_pat
     assert (calls[-1].units_done, calls[-1].share) == (calls[0].units, 1.0)
     plan = svc_dist.make_plan(recipe)
     assert 0 < calls[-1].bytes_done == calls[0].bytes <= plan.bytes_in
+
+
+def test_a_recipe_that_leaves_its_method_open_is_inspected_as_any_other(tmp_path: Path) -> None:
+    models = write_experts(tmp_path, some=0.4)
+    left, named = (Diagnosis(svc_dist.inspect(recipe_data(models, method))) for method in ("auto", "task_arithmetic"))
+    assert left.gamma() == named.gamma()
+    assert left.report.auto is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +39,15 @@ class AutoChoice:
         return method if said is None else f"{method}, {said}"
 
     @property
+    def text(self) -> str:
+        """The keys as a recipe has them: ``merge_method: swudi_a; parameters: {...}; calibrate: {method: svc}``."""
+        return "; ".join(f"{key}: {json.dumps(value)}" for key, value in self.keys.items()).replace('"', "")
+
+    @property
     def why(self) -> str:
-        """``4 full fine-tunes; ... (docs/choosing.md, Methods)``."""
+        """``for 4 full fine-tunes: ... (docs/choosing.md, Methods)``."""
         support = self.evidence or "no table of docs/choosing.md supports this row yet"
-        return f"{self.features.kind}; {self.because} ({support})"
+        return f"for {self.features.kind}: {self.because} ({support})"
 
 
 def choose(asked: Mapping[str, Any], features: Features, scale: float) -> AutoChoice:

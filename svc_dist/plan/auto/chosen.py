@@ -55,8 +55,8 @@ def auto_warnings(recipe: ResolvedRecipe, choice: AutoChoice | None) -> Iterator
         where = recipe.origin.at("merge_method" if "merge_method" in choice.keys else "calibrate")
         yield warned(
             "auto-experimental",
-            f"{where}: auto is experimental: it chose {choice.what}, because of {choice.why}; compare the merge with "
-            "another one on data of your own",
+            f"{where}: auto is experimental: it chose {choice.what}; compare the merge with another one on data of "
+            "your own",
         )
 
 
@@ -74,7 +74,8 @@ def feature_line(choice: AutoChoice) -> str:
 
 
 def choice_lines(choice: AutoChoice | None) -> Iterator[str]:
-    """What ``auto`` chose, why, and from which figures; nothing where the recipe names its method."""
+    """What ``auto`` chose, why, from which figures, and the keys to paste; nothing for a recipe without ``auto``."""
     if choice is not None:
-        yield f"auto chose {choice.what}, because of {choice.why}"
+        yield f"auto chose {choice.what} {choice.why}"
         yield feature_line(choice)
+        yield f"to fix the choice, write these keys into the recipe: {choice.text}"

@@ -86,7 +86,7 @@ def test_the_last_row_takes_all(table: tuple[Row, ...]) -> None:
 def test_a_choice_in_words() -> None:
     choice = choose({"merge_method": AUTO, "calibrate": None}, features(4), 1.0)
     assert choice.what == "swudi_a (rank_rule participation_sqrt), calibrated by svc"
-    assert choice.why.startswith("4 full fine-tunes; SWUDI-A with SVC was within half a point")
+    assert choice.why.startswith("for 4 full fine-tunes: SWUDI-A with SVC was within half a point")
     assert choice.why.endswith("(docs/choosing.md, Methods)")
     plain = choose({"merge_method": "wudi", "calibrate": AUTO}, features(4), 1.0)
     assert plain.what == "without calibration"

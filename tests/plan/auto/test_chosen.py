@@ -67,7 +67,7 @@ def test_a_plan_says_what_was_chosen_and_why(models: list[Path]) -> None:
     lines = list(plan_lines(made))
     number = next(n for n, line in enumerate(lines) if line.startswith("auto chose"))
     assert lines[number].startswith(
-        "auto chose swudi_a (rank_rule participation_sqrt), calibrated by svc, because of 2 full fine-tunes; SWUDI-A"
+        "auto chose swudi_a (rank_rule participation_sqrt), calibrated by svc for 2 full fine-tunes: SWUDI-A"
     )
     assert lines[number + 1].startswith(
         "    from 23.04 kB of 14 matrices: the plain sum counts what the experts learned "

@@ -216,3 +216,11 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str) -> N
     base, one, two = models()
     with pytest.raises(RecipeError, match=words):
         svc_dist.merge_state_dicts(base, {"one": one, "two": two}, **arguments)
+
+
+def test_auto_looks_at_what_is_in_memory(tmp_path: Path) -> None:
+    states = models()
+    result = svc_dist.merge_state_dicts(states[0], states[1:], method="auto", config=CONFIG, device="cpu")
+    assert same(result, merged_files(tmp_path, states, {"merge_method": "auto"}))
+    with pytest.raises(RecipeError, match="auto chooses the parameters together with the merge method"):
+        svc_dist.merge_state_dicts(states[0], states[1:], method="auto", weight=0.3)

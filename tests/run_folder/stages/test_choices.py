@@ -94,7 +94,7 @@ def test_the_report_records_the_choice(models: list[Path], tmp_path: Path) -> No
     assert report.auto == svc_dist.make_plan(recipe, device="cpu").auto
     assert report.recipe["merge_method"] == "swudi_a"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "\nauto chose swudi_a (rank_rule participation_sqrt), calibrated by svc, because of 2 full" in card
+    assert "\nauto chose swudi_a (rank_rule participation_sqrt), calibrated by svc for 2 full" in card
     assert "(swudi_a + svc)" in card
     again = svc_dist.make_plan(str(tmp_path / "out" / "merge_report.json"), device="cpu")
     assert again.fingerprint == report.fingerprint

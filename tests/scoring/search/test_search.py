@@ -219,6 +219,8 @@ def test_what_is_refused_beforehand(searched: Search, monkeypatch: pytest.Monkey
         searched.run(command="HF_TOKEN=abcdefghi score {output}")
     with pytest.raises(RecipeError, match=r"outputs.*a search makes several results of its own"):
         searched.run(changes={"outputs": [{"path": "a"}]})
+    with pytest.raises(RecipeError, match="values of a method and a calibration that the recipe names"):
+        searched.run(changes={"merge_method": "auto"})
     nothing = shutil._ntuple_diskusage(10, 10, 100)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: nothing)
     with pytest.raises(StorageError, match="do not fit into 95 B"):
