@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from svc_dist.linalg.svd import leading_values
+from svc_dist.methods.batches.groups import groups
 from svc_dist.methods.calibration import chain
-from svc_dist.methods.chunking import chunks, together_on_device
+from svc_dist.methods.chunking import chunks
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
 from svc_dist.methods.elementwise.plain.pieces import cutter
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.merged import TOP, Merged
-from svc_dist.methods.method import Method, grouped
+from svc_dist.methods.method import Method, Statistics, grouped
 from svc_dist.methods.registry import METHODS
 from svc_dist.methods.spectral.cores import Cores, cores_of
 
@@ -42,24 +44,6 @@ class ResultParameters(NamedTuple):
     calibration: Mapping[str, Any] | None = None
 
 
-class Statistics:
-    """What the first pass over a whole tensor yields for a set of parameters: made once, when it is first needed."""
-
-    def __init__(self, deltas: TaskDeltas, method: Method) -> None:
-        self._deltas, self._compute = deltas, method.load_statistics()
-        self._made: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
-
-    def of(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The argument ``statistics`` of the method's function; nothing where the method makes no first pass."""
-        if self._compute is None:
-            return {}
-        made = next((statistics for other, statistics in self._made if other == parameters), None)
-        if made is None:
-            made = {"statistics": self._compute(self._deltas, **parameters)}
-            self._made.append((parameters, made))
-        return made
-
-
 def merged_chunks(
     deltas: TaskDeltas,
     method: str,
@@ -79,90 +63,115 @@ def merged_chunks(
     a matrix where the tensor is a batch of several. ``stay``: how many inputs of a matrix, base first, lie on the
     device while it is merged; the others are sent there each time they are read. Raises NumericsError.
     """
-    chosen, given = METHODS[method], deltas
-    if stay and batch is not None and batch[0] == 1:  # what looks at the whole tensor first finds it there
-        deltas = deltas.resident(stay)
+    chosen = METHODS[method]
     differing = differing or Differing(deltas, [None] * len(results), max(deltas.numel, 1))
-    statistics = Statistics(deltas, chosen)
-    wide = Statistics(in_matrix_precision(deltas, chosen), chosen)
+    tensor = _Tensor(deltas, method, results, batch, summaries, turned, differing, stay)
     by_chunk: list[int] = []
     by_matrix: dict[bool, list[int]] = {}  # whether they are turned
     for index, one in enumerate(results):
-        if batch is not None and (chosen.family == "spectral" or one.calibration is not None or turned):
-            tells_sides = chosen.tells_sides or _tells_sides(one)
-            if chosen.family == "spectral" or one.calibration is not None or tells_sides:
-                by_matrix.setdefault(turned and tells_sides, []).append(index)
-                continue
-        by_chunk.append(index)
+        tells_sides = turned and (chosen.tells_sides or _tells_sides(one))
+        if batch is not None and (chosen.family == "spectral" or one.calibration is not None or tells_sides):
+            by_matrix.setdefault(tells_sides, []).append(index)
+        else:
+            by_chunk.append(index)
     for turn, indices in by_matrix.items():
-        assert batch is not None
-        count, rows, columns = batch
-        stored = (count, columns, rows) if turned else batch
-        size = rows * columns
-        summarised = bool(summaries) and (
-            chosen.family == "spectral" or any(results[index].calibration is not None for index in indices)
-        )
-        for first, number, group in _groups(deltas, stored, stay):
-            begin, end = first * size, (first + number) * size
-            merges = [differing.merges(at) for at in range(begin, end, size)]
-            for at, of_matrix in enumerate(merges):
-                if any(of_matrix) and given.matrix(first + at, stored).all_zero():
-                    merges[at] = [False] * len(results)
-            if stay and number > 1 and not turned and len(results) == 1 and all(map(all, merges)):
-                together = _together(group.stacked((number, rows, columns)), method, results[0])
-                if together is not None:
-                    if summarised:
-                        summaries[0].extend(together[1])
-                    yield indices[0], MergedChunk(begin, end, together[0].reshape(-1), group)
-                    del together, group
-                    continue
-            for at, of_matrix in enumerate(merges):
-                start = begin + at * size
-                matrix = group.matrix(at, (number, *stored[1:])) if stay else group.matrix(first + at, stored)
-                yield from (
-                    (index, MergedChunk(start, start + size, None, matrix)) for index in indices if not of_matrix[index]
-                )
-                merging = [index for index in indices if of_matrix[index]]
-                if not merging:
-                    continue
-                seen = matrix.transposed() if turn else matrix
-                for position, merged in merged_matrices(
-                    seen, chosen, [results[index] for index in merging],
-                    [summaries[index] for index in merging] if summarised else (), statistics, wide, turn,
-                ):  # fmt: skip
-                    if isinstance(merged, LowRank):
-                        flat: Tensor | LowRank = merged.transposed() if turn else merged
-                    else:
-                        flat = (merged.T if turn else merged).reshape(-1)
-                    del merged
-                    yield merging[position], MergedChunk(start, start + size, flat, matrix)
-                    del flat  # before the next one is made
-            del group  # before the next one is sent
+        yield from tensor.matrices(turn, indices)
     if by_chunk:
         sets = grouped([results[index].parameters for index in by_chunk])
         sets = [(parameters, [by_chunk[position] for position in positions]) for parameters, positions in sets]
-        yield from _elementwise_chunks(deltas, chosen, sets, statistics, differing)
+        yield from _elementwise_chunks(tensor.deltas, chosen, sets, tensor.statistics, differing)
 
 
-def _groups(deltas: TaskDeltas, batch: tuple[int, int, int], stay: int) -> Iterator[tuple[int, int, TaskDeltas]]:
-    """Some matrices of a batch ``(count, m, n)``: the first one's number, how many, and deltas: theirs on a device,
-    which small ones reach together; elsewhere those of all.
-    """
-    count, rows, columns = batch
-    together = together_on_device(rows, columns) if stay else 1
-    for first in range(0, count, together):
-        number = min(together, count - first)
-        whole = number == count or not stay
-        group = deltas if whole else deltas.chunk(first * rows * columns, (first + number) * rows * columns)
-        yield first, number, group.resident(stay) if stay else group
-        del group
+@dataclass
+class _Tensor:
+    """A tensor whose results merge matrices; see ``merged_chunks`` for what it is made of."""
 
+    given: TaskDeltas
+    method: str
+    results: Sequence[ResultParameters]
+    batch: tuple[int, int, int] | None
+    summaries: Sequence[list[dict[str, Any]]]
+    turned: bool
+    differing: Differing
+    stay: int
 
-def _together(deltas: TaskDeltas, method: str, result: ResultParameters) -> tuple[Tensor, list[dict[str, Any]]] | None:
-    """The merged deltas of ``(b, m, n)`` on a device, and their summaries; None where they are merged one by one."""
-    from svc_dist.methods.batches.merged import merged_batch
+    def __post_init__(self) -> None:
+        self.chosen = METHODS[self.method]
+        whole = self.stay and self.batch is not None and self.batch[0] == 1
+        self.deltas = self.given.resident(self.stay) if whole else self.given  # a first pass finds it on the device
+        self.statistics = Statistics(self.deltas, self.chosen)
+        self.wide = Statistics(in_matrix_precision(self.deltas, self.chosen), self.chosen)
 
-    return merged_batch(deltas, method, result.parameters, result.calibration)
+    def matrices(self, turn: bool, indices: Sequence[int]) -> Iterator[tuple[int, MergedChunk]]:
+        """The results ``indices`` matrix by matrix; ``turn``: these get each one turned."""
+        assert self.batch is not None
+        count, rows, columns = self.batch
+        stored = (count, columns, rows) if self.turned else self.batch
+        size = rows * columns
+        for first, number, group in groups(self.deltas, stored, self.stay):
+            begin, end = first * size, (first + number) * size
+            merges = self._merges(first, range(begin, end, size), stored)
+            together = None
+            if self.stay and number > 1 and not self.turned and len(self.results) == 1 and all(map(all, merges)):
+                together = self._together(group.stacked((number, rows, columns)))
+            if together is not None:
+                yield indices[0], MergedChunk(begin, end, together.reshape(-1), group)
+            else:
+                for at, of_matrix in enumerate(merges):
+                    matrix = group.matrix(at, (number, *stored[1:])) if self.stay else group.matrix(first + at, stored)
+                    yield from self._matrix(matrix, begin + at * size, turn, indices, of_matrix)
+                    del matrix
+            del together, group  # before the next one is sent
+
+    def _merges(self, first: int, starts: range, stored: tuple[int, int, int]) -> list[list[bool]]:
+        """For each matrix that begins at one of ``starts``, which results merge it: none where nothing differs."""
+        merges = [self.differing.merges(start) for start in starts]
+        for at, of_matrix in enumerate(merges):
+            if any(of_matrix) and self.given.matrix(first + at, stored).all_zero():
+                merges[at] = [False] * len(self.results)
+        return merges
+
+    def _together(self, deltas: TaskDeltas) -> Tensor | None:
+        """The merged deltas of ``(b, m, n)`` on a device; None where they are merged one by one."""
+        from svc_dist.methods.batches.merged import merged_batch
+
+        (result,) = self.results
+        found = merged_batch(deltas, self.method, result.parameters, result.calibration)
+        if found is None:
+            return None
+        if self._summarised([0]):
+            self.summaries[0].extend(found[1])
+        return found[0]
+
+    def _matrix(
+        self, matrix: TaskDeltas, start: int, turn: bool, indices: Sequence[int], merges: Sequence[bool]
+    ) -> Iterator[tuple[int, MergedChunk]]:
+        """One matrix, whose first element is ``start``, in each of the results ``indices``."""
+        end = start + matrix.numel
+        yield from ((index, MergedChunk(start, end, None, matrix)) for index in indices if not merges[index])
+        merging = [index for index in indices if merges[index]]
+        if not merging:
+            return
+        for position, merged in merged_matrices(
+            matrix.transposed() if turn else matrix,
+            self.chosen,
+            [self.results[index] for index in merging],
+            [self.summaries[index] for index in merging] if self._summarised(indices) else (),
+            self.statistics,
+            self.wide,
+            turn,
+        ):
+            if isinstance(merged, LowRank):
+                flat: Tensor | LowRank = merged.transposed() if turn else merged
+            else:
+                flat = (merged.T if turn else merged).reshape(-1)
+            del merged
+            yield merging[position], MergedChunk(start, end, flat, matrix)
+            del flat  # before the next one is made
+
+    def _summarised(self, indices: Sequence[int]) -> bool:
+        calibrated = any(self.results[index].calibration is not None for index in indices)
+        return bool(self.summaries) and (self.chosen.family == "spectral" or calibrated)
 
 
 def _tells_sides(result: ResultParameters) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from svc_dist.errors import RecipeError
 from svc_dist.methods.costs import Memory, Operations
 from svc_dist.methods.parameters import LAMBDA, WEIGHT, Deferred, Parameter
+
+if TYPE_CHECKING:
+    from svc_dist.methods.deltas import TaskDeltas
 
 _Value = TypeVar("_Value")
 
@@ -209,6 +212,24 @@ class Calibration(Declaration):
             parameter.name: parameter.complete(settings, experts, f"{where(parameter.name)}: {self.name}")
             for parameter in self.parameters
         }
+
+
+class Statistics:
+    """What the first pass over a whole tensor yields for a set of parameters: made once, when it is first needed."""
+
+    def __init__(self, deltas: TaskDeltas, method: Method) -> None:
+        self._deltas, self._compute = deltas, method.load_statistics()
+        self._made: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+
+    def of(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The argument ``statistics`` of the method's function; nothing where the method makes no first pass."""
+        if self._compute is None:
+            return {}
+        made = next((statistics for other, statistics in self._made if other == parameters), None)
+        if made is None:
+            made = {"statistics": self._compute(self._deltas, **parameters)}
+            self._made.append((parameters, made))
+        return made
 
 
 def any_deferred(parameters: Mapping[str, Any]) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,12 +13,12 @@ from typing import IO
 
 from svc_dist.errors import EvaluationError, printable_lines
 from svc_dist.recipe.evaluation.entry import OUTPUT, SCORES
+from svc_dist.run.signals.shell import run_line
 from svc_dist.scoring import metrics
 from svc_dist.storage.secrets import redact, redact_command
 
 _TAIL = 1 << 20  # bytes of the end of a command's output that are read
 _SHOWN = 20  # lines of it in a message
-_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def score(command: str, output: str, timeout: float | None = None) -> Scores:
         line = command.replace(OUTPUT, shlex.quote(output)).replace(SCORES, shlex.quote(folder))
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             began = time.monotonic()
-            code = _run(line, output, timeout, out, err)
+            code = run_line(line, {"SVC_DIST_OUTPUT": output}, out, err, timeout)
             seconds = time.monotonic() - began
             if code != 0:
                 raise EvaluationError(f"{_how(code, timeout)}: {redact_command(command)}{_said(err, out)}")
@@ -51,39 +49,6 @@ def score(command: str, output: str, timeout: float | None = None) -> Scores:
             except EvaluationError as error:
                 raise EvaluationError(f"{error.message}{_said(err, out)}", error.hint) from None
     return Scores(found, seconds)
-
-
-def _run(line: str, output: str, timeout: float | None, out: IO[bytes], err: IO[bytes]) -> int | None:
-    """The exit code of a line of the shell; None where it did not end in time."""
-    process = subprocess.Popen(
-        line, shell=True, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-        env={**os.environ, "SVC_DIST_OUTPUT": output},
-    )  # fmt: skip
-    try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and whatever it started, also where this process is interrupted."""
-    for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # its group has ended
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            if not _is_alive(process.pid):
-                return
-
-
-def _is_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def _how(code: int | None, timeout: float | None) -> str:

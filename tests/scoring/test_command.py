@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from svc_dist.errors import EvaluationError
 from svc_dist.scoring.command import score
+from tests.support.ended import wait_until_ended
 
 
 def test_the_location_is_quoted_and_in_the_environment(tmp_path: Path) -> None:
@@ -45,14 +45,4 @@ def test_a_command_that_takes_too_long_ends_with_what_it_started(tmp_path: Path)
     with pytest.raises(EvaluationError, match=r"longer than 0\.5 s"):
         score(f"sleep 300 & echo $! > {tmp_path}/pid; wait # {{output}}", "model", timeout=0.5)
     assert time.monotonic() - began < 9
-    pid = int((tmp_path / "pid").read_text())
-    for _ in range(50):  # it ends, and init takes it
-        try:
-            os.kill(pid, 0)
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().split()[2] == "Z":
-                    return
-        except (ProcessLookupError, FileNotFoundError):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the command's child is alive")
+    wait_until_ended(int((tmp_path / "pid").read_text()))

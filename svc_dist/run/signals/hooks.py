@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import subprocess
 import tempfile
 from collections import deque
+from typing import IO
 
 from svc_dist.run.signals.outcome import Outcome
+from svc_dist.run.signals.shell import run_line
 from svc_dist.storage.secrets import redact
 
 _LINES = 50  # of a command's output that the log repeats
@@ -20,16 +18,16 @@ _log = logging.getLogger("svc_dist")
 def run_hook(option: str, command: str, outcome: Outcome, timeout: float) -> None:
     """Run a command by the shell with the outcome in its environment. A command that fails is a warning.
 
-    After ``timeout`` seconds it is killed, with all that it has started. The log has the end of what it writes.
+    After ``timeout`` seconds it is ended. Whatever it has started ends with it. The log has the end of what it writes.
     """
     data = outcome.data()
     names = ("state", "exit_code", "error", "output", "run", "seconds")
     values = {f"SVC_DIST_{'RUN_ID' if name == 'run' else name.upper()}": data[name] for name in names}
-    environment = os.environ | {name: "" if value is None else str(value) for name, value in values.items()}
+    variables = {name: "" if value is None else str(value) for name, value in values.items()}
     lines: deque[str] = deque(maxlen=_LINES)
     try:
         with tempfile.TemporaryFile() as written:
-            problem = _run(command, environment, written.fileno(), timeout)
+            problem = _problem(command, variables, written, timeout)
             written.seek(0)
             lines.extend(line.decode("utf-8", "replace").rstrip() for line in written)
     except OSError as error:  # no space for a temporary file
@@ -40,22 +38,12 @@ def run_hook(option: str, command: str, outcome: Outcome, timeout: float) -> Non
         _log.warning(f"warning: the command of {option} {problem}; the merge's exit code stays {outcome.exit_code}")
 
 
-def _run(command: str, environment: dict[str, str], output: int, timeout: float) -> str | None:
-    """Why a command failed; None where it did not."""
+def _problem(command: str, variables: dict[str, str], output: IO[bytes], timeout: float) -> str | None:
+    """Run a command. Why it failed; None where it did not."""
     try:
-        process = subprocess.Popen(  # a shell command is what the option takes
-            ["/bin/sh", "-c", command], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
+        code = run_line(command, variables, output, output, timeout)
     except (OSError, ValueError) as error:
         return f"could not start: {error}"
-    try:
-        code = process.wait(timeout)
-    except subprocess.TimeoutExpired:
+    if code is None:
         return f"was killed after {timeout:g} s (--hook-timeout)"
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
     return None if code == 0 else f"ended with exit code {code}"

@@ -1,5 +1,5 @@
-"""What a merge tells of its result: commands (svc_dist.run.signals.hooks), a request (svc_dist.run.signals.posting),
-metrics (svc_dist.run.signals.metrics); svc_dist.run.signals.outcome says how it ended."""
+"""What a merge tells of its result: commands (svc_dist.run.signals.hooks, run by
+svc_dist.run.signals.shell), a request (svc_dist.run.signals.posting), metrics (svc_dist.run.signals.metrics); svc_dist.run.signals.outcome says how it ended."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from svc_dist.run.signals import posting, reporter
 from svc_dist.run.signals.metrics import METRICS, push_path
 from svc_dist.run.signals.reporter import Signals, reporting
 from tests.support.checkpoints import recipe_data, write_llamas
+from tests.support.ended import wait_until_ended
 
 SUMMARY = MergeSummary("out", "f" * 64, 3, 1, 4, 1, 0, 100, 50, 1.5, "inline", "mixed", ())
 
@@ -118,6 +119,10 @@ def test_a_command_that_fails_or_hangs_is_a_warning(caplog: pytest.LogCaptureFix
     end(Signals(on_success=f"(sleep 60; touch {tmp_path}/late) & sleep 60", hook_timeout=0.2))
     assert time.monotonic() - began < 30
     assert "was killed after 0.2 s (--hook-timeout)" in caplog.text
+    began = time.monotonic()
+    end(Signals(on_success=f"(sleep 60; touch {tmp_path}/late) & echo $! > {tmp_path}/left"))
+    assert time.monotonic() - began < 30
+    wait_until_ended(int((tmp_path / "left").read_text()))
 
 
 # --- a request
