@@ -18,6 +18,7 @@ from svc_dist.storage.open import open_storage
 
 if TYPE_CHECKING:  # keeps the command's help fast: the command line takes its enums from here
     from svc_dist.plan.model import Plan
+    from svc_dist.run.executors.ray_connection import RayConnection
     from svc_dist.run.progress import MergeProgress
 
 _log = logging.getLogger("svc_dist")
@@ -66,6 +67,7 @@ class Options:
 
     Raises RecipeError when a value is wrong or two options contradict each other. ``progress``: show a progress bar.
     ``on_progress``: see ``Progress``. ``watch``: runs beside the units, with what ``Progress.figures`` says.
+    ``connection``: to the cluster at ``address``, where the run shares one with its planning.
     """
 
     executor: str = ExecutorKind.AUTO
@@ -78,6 +80,7 @@ class Options:
     progress: bool = False
     on_progress: Callable[[MergeProgress], object] | None = field(default=None, compare=False)
     watch: Watch = field(default=lambda figures: nullcontext(), compare=False)
+    connection: RayConnection | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.executor != ExecutorKind.AUTO:

@@ -14,7 +14,7 @@ from svc_dist.plan.hub_models import located
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.devices.chosen import settings_of
+from svc_dist.run.devices.chosen import on_cluster, settings_of
 from svc_dist.run.early_imports import import_torch
 from svc_dist.run.executors import find_executor
 from svc_dist.run.executors.base import Executor
@@ -85,7 +85,7 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
         return _already_complete(recipe, target, complete, options, began)
     if exists and not restart:
         refuse_foreign(target, recipe)
-    with held(target) as lock:
+    with held(target) as lock, on_cluster(options) as options:
         with planning(target):
             plan = _planned(recipe, target, options, restart)
         for warning in plan.warnings:

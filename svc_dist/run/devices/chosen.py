@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings
@@ -12,27 +16,56 @@ from svc_dist.run.host import settings_here
 from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.sizes import counted
 
+_WAIT = 120.0  # seconds for an answer of every node: importing torch takes some
 _log = logging.getLogger("svc_dist")
+
+
+@contextmanager
+def on_cluster(options: Options) -> Iterator[Options]:
+    """The options of a run with a connection to the cluster at their address, if any, until the ``with`` ends.
+
+    Raises RecipeError, StorageError.
+    """
+    if options.connection is not None or not _joins(options):
+        yield options
+        return
+    assert options.address is not None
+    require_head(options.address)  # before Ray is imported
+    from svc_dist.run.executors.ray import connect
+
+    connection = connect(options.address)
+    try:
+        yield replace(options, connection=connection)
+    finally:
+        connection.close()
 
 
 def settings_of(options: Options, recorded: Settings | None) -> Settings:
     """Complete settings for a run. ``recorded``: those of the run in the output.
 
-    A cluster decides about the device that is left open, and names its kind of GPU. Raises RecipeError when the run
-    needs a GPU and none can be used, and StorageError where no cluster answers.
+    A cluster decides about the device that is left open, and names its kind of GPU. Its GPUs get ready from here on.
+    Raises RecipeError when the run needs a GPU and none can be used, and StorageError where no cluster answers.
     """
     request = options.settings
-    if options.address is None or options.executor not in (ExecutorKind.AUTO, ExecutorKind.RAY):
+    if not _joins(options):
         return settings_here(request, recorded)
-    require_head(options.address)  # before minutes of planning
-    if recorded is not None or request.device == Device.CPU:
-        return request.resolve(recorded, lambda: Device.CPU)
-    from svc_dist.run.executors.ray import ask_cluster
-
-    found = ask_cluster(options.address)
-    settings = request.resolve(None, lambda: Device.CUDA if found.kinds else Device.CPU, lambda: _kind(found))
+    with on_cluster(options) as joined:
+        assert joined.connection is not None
+        if recorded is not None or request.device == Device.CPU:
+            settings = request.resolve(recorded, lambda: Device.CPU)
+            if settings.device != Device.CPU:
+                joined.connection.devices(options.slots or sys.maxsize)
+            return settings
+        found = joined.connection.devices(options.slots or sys.maxsize).kinds(_WAIT)
+        settings = request.resolve(None, lambda: Device.CUDA if found.kinds else Device.CPU, lambda: _kind(found))
+        if settings.device == Device.CPU:
+            joined.connection.give_back()
     _report(found, settings, asked=request.device == Device.CUDA)
     return settings
+
+
+def _joins(options: Options) -> bool:
+    return options.address is not None and options.executor in (ExecutorKind.AUTO, ExecutorKind.RAY)
 
 
 def _kind(found: ClusterGpus) -> tuple[str, str]:

@@ -14,21 +14,11 @@ from typing import Any
 
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, DrainedError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
-from svc_dist.run.executors.ray_cluster import ClusterGpus, cluster_gpus, warn_of_unused
+from svc_dist.run.executors.ray_cluster import warn_of_unused
+from svc_dist.run.executors.ray_connection import RayConnection
 from svc_dist.run.executors.ray_devices import CORES, Device, RayDevices
-from svc_dist.run.executors.ray_head import HeadWatch
 from svc_dist.run.executors.ray_metrics import Metrics
-from svc_dist.run.executors.ray_nodes import (
-    RayNodes,
-    booked,
-    environment,
-    first_line,
-    join,
-    on_node,
-    own_sigterm,
-    start_here,
-    stop_here,
-)
+from svc_dist.run.executors.ray_nodes import RayNodes, booked, first_line, on_node
 from svc_dist.run.host import default_slots
 from svc_dist.run.options import Options
 from svc_dist.run.placement import Booking, Node
@@ -41,53 +31,42 @@ from svc_dist.storage.access import Access
 
 _Arguments = tuple[str, str, str | None, Access]
 _workers: dict[str, Worker] = {}
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # Ray prints them, as text, between our lines
-}
-_START: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "configure_logging": False}
 
 
 class RayExecutor:
-    """Runs instructions as tasks on a Ray cluster: the one at ``address``, or one that it starts on this machine."""
+    """Runs instructions as tasks on a Ray cluster: by the connection of the options, else by one of its own to their
+    address, or to a cluster that it starts on this machine."""
 
     name = "ray"
 
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
-        with ExitStack() as restoring:
-            restoring.enter_context(environment(_ENVIRONMENT))
-            self._connect(plan, output, options)
-            self._restoring = restoring.pop_all()
+        slots = options.slots or default_slots(plan.settings)
+        connection = options.connection or connect(options.address, slots * plan.settings.threads_per_unit)
+        self._own = connection if options.connection is None else None
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            self._connect(plan, output, options, connection)
+            failed.pop_all()
 
-    def _connect(self, plan: Plan, output: Output, options: Options) -> None:
-        import ray
+    def _connect(self, plan: Plan, output: Output, options: Options, connection: RayConnection) -> None:
         from ray.util import metrics
 
-        self._ray = ray
-        self._plan = plan
+        self._ray = ray = connection.ray
+        self._plan, self._head = plan, connection.head
         self._arguments = (output.location, plan.fingerprint, options.scratch, output.access)
         self._refs: dict[Any, Instruction] = {}
         self._on: dict[Any, Device] = {}  # the devices of units that run on one
         self._events: list[Event] = []  # known before anything is waited for
-        self._owned = not ray.is_initialized()
-        self._started = self._owned and options.address is None  # not only joined
-        slots = options.slots
-        if self._owned:
-            with own_sigterm():
-                if options.address is None:
-                    threads = plan.settings.threads_per_unit
-                    start_here(ray, _START | {"num_cpus": (slots or default_slots(plan.settings)) * threads})
-                else:
-                    join(ray, _START, options.address)
-        self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         # One function for all: its first call waits for the head, which may be lost by the time a shard is finished.
         self._task = ray.remote(max_retries=0, max_calls=0, num_cpus=0)(execute)
         # The driver's node can finish shards. Ray prefers idle nodes, and one without svc_dist is always idle.
         self._here = on_node(ray, ray.get_runtime_context().get_node_id(), soft=True)
-        most = min(slots or len(plan.units), len(plan.units))
-        self._devices = None if plan.settings.device == "cpu" else RayDevices(ray, plan.settings, most)
-        self._nodes = self._devices or RayNodes(ray, plan.settings, most, self._started)
+        most = min(options.slots or len(plan.units), len(plan.units))
+        self._devices: RayDevices | None = None
+        if plan.settings.device != "cpu":
+            self._devices = connection.devices(most)
+            self._devices.use(plan.settings, most)
+        self._nodes = self._devices or RayNodes(ray, plan.settings, most, connection.started)
         self._reported = self._nodes.available
         if self._devices is None:
             warn_of_unused(ray)
@@ -155,15 +134,9 @@ class RayExecutor:
         return events
 
     def close(self) -> None:
-        """Stop the cluster that this executor started, or disconnect from the one that it joined."""
-        with self._restoring:
-            if self._devices is not None and not self._head.lost:
-                self._devices.close()
-            if self._owned and not self._head.lost:  # without a head, Ray would wait for one
-                if self._started:
-                    stop_here(self._ray)
-                else:
-                    self._ray.shutdown()
+        """Close a connection of its own."""
+        if self._own is not None:
+            self._own.close()
 
     def _resources(self, booking: Booking | None, node: str) -> dict[str, Any]:
         """The resources that a unit's task asks Ray for, and its node, by Ray's id."""
@@ -232,20 +205,11 @@ class RayExecutor:
         return outcome
 
 
-def ask_cluster(address: str) -> ClusterGpus:
-    """The GPUs of the cluster at an address. Raises StorageError where it cannot be reached."""
+def connect(address: str | None, cores: int = 1) -> RayConnection:
+    """Join the cluster at an address, or start one. Raises RecipeError, StorageError."""
     import ray
 
-    with environment(_ENVIRONMENT):
-        joined = not ray.is_initialized()
-        if joined:
-            with own_sigterm():
-                join(ray, _START, address)
-        try:
-            return cluster_gpus(ray)
-        finally:
-            if joined:
-                ray.shutdown()
+    return RayConnection(ray, address, cores)
 
 
 def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost:

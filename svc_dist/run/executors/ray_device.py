@@ -7,13 +7,15 @@ import threading
 from typing import NamedTuple
 
 from svc_dist.errors import DrainedError
-from svc_dist.plan.settings import Settings
+from svc_dist.plan.settings import Device
 from svc_dist.run.host import device_memory, window_memory
 from svc_dist.run.placement import PER_DEVICE
 from svc_dist.run.process import set_up_for_units, set_up_worker
 from svc_dist.run.schedule import Done, Instruction, RangesLost
 from svc_dist.run.worker import Worker
 from svc_dist.storage.access import Access
+
+_Arguments = tuple[str, str, str | None, Access]
 
 
 class DeviceFound(NamedTuple):
@@ -30,19 +32,24 @@ class DeviceFound(NamedTuple):
     speed: float | None
     process: int
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        return self.gpu, self.build
+
 
 class DeviceProcess:
     """What Ray keeps on a GPU that it booked whole. Its methods run in threads, as many as units share the device."""
 
-    def __init__(self, settings: Settings, processes: int) -> None:
+    def __init__(self, processes: int) -> None:
         """``processes``: of this kind on its node, which share the memory there."""
-        self._settings, self._processes = settings, processes
+        self._processes = processes
+        self._run: _Arguments | None = None
         self._worker: Worker | None = None
         self._lock = threading.Lock()
         self._draining = False
 
     def found(self) -> DeviceFound:
-        """Get ready for units, and describe the device. Raises RecipeError where torch cannot use it."""
+        """Get ready for the units of any run, and describe the device. Raises RecipeError where torch cannot use it."""
         import ray
 
         import svc_dist.run.unit  # noqa: F401  # what the first unit would wait for
@@ -50,12 +57,10 @@ class DeviceProcess:
         from svc_dist.run.devices.speed import measured_speed
         from svc_dist.run.executors.ray_nodes import own_versions
 
+        memory = device_memory(Device.CUDA) or 0
         booked = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        set_up_worker(self._settings)
-        memory = device_memory(self._settings.device) or 0
         cuda.limit_memory(memory)
-        with set_up_for_units(self._settings):
-            speed = measured_speed(self._settings.device)
+        speed = measured_speed(Device.CUDA)
         number = ",".join(map(str, booked))
         return DeviceFound(own_versions(), number, cuda.gpu_name(), cuda.torch_build(), memory, speed, os.getpid())
 
@@ -66,17 +71,19 @@ class DeviceProcess:
             if self._worker is not None:
                 self._worker.drain()
 
-    def execute(self, arguments: tuple[str, str, str | None, Access], instruction: Instruction) -> Done | RangesLost:
-        """Execute an instruction; see ``Worker``."""
+    def execute(self, arguments: _Arguments, instruction: Instruction) -> Done | RangesLost:
+        """Execute an instruction of a run; see ``Worker``."""
         output, fingerprint, scratch, access = arguments
         with self._lock:
             if self._draining:
                 raise DrainedError("the run was asked to stop before the unit began")
-            if self._worker is None:
+            if self._worker is None or self._run != arguments:
                 window = window_memory(self._processes)
                 self._worker = Worker(
                     output, fingerprint, scratch, access, has_host=False, window=window, lanes=PER_DEVICE
                 )
+                self._run = arguments
+                set_up_worker(self._worker.plan.settings)
             worker = self._worker
-        with set_up_for_units(self._settings):
+        with set_up_for_units(worker.plan.settings):
             return worker.execute(instruction)

@@ -1,4 +1,4 @@
-"""The GPUs of a Ray cluster, each with one process that books it whole for as long as a run lasts.
+"""The GPUs of a Ray cluster, each with one process that books it whole for as long as the connection lasts.
 
 Tasks would come to any idle process, whose CUDA context is on the device of its first task: such a process would have
 to send them back, or hold a context on every device. Units that share a device share its process here.
@@ -15,6 +15,7 @@ from typing import Any
 
 from svc_dist.errors import UnitsFailedError
 from svc_dist.plan.settings import Settings
+from svc_dist.run.executors.ray_cluster import ClusterGpus, gpus_of_nodes
 from svc_dist.run.executors.ray_device import DeviceFound, DeviceProcess
 from svc_dist.run.executors.ray_nodes import PROBES, REFRESH, draining, first_line, last_line, on_node, own_versions
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
@@ -41,12 +42,14 @@ class Device:
 class RayDevices:
     """The devices that take units, as nodes, devices and their processes come and go.
 
+    Their processes start at once, so that they get ready while a merge is planned; ``use`` gives them to a run.
     ``available``: by a key of node and device; ``probes``: references of pending answers; ``most``: units in parallel
     on all of them. A device that failed gets no more units, unless there is no other.
     """
 
-    def __init__(self, ray: Any, settings: Settings, most: int) -> None:
-        self._ray, self._settings, self._most = ray, settings, most
+    def __init__(self, ray: Any, most: int) -> None:
+        self._ray, self._most = ray, most
+        self._settings: Settings | None = None
         options = {"num_gpus": 1, "num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
         self._start = ray.remote(**options, max_concurrency=(1 + AHEAD) * PER_DEVICE + 2)(DeviceProcess)
         self.available: Mapping[str, Node] = {}
@@ -57,6 +60,34 @@ class RayDevices:
         self._starts: dict[str, int] = {}  # processes of each node that ended before they answered
         self._refused: dict[str, str] = {}  # nodes that get no units, and why
         self._refreshed = float("-inf")
+        self.refresh()
+
+    def kinds(self, seconds: float) -> ClusterGpus:
+        """The kinds of GPU as the first process of each node to answer describes them, and why others do not."""
+        end = time.monotonic() + seconds
+        while self._silent() and (left := end - time.monotonic()) > 0:
+            ready = self._ray.wait(list(self.probes), num_returns=1, timeout=min(REFRESH, left))[0]
+            self.refresh(ready)
+        found, silent = ClusterGpus(), self._silent()
+        for node, count in gpus_of_nodes(self._ray).items():
+            kind = next((one.found.kind for one in self._devices if one.node == node and one.found), None)
+            if kind is not None:
+                found.kinds[kind] += count
+            else:
+                waited = f"no answer within {seconds:.0f} s: other work may occupy them"
+                found.add_unusable(waited if node in silent else self._refused.get(node, "no core is beside it"), count)
+        return found
+
+    def use(self, settings: Settings, most: int) -> None:
+        """Give the devices to a run, with ``most`` units in parallel. Raises UnitsFailedError as ``refresh``."""
+        self._settings, self._most = settings, most
+        for device in self._devices:
+            self._require_kind(device)
+        living = [device for device in self._devices if device.ended is None]
+        for node in dict.fromkeys(device.node for device in living):
+            ready_first = sorted((one for one in living if one.node == node), key=lambda one: one.found is None)
+            for device in ready_first[most:]:
+                self.end(device, "the run has fewer units")
         self.refresh()
 
     def due(self, ready: Collection[Any]) -> bool:
@@ -81,6 +112,8 @@ class RayDevices:
                 self._begin(node, count)
         reasons = dict.fromkeys([*self._refused.values(), *self._foreign.values()])
         idle = {node for node, count in gpus.items() if node not in self._refused and count > spared.get(node, 0)}
+        if self._settings is None:
+            return False
         if reasons and not self._devices and not idle:
             raise UnitsFailedError(
                 f"no GPU of the cluster can be used: {'; '.join(reasons)}",
@@ -93,7 +126,7 @@ class RayDevices:
             if device.found is not None and self._usable(device) and device.node not in leaving
         }
         for node in dict.fromkeys(key.rpartition("/")[0] for key in self.available):
-            if (cores := self._cores(alive[node], gpus[node])) is not None:
+            if (cores := self._cores(alive[node], gpus[node], self._settings.threads_per_unit)) is not None:
                 self.available = {**self.available, f"{node}/{CORES}": cores}
         return self.available != before
 
@@ -132,9 +165,7 @@ class RayDevices:
 
     def _begin(self, node: str, count: int) -> None:
         """Start a process for one of the ``count`` devices of a node."""
-        process = self._start.options(scheduling_strategy=on_node(self._ray, node, soft=False)).remote(
-            self._settings, count
-        )
+        process = self._start.options(scheduling_strategy=on_node(self._ray, node, soft=False)).remote(count)
         device = Device(node, process)
         self._devices.append(device)
         self.probes[process.found.options(name="get_ready").remote()] = device
@@ -157,19 +188,28 @@ class RayDevices:
             self._refuse(device.node, f"it has {found.versions}, and this command {own_versions()}")
             return
         device.found = found
-        kind = (found.gpu, found.build)
-        if self._settings.gpu and kind != (self._settings.gpu, self._settings.build):
+        self._require_kind(device)
+
+    def _require_kind(self, device: Device) -> None:
+        """End the process of a device of another kind than the run's."""
+        settings, found = self._settings, device.found
+        if settings is not None and found is not None and settings.gpu and found.kind != (settings.gpu, settings.build):
             self._foreign[self._key(device)] = f"{found.gpu} with torch {found.build}"
             self.end(device, "it is of another kind")
             _log.warning(
                 f"GPU {found.number} of node {device.node} gets no units: it is {found.gpu} with torch {found.build}, "
-                f"and this merge uses {self._settings.gpu} with torch {self._settings.build} (--mixed-gpus uses all)"
+                f"and this merge uses {settings.gpu} with torch {settings.build} (--mixed-gpus uses all)"
             )
+
+    def _silent(self) -> set[str]:
+        """The nodes none of whose processes has answered yet."""
+        return {one.node for one in self.probes.values()} - {one.node for one in self._devices if one.found}
 
     def _refuse(self, node: str, reason: str) -> None:
         if node not in self._refused:
             self._refused[node] = reason
-            _log.warning(f"node {node} gets no units: {reason}")
+            if self._settings is not None:  # before a run, ``kinds`` tells
+                _log.warning(f"node {node} gets no units: {reason}")
 
     def _as_node(self, device: Device, entry: dict[str, Any], gpus: int) -> Node:
         assert device.found is not None
@@ -177,9 +217,9 @@ class RayDevices:
         memory = int(entry["Resources"].get("memory", 0)) // _MEMORY_OF_CORES // gpus
         return Node(PER_DEVICE, memory, device.found.memory, device.name, device.found.speed, AHEAD * PER_DEVICE)
 
-    def _cores(self, entry: dict[str, Any], gpus: int) -> Node | None:
+    def _cores(self, entry: dict[str, Any], gpus: int, threads: int) -> Node | None:
         """The cores beside those of a node's processes, for units that need no device; None where there are none."""
-        resources, threads = entry["Resources"], self._settings.threads_per_unit
+        resources = entry["Resources"]
         slots = min((int(resources.get("CPU", 0)) - gpus) // threads, self._most)
         memory = int(resources.get("memory", 0)) // _MEMORY_OF_CORES
         return Node(slots, memory, name=f"cores of {_host(entry)}") if slots > 0 else None

@@ -15,11 +15,11 @@ from svc_dist.errors import DamagedInputError, DrainedError, LockedError, warnin
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
-from svc_dist.plan.settings import Settings
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import Stage, title
-from svc_dist.run.devices.chosen import settings_of
+from svc_dist.run.devices.chosen import on_cluster, settings_of
 from svc_dist.run.early_imports import import_torch
+from svc_dist.run.host import detect_device, identify_gpu
 from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
@@ -69,7 +69,7 @@ def run_stages(stages: Sequence[Stage], output: str, options: Options) -> MergeS
     complete = [one for one in published if one is not None]
     if len(complete) == len(results) and not whole.journal.is_there():
         return _already_complete(stages, whole, complete, options, began)
-    with held(whole) as lock:
+    with held(whole) as lock, on_cluster(options) as options:
         with planning(whole):
             run = _Run(stages, whole, options, restart)
         return run.finish(lock, began)
@@ -85,7 +85,7 @@ class _Run:
         self.stages = [replace(one, recipe=located(one.recipe, models_of(recorded))) for one in stages]
         for stage in self.stages:
             refuse_nesting(whole, stage.recipe.locations)
-        settings = _settings(options, recorded[0].settings if recorded else None)
+        settings = settings_of(options, recorded[0].settings if recorded else None)
         self.plans = plan_stages(self.stages, settings)
         self.records = [StageRecord.of(stage, plan) for stage, plan in zip(self.stages, self.plans, strict=True)]
         if recorded:
@@ -204,10 +204,6 @@ def _old_stages(whole: Output, restart: bool) -> tuple[StageRecord, ...] | None:
     return None
 
 
-def _settings(options: Options, recorded: Settings | None) -> Settings:
-    return settings_of(options, recorded)
-
-
 def _already_complete(
     stages: Sequence[Stage], whole: Output, published: Sequence[PublishedMerge], options: Options, began: float
 ) -> MergeSummary:
@@ -215,7 +211,7 @@ def _already_complete(
     models: tuple[PlannedModel, ...] = ()
     if any(stage.recipe.hub_ids for stage in stages):
         models = tuple(model for result in results for model in recorded_models(result))
-    settings = _settings(options, published[0].settings)
+    settings = options.settings.resolve(published[0].settings, detect_device, identify_gpu)
     with planned_again(whole):
         plans = plan_stages(stages, settings, models)
     of_results = [plan for plan, stage in zip(plans, stages, strict=True) if stage.result]

@@ -16,6 +16,7 @@ from svc_dist.run.executors.ray_nodes import PROBES, own_versions
 from svc_dist.run.placement import Node
 
 SETTINGS = Settings(device="cuda")
+H100 = ("H100", "2.13.0+cu130")
 
 
 class RayError(Exception): ...
@@ -36,6 +37,7 @@ class Cluster:
         self.answer: Callable[[str, int], DeviceFound | Exception] = lambda node, number: found(number)
         self.started: list[SimpleNamespace] = []
         self.killed: list[SimpleNamespace] = []
+        self.silent: set[str] = set()  # nodes that never answer
 
     def nodes(self) -> list[dict[str, Any]]:
         return [
@@ -48,7 +50,7 @@ class Cluster:
 
     def remote(self, **_: Any) -> Any:
         def options(scheduling_strategy: str) -> Any:
-            return SimpleNamespace(remote=lambda settings, of: self._begin(scheduling_strategy, of))
+            return SimpleNamespace(remote=lambda of: self._begin(scheduling_strategy, of))
 
         return lambda cls: SimpleNamespace(options=options)
 
@@ -59,6 +61,13 @@ class Cluster:
         process.found = SimpleNamespace(options=lambda name: SimpleNamespace(remote=lambda: (node, number, object())))
         self.started.append(process)
         return process
+
+    def wait(
+        self, refs: list[tuple[str, int, object]], num_returns: int, timeout: float
+    ) -> tuple[list[tuple[str, int, object]], list[tuple[str, int, object]]]:
+        """The first answer that there is."""
+        ready = [ref for ref in refs if ref[0] not in self.silent][:num_returns]
+        return ready, [ref for ref in refs if ref not in ready]
 
     def get(self, ref: tuple[str, int, object]) -> DeviceFound:
         answer = self.answer(ref[0], ref[1])
@@ -76,8 +85,15 @@ def found(number: int, **other: Any) -> DeviceFound:
 
 def answered(cluster: Cluster, most: int = 64) -> RayDevices:
     """The devices, once all processes have answered."""
-    devices = RayDevices(cluster, SETTINGS, most)
+    devices = began(cluster, most=most)
     devices.refresh(list(devices.probes))
+    return devices
+
+
+def began(cluster: Cluster, settings: Settings = SETTINGS, most: int = 64) -> RayDevices:
+    """The devices of a run, none of whose processes has answered."""
+    devices = RayDevices(cluster, most)
+    devices.use(settings, most)
     return devices
 
 
@@ -150,7 +166,7 @@ def test_a_node_that_leaves_takes_its_devices_along() -> None:
 def test_gpus_that_cannot_be_used_end_the_run_with_the_reason() -> None:
     cluster = Cluster(a=1)
     cluster.answer = lambda node, number: RayTaskError("Traceback\nRecipeError: torch 2.13.0 is built for the CPU only")
-    devices = RayDevices(cluster, SETTINGS, 64)
+    devices = began(cluster)
     with pytest.raises(UnitsFailedError, match="no GPU of the cluster can be used: RecipeError: torch 2"):
         devices.refresh(list(devices.probes))
 
@@ -166,7 +182,7 @@ def test_a_node_whose_processes_cannot_be_used_leaves_the_work_to_others(caplog:
 def test_a_process_that_ends_before_it_answers_is_started_a_few_times() -> None:
     cluster = Cluster(a=1)
     cluster.answer = lambda node, number: RayError("the actor died")
-    devices = RayDevices(cluster, SETTINGS, 64)
+    devices = began(cluster)
     for _ in range(PROBES - 1):
         devices.refresh(list(devices.probes))
     with pytest.raises(UnitsFailedError, match="the actor died"):
@@ -190,7 +206,7 @@ def test_all_devices_are_given_back_at_the_end() -> None:
 def test_only_the_kind_of_gpu_that_the_run_began_with_gets_units(caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster(a=1, b=1)
     cluster.answer = lambda node, number: found(number, gpu="A100" if node == "a" else "H100")
-    devices = RayDevices(cluster, Settings("mixed", 1, "cuda", "H100", "2.13.0+cu130"), 64)
+    devices = began(cluster, Settings("mixed", 1, "cuda", *H100))
     devices.refresh(list(devices.probes))
     assert gpus(devices.available) == ["b/0"]
     assert "GPU 0 of node a gets no units: it is A100 with torch 2.13.0+cu130" in caplog.text
@@ -201,6 +217,60 @@ def test_only_the_kind_of_gpu_that_the_run_began_with_gets_units(caplog: pytest.
 
 def test_a_cluster_of_another_kind_alone_ends_the_run() -> None:
     cluster = Cluster(a=2)
-    devices = RayDevices(cluster, Settings("mixed", 1, "cuda", "A100", "2.13.0"), 64)
+    devices = began(cluster, Settings("mixed", 1, "cuda", "A100", "2.13.0"))
     with pytest.raises(UnitsFailedError, match=r"no GPU of the cluster can be used: H100 with torch 2\.13\.0\+cu130"):
         devices.refresh(list(devices.probes))
+
+
+def test_processes_get_ready_before_there_is_a_run_and_say_what_they_are_on() -> None:
+    cluster = Cluster(a=8, b=4, c=2, d=1, cores=0)
+    failed = RayTaskError("Traceback\nRecipeError: torch can use no GPU here: torch 2.13.0 is built for the CPU only")
+    cluster.answer = lambda node, number: failed if node == "c" else found(number)
+    cluster.silent = {"d"}
+    devices = RayDevices(cluster, 64)
+    kinds = devices.kinds(0.1)
+    assert kinds.kinds == {H100: 12}
+    assert kinds.most() == H100
+    assert kinds.unusable == {
+        "RecipeError: torch can use no GPU here: torch 2.13.0 is built for the CPU only": 2,
+        "no answer within 0 s: other work may occupy them": 1,
+    }
+    assert not devices.available, "there is no run yet"
+    started = len(cluster.started)
+    devices.use(SETTINGS, 64)
+    devices.refresh([ref for ref in devices.probes if ref[0] != "d"])
+    assert len(gpus(devices.available)) == 12
+    assert len(cluster.started) == started, "they are those that the run gets"
+
+
+def test_nothing_is_asked_where_there_is_no_gpu() -> None:
+    cluster = Cluster(cores=0)
+    kinds = RayDevices(cluster, 64).kinds(60)
+    assert not kinds.kinds
+    assert not kinds.unusable
+    assert not cluster.started
+
+
+def test_a_run_of_few_units_gives_the_other_devices_back() -> None:
+    cluster = Cluster(a=8)
+    devices = RayDevices(cluster, 64)
+    devices.kinds(60)
+    ready = next(one for one in cluster.started if one.number == 0)
+    devices.use(SETTINGS, 1)
+    assert gpus(devices.available) == ["a/0"]
+    assert ready not in cluster.killed
+    assert len(cluster.killed) == 7
+    devices.use(SETTINGS, 2)
+    devices.refresh(list(devices.probes))
+    assert len(gpus(devices.available)) == 2, "the next run has more"
+
+
+def test_a_run_that_began_on_another_kind_ends_the_processes_of_this_one() -> None:
+    cluster = Cluster(a=1, b=1)
+    cluster.answer = lambda node, number: found(number, gpu="A100" if node == "a" else "H100")
+    devices = RayDevices(cluster, 64)
+    devices.kinds(60)
+    devices.refresh(list(devices.probes))
+    devices.use(Settings("mixed", 1, "cuda", *H100), 64)
+    assert gpus(devices.available) == ["b/0"]
+    assert [one.node for one in cluster.killed] == ["a"]
