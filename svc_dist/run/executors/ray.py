@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,8 +40,7 @@ class RayExecutor:
     name = "ray"
 
     def __init__(self, plan: Plan, output: Output, options: Options) -> None:
-        slots = options.slots or default_slots(plan.settings)
-        connection = options.connection or connect(options.address, slots * plan.settings.threads_per_unit)
+        connection = options.connection or connect(options.address, lambda: _cores(plan, options))
         self._own = connection if options.connection is None else None
         with ExitStack() as failed:
             failed.callback(self.close)
@@ -205,11 +204,16 @@ class RayExecutor:
         return outcome
 
 
-def connect(address: str | None, cores: int = 1) -> RayConnection:
-    """Join the cluster at an address, or start one. Raises RecipeError, StorageError."""
+def connect(address: str | None, cores: Callable[[], int] = lambda: 1) -> RayConnection:
+    """Join the cluster at an address, or start one with so many cores here. Raises RecipeError, StorageError."""
     import ray
 
     return RayConnection(ray, address, cores)
+
+
+def _cores(plan: Plan, options: Options) -> int:
+    """The cores of a cluster on this machine."""
+    return (options.slots or default_slots(plan.settings)) * plan.settings.threads_per_unit
 
 
 def execute(arguments: _Arguments, instruction: Instruction) -> Done | RangesLost:

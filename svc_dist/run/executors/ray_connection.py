@@ -5,6 +5,7 @@ The executor, the only module that imports Ray, passes it in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,13 +22,13 @@ _START: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "c
 
 
 class RayConnection:
-    """A cluster that this process has joined, or started with ``cores`` of this machine.
+    """A cluster that this process has joined, or started on this machine.
 
-    ``started``: whether it did that. ``head``: watches the cluster's head. A connection of the caller's own is used,
+    ``started``: whether it did that, with so many ``cores``. ``head``: watches the cluster's head. A connection of the caller's own is used,
     and left as it is.
     """
 
-    def __init__(self, ray: Any, address: str | None, cores: int = 1) -> None:
+    def __init__(self, ray: Any, address: str | None, cores: Callable[[], int] = lambda: 1) -> None:
         """Raises RecipeError, StorageError."""
         self.ray = ray
         with ExitStack() as restoring:
@@ -37,7 +38,7 @@ class RayConnection:
             if self._owned:
                 with own_sigterm():
                     if address is None:
-                        start_here(ray, _START | {"num_cpus": cores})
+                        start_here(ray, _START | {"num_cpus": cores()})
                     else:
                         join(ray, _START, address)
             self._restoring = restoring.pop_all()
