@@ -10,7 +10,6 @@ from torch import Tensor
 
 from svc_dist.methods.apply import (
     ResultParameters,
-    Statistics,
     elementwise_matrix,
     in_matrix_precision,
     merged_matrices,
@@ -18,6 +17,7 @@ from svc_dist.methods.apply import (
 from svc_dist.methods.blocks import Blocks
 from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.low_rank import Change, LowRank
+from svc_dist.methods.method import Statistics
 from svc_dist.methods.pairs.pair import Pair, best_of_product, best_pair, no_pair, stacked_pair
 from svc_dist.methods.registry import METHODS
 

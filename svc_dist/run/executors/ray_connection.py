@@ -24,8 +24,8 @@ _START: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "c
 class RayConnection:
     """A cluster that this process has joined, or started on this machine.
 
-    ``started``: whether it did that, with so many ``cores``. ``head``: watches the cluster's head. A connection of the caller's own is used,
-    and left as it is.
+    ``started``: whether it did that, with so many ``cores``. ``head``: watches the cluster's head. A connection of the
+    caller's own is used, and left as it is.
     """
 
     def __init__(self, ray: Any, address: str | None, cores: Callable[[], int] = lambda: 1) -> None:

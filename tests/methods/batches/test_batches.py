@@ -1,6 +1,7 @@
 """What is computed of many matrices at once is what is computed of each: ``svc_dist.methods.batches.matrices``,
-``svc_dist.methods.batches.noise``, ``svc_dist.methods.batches.forms``, ``svc_dist.methods.batches.calibrated`` and
-``svc_dist.methods.batches.merged``, which ``tests/run/results/test_on_device.py`` runs on a pretended device."""
+``svc_dist.methods.batches.noise``, ``svc_dist.methods.batches.groups``, ``svc_dist.methods.batches.forms``,
+``svc_dist.methods.batches.calibrated`` and ``svc_dist.methods.batches.merged``, which
+``tests/run/results/test_on_device.py`` runs on a pretended device."""
 
 from __future__ import annotations
 

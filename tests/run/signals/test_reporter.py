@@ -1,5 +1,6 @@
-"""What a merge tells of its result: commands (svc_dist.run.signals.hooks, run by
-svc_dist.run.signals.shell), a request (svc_dist.run.signals.posting), metrics (svc_dist.run.signals.metrics); svc_dist.run.signals.outcome says how it ended."""
+"""What a merge tells of its result: commands (svc_dist.run.signals.hooks, run by svc_dist.run.signals.shell), a request
+(svc_dist.run.signals.posting), metrics (svc_dist.run.signals.metrics); svc_dist.run.signals.outcome says how it
+ended."""
 
 from __future__ import annotations
 
