@@ -10,6 +10,7 @@ runs from process start to published model, with its inputs in the page cache. R
 
 simulates Llama 3 70B with three experts under SVC on growing clusters instead, from headers alone; --recipe, --shape
 and --experts choose another merge. *Floor* is the larger of all computing and all transfers, plus start and end.
+*Efficiency* is one GPU's seconds over those of all GPUs together; *of the work*: the same without start and end.
 """
 
 from __future__ import annotations
@@ -120,17 +121,19 @@ def simulate(options: argparse.Namespace) -> None:
         recipe["models"] = [recipe["models"][0] | {"model": path} for path in models[1:]]
         plan = make_plan(recipe, device="cuda")
     for net in options.net:
-        head = ("nodes x GPUs", "seconds", "floor", "efficiency", "compute", "read", "write", "bound by")
+        head = ("nodes x GPUs", "seconds", "floor", "efficiency", "of the work", "compute", "read", "write", "bound by")
         print(f"\n{options.gpu}, {net} a node\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
         first = 0.0
         for nodes, gpus in STEPS:
             found = predict(plan, parse_cluster(f"nodes={nodes},gpus={gpus},gpu={options.gpu},net={net}"))
             first = first or found.seconds
-            gain = first / found.seconds
-            floor = max(found.bounds[name] for name in ("compute", "read", "write")) + found.bounds["start and end"]
+            outside = found.bounds["start and end"]
+            gain, of_work = first / found.seconds, (first - outside) / (found.seconds - outside)
+            floor = max(found.bounds[name] for name in ("compute", "read", "write")) + outside
             busy = " | ".join(f"{share:.0%}" for share in found.utilisation.values())
             print(
-                f"| {nodes} x {gpus} | {found.seconds:.0f} | {floor:.0f} | {gain / nodes / gpus:.0%} | {busy} "
+                f"| {nodes} x {gpus} | {found.seconds:.0f} | {floor:.0f} | {gain / nodes / gpus:.0%} "
+                f"| {of_work / nodes / gpus:.0%} | {busy} "
                 f"| {found.bottleneck} |"
             )
 

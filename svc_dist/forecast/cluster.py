@@ -12,6 +12,7 @@ from svc_dist.errors import RecipeError
 from svc_dist.forecast.data_sheets import (
     CLIENT,
     CONNECTION,
+    CONTEXT,
     CORE,
     CORE_SOURCE,
     CORES,
@@ -145,7 +146,7 @@ def _gpus(keys: dict[str, str]) -> Cluster:
     notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys), assumed)
     return Cluster(
         _count(keys, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(keys),
-        START, END, LATENCY, "cuda", 1, True, notes, CLIENT, STAGED, CORES * count,
+        START + CONTEXT, END, LATENCY, "cuda", 1, True, notes, CLIENT, STAGED, CORES * count,
     )  # fmt: skip
 
 

@@ -77,9 +77,13 @@ CONNECTION = 85e6
 CLIENT, STAGED = 1.87e9, 4.6e9
 #: Cores beside each GPU that are left for units which need none (machines of eight H100 have 24 for each).
 CORES = 8
-#: Seconds before a run's first unit on a cluster (Ray's workers, torch, a device's context), and after its last one.
-#: Both are guesses, on the high side: no cluster with GPUs has been measured.
-START, END = 20.0, 5.0
+#: Seconds before a run's first unit on a cluster: the command until it has joined (imports 1.4, joining 1.0); beside one
+#: another its processes (1.4), and what they import (2.9), as measured on two of the cores above; planning from object
+#: storage (1.7 from disk). ``CONTEXT``: those of a device before that, an assumption.
+START, CONTEXT = 1.4 + 1.0 + 1.4 + 2.9 + 3.0, 3.0
+#: Seconds after the last one: the last shard, publishing and leaving took 0.6 on disk; on object storage each of about
+#: ten small files takes a request more.
+END = 3.0
 #: Seconds of latency that a unit's reading, writing and receipt take on object storage.
 LATENCY = 0.2
 #: Bytes a second between a node and its storage by default.
