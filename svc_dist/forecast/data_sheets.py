@@ -77,7 +77,7 @@ CONNECTION = 85e6
 CLIENT, STAGED = 1.87e9, 4.6e9
 #: Cores beside each GPU that are left for units which need none (machines of eight H100 have 24 for each).
 CORES = 8
-#: Seconds before a run's first unit on a cluster: the command until it has joined (imports 1.4, joining 1.0); beside one
+#: Seconds before a first unit on a cluster: the command until it has joined (imports 1.4, joining 1.0); beside one
 #: another its processes (1.4), and what they import (2.9), as measured on two of the cores above; planning from object
 #: storage (1.7 from disk). ``CONTEXT``: those of a device before that, an assumption.
 START, CONTEXT = 1.4 + 1.0 + 1.4 + 2.9 + 3.0, 3.0
