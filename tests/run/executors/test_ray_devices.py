@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,8 @@ class Cluster:
     ) -> tuple[list[tuple[str, int, object]], list[tuple[str, int, object]]]:
         """The first answer that there is."""
         ready = [ref for ref in refs if ref[0] not in self.silent][:num_returns]
+        if not ready:
+            time.sleep(timeout)
         return ready, [ref for ref in refs if ref not in ready]
 
     def get(self, ref: tuple[str, int, object]) -> DeviceFound:
@@ -228,12 +231,12 @@ def test_processes_get_ready_before_there_is_a_run_and_say_what_they_are_on() ->
     cluster.answer = lambda node, number: failed if node == "c" else found(number)
     cluster.silent = {"d"}
     devices = RayDevices(cluster, 64)
-    kinds = devices.kinds(0.1)
+    kinds = devices.kinds(1.0)
     assert kinds.kinds == {H100: 12}
     assert kinds.most() == H100
     assert kinds.unusable == {
         "RecipeError: torch can use no GPU here: torch 2.13.0 is built for the CPU only": 2,
-        "no answer within 0 s: other work may occupy them": 1,
+        "no answer within 1 s: other work may occupy them": 1,
     }
     assert not devices.available, "there is no run yet"
     started = len(cluster.started)
