@@ -32,8 +32,8 @@ def write_inspection(where: Place, calibrated: Path | None = None) -> None:
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
-    """How many times the plain sum counts what the experts learned, gamma, the mean cosine between experts, and the
-    norm of each expert's delta over the base's."""
+    """How many times the plain sum counts what the experts learned, and the leading direction of the median matrix;
+    gamma, the mean cosine between experts, and the norm of each expert's delta over the base's."""
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.run_folder.report import MergeReport
 
@@ -44,5 +44,6 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
         "times": found.times_counted(),
         "gamma": found.gamma(),
         "cosine": found.mean_cosine(found.compared),
+        "leading": found.leading(),
         "norms": [float(norm) for norm in norms],
     }

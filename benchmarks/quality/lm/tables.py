@@ -213,15 +213,20 @@ def inspected(found: Results) -> str:
             ):
                 figures = json.loads(file.read_text("utf-8"))
                 gain = difference(found.of(svc, kind, count, [seed]), found.of(plain, kind, count, [seed]))
-                pairs.append((figures["times"], gain.mean))
-                shown = [f"{figures[key]:.2f}" for key in ("times", "gamma", "cosine")]
+                pairs.append((figures, gain.mean))
+                shown = [f"{figures[key]:.2f}" for key in ("times", "leading", "gamma", "cosine")]
                 norms = " to ".join(f"{100 * value:.2f} %" for value in (min(figures["norms"]), max(figures["norms"])))
                 rows.append([kind, str(count), str(seed), *shown, norms, gain.text()])
-    header = ["experts", "K", "set", "times counted", "gamma", "cosine", "size of a delta", "SVC over task arithmetic"]
+    header = ["experts", "K", "set", "times counted", "leading direction", "gamma", "cosine", "size of a delta",
+              "SVC over task arithmetic"]  # fmt: skip
     made = table(header, rows)
     if len(pairs) > 3:
-        rank = rank_correlation([times for times, _ in pairs], [gain for _, gain in pairs])
-        made += f"\n\nOver these {len(pairs)} sets, the rank correlation of times counted and gain is {rank:.2f}."
+        gains = [gain for _, gain in pairs]
+        ranks = {key: rank_correlation([figures[key] for figures, _ in pairs], gains) for key in ("times", "leading")}
+        made += (
+            f"\n\nOver these {len(pairs)} sets, the rank correlation of SVC's gain is {ranks['times']:.2f} with times "
+            f"counted, and {ranks['leading']:.2f} with how often the leading direction is counted."
+        )
     return made
 
 
