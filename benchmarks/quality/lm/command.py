@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.quality.lm import steps
 from benchmarks.quality.lm.data import TASKS
-from benchmarks.quality.lm.grid import BRIEF, CANDIDATES, FIRST, MAIN, OF_SPARSE, REST, SECOND
+from benchmarks.quality.lm.grid import BRIEF, CALIBRATED, CANDIDATES, FIRST, MAIN, OF_SPARSE, REST, SECOND, TSV_M
 from benchmarks.quality.lm.kinds import KINDS
 from benchmarks.quality.variants import Variant
 
@@ -29,21 +29,21 @@ class Stage:
 #: In order of value: a run that is stopped has answered the first questions.
 STAGES = [
     Stage(0, "full", FEW, [*FIRST, *SECOND]),
-    Stage(0, "full", ALL, FIRST),
-    Stage(0, "lora", FEW, FIRST),
-    Stage(0, "sparse", FEW, FIRST),
-    Stage(0, "lora", FEW, SECOND),
+    Stage(0, "lora", FEW, [*FIRST, *SECOND]),
+    Stage(0, "full", ALL, [*FIRST, *TSV_M]),
+    Stage(0, "sparse", FEW, [*FIRST, *TSV_M, *OF_SPARSE]),
+    Stage(0, "full", FEW, CALIBRATED),
     Stage(0, "full", ALL, SECOND),
     Stage(1, "full", FEW, MAIN),
-    Stage(0, "sparse", FEW, [*SECOND, *OF_SPARSE]),
+    Stage(0, "sparse", FEW, SECOND),
     Stage(0, "lora", ALL, [*FIRST, *SECOND]),
     Stage(0, "full", FEW, [*CANDIDATES, *REST]),
     Stage(0, "sparse", ALL, [*FIRST, *SECOND]),
     Stage(2, "full", FEW, MAIN),
-    Stage(0, "lora", FEW, [*CANDIDATES, *REST]),
+    Stage(0, "lora", FEW, [*CALIBRATED, *CANDIDATES, *REST]),
     *(Stage(seed, kind, FEW, MAIN) for seed in (1, 2) for kind in ("lora", "sparse")),
     *(Stage(seed, kind, ALL, MAIN) for seed in (1, 2) for kind in KINDS),
-    *(Stage(0, kind, ALL, [*CANDIDATES, *REST]) for kind in KINDS),
+    *(Stage(0, kind, ALL, [*CALIBRATED, *CANDIDATES, *REST]) for kind in KINDS),
 ]
 #: How many stages precede the measurement of quantised experts.
 BEFORE_QUANTISED = 4

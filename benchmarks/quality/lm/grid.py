@@ -65,16 +65,17 @@ RAM_PLUS = _scaled("RAM+", "ramplus_tl", (0.3, 0.5, 0.7, 1.0))
 
 FIRST: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC]
 SECOND: list[Variant] = [*TSV_M, *SWUDI, *TIES, *ISO_C]
-CANDIDATES: list[Variant] = [*TSV_M_SVC, *SWUDI_SVC, *MAGIC, *ACE, *RES_MERGE]
+CALIBRATED: list[Variant] = [*TSV_M_SVC, *SWUDI_SVC]
+CANDIDATES: list[Variant] = [*MAGIC, *ACE, *RES_MERGE]
 OF_SPARSE: list[Variant] = [*RAM, *RAM_PLUS]
 REST: list[Variant] = [*DARE, *SWUDI_A, *ISO_CTS, *MODEL_STOCK]
 #: The rows of the tables, in their order.
-GRID: list[Variant] = [*FIRST, *SECOND, *REST, *CANDIDATES, *OF_SPARSE]
+GRID: list[Variant] = [*FIRST, *SECOND, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
 #: What further sets of experts measure.
 MAIN: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
 BRIEF: list[Variant] = FIRST
 #: What is measured of experts that are stored in codes.
-QUANTISED: list[Variant] = [*FIRST, *SWUDI]
+QUANTISED: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
 
 #: One expert, whole.
 ALONE = Variant("alone", "task_arithmetic", weight=1.0)
