@@ -8,7 +8,18 @@ from pathlib import Path
 
 from benchmarks.quality.lm import steps
 from benchmarks.quality.lm.data import TASKS
-from benchmarks.quality.lm.grid import BRIEF, CALIBRATED, CANDIDATES, FIRST, MAIN, OF_SPARSE, REST, SECOND, TSV_M
+from benchmarks.quality.lm.grid import (
+    BRIEF,
+    CALIBRATED,
+    CANDIDATES,
+    FIRST,
+    MAIN,
+    OF_SPARSE,
+    REST,
+    SECOND,
+    SWUDI_A,
+    TSV_M,
+)
 from benchmarks.quality.lm.kinds import KINDS
 from benchmarks.quality.variants import Variant
 
@@ -29,7 +40,8 @@ class Stage:
 #: In order of value: a run that is stopped has answered the first questions.
 STAGES = [
     Stage(0, "full", FEW, [*FIRST, *SECOND]),
-    Stage(0, "lora", FEW, [*FIRST, *SECOND]),
+    Stage(0, "lora", FEW, [*FIRST, *SECOND, *SWUDI_A]),
+    Stage(0, "full", FEW, SWUDI_A),
     Stage(0, "full", ALL, [*FIRST, *TSV_M]),
     Stage(0, "sparse", FEW, [*FIRST, *TSV_M, *OF_SPARSE]),
     Stage(0, "full", FEW, CALIBRATED),
@@ -46,7 +58,7 @@ STAGES = [
     *(Stage(0, kind, ALL, [*CALIBRATED, *CANDIDATES, *REST]) for kind in KINDS),
 ]
 #: How many stages precede the measurement of quantised experts.
-BEFORE_QUANTISED = 4
+BEFORE_QUANTISED = 5
 
 
 def actions(work: Path, seeds: int, brief: bool, docs: Path, processes: int) -> dict[str, Callable[[], None]]:
