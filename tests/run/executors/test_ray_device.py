@@ -30,7 +30,7 @@ def test_a_process_whose_torch_can_use_no_gpu_says_why() -> None:
 def test_units_share_the_process_of_their_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: tuple[str, ...]
 ) -> None:
-    models = write_llamas(tmp_path / "models", experts=2, layers=6, hidden=64, intermediate=128, vocabulary=100)
+    models = write_llamas(tmp_path / "models", experts=2, layers=6, hidden=64, intermediate=128, vocabulary=1000)
     recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="100KB")
     svc_dist.merge(recipe, tmp_path / "inline", executor="inline", device="cpu")
     site, notes = pretend_gpus(tmp_path / "site", sick)
@@ -39,7 +39,8 @@ def test_units_share_the_process_of_their_gpu(
         cluster.wait_for(cluster.node(1, "--num-cpus=6", "--num-gpus=3"))
         with cluster.merge(recipe, tmp_path / "out") as merge:
             assert merge.ends() == 0, merge.said
-        assert "the cluster has 3 GPUs (pretended, torch" in merge.said
+            said = merge.said
+        assert "the cluster has 3 GPUs (pretended, torch" in said
     assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "inline")
     processes: dict[str, set[str]] = defaultdict(set)
     for one in ran_on(notes):
@@ -50,8 +51,8 @@ def test_units_share_the_process_of_their_gpu(
     assert {device: len(used) for device, used in processes.items()} == dict.fromkeys(processes, 1)
     assert len({process for used in processes.values() for process in used}) == len(processes)
     if sick:
-        assert "GPU 1 of" in merge.said
-        assert "gets no more units" in merge.said
-        assert "uncorrectable ECC error" in merge.said
+        assert "GPU 1 of" in said
+        assert "gets no more units" in said
+        assert "uncorrectable ECC error" in said
     else:
-        assert '"retries": 0' in merge.said
+        assert '"retries": 0' in said
