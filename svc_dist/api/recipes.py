@@ -56,6 +56,8 @@ def merge(
     run_commands: bool = False,
     nightly: Nightly | None = None,
     signals: Signals | None = None,
+    staging: str | Path | None = None,
+    public: bool = False,
 ) -> MergeSummary:
     """Merge the experts of a recipe into a model at ``output``, a folder or URL.
 
@@ -69,9 +71,11 @@ def merge(
     half second and at the end; what it raises ends the merge, which the same call resumes; ``evaluate``: whether the
     recipe's commands score the result; ``run_commands``: also those of a recipe that is no local file;
     ``nightly``: ``--if-changed``, ``--latest`` and ``--keep``, for an output with ``{date}``; ``signals``: whom to tell
-    the result. Raises SvcDistError; its ``exit_code`` is that of the command.
+    the result; ``staging`` and ``public``: for an output on a hub (``hf://owner/name``), where it is made first, and
+    whether a public repository is meant. Raises SvcDistError; its ``exit_code`` is that of the command.
     """
-    from svc_dist.run.series.nightly import Nightly, run_repeated
+    from svc_dist.run.hub.staged import Staging, run_to
+    from svc_dist.run.series.nightly import Nightly
     from svc_dist.run.signals.reporter import reporting
     from svc_dist.scoring.evaluate import checks_of
 
@@ -84,7 +88,8 @@ def merge(
         )  # fmt: skip
         load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
         checks = checks_of(recipe, evaluate, run_commands)
-        reporter.summary = run_repeated(load, str(output), options, nightly or Nightly(), checks)
+        first = Staging(None if staging is None else str(staging), public)
+        reporter.summary = run_to(load, str(output), first, options, nightly or Nightly(), checks)
     return reporter.summary
 
 

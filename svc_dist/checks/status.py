@@ -108,15 +108,17 @@ class Status:
 def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
     """Read the run folder of an output. Raises OutputError when there is neither a run nor a finished merge."""
     location = resolved(location, access)
-    output = Output(location, access)
+    output = Output(location, access, reading=True)
     if (published := completed(output)) is not None:
         return _complete(output, location, published)
     stages = read_stages(output)
     plan = output.journal.plan() if stages is None else None
     if plan is None and stages is None:
-        raise OutputError(
-            f"{location} holds no merge", "check the path; a merge that has just started may not have a plan yet"
-        )
+        state, hint = "merge", "check the path; a merge that has just started may not have a plan yet"
+        if output.storage.read_only is not None:
+            state = "complete merge"
+            hint = "until its upload is complete, the staging folder shows the progress: svc-dist status FOLDER"
+        raise OutputError(f"{location} holds no {state}", hint)
     holder = output.lock().holder()
     parts = [_part(output, plan)] if plan is not None else _parts_of_stages(output, stages or ())
     units, done, work, work_done, bytes_out, bytes_done = (sum(column) for column in zip(*parts, strict=True))

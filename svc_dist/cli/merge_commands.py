@@ -14,6 +14,7 @@ import typer
 
 from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
+from svc_dist.cli.hub import uploaded
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import say, say_json
 from svc_dist.cli.unattended import repeated, signalled
@@ -82,6 +83,8 @@ def merge(
     notify: signalled.Notify = None,
     metrics_file: signalled.MetricsFile = None,
     metrics_push: signalled.MetricsPush = None,
+    staging: uploaded.Staging = None,
+    public: uploaded.Public = False,
     log_format: Annotated[logs.Format, typer.Option(help="format of the log on standard error")] = logs.Format.TEXT,
 ) -> Any:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
@@ -108,7 +111,7 @@ def merge(
             ),
             restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
             node_timeout=node_timeout, evaluate=not no_evaluate, run_commands=run_commands,
-            progress=log_format == logs.Format.TEXT and sys.stderr.isatty(),
+            progress=log_format == logs.Format.TEXT and sys.stderr.isatty(), staging=staging, public=public,
             nightly=Nightly(if_changed, latest, keep), signals=signalled.signals_of(told),
         )  # fmt: skip
     if log_format == logs.Format.JSON:
@@ -136,6 +139,7 @@ def plan(
     threads_per_unit: options.Threads = None,
     device: options.Device = Device.AUTO,
     max_shard_size: options.ShardSize = None,
+    staging: uploaded.Staging = None,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
@@ -157,8 +161,9 @@ def plan(
         )
         say_json(json.dumps(dataclasses.asdict(prediction))) if as_json else say(prediction.text())
         return
+    where = uploaded.place_for_plans(output, staging)
     plans = make_plans(
-        recipe, output, precision=precision, threads_per_unit=threads_per_unit, device=device,
+        recipe, where, precision=precision, threads_per_unit=threads_per_unit, device=device,
         max_shard_size=max_shard_size, changes=changes, access=access,
     )  # fmt: skip
     if as_json:
@@ -167,11 +172,10 @@ def plan(
     from svc_dist.cli.texts import plans_lines
     from svc_dist.scoring.evaluate import evaluation_lines
 
-    for planned in plans:
-        for warning in planned.warnings:
-            say(warning, label="warning:", colour="yellow")
-    for line in (*plans_lines(plans), *evaluation_lines(recipe, output, changes, access)):
-        say(line)
+    for warning in (warning for planned in plans for warning in planned.warnings):
+        say(warning, label="warning:", colour="yellow")
+    more = (*uploaded.upload_lines(output, staging, plans), *evaluation_lines(recipe, where, changes, access))
+    say("\n".join((*plans_lines(plans), *more)))
 
 
 def measure_host(

@@ -82,7 +82,7 @@ def run_merge(recipe: ResolvedRecipe, output: str, options: Options) -> MergeSum
     refuse_nesting(target, recipe.locations)
     complete = completed(target) if exists and not restart else None
     if complete is not None:
-        return _already_complete(recipe, target, complete, options, began)
+        return already_complete(recipe, target, complete, options, began)
     if exists and not restart:
         refuse_foreign(target, recipe)
     with held(target) as lock, on_cluster(options) as options:
@@ -234,9 +234,10 @@ def _summary(plan: Plan, output: str, resumed: int, retries: int, seconds: float
     )
 
 
-def _already_complete(
+def already_complete(
     recipe: ResolvedRecipe, output: Output, published: PublishedMerge, options: Options, began: float
 ) -> MergeSummary:
+    """The summary of a complete merge that is the one of this recipe. Raises OtherMergeError where it is another."""
     settings = options.settings.resolve(published.settings, detect_device, identify_gpu)
     with planned_again(output):
         plan = make_plan(recipe, settings)

@@ -20,18 +20,22 @@ from svc_dist.storage.writing.staged import StagedSink
 
 
 class Output:
-    """Where a merge goes. ``location``: an absolute path or a URL; ``access``: how the storage behind it is reached."""
+    """Where a merge goes. ``location``: an absolute path or a URL; ``access``: how the storage behind it is reached.
 
-    def __init__(self, location: str, access: Access = DEFAULT_ACCESS) -> None:
+    ``reading``: only what a merge left is of interest, so that the storage need not be one that svc_dist writes to.
+    """
+
+    def __init__(self, location: str, access: Access = DEFAULT_ACCESS, reading: bool = False) -> None:
         refuse_credentials(location, "OUTPUT")
         storage = open_storage(location, access)
-        if storage.read_only is not None:
-            raise OutputError(f"{location}: {storage.read_only}", "merge into a folder or bucket, then upload it")
+        if storage.read_only is not None and not reading:
+            hint = storage.read_only_hint or "merge into a folder or bucket, then upload it"
+            raise OutputError(f"{location}: {storage.read_only}", hint)
         if storage.path is not None:
             storage = open_storage(str(storage.path.absolute()), access)
         self.storage = storage
         self.location = storage.location
-        self.access = access
+        self.access, self.reading = access, reading
         self.journal = Journal(storage.sub(RUN_FOLDER))
 
     def existing(self, names: Sequence[str]) -> list[str]:

@@ -121,6 +121,18 @@ def own_names(output: Output, published: PublishedMerge) -> list[str]:
     return sorted(names, key=lambda name: not completes(name))
 
 
+def every_name(output: Output, published: PublishedMerge) -> list[str]:
+    """The files of a merge, and of those of its other documents whose models stayed: the indexes first."""
+    names = own_names(output, published)
+    for stage in report_of(output, published).stages:
+        name = stage.get("name")
+        if isinstance(name, str) and is_inside(name) and not any(one.startswith(f"{name}/") for one in names):
+            inner = Output(f"{output.location}/{name}", output.access)
+            its = completed(inner)
+            names += [] if its is None else [f"{name}/{file}" for file in own_names(inner, its)]
+    return sorted(names, key=lambda name: not completes(name))
+
+
 def recorded(output: Output) -> PublishedMerge | None:
     """The merge that was published in an output, even where some of its files have gone since."""
     names = output.storage.names()

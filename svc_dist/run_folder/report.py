@@ -253,7 +253,7 @@ class MergeReport(PublishedMerge):
 
 def read_report(location: str, access: Access = DEFAULT_ACCESS) -> MergeReport:
     """The report that a finished merge left. Raises OutputError, DamagedInputError, StorageError."""
-    output = Output(location, access)
+    output = Output(location, access, reading=True)
     if REPORT_FILE not in output.storage.names():
         raise OutputError(
             f"{location} has no {REPORT_FILE}: it holds no finished merge of svc-dist",

@@ -68,6 +68,8 @@ class Storage(ABC):
     path: Path | None = None
     #: Why the storage cannot be written to; None where it can.
     read_only: str | None = None
+    #: What to do instead of writing there.
+    read_only_hint: str | None = None
     #: Whether the storage itself refuses ``put_new`` and ``put_over`` whose condition does not hold.
     conditional_writes = False
     #: Whether ``fetch`` and ``read_pinned`` themselves notice a file that has changed.

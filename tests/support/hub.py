@@ -17,14 +17,14 @@ TOKEN = "hf_standinTokenOfTheTests"
 class Hub:
     """Repositories by ``owner/name``; branches point to commits, each a folder. ``private`` ones want ``TOKEN``."""
 
-    def __init__(self) -> None:
+    def __init__(self, handler: type[HubHandler] | None = None) -> None:
         self.commits: dict[str, dict[str, Path]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.private: set[str] = set()
         self.fail: list[int] = []  # statuses to answer the next ranges with
         self.requests: Counter[str] = Counter()
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        bound = type("Handler", (handler or HubHandler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -46,7 +46,7 @@ class Hub:
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
@@ -64,11 +64,20 @@ class _Handler(BaseHTTPRequestHandler):
             folder, sha = self._commit(repository, rest[1] if len(rest) > 1 else "main")
             self.hub.requests[kind] += 1
             if folder is not None and kind == "revision":
-                self._json({"id": repository, "sha": sha, "siblings": [], "tags": [], "private": False})
+                self._json(
+                    {
+                        "id": repository,
+                        "sha": sha,
+                        "siblings": [],
+                        "tags": [],
+                        "private": repository in self.hub.private,
+                    }
+                )
             elif folder is not None and kind == "tree":
                 inside = folder.joinpath(*rest[2:])
                 if inside.is_dir():
-                    self._json([self._entry(file, folder) for file in sorted(inside.iterdir())])
+                    every = inside.rglob("*") if "recursive=true" in self.path.lower() else inside.iterdir()
+                    self._json([self._entry(file, folder) for file in sorted(every)])
                 else:
                     self._error(404, "EntryNotFound")
         elif len(parts) >= 5 and parts[2] == "resolve":
@@ -98,7 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
         if file.is_dir():
             return {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
         data = file.read_bytes()
-        entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        entry = {
+            "type": "file",
+            "path": path,
+            "size": len(data),
+            "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+        }
         if file.suffix == ".safetensors":
             entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return entry
@@ -122,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _json(self, content: Any) -> None:
@@ -131,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _error(self, status: int, code: str) -> None:

@@ -146,8 +146,8 @@ def test_an_offline_client_is_told_as_such(folders: list[Path], tmp_path: Path) 
         svc_dist.merge(recipe_data([folders[0], "hf://acme/expert"]), tmp_path / "out", executor="inline")
 
 
-def test_nothing_is_written_to_a_hub() -> None:
-    with pytest.raises(OutputError, match="svc_dist does not write to a hub"):
+def test_a_hub_is_no_output_of_ranges() -> None:
+    with pytest.raises(OutputError, match="a hub takes whole files only"):
         Output("hf://acme/merged")
 
 

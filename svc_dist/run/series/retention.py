@@ -13,8 +13,7 @@ from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, LockedError
 from svc_dist.run.session import held
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import completed, own_names, report_of
-from svc_dist.run_folder.report import PublishedMerge
+from svc_dist.run_folder.published import completed, every_name
 from svc_dist.run_folder.series.dates import Series
 from svc_dist.run_folder.series.pointer import Pointer
 from svc_dist.sizes import counted
@@ -47,7 +46,7 @@ def remove_older(series: Series, keep: int, pointer: Pointer | None) -> None:
 def _remove(output: Output, depth: int) -> None:
     with held(output):
         published = completed(output)
-        names = _begun(output) if published is None else _names(output, published)
+        names = _begun(output) if published is None else every_name(output, published)
         if not names:
             return
         output.journal.storage.put(REMOVAL, msgspec.json.encode(names))
@@ -67,18 +66,6 @@ def _begun(output: Output) -> list[str]:
         names = _NAMES.decode(output.journal.storage.get_within(REMOVAL, _LARGEST) or b"[]")
         return [name for name in names if is_inside(name)]
     return []
-
-
-def _names(output: Output, published: PublishedMerge) -> list[str]:
-    """The files of a merge, and of those of its other documents whose models stayed: the indexes first."""
-    names = own_names(output, published)
-    for stage in report_of(output, published).stages:
-        name = stage.get("name")
-        if isinstance(name, str) and is_inside(name) and not any(one.startswith(f"{name}/") for one in names):
-            inner = Output(f"{output.location}/{name}", output.access)
-            its = completed(inner)
-            names += [] if its is None else [f"{name}/{file}" for file in own_names(inner, its)]
-    return sorted(names, key=lambda name: not completes(name))
 
 
 def _remove_empty(folder: Path, names: list[str], depth: int) -> None:

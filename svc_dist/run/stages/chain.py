@@ -24,6 +24,7 @@ from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
     MergeSummary,
+    already_complete,
     discard,
     held,
     planning,
@@ -73,6 +74,22 @@ def run_stages(stages: Sequence[Stage], output: str, options: Options) -> MergeS
         with planning(whole):
             run = _Run(stages, whole, options, restart)
         return run.finish(lock, began)
+
+
+def summary_of_complete(stages: Sequence[Stage], whole: Output, options: Options, began: float) -> MergeSummary | None:
+    """The summary of these merges where an output holds them, complete, and whose lock nobody needs; else None.
+
+    Raises OtherMergeError where it holds others.
+    """
+    if len(stages) == 1:
+        recipe, published = stages[0].recipe, completed(whole)
+        if published is None:
+            return None
+        recipe = located(recipe, recorded_models(whole) if recipe.hub_ids else ())
+        return already_complete(recipe, whole, published, options, began)
+    results = [completed(stage_output(whole, stage.name, True)) for stage in stages if stage.result]
+    complete = [one for one in results if one is not None]
+    return _already_complete(stages, whole, complete, options, began) if len(complete) == len(results) else None
 
 
 class _Run:

@@ -87,7 +87,7 @@ _FILES = msgspec.json.Decoder(list[FileIdentity])
 def stage_output(whole: Output, name: str | None, result: bool, access: Access | None = None) -> Output:
     """Where the model of a stage is made: in OUTPUT, in a folder there, or in the run folder if it does not stay."""
     folder = "" if name is None else f"/{name}" if result else f"/{RUN_FOLDER}/{_FOLDER}/{_file(name)}"
-    return Output(f"{whole.location}{folder}", access or whole.access)
+    return Output(f"{whole.location}{folder}", access or whole.access, whole.reading)
 
 
 def read_stages(whole: Output) -> tuple[StageRecord, ...] | None:

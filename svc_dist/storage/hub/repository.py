@@ -37,7 +37,8 @@ class HubStorage(FsspecStorage):
     another file than planned and raises ChangedInputError.
     """
 
-    read_only = "svc_dist does not write to a hub"
+    read_only = "a hub takes whole files only, so svc_dist makes a model elsewhere first"
+    read_only_hint = "svc-dist merge RECIPE hf://owner/name --staging FOLDER uploads it; other commands take FOLDER"
     _RANGED: Mapping[str, Any] = {"cache_type": "none"}  # with a cache, a file reads more than the range
 
     def full(self, name: str) -> str:

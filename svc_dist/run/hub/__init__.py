@@ -1,0 +1,1 @@
+"""A merge whose output is a hub: made in a staging folder, then uploaded."""

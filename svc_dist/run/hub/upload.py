@@ -1,0 +1,235 @@
+"""A merged model in its staging folder, sent to a branch of a hub: shards first, and with the last commit its index."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from svc_dist.checkpoint.weight_files import completes
+from svc_dist.errors import DamagedInputError, DrainedError, OutputError, VerificationError, printable
+from svc_dist.run.loop import signals
+from svc_dist.run.options import Limits
+from svc_dist.run_folder.lock import Lock
+from svc_dist.run_folder.output import Output
+from svc_dist.run_folder.published import completed, every_name
+from svc_dist.sizes import counted, format_size
+from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.hub.branch import CODE, SCHEME, Addition, HubBranch, Remote, RemoteFile, same
+from svc_dist.storage.writing.base import PART
+from svc_dist.tensor_names import natural_key
+
+#: In the staging folder until the upload is complete: the hashes of what was sent.
+UPLOAD_FILE = "merge_upload.json"
+_LARGEST = 64 << 20
+_BETWEEN = 60.0  # seconds between two commits: a hub limits them (128 an hour)
+_POLL = 0.2
+_WEIGHTS = ".safetensors"
+_log = logging.getLogger("svc_dist")
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A staged file that was sent: its identity then, and the hash of its content."""
+
+    identity: FileIdentity
+    sha256: str
+
+
+_SENT = msgspec.json.Decoder(dict[str, Sent])  # made by the thread that imports this, as msgspec needs it
+
+
+class Uploading:
+    """The upload of one staged merge. ``public``: whether a repository that everybody may read is meant."""
+
+    def __init__(self, branch: HubBranch, staged: Output, public: bool, limits: Limits) -> None:
+        self.branch, self.staged, self.public, self.limits = branch, staged, public, limits
+        self.place = branch.place
+        self._stop, self._until = threading.Event(), float("inf")
+        self._head = ""
+
+    def require_allowed(self) -> Remote | None:
+        """Look at the repository. Raises OutputError where it is public and that was not asked for."""
+        remote = self.branch.look()
+        if remote is not None and not remote.private and not self.public:
+            raise OutputError(
+                f"{self.place.location} is public: everybody could read the merge",
+                "add --public if that is meant, or name a private repository",
+                code=CODE,
+            )
+        return remote
+
+    def run(self, lock: Lock, began: float) -> int:
+        """Send what the branch lacks, and the index with the last commit. Returns how many files were sent.
+
+        SIGTERM, SIGINT or the end of the time limit stops between two files. Raises DrainedError, OutputError where
+        the branch holds other files of these names, LockedError where another program commits there.
+        """
+        published = completed(self.staged)
+        if published is None:
+            raise VerificationError(f"{self.staged.location} is not complete", "run the same command again")
+        if self.limits.runtime is not None:
+            self._until = began + self.limits.runtime
+        names = every_name(self.staged, published)
+        with signals(self._stop):
+            self._head = self.branch.create(self.require_allowed(), self.public)
+            missing = self._missing(names, self.branch.files(self._head))
+            if not missing:
+                return self._finished(names, 0)
+            shards = sorted((name for name in missing if name.endswith(_WEIGHTS)), key=natural_key)
+            self._send(shards, [name for name in missing if name not in shards], lock)
+        return self._finished(names, len(missing))
+
+    def _missing(self, names: list[str], there: dict[str, RemoteFile]) -> list[str]:
+        """The files that the branch lacks. Raises OutputError where it holds others, which this merge did not put
+        there."""
+        sent, missing = self._sent(), []
+        for name in names:
+            if name not in there:
+                missing.append(name)
+            elif not self._same(name, there[name], sent.get(name)):
+                raise self._foreign(name)
+        ours = set(names)
+        other = next((name for name in sorted(there) if name not in ours and _is_model(name)), None)
+        if other is not None:
+            raise self._foreign(other)
+        return missing
+
+    def _same(self, name: str, remote: RemoteFile, sent: Sent | None) -> bool:
+        identity = self.staged.storage.stat(name)
+        if sent is not None and sent.identity == identity and remote.sha256 is not None:
+            return remote.sha256 == sent.sha256 and remote.size == sent.identity.size
+        if identity is not None and identity.size != remote.size:
+            return False
+        with self._content(name) as content:
+            return same(remote, content)
+
+    def _send(self, weights: list[str], others: list[str], lock: Lock) -> None:
+        """Send weights, and commit what was sent every minute; then the others, and commit these with the last weights
+        in one step. So what is there before never looks whole."""
+        pending: list[Addition] = []
+        with contextlib.ExitStack() as copies:
+            try:
+                self._send_weights(weights, pending, copies, lock)
+                for name in others:
+                    data = copies.enter_context(self._content(name)).read_bytes()
+                    pending.append(self._waiting(name, data, lock))
+            except DrainedError:
+                self._commit([one for one in pending if one.name in weights], "svc_dist: weights, stopped on request")
+                raise
+            self._commit(pending, "svc_dist: the merge is complete")
+
+    def _send_weights(
+        self, names: list[str], pending: list[Addition], copies: contextlib.ExitStack, lock: Lock
+    ) -> None:
+        """Send weights. ``pending``: those that no commit has yet; ``copies``: what must stay until one has."""
+        sent, last = self._sent(), time.monotonic()
+        between = _BETWEEN if self.staged.storage.path is not None else 0.0  # a copy of a remote file takes space
+        for number, name in enumerate(names, 1):
+            identity = self.staged.storage.stat(name)
+            pending.append(self._waiting(name, copies.enter_context(self._content(name)), lock))
+            if identity is not None:
+                sent[name] = Sent(identity, pending[-1].sha256)
+                self.staged.storage.put(UPLOAD_FILE, msgspec.json.encode(sent))
+                _log.info(f"uploaded {printable(name)} ({format_size(identity.size)}), {number} of {len(names)}")
+            if number < len(names) and time.monotonic() - last >= between:
+                self._commit(pending, f"svc_dist: weights, {number} of {len(names)} files")
+                last = time.monotonic()
+                pending.clear()
+                copies.close()
+
+    def _commit(self, additions: list[Addition], message: str) -> None:
+        if additions:
+            self._head = self.branch.commit(additions, message, self._head)
+
+    def _finished(self, names: list[str], count: int) -> int:
+        """Check that the branch holds every file as staged. Raises VerificationError."""
+        there, sent = self.branch.files(self._head), self._sent()
+        wrong = [name for name in names if name not in there or not self._same(name, there[name], sent.get(name))]
+        if wrong:
+            raise VerificationError(
+                f"{self.place.location}: {counted(len(wrong), 'file')} of {len(names)} are not as they were sent, such "
+                f"as {printable(wrong[0])}; does a .gitignore there leave it out?",
+                "correct that, then run the same command again",
+            )
+        self.staged.storage.delete(UPLOAD_FILE)
+        _log.info(f"{self.place.location}: all {counted(len(names), 'file')} are there, commit {self._head[:12]}")
+        return count
+
+    @contextlib.contextmanager
+    def _content(self, name: str) -> Iterator[Path]:
+        """A staged file on this machine: itself, or a copy of it."""
+        storage = self.staged.storage
+        if storage.path is not None:
+            yield storage.path / name
+            return
+        identity = storage.stat(name)
+        if identity is None:
+            raise VerificationError(f"{storage.url(name)} is gone", "run the same command again")
+        with tempfile.TemporaryDirectory(prefix="svc_dist_") as folder:
+            copy = Path(folder) / "file"
+            with copy.open("wb") as file:
+                for first in range(0, identity.size, PART):
+                    file.write(storage.read(name, first, min(first + PART, identity.size)))
+            yield copy
+
+    def _waiting(self, name: str, content: Path | bytes, lock: Lock) -> Addition:
+        """Send one file, beside this thread, so that a stop takes effect while that takes long."""
+        self._require_time()
+        done: list[Any] = []
+
+        def run() -> None:
+            try:
+                done.append(self.branch.upload(name, content))
+            except BaseException as error:
+                done.append(error)
+
+        thread = threading.Thread(target=run, name="upload", daemon=True)
+        thread.start()
+        end_of_grace: float | None = None
+        while not done:
+            thread.join(_POLL)
+            lock.require_held()
+            if end_of_grace is None and (self._stop.is_set() or time.monotonic() > self._until):
+                end_of_grace = time.monotonic() + self.limits.grace
+                _log.warning(f"asked to stop: the file that is being uploaded may finish ({self.limits.grace:.0f} s)")
+            if end_of_grace is not None and time.monotonic() > end_of_grace:
+                raise self._stopped()
+        if isinstance(done[0], BaseException):
+            raise done[0]
+        addition: Addition = done[0]
+        return addition
+
+    def _require_time(self) -> None:
+        if self._stop.is_set() or time.monotonic() > self._until:
+            raise self._stopped()
+
+    def _stopped(self) -> DrainedError:
+        return DrainedError(
+            f"the merge is complete in {self.staged.location}, but not yet uploaded to {self.place.location}",
+            "run the same command again to resume",
+        )
+
+    def _sent(self) -> dict[str, Sent]:
+        with contextlib.suppress(ValueError, RecursionError, DamagedInputError):
+            data = self.staged.storage.get_within(UPLOAD_FILE, _LARGEST)
+            return {} if data is None else _SENT.decode(data)
+        return {}
+
+    def _foreign(self, name: str) -> OutputError:
+        return OutputError(
+            f"{self.place.location} already holds {printable(name)}, which is not of this merge",
+            f"name a branch of its own, such as {SCHEME}{self.place.repository}@merged, or remove the file",
+            code=CODE,
+        )
+
+
+def _is_model(name: str) -> bool:
+    """Whether a file belongs to a model in the root of a repository or in one of its folders."""
+    return name.endswith(_WEIGHTS) or completes(name)

@@ -1,0 +1,279 @@
+"""A branch of a hub's repository that files are uploaded to: whole files, in commits that follow one another.
+
+A hub takes no ranges and has no locks. Large files are uploaded first, by the hash of their content, and become visible
+with the commit that names them. Each commit names its parent: one by another program in between makes it fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from svc_dist.errors import LockedError, OutputError, StorageError, SvcDistError
+from svc_dist.storage.access import Access
+from svc_dist.storage.hub.cache import COMMIT, parse_hub_id
+from svc_dist.storage.hub.repository import HubStorage
+from svc_dist.storage.secrets import learn
+
+Answer = TypeVar("Answer")
+
+SCHEME = "hf://"
+CODE = "hub-output-refused"
+_MAIN = "main"
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HINTS = {
+    401: "set HF_TOKEN, or use `hf auth login`, with a token that may write",
+    403: "the token may not write there: give it the right to write to this repository, or to create one",
+    429: "the hub limits uploads and commits: run the same command again later to resume",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on a hub: ``owner/name`` and a branch. ``location``: its URL."""
+
+    repository: str
+    branch: str
+
+    @property
+    def location(self) -> str:
+        return f"{SCHEME}{self.repository}" + ("" if self.branch == _MAIN else f"@{self.branch}")
+
+
+def parse_place(location: str) -> Place:
+    """The branch that ``hf://owner/name@branch`` names. Raises OutputError for anything else."""
+    named = parse_hub_id(location.removeprefix(SCHEME).rstrip("/"))
+    hint = "write OUTPUT like hf://owner/name, or hf://owner/name@branch"
+    if named is None:
+        raise OutputError(f"{location} is no repository of models: a merge fills one, from its root", hint, code=CODE)
+    branch = named.revision or _MAIN
+    if COMMIT.fullmatch(branch):
+        raise OutputError(f"{location} names a commit, which never changes: a merge needs a branch", hint, code=CODE)
+    if not _BRANCH.fullmatch(branch) or branch.endswith((".", ".lock")) or ".." in branch:
+        raise OutputError(f"{location}: '{branch}' is no branch that svc_dist writes to", hint, code=CODE)
+    return Place(named.repository, branch)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository as it is: ``head``: the commit of the branch, None where there is no such branch yet."""
+
+    private: bool
+    head: str | None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a commit by its content: the SHA-256 of a large one, else git's hash."""
+
+    size: int
+    sha256: str | None
+    blob: str
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A file that was sent, for a commit. ``operation``: the client's."""
+
+    name: str
+    content: Path | bytes
+    sha256: str
+    operation: Any = field(repr=False)
+
+
+def git_hash(data: bytes) -> str:
+    """The hash by which git knows a small file."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class HubBranch:
+    """Uploads to one branch. Raises StorageError, LockedError."""
+
+    def __init__(self, place: Place, access: Access) -> None:
+        self.place = place
+        self._storage = HubStorage(place.location, access)
+
+    @cached_property
+    def _api(self) -> Any:
+        from huggingface_hub import HfApi, constants, get_token
+
+        if constants.HF_HUB_OFFLINE:
+            raise StorageError(f"{self.place.location}: HF_HUB_OFFLINE=1 forbids uploads", "unset HF_HUB_OFFLINE")
+        filesystem = self._storage.filesystem
+        token = filesystem.token or get_token()
+        if not token:
+            raise StorageError(f"{self.place.location}: there is no token for the hub", _HINTS[401])
+        learn([token])
+        return HfApi(endpoint=filesystem.endpoint, token=token)
+
+    def look(self) -> Remote | None:
+        """The repository as it is now; None where there is none that the token may see."""
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        def ask() -> Remote | None:
+            try:
+                info = self._api.model_info(self.place.repository, timeout=self._storage.access.timeout)
+            except RepositoryNotFoundError:
+                return None
+            if self.place.branch == _MAIN:
+                return Remote(bool(info.private), info.sha)
+            try:
+                head = self._api.model_info(self.place.repository, revision=self.place.branch).sha
+            except RevisionNotFoundError:
+                head = None
+            return Remote(bool(info.private), head)
+
+        return self._calling(ask, "look at")
+
+    def create(self, existing: Remote | None, public: bool) -> str:
+        """Make the repository and the branch where they are missing. Returns the branch's commit."""
+        name, branch = self.place.repository, self.place.branch
+        if existing is None:
+            self._calling(lambda: self._api.create_repo(name, private=not public, exist_ok=True), "create")
+        if branch != _MAIN and (existing is None or existing.head is None):
+            first = self._calling(lambda: self._api.list_repo_commits(name)[-1].commit_id, "look at")
+            self._calling(
+                lambda: self._api.create_branch(name, branch=branch, revision=first, exist_ok=True), "make a branch of"
+            )
+        now = self.look()
+        if now is None or now.head is None:
+            raise StorageError(f"{self.place.location} was created, but is not there", "run the same command again")
+        if existing is None and not public and not now.private:  # made by another meanwhile
+            raise OutputError(f"{self.place.location} is public now", "name another repository", code=CODE)
+        return now.head
+
+    def files(self, commit: str) -> dict[str, RemoteFile]:
+        """The files of a commit by their path."""
+
+        def ask() -> dict[str, RemoteFile]:
+            entries = self._api.list_repo_tree(self.place.repository, revision=commit, recursive=True)
+            return {
+                one.path: RemoteFile(one.size, one.lfs.sha256 if one.lfs else None, one.blob_id)
+                for one in entries
+                if hasattr(one, "blob_id")
+            }
+
+        return self._calling(ask, "list")
+
+    def upload(self, name: str, content: Path | bytes, sha256: str | None = None) -> Addition:
+        """Send a file, which stays invisible until a commit names it; nothing where the hub has its content already.
+
+        ``sha256``: of the content, where it is known.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        def send() -> Addition:
+            operation = CommitOperationAdd(name, content)
+            if sha256 is not None:
+                operation.upload_info.sha256 = bytes.fromhex(sha256)
+            with _without_bars():
+                self._api.preupload_lfs_files(
+                    self.place.repository, [operation], revision=self.place.branch, free_memory=False
+                )
+            return Addition(name, content, operation.upload_info.sha256.hex(), operation)
+
+        return self._calling(send, f"upload {name} to")
+
+    def commit(self, additions: Sequence[Addition], message: str, parent: str) -> str:
+        """Make uploaded files visible, all in one step, on top of a commit. Returns the new commit.
+
+        Raises LockedError where the branch has moved on from its parent.
+        """
+
+        def send() -> str:
+            with _without_bars():
+                made = self._api.create_commit(
+                    self.place.repository, [one.operation for one in additions], commit_message=message,
+                    revision=self.place.branch, parent_commit=parent,
+                )  # fmt: skip
+            return str(made.oid)
+
+        try:
+            return self._calling(send, "commit to")
+        except LockedError:
+            now = self.look()  # an answer that was lost: the commit is ours
+            if now is not None and now.head is not None and self._has(now.head, additions):
+                return now.head
+            raise
+
+    def _has(self, commit: str, additions: Sequence[Addition]) -> bool:
+        files = self.files(commit)
+        return all(same(files.get(one.name), one.content, one.sha256) for one in additions)
+
+    def _calling(self, ask: Callable[[], Answer], what: str) -> Answer:
+        text = f"cannot {what} {self.place.location}"
+
+        def attempt() -> Answer:
+            try:
+                return ask()
+            except Exception as error:
+                failed = self._translated(error, text)
+            raise failed  # outside the handler: its context would be the client's error, which may quote credentials
+
+        return self._storage.retrying(attempt, text)
+
+    def _translated(self, error: Exception, what: str) -> Exception:
+        if isinstance(error, SvcDistError):
+            return error
+        decisive = _decisive(error)
+        status = _status(decisive)
+        if status == 412:
+            return LockedError(
+                f"{self.place.location}: another program committed to this branch meanwhile",
+                "nothing is lost: run the same command again, or name a branch of its own: hf://owner/name@branch",
+            )
+        failed = self._storage.translate(decisive, what)
+        if isinstance(failed, StorageError) and status in _HINTS:
+            failed.hint = _HINTS[status]
+        return failed
+
+
+def same(remote: RemoteFile | None, content: Path | bytes, sha256: str | None = None) -> bool:
+    """Whether a hub's file has this content. ``sha256``: of it, where it is known."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if remote is None or remote.size != size:
+        return False
+    if remote.sha256 is None:
+        return remote.blob == git_hash(content if isinstance(content, bytes) else content.read_bytes())
+    return remote.sha256 == (sha256 or sha256_of(content))
+
+
+def sha256_of(content: Path | bytes) -> str:
+    """The hash by which a hub knows a large file."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _decisive(error: Exception) -> Exception:
+    """Of an error and its causes the one that has the hub's answer, else the first cause."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    found = next((one for one in chain if _status(one) is not None), chain[-1])
+    return found if isinstance(found, Exception) else error
+
+
+def _status(error: BaseException) -> Any:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Run without the client's progress bars, which write between the lines of a log."""
+    utils: Any = importlib.import_module("huggingface_hub.utils")  # whose functions are public, but not to mypy
+    disabled = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            utils.enable_progress_bars()
