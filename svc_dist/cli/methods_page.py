@@ -25,6 +25,7 @@ def method_lines() -> Iterator[str]:
     yield "presets:"
     for name, preset in PRESETS.items():
         yield f"  {name:18s}{preset.doc} ({preset.source})"
+    yield "auto: `merge_method: auto` and `calibrate: auto` choose by what experts show, experimental (docs/methods.md)"
 
 
 def render() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from svc_dist.cli.methods_page import method_lines, render
+from svc_dist.methods.auto.table import CALIBRATIONS as BY_AUTO
+from svc_dist.methods.auto.table import MERGE_METHODS
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from svc_dist.recipe.presets import PRESETS
 
@@ -39,3 +41,12 @@ def test_the_list_for_a_terminal_names_everything_once() -> None:
     lines = list(method_lines())
     named = [line.split()[0] for line in lines if re.match(r"  \S", line)]
     assert sorted(named) == sorted([*METHODS, *CALIBRATIONS, *PRESETS])
+
+
+def test_the_page_shows_every_row_by_which_auto_chooses() -> None:
+    section = render().partition("\n## auto\n")[2].partition("\n## ")[0]
+    assert "*Experimental*" in section
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(MERGE_METHODS) + len(BY_AUTO) + 2
+    for row in (*MERGE_METHODS, *BY_AUTO):
+        assert any(row.because in line and (row.evidence or "none yet") in line for line in rows)
