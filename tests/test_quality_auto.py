@@ -103,12 +103,14 @@ def test_rows_of_auto_are_looked_up_by_the_names_of_the_tables() -> None:
 
 def test_a_benchmark_beyond_the_tolerance_fails_the_check() -> None:
     full = {"SWUDI-A + SVC": 79.0, "TSV-M + SVC": 79.4}
-    near, far = Case("near", "full", 8, full), Case("far", "full", 8, {**full, "TSV-M + SVC": 79.6})
-    table, within = check([near, Case("other", "full", 8, {**full, "TSV-M + SVC": 78.9})])
-    assert within
-    assert "| near, K = 8 | TSV-M + SVC (79.4) | SWUDI-A + SVC | 0.4 | SWUDI-A + SVC | 0.4 |" in table
-    assert not check([far, Case("other", "full", 8, {**full, "TSV-M + SVC": 78.9})])[1]
-    assert not check([near])[1]
+    near, far = Case("encoder", "full", 8, full), Case("encoder", "full", 8, {**full, "TSV-M + SVC": 79.6})
+    others = [Case(name, "full", 8, {**full, "TSV-M + SVC": 78.9}) for name in ("LM full", "LM lora")]
+    table, result = check([near, *others])
+    assert result == "The goal is reached."
+    assert "| encoder, K = 8 | TSV-M + SVC (79.4) | SWUDI-A + SVC | 0.4 | SWUDI-A + SVC | 0.4 |" in table
+    assert check([far, *others])[1].endswith("`auto` stays experimental: encoder, K = 8 lacks 0.6 points.")
+    assert check([near, others[0]])[1].endswith("`auto` stays experimental: LM lora has no table yet.")
+    assert "LM full has no table yet; LM lora has no table yet; encoder, K = 8 has no choice yet" in check([near])[1]
 
 
 def test_the_page_gets_the_table(
@@ -118,4 +120,4 @@ def test_the_page_gets_the_table(
     monkeypatch.setattr(sys, "argv", ["auto", "--docs", str(tmp_path)])
     main()
     assert "| encoder, K = 2 | SWUDI-A + SVC (70.7) |" in (tmp_path / "choosing.md").read_text()
-    assert "auto stays experimental" in capsys.readouterr().out
+    assert "`auto` stays experimental" in capsys.readouterr().out
