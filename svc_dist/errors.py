@@ -50,9 +50,10 @@ class SvcDistError(Exception):
 
 
 class RecipeError(SvcDistError):
-    """The recipe, an option or an argument is wrong."""
+    """The recipe, an option or an argument is wrong. What is wrong with a recipe has a code of its own."""
 
     exit_code = ExitCode.USAGE
+    code = "arguments-refused"
 
 
 class PlanError(SvcDistError):

@@ -11,6 +11,7 @@ import pytest
 
 from svc_dist.errors import (
     DamagedInputError,
+    PlanError,
     PrintableRecords,
     RecipeError,
     has_control,
@@ -60,7 +61,8 @@ def test_an_error_is_harmless_from_its_birth_and_in_another_process() -> None:
 
 def test_an_error_keeps_its_code_in_another_process() -> None:
     assert pickle.loads(pickle.dumps(RecipeError("unknown key", code="unknown-key"))).code == "unknown-key"
-    assert RecipeError("no code").code is None
+    assert RecipeError("no code of its own").code == "arguments-refused"
+    assert PlanError("no code").code is None
 
 
 def test_a_warning_ends_with_its_code() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 from msgspec import structs
 from pydantic import BaseModel
-from typer import Typer
-from typer.models import ArgumentInfo, TyperInfo
+from typer.models import ArgumentInfo, CommandInfo
 
 import svc_dist
 from svc_dist import errors
-from svc_dist.cli.app import app
+from svc_dist.cli.app import COMMANDS, app
+from svc_dist.cli.help import panels
 from svc_dist.plan import inputs, model, tensor
 from svc_dist.plan.files import sidecars
 from svc_dist.plan.settings import Settings
@@ -42,25 +42,41 @@ def commands() -> str:
     """Every command with its arguments and options."""
     lines = ["# Commands", "", "`svc-dist COMMAND --help` prints the same information.", ""]
     lines += ["`svc-dist --install-completion` installs shell completion for commands and options.", ""]
-    grouped = [(group.name, one) for group in app.registered_groups for one in _group(group).registered_commands]
-    for group, registered in [*((None, one) for one in app.registered_commands), *grouped]:
+    for name, registered in _listed():
         function = registered.callback
         assert function is not None
         about, _, example = inspect.cleandoc(function.__doc__ or "").partition("Example:")
-        name = (registered.name or function.__name__).replace("_", "-")
-        lines += [f"## svc-dist {name if group is None else f'{group} {name}'}", "", " ".join(about.split()), ""]
+        lines += [f"## svc-dist {name}", "", " ".join(about.split()), ""]
         if example:
             lines += ["```bash", example.strip(), "```", ""]
         hints = typing.get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters.values()
-        rows = [_option(parameter.name, hints[parameter.name], parameter.default) for parameter in parameters]
-        lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
+        groups: dict[str, list[str]] = {}
+        for one in parameters:
+            info = typing.get_args(hints[one.name])[1]
+            group = "" if isinstance(info, ArgumentInfo) else panels.group_of(info).removeprefix(panels.OPTIONS)
+            groups.setdefault(group, []).append(_option(one.name, hints[one.name], one.default))
+        for group in ("", *panels.in_order({name: rows for name, rows in groups.items() if name})):
+            lines += [f"**{group}**", ""] if group else []
+            lines += ["| argument or option | default | meaning |", "|---|---|---|", *groups.get(group, []), ""]
     return _text(lines)
 
 
-def _group(group: TyperInfo) -> Typer:
-    assert group.typer_instance is not None
-    return group.typer_instance
+def _listed() -> Iterator[tuple[str, CommandInfo]]:
+    """The commands by name, in the order of help: those of a group after the others with its purpose."""
+    for panel in COMMANDS:
+        for one in app.registered_commands:
+            if one.rich_help_panel == panel:
+                yield _name(one), one
+        for group in app.registered_groups:
+            if group.rich_help_panel == panel:
+                assert group.typer_instance is not None
+                yield from ((f"{group.name} {_name(one)}", one) for one in group.typer_instance.registered_commands)
+
+
+def _name(command: CommandInfo) -> str:
+    assert command.callback is not None
+    return (command.name or command.callback.__name__).replace("_", "-")
 
 
 def _option(name: str, hint: Any, default: Any) -> str:

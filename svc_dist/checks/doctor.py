@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import shutil
 import tempfile
 import time
 import uuid
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from svc_dist.checkpoint.adapters.adapter import open_expert
+from svc_dist.checks.room import free_space, largest_unit, memory_here, scratch_bytes, use_scratch
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
 from svc_dist.plan.hub_models import located
-from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
 from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import title
 from svc_dist.recipe.load import RecipeSource, load_stages
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.run.host import available_memory, cores, default_slots, detect_device, device_memory, settings_here
+from svc_dist.run.host import cores, default_slots, detect_device, settings_here
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.stages.places import placed
 from svc_dist.run_folder.stages.records import settings_of_run
@@ -121,7 +120,7 @@ def examine(
     yield from _writes(target)
     if plans:
         remote = target.storage.path is None
-        if any(plan.joins or any(_fetched(model, access, remote) for model in plan.inputs) for plan in plans):
+        if use_scratch(plans, access, remote):
             yield _finding("scratch space", lambda: _scratch(plans, scratch, slots))
         if target.storage.path is not None:
             needed = sum(plan.bytes_out for plan in plans)
@@ -138,14 +137,6 @@ def _version(package: str) -> str:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:  # an extra
         return f"{package} not installed"
-
-
-def _fetched(model: PlannedModel, access: Access, remote: bool) -> bool:
-    """Whether units read a model into scratch space. ``remote``: whether the output is remote."""
-    if model.location.startswith(STAGE):
-        return remote
-    folder = open_storage(model.location, access).path
-    return folder is None or not all(can_map(folder / file.name) for file in model.files[:1])
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
@@ -255,7 +246,7 @@ def _conditional(storage: Storage, name: str) -> str:
 
 def _scratch(plans: Sequence[Plan], scratch: str | None, slots: int | None) -> str:
     slots = slots or default_slots(plans[0].settings)
-    needed = max(sum(sorted((unit.bytes_in for unit in plan.units), reverse=True)[:slots]) for plan in plans)
+    needed = scratch_bytes(plans, slots)
     return _space(
         Path(scratch or tempfile.gettempdir()), needed, f"{counted(slots, 'unit')} in parallel need up to",
         "name a folder on a larger disk with --scratch, or lower --slots",
@@ -264,8 +255,7 @@ def _scratch(plans: Sequence[Plan], scratch: str | None, slots: int | None) -> s
 
 def _space(folder: Path, needed: int, user: str, hint: str) -> str:
     """Compare the free space of the disk on which a folder is, or will be made, with what ``user`` needs."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_space(folder)
     seen = f"{folder} has {format_size(free)} free, {user} {format_size(needed)}"
     if free < needed:
         raise StorageError(seen, hint)
@@ -274,9 +264,9 @@ def _space(folder: Path, needed: int, user: str, hint: str) -> str:
 
 def _memory(plans: Sequence[Plan]) -> str:
     """Compare the largest unit with the memory where it computes: of a device, or of the host if it is too large."""
-    largest = max(unit.memory for plan in plans for unit in plan.units)
-    need, host = format_size(largest), available_memory()
-    device = device_memory(plans[0].settings.device)
+    largest = largest_unit(plans)
+    need = format_size(largest)
+    device, host = memory_here(plans)
     if device is not None and largest <= device:
         return f"{format_size(device)} for units on the smallest device, the largest unit needs {need}"
     if largest > host:

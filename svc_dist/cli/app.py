@@ -6,42 +6,55 @@ from typing import Annotated
 
 import typer
 
-from svc_dist.cli import merge_commands, model_commands, recipe_commands
+from svc_dist.cli import merge_commands, model_commands, plan_commands, recipe_commands
 from svc_dist.cli.batch.command import batch
-from svc_dist.cli.mergekit_flags import MergeCommand
+from svc_dist.cli.help import panels
+from svc_dist.cli.help.mergekit_flags import MergeCommand
 from svc_dist.cli.search.command import search
 
 app = typer.Typer(
     name="svc-dist",
+    cls=panels.GroupedCommands,
     epilog="Exit codes: 0 done and verified, 2 wrong recipe or usage, 3 damaged or changed input, 4 storage failure, 5 "
     "another run uses the output, 6 some units failed (resumable) or too little memory, 70 internal error, 75 stopped "
     "on request or cluster lost (run the same command again to resume).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts are literal: rich would take [check] for markup
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for command in (
-    merge_commands.merge,
-    merge_commands.plan,
-    batch,
-    search,
-    merge_commands.measure_host,
-    model_commands.verify,
-    model_commands.inspect,
-    model_commands.extract,
-    model_commands.report,
-    model_commands.smoke,
-    model_commands.diff,
-    merge_commands.status,
-    merge_commands.clean,
-    merge_commands.doctor,
-    model_commands.methods,
-    model_commands.demo,
-):
-    app.command(cls=MergeCommand)(command)
-app.add_typer(recipe_commands.recipe, name="recipe")
+COMMANDS = {
+    panels.PLAN: (
+        plan_commands.plan,
+        plan_commands.doctor,
+        model_commands.inspect,
+        plan_commands.measure_host,
+    ),
+    panels.RUN: (
+        merge_commands.merge,
+        batch,
+        search,
+        model_commands.extract,
+        merge_commands.status,
+        merge_commands.clean,
+    ),
+    panels.CHECK: (
+        model_commands.verify,
+        model_commands.smoke,
+        model_commands.report,
+        model_commands.diff,
+    ),
+    panels.LEARN: (
+        model_commands.demo,
+        model_commands.methods,
+    ),
+}
+
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(cls=MergeCommand, rich_help_panel=panel)(command)
+app.add_typer(recipe_commands.recipe, name="recipe", rich_help_panel=panels.PLAN)
 
 
 def _print_version(requested: bool) -> None:

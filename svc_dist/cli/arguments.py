@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.help import panels
 from svc_dist.cli.unattended.signalled import early_failures_told
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.edits.changes import parse_changes
@@ -34,25 +35,28 @@ _OPTIONS: dict[str, tuple[str, KeyPath]] = {
 _NAME = "command line"  # in place of a recipe's file
 _Command = Callable[..., object]
 
+
+def _option(name: str, metavar: str, about: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=about, rich_help_panel=panels.MODELS)
+
+
 _First = Annotated[
     str,
     typer.Argument(help="recipe (YAML), or the base model", metavar="RECIPE|BASE", callback=options.require_text),
 ]
 _Method = Annotated[
     str | None,
-    typer.Option("--method", help="merge models without a recipe: BASE EXPERT... by this method", metavar="NAME"),
+    _option("--method", "NAME", "merge models without a recipe: BASE EXPERT... by this method"),
 ]
-_Target = Annotated[
-    str | None, typer.Option("--output", help="with --method: folder or URL for the merged model", metavar="OUTPUT")
-]
+_Target = Annotated[str | None, _option("--output", "OUTPUT", "with --method: folder or URL for the merged model")]
 _Weight = Annotated[
     list[float] | None,
-    typer.Option("--weight", help="with --method: one for all experts, or repeated for each", metavar="W"),
+    _option("--weight", "W", "with --method: one for all experts, or repeated for each"),
 ]
-_Scale = Annotated[float | None, typer.Option("--lambda", help="with --method: scale of the merged delta", metavar="L")]
-_Density = Annotated[float | None, typer.Option("--density", help="with --method: kept share of entries", metavar="D")]
-_Calibrate = Annotated[str | None, typer.Option("--calibrate", help="with --method: svc or none", metavar="NAME")]
-_Dtype = Annotated[str | None, typer.Option("--dtype", help="with --method: dtype of merged tensors", metavar="DTYPE")]
+_Scale = Annotated[float | None, _option("--lambda", "L", "with --method: scale of the merged delta")]
+_Density = Annotated[float | None, _option("--density", "D", "with --method: kept share of entries")]
+_Calibrate = Annotated[str | None, _option("--calibrate", "NAME", "with --method: svc or none")]
+_Dtype = Annotated[str | None, _option("--dtype", "DTYPE", "with --method: dtype of merged tensors")]
 
 
 def takes_models(output: Literal["required", "optional", "none"]) -> Callable[[_Command], _Command]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from svc_dist.cli.texts import shown
+from svc_dist.cli.overview.values import shown
 from svc_dist.methods.auto.table import CALIBRATIONS as CALIBRATIONS_BY_AUTO
 from svc_dist.methods.auto.table import MERGE_METHODS
 from svc_dist.methods.method import Calibration, Method

@@ -12,8 +12,8 @@ import typer
 
 from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
-from svc_dist.cli.streams import logs
-from svc_dist.cli.streams.terminal import say, say_json
+from svc_dist.cli.streams import logs, verbosity
+from svc_dist.cli.streams.terminal import OK, WARNING, WRONG, say, say_json
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -38,12 +38,15 @@ def inspect(
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
+    verbose: verbosity.Verbose = False,
+    quiet: verbosity.Quiet = False,
 ) -> None:
     """Show how much the sum of the experts over-counts. Also shows which experts overlap, by layer. Merges nothing.
 
     Example: svc-dist inspect recipe.yaml --layers 0,10,20
     """
     options.require_writable_file(page, "--html")
+    logs.set_up(logs.Format.TEXT, verbosity.level(verbose, quiet))
     from svc_dist.api import inspect as run
     from svc_dist.report.diagnosis import Diagnosis
     from svc_dist.report.differences import difference_lines
@@ -56,7 +59,7 @@ def inspect(
     report = run(
         recipe, layers, changes=changes, access=options.access_of(endpoint_url, profile, anonymous), slots=slots,
         precision=precision, threads_per_unit=threads_per_unit, device=device, scratch=scratch,
-        progress=sys.stderr.isatty(),
+        progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if page is not None:
         name = Path(recipe).name if isinstance(recipe, str) else ", ".join(one.names[-1] for one in recipe.models[1:])
@@ -107,6 +110,8 @@ def extract(
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
     restart: Annotated[bool, typer.Option("--restart", help="discard what an earlier run wrote to OUTPUT")] = False,
+    verbose: verbosity.Verbose = False,
+    quiet: verbosity.Quiet = False,
 ) -> None:
     """Make a LoRA adapter of the difference between two models. Run the same command again to resume it.
 
@@ -114,7 +119,7 @@ def extract(
 
     Example: svc-dist extract base/ chat/ adapter/ --rank 64
     """
-    logs.set_up(logs.Format.TEXT)
+    logs.set_up(logs.Format.TEXT, verbosity.level(verbose, quiet))
     from svc_dist.api import merge as run
     from svc_dist.cli.texts import merge_line
     from svc_dist.recipe.adapters.extraction import extraction_recipe
@@ -137,15 +142,14 @@ def extract(
     with logs.prints_logged():
         summary = run(
             recipe, output, slots=slots, device=device, precision=precision, threads_per_unit=threads_per_unit,
-            scratch=scratch, access=access, restart=restart, progress=sys.stderr.isatty(),
+            scratch=scratch, access=access, restart=restart, progress=not quiet and sys.stderr.isatty(),
         )  # fmt: skip
     errors = FactorErrors.of(read_report(output, access))
     if as_json:
         say_json(json.dumps({"error": errors.total, "matrices": errors.matrices}))
         return
-    say(merge_line(summary))
-    for line in errors.lines():
-        say(line)
+    if not quiet:
+        say("\n".join([merge_line(summary), *errors.lines()]))
 
 
 def report(
@@ -193,9 +197,9 @@ def verify(
     if as_json:
         say_json(json.dumps({"output": output} | result.data()))
     for label, colour, lines in (
-        ("ok      ", "green", result.checked),
-        ("skipped ", "yellow", result.skipped),
-        ("WRONG   ", "red", result.problems),
+        ("ok      ", OK, result.checked),
+        ("skipped ", WARNING, result.skipped),
+        ("WRONG   ", WRONG, result.problems),
     ) * (not as_json):
         for line in lines:
             say(line, label=label, colour=colour)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from svc_dist.cli.help import panels
 from svc_dist.errors import RecipeError, StorageError, printable
 from svc_dist.linalg.precision import Precision as PrecisionLevel
 from svc_dist.plan.settings import Device as DeviceKind
@@ -21,18 +22,34 @@ if TYPE_CHECKING:
 
 Precision = Annotated[
     PrecisionLevel | None,
-    typer.Option(help="precision of spectral methods; default: that of the run in OUTPUT, else mixed"),
+    typer.Option(
+        rich_help_panel=panels.RESULT,
+        help="precision of spectral methods; default: that of the run in OUTPUT, else mixed",
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="threads that compute one unit; default: those of the run in OUTPUT, else 1"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=panels.RESULT,
+        help="threads that compute one unit; default: those of the run in OUTPUT, else 1",
+    ),
 ]
 Device = Annotated[
-    DeviceKind, typer.Option(help="auto: the device of the run in OUTPUT, else CUDA where available, else the CPU")
+    DeviceKind,
+    typer.Option(
+        rich_help_panel=panels.MACHINES,
+        help="auto: the device of the run in OUTPUT, else CUDA where available, else the CPU",
+    ),
 ]
 ShardSize = Annotated[
     str | None,
-    typer.Option(help="largest shard, such as 5GB or 4GiB; default: the recipe's, else 5GB", metavar="SIZE"),
+    typer.Option(
+        metavar="SIZE",
+        rich_help_panel=panels.RESULT,
+        help="largest shard, such as 5GB or 4GiB; default: the recipe's, else 5GB",
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -43,24 +60,50 @@ Changes = Annotated[
     ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="address of a Ray cluster, such as auto or 10.0.0.1:6379", metavar="HOST:PORT")
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        rich_help_panel=panels.MACHINES,
+        help="address of a Ray cluster, such as auto or 10.0.0.1:6379",
+    ),
 ]
 Slots = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="units that run in parallel; default: by cores or devices, at least 2"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=panels.MACHINES,
+        help="units that run in parallel; default: by cores or devices, at least 2",
+    ),
 ]
 Scratch = Annotated[
     str | None,
-    typer.Option(help="folder for ranges of remote inputs; default: the system's temporary folder", metavar="FOLDER"),
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=panels.MACHINES,
+        help="folder for ranges of remote inputs; default: the system's temporary folder",
+    ),
 ]
 Endpoint = Annotated[
     str | None,
-    typer.Option(help="S3-compatible endpoint; the recipe takes precedence (also AWS_ENDPOINT_URL)", metavar="URL"),
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=panels.STORAGE,
+        help="S3-compatible endpoint; the recipe takes precedence (also AWS_ENDPOINT_URL)",
+    ),
 ]
 Profile = Annotated[
-    str | None, typer.Option(help="AWS profile; the recipe takes precedence (also AWS_PROFILE)", metavar="NAME")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=panels.STORAGE,
+        help="AWS profile; the recipe takes precedence (also AWS_PROFILE)",
+    ),
 ]
-Anonymous = Annotated[bool, typer.Option("--anonymous", help="read public data without credentials")]
+Anonymous = Annotated[
+    bool,
+    typer.Option("--anonymous", rich_help_panel=panels.STORAGE, help="read public data without credentials"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 

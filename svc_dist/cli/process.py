@@ -10,9 +10,12 @@ import threading
 import traceback
 from typing import Any
 
+import typer
+
 from svc_dist.cli.app import app
+from svc_dist.cli.help.usage import UsageError, refusal
 from svc_dist.cli.streams import logs
-from svc_dist.cli.streams.terminal import say, write_any_character
+from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_character
 from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
 
 
@@ -22,7 +25,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     write_any_character()
     try:
-        app()
+        sys.exit(_run())
     except DrainedError as stop:  # as asked: no failure
         _say(stop.message, str(stop), label="stopped:", failed=False, exit_code=stop.exit_code, code=stop.code)
         _end(stop.exit_code, hard=True)
@@ -44,6 +47,21 @@ def main() -> None:
         _end(ExitCode.INTERNAL, hard=False)
 
 
+def _run() -> int:
+    """Run the command. What typer refuses of its arguments is an error like all others."""
+    try:
+        ended = app(standalone_mode=False)
+        return ended if isinstance(ended, int) else ExitCode.DONE  # what a command returns is for callers in Python
+    except UsageError as error:
+        refused = refusal(error)
+        if refused is not None:
+            raise refused from None
+        error.show()
+        return ExitCode.USAGE
+    except typer.Abort:
+        return ExitCode.USAGE
+
+
 def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
 
@@ -54,7 +72,7 @@ def _say(message: str, text: str, label: str = "", failed: bool = True, **fields
         level = logging.ERROR if failed else logging.WARNING
         logging.getLogger("svc_dist").log(level, message, extra={"fields": fields})
     else:
-        say(text, label=label, colour="red" if failed else "yellow", err=True)
+        say(text, label=label, colour=WRONG if failed else WARNING, err=True)
 
 
 def _end(code: int, hard: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.help import panels
 from svc_dist.cli.streams.terminal import say
 from svc_dist.errors import OutputError, PlanError, RecipeError, StorageError, SvcDistError
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 #: Errors that the author of a recipe decides about.
 OPEN = (RecipeError, PlanError)
 
-recipe = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+recipe = typer.Typer(
+    cls=panels.GroupedCommands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @recipe.callback()
@@ -35,7 +38,7 @@ NewFile = Annotated[
 ]
 
 
-@recipe.command()
+@recipe.command(cls=panels.GroupedCommand)
 def new(
     base: Annotated[str, typer.Argument(help="base model: folder, URL or hub id", metavar="BASE")],
     experts: Annotated[
@@ -62,7 +65,7 @@ def new(
     _write(done.text, output, done.notes)
 
 
-@recipe.command()
+@recipe.command(cls=panels.GroupedCommand)
 def fix(
     file: Annotated[Path, typer.Argument(help="recipe (YAML), also mergekit's", metavar="FILE")],
     output: NewFile = None,
@@ -92,7 +95,7 @@ def fix(
     _write(text, output, notes or ["nothing to change"])
 
 
-@recipe.command()
+@recipe.command(cls=panels.GroupedCommand)
 def explain(
     code: Annotated[
         str | None, typer.Argument(help="code of an error or a warning; default: list all codes", metavar="CODE")
@@ -113,7 +116,7 @@ def explain(
         say(f"{one.code:{width}s}  {one.what}")
 
 
-@recipe.command()
+@recipe.command(cls=panels.GroupedCommand)
 def schema() -> None:
     """Print the JSON schema of recipes. Editors complete and check recipes with it.
 

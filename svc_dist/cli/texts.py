@@ -12,6 +12,8 @@ from svc_dist.checkpoint.formats.codecs.fp8_scaled import Fp8Scaled
 from svc_dist.checkpoint.formats.codecs.mxfp import Mxfp
 from svc_dist.checkpoint.formats.codecs.packed_integers import PackedIntegers
 from svc_dist.checkpoint.formats.codecs.texts import codec_of
+from svc_dist.cli.overview.models import model_lines
+from svc_dist.cli.overview.values import shown
 from svc_dist.errors import printable
 from svc_dist.methods.calibration.chain import steps
 from svc_dist.plan.auto.chosen import choice_lines
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from svc_dist.plan.model import Plan
     from svc_dist.run.session import MergeSummary
 
-_NAMED = 3  # names with one reason that are listed one by one
+_NAMED = 3  # names of one kind that are listed one by one
 
 
 def merge_line(summary: MergeSummary) -> str:
@@ -37,21 +39,24 @@ def merge_line(summary: MergeSummary) -> str:
     )
 
 
-def plans_lines(plans: Sequence[Plan]) -> Iterator[str]:
+def plans_lines(plans: Sequence[Plan], every_name: bool = False) -> Iterator[str]:
     """The plan of a recipe, or of each of its documents, and what all of them take."""
     for plan in plans:
         if len(plans) > 1:
             name = plan.recipe.get("name")
             yield "document without a name:" if name is None else f"document {printable(str(name))}:"
-        yield from plan_lines(plan)
+        yield from plan_lines(plan, every_name)
     if len(plans) > 1:
         read, written = (sum(getattr(plan, key) for plan in plans) for key in ("bytes_in", "bytes_out"))
         units = counted(sum(len(plan.units) for plan in plans), "unit")
         yield f"all {len(plans)} documents: {units}, reads {format_size(read)}, writes {format_size(written)}"
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """What becomes of which tensors, and what that takes."""
+def plan_lines(plan: Plan, every_name: bool = False) -> Iterator[str]:
+    """The models, what becomes of which tensors, and what that takes. ``every_name``: list all tensors."""
+    yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].name}"
+    yield from model_lines(plan)
+    yield ""
     named: list[list[str]] = [[] for _ in plan.results[0].dispositions]
     for tensor in plan.tensors:
         named[tensor.disposition].append(printable(tensor.name))
@@ -66,7 +71,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             if entry.least_difference is not None:
                 what += f", only where the relative difference from the base exceeds {shown(entry.least_difference)}"
             yield f"{counted(len(names), 'tensor')} {what}; {entry.reason}"
-            yield f"    {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            if every_name:
+                yield from (f"    {name}" for name in names)
+            else:
+                yield f"    {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
     yield from _not_written(plan)
     yield from _sidecar_lines(plan)
     largest = max(plan.units, key=lambda unit: unit.memory)
@@ -76,7 +84,6 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"    {line}" if number else line
     yield from _adapter_lines(plan)
     yield from _checkpoint_lines(plan)
-    yield f"merges {counted(len(plan.models) - 1, 'expert')} into the base {plan.models[0].name}"
     for model in every_location(plan.models):
         if model.hub is not None:
             yield f"reads {model.hub} from {_place(model.location)}"
@@ -214,12 +221,3 @@ def _brief(value: Any) -> str:
 
 def _listed(parameters: dict[str, Any] | None) -> str:
     return " (" + ", ".join(f"{key} {shown(value)}" for key, value in parameters.items()) + ")" if parameters else ""
-
-
-def shown(value: Any) -> str:
-    """A parameter's value as YAML would have it, with four digits; a list of equal values as one of them."""
-    if isinstance(value, list):
-        return shown(value[0]) if len(set(value)) == 1 else "[" + ", ".join(map(shown, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

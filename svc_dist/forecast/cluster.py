@@ -39,9 +39,26 @@ _KEYS = {
     "host": "a file of measure-host: this machine, or nodes with cores like its own",
     "slots": "units in parallel on each machine (default: as merge)",
     "cache": "warm if all inputs are in the page cache, else cold (default); only with host",
+    "price": "price of each machine for an hour, such as 12.50 or 12.50EUR, for what the merge costs",
 }
 _WINDOW = 3  # the share of a process's memory for the inputs of its units, as executors divide it
 _PORTIONS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class Money:
+    """An amount of money. ``currency``: as it was given, maybe empty."""
+
+    amount: float
+    currency: str = ""
+
+    def __str__(self) -> str:
+        amount = f"{self.amount:,.2f}" if self.amount >= 0.01 else f"{self.amount:.2g}"
+        return f"{amount} {self.currency}".rstrip()
+
+    def times(self, factor: float) -> Money:
+        """So many times the amount."""
+        return Money(self.amount * factor, self.currency)
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Cluster:
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
     the first unit, ``end`` after the last one, ``record`` for the receipt of each unit. ``client``: bytes a second that
     one process can read from storage; ``staged``: that it takes over from its device. ``cores``: of each machine, for
-    units that need no device.
+    units that need no device. ``price``: of each machine for an hour.
     """
 
     nodes: int
@@ -73,6 +90,7 @@ class Cluster:
     client: float = math.inf
     staged: float = math.inf
     cores: int = 0
+    price: Money | None = None
 
     @property
     def process(self) -> Node:
@@ -129,10 +147,14 @@ def parse_cluster(text: str) -> Cluster:
     if kinds and "cache" in keys:
         raise RecipeError("--cluster: cache is valid only with host", "a cluster reads from storage")
     if kinds:
-        return _gpus(keys) if kinds == ["gpus"] else _cores(keys, host)
-    if host is not None:
-        return _host(keys, host)
-    raise RecipeError("--cluster: neither gpus nor cpus nor host is given", "e.g. nodes=4,gpus=8,gpu=h100,net=25Gbps")
+        cluster = _gpus(keys) if kinds == ["gpus"] else _cores(keys, host)
+    elif host is not None:
+        cluster = host_cluster(keys, host)
+    else:
+        raise RecipeError(
+            "--cluster: neither gpus nor cpus nor host is given", "e.g. nodes=4,gpus=8,gpu=h100,net=25Gbps"
+        )
+    return replace(cluster, price=_price(keys["price"])) if "price" in keys else cluster
 
 
 def _gpus(keys: dict[str, str]) -> Cluster:
@@ -163,7 +185,8 @@ def _cores(keys: dict[str, str], host: Host | None) -> Cluster:
     )  # fmt: skip
 
 
-def _host(keys: dict[str, str], host: Host) -> Cluster:
+def host_cluster(keys: dict[str, str], host: Host) -> Cluster:
+    """A measured machine by itself."""
     if "nodes" in keys:
         raise RecipeError("--cluster: nodes needs cpus or gpus", f"e.g. nodes=2,cpus={host.cores},host={keys['host']}")
     cache = keys.get("cache", "cold")
@@ -204,6 +227,13 @@ def _bandwidth(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise RecipeError(f"--cluster: net is '{text}', but must be a rate such as 25Gbps or 3GB/s")
     return float(match[1]) * _PORTIONS[match[2]] / (1 if match[3] == "B/s" else 8)
+
+
+def _price(text: str) -> Money:
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([A-Z]{3})?", text)
+    if match is None:
+        raise RecipeError(f"--cluster: price is '{text}', but must be a number such as 12.50 or 12.50EUR")
+    return Money(float(match[1]), match[2] or "")
 
 
 def _memory(keys: dict[str, str], default: int = sys.maxsize) -> int:

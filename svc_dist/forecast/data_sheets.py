@@ -88,3 +88,6 @@ END = 3.0
 LATENCY = 0.2
 #: Bytes a second between a node and its storage by default.
 NETWORK = 25e9 / 8
+#: Of a machine about which nothing was measured: bytes a second of its disk, seconds of a merge without units, and of a
+#: receipt.
+DISK, START_HERE, RECORD_HERE = 1e9, 3.0, 0.003

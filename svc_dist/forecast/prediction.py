@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from svc_dist.forecast.cluster import Cluster
+from svc_dist.forecast.cluster import Cluster, Money
 from svc_dist.forecast.data_sheets import CORE
 from svc_dist.forecast.machine import Load
 from svc_dist.forecast.rates import Speed
@@ -48,7 +49,8 @@ class Prediction:
     """A simulated run.
 
     ``bounds``: lower bounds of ``seconds``, by resource; the largest is the ``bottleneck``. ``utilisation``: the share
-    of the whole time that each resource is busy. ``requests``: as on object storage.
+    of the whole time that each resource is busy. ``requests``: as on object storage. ``price``: of one of
+    ``nodes`` for an hour, where it was given; ``cost``: of the run.
     """
 
     seconds: float
@@ -63,6 +65,9 @@ class Prediction:
     requests: Requests
     precision: str
     notes: tuple[str, ...]
+    nodes: int = 1
+    price: Money | None = None
+    cost: Money | None = None
 
     def __repr__(self) -> str:
         return f"<Prediction: {self.text().splitlines()[0]}>"
@@ -70,11 +75,12 @@ class Prediction:
     def text(self) -> str:
         """Lines for a terminal."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.utilisation.items())
-        bounds = ", ".join(f"{name} {_span(seconds)}" for name, seconds in self.bounds.items() if seconds >= 0.05)
+        bounds = ", ".join(f"{name} {span(seconds)}" for name, seconds in self.bounds.items() if seconds >= 0.05)
         asked = self.requests
         return "\n".join(
             [
-                f"about {_span(self.seconds)}, bound by {_BOUNDS[self.bottleneck]}",
+                f"about {span(self.seconds)}, bound by {_BOUNDS[self.bottleneck]}",
+                *self._money(),
                 f"lower bounds: {bounds}",
                 f"busy: {shares}; {counted(self.slots, 'unit')} in parallel on {counted(self.devices, 'device')}",
                 f"read {format_size(self.bytes_in)}, write {format_size(self.bytes_out)}",
@@ -84,6 +90,10 @@ class Prediction:
                 *(f"note: {note}" for note in self.notes),
             ]
         )
+
+    def _money(self) -> Iterator[str]:
+        if self.price is not None:
+            yield f"costs about {self.cost}: {counted(self.nodes, 'machine')} at {self.price} an hour"
 
 
 def predict(plan: Plan, cluster: Cluster) -> Prediction:
@@ -128,6 +138,9 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         requests=_requests(plan),
         precision=plan.settings.precision,
         notes=cluster.notes,
+        nodes=nodes,
+        price=cluster.price,
+        cost=None if cluster.price is None else cluster.price.times(nodes * trace.seconds / 3600),
     )
 
 
@@ -167,7 +180,8 @@ def _varied(unit: str, load: Load) -> Load:
     return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write, load.staged)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Seconds as people say them."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

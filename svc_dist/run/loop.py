@@ -18,7 +18,7 @@ from svc_dist.plan.model import Plan
 from svc_dist.run.executors.base import Drains, Executor
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Node
-from svc_dist.run.progress import Progress
+from svc_dist.run.progress import Progress, unit_line
 from svc_dist.run.schedule import (
     Capacity,
     Done,
@@ -147,6 +147,8 @@ class _Driver:
             self.ledger.add(event.receipt)
             self.progress.count([event.receipt.unit])
             self.rounding.count(event.receipt)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug(unit_line(self.schedule.plan, event.receipt))
         if isinstance(event, Capacity):
             _log.warning(f"the cluster has {_described(event.nodes)}")
         if isinstance(event, RangesLost):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from svc_dist.errors import RecipeError
+from svc_dist.errors import RecipeError, printable
 from svc_dist.notebook.bar import NotebookBar, in_notebook
 from svc_dist.plan.model import Plan
+from svc_dist.run_folder.receipt import Receipt
 from svc_dist.sizes import counted, format_size
 
 _LINE_EVERY = 5.0
@@ -191,6 +192,14 @@ class _TerminalBar:
 
     def stop(self) -> None:
         self._drawn.stop()
+
+
+def unit_line(plan: Plan, receipt: Receipt) -> str:
+    """A finished unit in words, for a detailed log: where it ran, seconds of each stage, its tensors."""
+    names = [printable(plan.tensors[number].name) for number, _, _ in plan.unit[receipt.unit].pieces]
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in receipt.seconds.items())
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"unit {receipt.unit} on {receipt.device} of {receipt.host}: {stages}; {names[0]}{more}"
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 import typer
 from click.testing import CliRunner, Result
 
-from svc_dist.checks import doctor
+from svc_dist.checks import doctor, room
 from svc_dist.checks.doctor import Finding, examine
 from svc_dist.cli.app import app
 from svc_dist.errors import ExitCode, ResourceError, StorageError
@@ -67,7 +67,7 @@ def test_a_finding_is_one_line() -> None:
 
 
 def test_low_memory_is_called_what_it_is(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "available_memory", lambda: 1000)
+    monkeypatch.setattr(room, "available_memory", lambda: 1000)
     done = run("doctor", recipe, tmp_path / "out")
     assert done.exit_code == ResourceError.exit_code == 6
     assert "WRONG  memory: the largest unit needs" in done.stdout
@@ -76,11 +76,11 @@ def test_low_memory_is_called_what_it_is(recipe: Path, tmp_path: Path, monkeypat
 def test_a_gpus_unit_is_held_against_the_gpus_memory(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (doctor, host):
+    for module in (doctor, room, host):
         monkeypatch.setattr(module, "detect_device", lambda: "cuda")
     monkeypatch.setattr(host, "identify_gpu", lambda: ("NVIDIA H100", "2.13.0+cu130"))
-    monkeypatch.setattr(doctor, "available_memory", lambda: 1000)
-    monkeypatch.setattr(doctor, "device_memory", lambda device: 80 * 10**9 if device == "cuda" else None)
+    monkeypatch.setattr(room, "available_memory", lambda: 1000)
+    monkeypatch.setattr(room, "device_memory", lambda device: 80 * 10**9 if device == "cuda" else None)
     done = run("doctor", recipe, tmp_path / "out")
     assert "ok     memory: 80.00 GB for units on the smallest device" in done.stdout
     assert done.exit_code == 0

@@ -25,7 +25,7 @@ def command():
         os.kill(os.getpid(), signal.SIGTERM)
     exec(sys.argv[1])
 
-process.app = command
+process.app = lambda **_: command()
 process.main()
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import svc_dist
-from svc_dist.cli.texts import merge_line, plan_lines, shown
+from svc_dist.cli.texts import merge_line, plan_lines
 from svc_dist.plan.model import Plan
 from svc_dist.run.session import MergeSummary
 from tests.support.checkpoints import recipe_data, write_llamas
@@ -84,15 +84,6 @@ def test_the_line_of_a_merge_counts_in_the_singular_too() -> None:
     assert merge_line(SUMMARY) == "out: 1 tensor in 1 shard, 2.00 MB, verified, 1.2 s"
     resumed = merge_line(replace(SUMMARY, units_resumed=2, tensors=1234))
     assert resumed == "out: 1,234 tensors in 1 shard, 2.00 MB, verified, 1.2 s; 2 of 3 units came from earlier runs"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(True, "true"), (0.30000000000000004, "0.3"), (1e-5, "1e-05"), ("sum", "sum"), (16, "16"),
-     ([0.5, 0.5], "0.5"), ([0.5, 1.0], "[0.5, 1]")],
-)  # fmt: skip
-def test_values_are_short_and_as_yaml_has_them(value: object, text: str) -> None:
-    assert shown(value) == text
 
 
 def test_a_condition_stands_beside_the_method(models: list[Path]) -> None:

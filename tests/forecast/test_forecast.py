@@ -222,6 +222,19 @@ def test_more_devices_are_faster_until_something_else_bounds_them(plan: Plan) ->
     assert "bound by reading" in slow.text()
 
 
+def test_a_price_makes_money_of_time(plan: Plan) -> None:
+    machines = "nodes=4,gpus=8,gpu=h100,net=100Gbps"
+    free, paid = (predict(plan, parse_cluster(f"{machines}{price}")) for price in ("", ",price=98.32USD"))
+    assert free.cost is None
+    assert paid.seconds == free.seconds
+    assert paid.cost is not None
+    assert paid.cost.amount == pytest.approx(4 * 98.32 * paid.seconds / 3600)
+    assert f"costs about {paid.cost.amount:,.2f} USD: 4 machines at 98.32 USD an hour" in paid.text().splitlines()
+    assert "costs" not in free.text()
+    with pytest.raises(RecipeError, match=r"price is .cheap., but must be a number"):
+        parse_cluster(f"{machines},price=cheap")
+
+
 def test_requests_of_a_plan_cover_its_bytes(plan: Plan) -> None:
     asked = predict(plan, parse_cluster("nodes=1,gpus=1,gpu=h100")).requests
     assert plan.bytes_in / (64 << 20) <= asked.get <= 1.2 * plan.bytes_in / (16 << 20)  # requests of 16 to 64 MiB

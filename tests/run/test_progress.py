@@ -106,3 +106,18 @@ def test_the_bar_is_drawn_in_a_notebook_and_standard_error_stays_empty(
     (shown,) = outputs.shown
     assert shown["text/plain"].startswith("100% done: 1 of 1 unit, ")
     assert capfd.readouterr().err == ""
+
+
+def test_a_detailed_log_has_a_line_for_each_unit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recipe_data(write_llamas(tmp_path / "models"), max_shard_size="3kB")
+    plan = svc_dist.make_plan(recipe)
+    logger = logging.getLogger("svc_dist")
+    before, logger.propagate = logger.propagate, True
+    try:
+        with caplog.at_level(logging.DEBUG, logger="svc_dist"):
+            svc_dist.merge(recipe, tmp_path / "out", executor="inline", device="cpu")
+    finally:
+        logger.propagate = before
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    assert sorted(line.split()[1] for line in lines) == sorted(unit.id for unit in plan.units)
+    assert all(re.search(r" on cpu of .*: read .* s, compute .* s, write .* s; model\.", line) for line in lines[:2])

@@ -151,7 +151,7 @@ def test_too_little_memory_and_room(
     disk_s3: Bucket, models: list[Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", models)
-    monkeypatch.setattr("svc_dist.checks.doctor.available_memory", lambda: 1000)
+    monkeypatch.setattr("svc_dist.checks.room.available_memory", lambda: 1000)
     with tmpfs(tmp_path / "disk", "size=64k") as disk:
         ended = run("doctor", recipe, disk / "out")
         assert ended.code == ExitCode.STORAGE

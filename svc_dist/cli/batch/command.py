@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from svc_dist.cli import merge_commands, options
-from svc_dist.cli.streams import logs
+from svc_dist.cli.streams import logs, verbosity
 from svc_dist.cli.streams.terminal import say
 from svc_dist.cli.unattended import signalled
 from svc_dist.storage.secrets import refuse_credentials
@@ -83,7 +83,7 @@ def batch(
 
     Example: svc-dist batch recipes/ 's3://bucket/{recipe}/{date}' --if-changed --keep 7
     """
-    logs.set_up(merging["log_format"])
+    logs.set_up(merging["log_format"], verbosity.level(merging["verbose"], merging["quiet"]))
     from svc_dist.run.batch.batch import run_batch
 
     with signalled.early_failures_told(merging, output or source):

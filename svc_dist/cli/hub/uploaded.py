@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc_dist.cli import options
+from svc_dist.cli.help import panels
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.hub.branch import SCHEME
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Staging = Annotated[
     str | None,
     typer.Option(
+        rich_help_panel=panels.STORAGE,
         help="with an OUTPUT on a hub (hf://owner/name@branch): folder or s3:// URL with room for the model, which is "
         "made there and then uploaded; give the same one to resume",
         metavar="FOLDER",
@@ -26,6 +28,7 @@ Public = Annotated[
     bool,
     typer.Option(
         "--public",
+        rich_help_panel=panels.STORAGE,
         help="with an OUTPUT on a hub: the repository may be public; without it, a new one is private, and one that is "
         "public is refused",
     ),

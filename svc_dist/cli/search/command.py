@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from svc_dist.cli import options
-from svc_dist.cli.streams import logs
+from svc_dist.cli.streams import logs, verbosity
 from svc_dist.cli.streams.terminal import say, say_json
 from svc_dist.plan.settings import Device
 from svc_dist.run.options import ExecutorKind
@@ -78,6 +78,8 @@ def search(
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
     as_json: options.Json = False,
+    verbose: verbosity.Verbose = False,
+    quiet: verbosity.Quiet = False,
 ) -> None:
     """Find the values of a recipe with the best score. Run the same command again to resume it.
 
@@ -86,7 +88,7 @@ def search(
 
     Example: svc-dist search recipe.yaml --over lambda=0.2:1.0 --score 'python score.py {output}' --trials 12
     """
-    logs.set_up(logs.Format.TEXT)
+    logs.set_up(logs.Format.TEXT, verbosity.level(verbose, quiet))
     from svc_dist.plan.settings import SettingsRequest
     from svc_dist.recipe.edits.changes import parse_changes
     from svc_dist.run.options import Options
@@ -101,7 +103,8 @@ def search(
         run_commands=run_commands,
     )  # fmt: skip
     merging = Options(
-        executor=ExecutorKind.AUTO, address=address, slots=slots, scratch=scratch, progress=sys.stderr.isatty(),
+        executor=ExecutorKind.AUTO, address=address, slots=slots, scratch=scratch,
+        progress=not quiet and sys.stderr.isatty(),
         settings=SettingsRequest(precision, threads_per_unit, device),
     )  # fmt: skip
     where = folder or Path(f"{Path(recipe).stem}-search")
@@ -110,6 +113,8 @@ def search(
         outcome = run(recipe, str(where), request, merging, parse_changes(changes or ()), access)
     if as_json:
         say_json(json.dumps(outcome.data()))
+        return
+    if quiet:
         return
     for line in outcome.table():
         say(line)

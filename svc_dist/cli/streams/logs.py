@@ -14,9 +14,11 @@ from enum import StrEnum
 from typing import Any
 
 from svc_dist.cli.streams.stray_lines import stray_lines_logged
+from svc_dist.cli.streams.terminal import WARNING, WRONG, styled
 from svc_dist.run_folder.starts.run_id import RUN_ID
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LABEL = re.compile(r"(?:warning|error):")
 _log = logging.getLogger("svc_dist")
 
 
@@ -43,10 +45,15 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A line of text: time, the id of the run, message."""
+    """A line of text: time, the id of the run, message; in colour on a terminal where it warns."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_utc(record)} {RUN_ID} {super().format(record)}"
+        text = super().format(record)
+        if record.levelno >= logging.WARNING and sys.stderr.isatty():
+            label = _LABEL.match(text)
+            end = len(text) if label is None else label.end()
+            text = styled(text[:end], WRONG if record.levelno >= logging.ERROR else WARNING) + text[end:]
+        return f"{_utc(record)} {RUN_ID} {text}"
 
 
 class _Lines(logging.Handler):
@@ -64,12 +71,12 @@ def _utc(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
 
-def set_up(log_format: Format) -> None:
-    """Have the package's log go to standard error."""
+def set_up(log_format: Format, level: int = logging.INFO) -> None:
+    """Have the package's log, from this level on, go to standard error."""
     handler = _Lines()
     handler.setFormatter(JsonLines() if log_format == Format.JSON else TextLines())
     _log.handlers[:] = [handler]
-    _log.setLevel(logging.INFO)
+    _log.setLevel(level)
     _log.propagate = False
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from svc_dist.errors import printable_json, printable_lines
 
+#: The colours of what is as it should be, what needs a look, and what is wrong.
+OK, WARNING, WRONG = "green", "yellow", "red"
+
 
 def say(text: str, *, label: str = "", colour: str | None = None, err: bool = False, end: bool = True) -> None:
-    """Print text on standard output, or on standard error; ``label``: in ``colour`` before it."""
-    typer.echo(f"{typer.style(label, fg=colour)} " * bool(label) + printable_lines(text), err=err, nl=end)
+    """Print text on standard output, or on standard error; ``label``: in ``colour`` before it, on a terminal."""
+    typer.echo(f"{styled(label, colour)} " * bool(label) + printable_lines(text), err=err, nl=end)
+
+
+def styled(text: str, colour: str | None = None, *, bold: bool = False) -> str:
+    """Text in a colour, unless NO_COLOR or the terminal forbids it; ``say`` removes it where there is no terminal."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return typer.style(text, fg=colour, bold=bold or None)
 
 
 def say_json(text: str) -> None:

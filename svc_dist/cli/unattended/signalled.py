@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from svc_dist.cli.help import panels
 from svc_dist.errors import SvcDistError
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _ENVIRONMENT += "SVC_DIST_SECONDS in its environment"
 OnSuccess = Annotated[
     str | None,
     typer.Option(
-        help=f"shell command to run after exit code 0 (merged, or nothing to do), {_ENVIRONMENT}", metavar="CMD"
+        metavar="CMD",
+        rich_help_panel=panels.SIGNALS,
+        help=f"shell command to run after exit code 0 (merged, or nothing to do), {_ENVIRONMENT}",
     ),
 ]
 OnFailure = Annotated[
@@ -28,15 +31,23 @@ OnFailure = Annotated[
     typer.Option(
         help="shell command to run after a failure: any exit code but 0, 5 (another run is at work) and 75 (stopped)",
         metavar="CMD",
+        rich_help_panel=panels.SIGNALS,
     ),
 ]
 HookTimeout = Annotated[
-    float, typer.Option(min=0.1, metavar="SECONDS", help="seconds after which such a command is killed")
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        rich_help_panel=panels.SIGNALS,
+        help="seconds after which such a command is killed",
+    ),
 ]
 Notify = Annotated[
     str | None,
     typer.Option(
         envvar="SVC_DIST_NOTIFY",
+        rich_help_panel=panels.SIGNALS,
         help="URL that gets the result as JSON in a POST request, retried for 30 s; no message shows more of it than "
         "its host",
         metavar="URL",
@@ -44,11 +55,20 @@ Notify = Annotated[
 ]
 MetricsFile = Annotated[
     Path | None,
-    typer.Option(help="text file with metrics for Prometheus (node_exporter), such as merge.prom", metavar="FILE"),
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=panels.SIGNALS,
+        help="text file with metrics for Prometheus (node_exporter), such as merge.prom",
+    ),
 ]
 MetricsPush = Annotated[
     str | None,
-    typer.Option(envvar="SVC_DIST_METRICS_PUSH", help="Prometheus pushgateway that gets the metrics", metavar="URL"),
+    typer.Option(
+        envvar="SVC_DIST_METRICS_PUSH",
+        metavar="URL",
+        rich_help_panel=panels.SIGNALS,
+        help="Prometheus pushgateway that gets the metrics",
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import xxhash
 
+from svc_dist.errors import StorageError
+from svc_dist.sizes import format_size
 from svc_dist.storage.base import os_errors
 from svc_dist.storage.landing import write_all
 from svc_dist.storage.local import NOT_SUPPORTED, open_regular, remove_tree, sync_folder
@@ -39,9 +42,20 @@ class LocalSink:
         self._partial = partial
 
     def prepare(self, shards: Sequence[ShardFile]) -> None:
-        for shard in shards:
-            if self.state(shard) is None:
-                self._make_room(shard)
+        new = [shard for shard in shards if self.state(shard) is None]
+        self._require_space(sum(shard.size for shard in new))
+        for shard in new:
+            self._make_room(shard)
+
+    def _require_space(self, needed: int) -> None:
+        """Raise StorageError where the disk is too small, before it is filled; some file systems do not know."""
+        with os_errors(f"cannot look at the disk of {self.root}"):
+            usage = shutil.disk_usage(next(path for path in (self.root, *self.root.parents) if path.exists()))
+        if usage.total and usage.free < needed:
+            raise StorageError(
+                f"{self.root}: its disk has {format_size(usage.free)} free, and the output needs {format_size(needed)}",
+                "free space there and run the same command again, or name an OUTPUT on another disk",
+            )
 
     def _make_room(self, shard: ShardFile) -> None:
         path = self._partial / shard.file

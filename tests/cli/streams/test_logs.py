@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -59,3 +60,29 @@ def test_what_is_printed_meanwhile_goes_to_the_log_without_colours(capsys: pytes
     assert [(entry["level"], entry["message"]) for entry in entries] == [
         ("warning", "(worker) died"), ("warning", "and again")
     ]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "shown"),
+    [
+        (logging.WARNING, "warning: no GPU", "\x1b[33mwarning:\x1b[0m no GPU"),
+        (logging.WARNING, "again in 3 s", "\x1b[33magain in 3 s\x1b[0m"),
+        (logging.ERROR, "error: no space", "\x1b[31merror:\x1b[0m no space"),
+        (logging.INFO, "10% done", "10% done"),
+    ],
+)
+def test_warnings_are_in_colour_on_a_terminal(
+    level: int, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    logs.set_up(Format.TEXT)
+    LOG.log(level, text)
+    assert terminal.getvalue().split(" ", 2)[2] == f"{shown}\n"

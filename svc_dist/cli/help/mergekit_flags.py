@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from typer.core import TyperCommand
-
+from svc_dist.cli.help.panels import GroupedCommand
 from svc_dist.errors import RecipeError
 
 _ALWAYS = "no option: svc_dist always does this"
@@ -31,12 +30,12 @@ FLAGS = {
     "--no-write-model-card": "no option: a model card is always written; remove README.md if it is not wanted",
     "--safe-serialization": "no option: svc_dist writes safetensors only",
     "--no-safe-serialization": "no option: svc_dist writes safetensors only",
-    "--quiet": "no option: without a terminal there is no progress bar; --log-format json writes plain lines",
+    "--quiet": "no option: this command prints its result only (merge, inspect, extract and search have --quiet)",
     "--read-to-gpu": "--device cuda",
     "--multi-gpu": "no option: --executor auto takes every GPU of this machine; --address a Ray cluster's",
     "--num-threads": "--threads-per-unit N for one unit, --slots N for units in parallel",
     "-j": "--threads-per-unit N for one unit, --slots N for units in parallel",
-    "-v": "no option: warnings and progress are always shown; --log-format json for a machine to read",
+    "-v": "no option: this command logs nothing (merge, inspect, extract, search and plan have --verbose)",
     "--gpu-rich": "--device cuda (--executor auto takes every GPU of this machine)",
     "--async-write": _ALWAYS,
     "--write-threads": "--parallel N for storage requests of one unit, --slots N for units in parallel",
@@ -44,7 +43,7 @@ FLAGS = {
 _OFF = "no option: leave it out"
 
 
-class MergeCommand(TyperCommand):
+class MergeCommand(GroupedCommand):
     """A command that explains mergekit's flags in place of calling them unknown."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""How the command line explains itself: groups of commands and options, flags of mergekit."""
