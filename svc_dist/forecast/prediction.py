@@ -156,9 +156,9 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster, needs: Needs) -> Load:
         return sum(speed.seconds(one) for one in works) + transfer + copied / speed.elementwise
 
     read = 0.0 if math.isinf(cluster.storage.read) else float(unit.bytes_in)
-    if cluster.beside is not None and needs.on_host(unit):
-        return Load(read, seconds(CORE), seconds(CORE), float(unit.bytes_out))
     write = 0.0 if math.isinf(cluster.storage.write) else float(unit.bytes_out)
+    if cluster.beside is not None and needs.on_host(unit):
+        return Load(read, seconds(CORE), seconds(CORE), write)
     return Load(read, seconds(cluster.alone), seconds(cluster.crowded), write, unit.bytes_out / cluster.staged)
 
 

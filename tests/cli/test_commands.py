@@ -1,6 +1,7 @@
 """What the commands print, and how they refuse what they cannot do.
 
-The commands are those of ``svc_dist.cli.plan_commands``, ``svc_dist.cli.merge_commands`` and ``svc_dist.cli.model_commands``.
+The commands are those of ``svc_dist.cli.plan_commands``, ``svc_dist.cli.merge_commands`` and
+``svc_dist.cli.model_commands``.
 """
 
 from __future__ import annotations
