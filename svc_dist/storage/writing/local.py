@@ -53,8 +53,9 @@ class LocalSink:
             usage = shutil.disk_usage(next(path for path in (self.root, *self.root.parents) if path.exists()))
         if usage.total and usage.free < needed:
             raise StorageError(
-                f"{self.root}: its disk has {format_size(usage.free)} free, and the output needs {format_size(needed)}",
-                "free space there and run the same command again, or name an OUTPUT on another disk",
+                f"cannot make room for {format_size(needed)} in {self.root}: No space left on device: "
+                f"{format_size(usage.free)} are free",
+                "free space there, then run the same command again to resume, or name an OUTPUT on another disk",
             )
 
     def _make_room(self, shard: ShardFile) -> None:
