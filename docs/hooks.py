@@ -1,4 +1,4 @@
-"""For the built site: names of files in place of links to files that are no pages; the schema of recipes."""
+"""For the built site: links to files of the repository that are no pages; the schema of recipes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _LINK = re.compile(r"\[([^\]]+)\]\(((?!https?:|mailto:|#)[^)#]*)(#[^)]*)?\)")
 _ROOT = Path(__file__).parent.parent
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace links that leave ``docs/``. Raises FileNotFoundError if the file of such a link does not exist."""
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """Turn links that leave ``docs/`` into links to the repository, whose address is ``extra.repository``: mkdocs's own
+    ``repo_url`` would have readers' browsers ask another site. Raises FileNotFoundError if there is no such file."""
     folder = (_ROOT / "docs" / page.file.src_uri).parent
     if page.file.src_uri == "cluster.md":
         folder = _ROOT / "cluster"  # the page includes cluster/README.md
@@ -23,7 +24,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]
         if not target.exists():
             raise FileNotFoundError(f"{page.file.src_uri} links to {match[2]}, which does not exist")
-        return text if text.startswith("`") else f"{text} (`{target.relative_to(_ROOT)}`)"
+        kind = "tree" if target.is_dir() else "blob"
+        return f"[{text}]({config['extra']['repository']}/{kind}/main/{target.relative_to(_ROOT)}{match[3] or ''})"
 
     return _LINK.sub(outside, markdown)
 
