@@ -38,7 +38,7 @@ def test_every_page_is_in_the_sites_navigation() -> None:
 
     listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
     there = sorted(str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md"))
-    assert sorted(listed) == there
+    assert sorted(page for page in listed if not page.startswith("https:")) == there
 
 
 def test_the_report_has_the_keys_that_its_page_lists(tmp_path: Path) -> None:
