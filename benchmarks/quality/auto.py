@@ -78,9 +78,9 @@ def _encoder(text: str) -> Iterator[Case]:
     if scores:
         yield Case("encoder", "full", len(_rows(text, "tasks")), scores)
     for count in sorted({int(row["K"]) for row in _rows(text, "questions")} - {len(_rows(text, "tasks"))}):
-        known = _by_differences(text, str(count))
-        if "SWUDI" in known:
-            yield Case("encoder", "full", count, known)
+        of_count = _by_differences(text, str(count))
+        if "SWUDI" in of_count:
+            yield Case("encoder", "full", count, of_count)
 
 
 def _by_differences(text: str, count: str) -> dict[str, float]:
