@@ -32,9 +32,9 @@ def test_a_recipe_for_fine_tunes_plans(tmp_path: Path) -> None:
     text = proposed(models, tmp_path).text
     (tmp_path / "r.yaml").write_text(text)
     plan = svc_dist.make_plan(tmp_path / "r.yaml")
-    assert {one.method for one in plan.results[0].dispositions} == {"task_arithmetic"}
+    assert {one.method for one in plan.results[0].dispositions} == {"swudi", "linear"}
     assert "# a full fine-tune\n" in text
-    assert yaml.safe_load(text)["calibrate"] == {"method": "svc"}
+    assert yaml.safe_load(text).get("calibrate", "none") == "none"
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_no_recipe_for_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_proposal_follows_the_number_of_experts_and_the_inspection(tmp_path: Path) -> None:
     assert advise(1, 0).calibrate is None
-    assert (advise(2, 0).method, advise(5, 0).calibrate) == ("task_arithmetic", "svc")
+    assert (advise(2, 0).method, advise(5, 0).calibrate) == ("swudi", None)
     assert (advise(8, 0).method, advise(8, 0).parameters) == ("tsv_m", {"lambda": 0.5})
     apart = Findings(0.99, 1.0, 0.0, (0.1, 0.5))
     assert advise(4, 0, apart).calibrate is None
