@@ -17,6 +17,7 @@ from svc_dist.cli import merge_commands, options
 from svc_dist.cli.streams import logs, verbosity
 from svc_dist.cli.streams.terminal import say
 from svc_dist.cli.unattended import signalled
+from svc_dist.storage.hub.branch import SCHEME
 from svc_dist.storage.secrets import refuse_credentials
 
 if TYPE_CHECKING:
@@ -86,11 +87,12 @@ def batch(
     logs.set_up(merging["log_format"], verbosity.level(merging["verbose"], merging["quiet"]))
     from svc_dist.run.batch.batch import run_batch
 
+    signalled.signals_of(merging)
     with signalled.early_failures_told(merging, output or source):
         record = _record(source, output, report, changes, merging)
 
     def merge(job: Job, runtime: float | None) -> MergeSummary:
-        own = {"max_runtime": runtime, "metrics_file": _of_job(merging["metrics_file"], job)}
+        own = {"max_runtime": runtime} | _of_job(job, merging)
         given = {"recipe": job.recipe, "output": job.output, "changes": job.changes}
         return cast("MergeSummary", _merge(**merging | own | given))
 
@@ -113,7 +115,10 @@ def _record(
     from svc_dist.run.options import Options
     from svc_dist.run.series.nightly import Nightly
 
-    access = options.access_of(merging["endpoint_url"], merging["profile"], merging["anonymous"])
+    access = options.access_of(
+        merging["endpoint_url"], merging["profile"], merging["anonymous"], parallel=merging["parallel"],
+        deadline=merging["storage_deadline"], timeout=merging["storage_timeout"],
+    )  # fmt: skip
     common = parse_changes(changes or ())
     jobs = [dataclasses.replace(job, changes={**job.changes, **common}) for job in read_jobs(source, output, access)]
     Options(executor=merging["executor"], address=merging["address"], slots=merging["slots"])
@@ -127,9 +132,17 @@ def _record(
     return BatchRecord(jobs, where, access)
 
 
-def _of_job(file: Path | None, job: Job) -> Path | None:
-    """The metrics file of one merge: each start replaces its file."""
-    return None if file is None else file.with_stem(f"{file.stem}-{job.name}")
+def _of_job(job: Job, merging: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ between merges: each has its own metrics file and, for a hub, its own staging folder."""
+    from svc_dist.run.batch.jobs import placed_for
+
+    file, staging = merging["metrics_file"], merging["staging"]
+    to_hub = job.output.startswith(SCHEME)
+    return {
+        "metrics_file": None if file is None else file.with_stem(f"{file.stem}-{job.name}"),
+        "staging": placed_for(job.name, staging) if staging is not None and to_hub else None,
+        "public": merging["public"] and to_hub,
+    }
 
 
 def _tell(record: BatchRecord) -> None:

@@ -77,7 +77,7 @@ def _of_folder(folder: str, output: str | None, access: Access) -> list[Job]:
         raise RecipeError(f"{redact(folder)} has no recipe: no .yaml or .yml file", code=_CODE)
     where = str(Path(folder)) if local else trimmed(folder)
     return [
-        Job(name.rpartition(".")[0], f"{where}/{name}", _place(output, name.rpartition(".")[0]))
+        Job(name.rpartition(".")[0], f"{where}/{name}", placed_for(name.rpartition(".")[0], output))
         for name in sorted(names, key=natural_key)
     ]
 
@@ -127,14 +127,14 @@ def _entry(entry: Any, number: int, origin: Origin, folder: str, output: str | N
             "set `output`, or give OUTPUT for all as the second argument",
             code=_CODE,
         )
-    place = _place(output or "", name) if own is None else _beside(folder, own.replace(_NAME, name))
+    place = placed_for(name, output or "") if own is None else _beside(folder, own.replace(_NAME, name))
     refuse_credentials(place, origin.at(number, "output"))
     return Job(name, _beside(folder, recipe), place, copy.deepcopy(dict(changes)))
 
 
-def _place(output: str, name: str) -> str:
-    """Where the merge of this name goes."""
-    return output.replace(_NAME, name) if _NAME in output else f"{output.rstrip('/')}/{name}"
+def placed_for(name: str, location: str) -> str:
+    """The place of the merge of this name in a location that all of a batch share."""
+    return location.replace(_NAME, name) if _NAME in location else f"{location.rstrip('/')}/{name}"
 
 
 def _beside(folder: str, path: str) -> str:

@@ -20,6 +20,7 @@ from svc_dist.run.options import Limits
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, every_name
+from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.base import FileIdentity
 from svc_dist.storage.hub.branch import CODE, SCHEME, Addition, HubBranch, Remote, RemoteFile, same
@@ -78,7 +79,10 @@ class Uploading:
             self._until = began + self.limits.runtime
         names = every_name(self.staged, published)
         with signals(self._stop):
-            self._head = self.branch.create(self.require_allowed(), self.public)
+            remote = self.require_allowed()
+            if self.public and (remote is None or not remote.private):
+                _log.warning(f"warning: {self.place.location} is public, and {REPORT_FILE} names inputs and hosts")
+            self._head = self.branch.create(remote, self.public)
             missing = self._missing(names, self.branch.files(self._head))
             if not missing:
                 return self._finished(names, 0)
@@ -118,8 +122,8 @@ class Uploading:
             try:
                 self._send_weights(weights, pending, copies, lock)
                 for name in others:
-                    data = copies.enter_context(self._content(name)).read_bytes()
-                    pending.append(self._waiting(name, data, lock))
+                    pending.append(self.branch.small(name, self.staged.storage.get(name) or b""))
+                self._require_time()
             except DrainedError:
                 self._commit([one for one in pending if one.name in weights], "svc_dist: weights, stopped on request")
                 raise
@@ -179,7 +183,7 @@ class Uploading:
                     file.write(storage.read(name, first, min(first + PART, identity.size)))
             yield copy
 
-    def _waiting(self, name: str, content: Path | bytes, lock: Lock) -> Addition:
+    def _waiting(self, name: str, content: Path, lock: Lock) -> Addition:
         """Send one file, beside this thread, so that a stop takes effect while that takes long."""
         self._require_time()
         done: list[Any] = []

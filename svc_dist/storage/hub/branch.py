@@ -181,6 +181,12 @@ class HubBranch:
 
         return self._calling(send, f"upload {name} to")
 
+    def small(self, name: str, data: bytes) -> Addition:
+        """A small file, which the commit itself sends."""
+        from huggingface_hub import CommitOperationAdd
+
+        return Addition(name, data, sha256_of(data), CommitOperationAdd(name, data))
+
     def commit(self, additions: Sequence[Addition], message: str, parent: str) -> str:
         """Make uploaded files visible, all in one step, on top of a commit. Returns the new commit.
 

@@ -68,6 +68,28 @@ def test_options_of_a_merge_reach_each(recipes: Path, tmp_path: Path, monkeypatc
     ]
 
 
+def test_each_merge_to_a_hub_has_a_staging_folder_of_its_own(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, tuple[str | None, bool]] = {}
+
+    def merge(recipe: str, output: str, **options: Any) -> None:
+        given[output] = options["staging"], options["public"]
+        raise RecipeError("enough")
+
+    monkeypatch.setattr(svc_dist.api, "merge", merge)
+    (tmp_path / "list.yaml").write_text("- recipes/a.yaml\n- {recipe: recipes/c.yaml, output: out}\n")
+    run("list.yaml", "hf://acme/{recipe}", "--staging", "staged/", "--public")
+    assert given == {"hf://acme/a": ("staged/a", True), str(tmp_path / "out"): (None, False)}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--notify", "ftp://x"), ("--storage-timeout", "0")])
+def test_options_are_checked_before_the_first_merge(recipes: Path, option: str, value: str) -> None:
+    done = run(recipes, "merged", option, value)
+    assert done.exit_code == 2 or isinstance(done.exception, RecipeError)
+    assert not Path("recipes-batch.json").exists()
+
+
 def test_it_has_every_option_of_a_merge() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     merge = inspect.unwrap(merge_commands.merge)
