@@ -1,4 +1,4 @@
-"""A nightly merge under Airflow 3.2 or later, in two forms: on the worker itself, and in a pod of its own."""
+"""A nightly merge under Airflow 3.3, in two forms: on the worker itself, and in a pod of its own."""
 
 from __future__ import annotations
 

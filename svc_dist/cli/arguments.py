@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[str, KeyPath]] = {
     "dtype": ("--dtype", ("dtype",)),
 }
 _NAME = "command line"  # in place of a recipe's file
-_Command = Callable[..., object]
+_Command = Callable[..., None]
 
 
 def _option(name: str, metavar: str, about: str) -> Any:

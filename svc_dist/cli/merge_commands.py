@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import logging
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,16 @@ from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.options import ExecutorKind
+
+if TYPE_CHECKING:
+    from svc_dist.run.session import MergeSummary
+
+#: The options that ``svc_dist.api.merge`` takes by the same names.
+_AS_GIVEN = (
+    "executor", "address", "slots", "device", "precision", "threads_per_unit", "mixed_gpus", "max_shard_size",
+    "changes", "scratch", "restart", "grace", "max_runtime", "unit_deadline", "node_timeout", "run_commands", "staging",
+    "public",
+)  # fmt: skip
 
 
 def _seconds(about: str, panel: str = panels.LIMITS) -> Any:
@@ -111,18 +122,25 @@ def merge(
     log_format: Annotated[
         logs.Format, typer.Option(rich_help_panel=panels.LOG, help="format of the log on standard error")
     ] = logs.Format.TEXT,
-) -> Any:
+) -> None:
     """Plan, run, publish and verify a merge. Run the same command again to resume it.
 
     Without a recipe: svc-dist merge BASE EXPERT... --method NAME --output OUTPUT
 
     Example: svc-dist merge recipe.yaml merged/
     """
-    told: dict[str, Any] = {"on_success": on_success, "on_failure": on_failure, "hook_timeout": hook_timeout}
-    told |= {"notify": notify, "metrics_file": metrics_file, "metrics_push": metrics_push}
-    logs.set_up(log_format, verbosity.level(verbose, quiet))
+    summary = run_merge(dict(locals()))
+    if log_format == logs.Format.TEXT and not quiet and summary.units_resumed < summary.units:  # merged just now
+        from svc_dist.cli.overview.next_steps import next_steps
+
+        say("\n".join(next_steps(summary.output)))
+
+
+def run_merge(given: Mapping[str, Any]) -> MergeSummary:
+    """Merge with the arguments and options of ``svc-dist merge``, by name, and say what that did."""
+    log_format, quiet = given["log_format"], given["quiet"]
+    logs.set_up(log_format, verbosity.level(given["verbose"], quiet))
     from svc_dist.api import merge as run
-    from svc_dist.cli.overview.next_steps import next_steps
     from svc_dist.cli.texts import merge_line
     from svc_dist.run.process import return_freed_memory
     from svc_dist.run.series.nightly import Nightly
@@ -130,23 +148,22 @@ def merge(
     return_freed_memory()
     with logs.prints_logged():
         summary = run(
-            recipe, output, executor=executor, address=address, slots=slots, device=device, precision=precision,
-            threads_per_unit=threads_per_unit, mixed_gpus=mixed_gpus, max_shard_size=max_shard_size, changes=changes,
-            scratch=scratch, access=options.access_of(
-                endpoint_url, profile, anonymous, parallel=parallel, deadline=storage_deadline, timeout=storage_timeout
+            given["recipe"],
+            given["output"],
+            access=options.access_of(
+                given["endpoint_url"], given["profile"], given["anonymous"], parallel=given["parallel"],
+                deadline=given["storage_deadline"], timeout=given["storage_timeout"],
             ),
-            restart=restart, grace=grace, max_runtime=max_runtime, unit_deadline=unit_deadline,
-            node_timeout=node_timeout, evaluate=not no_evaluate, run_commands=run_commands,
+            evaluate=not given["no_evaluate"],
             progress=log_format == logs.Format.TEXT and not quiet and sys.stderr.isatty(),
-            staging=staging, public=public,
-            nightly=Nightly(if_changed, latest, keep), signals=signalled.signals_of(told),
+            nightly=Nightly(given["if_changed"], given["latest"], given["keep"]),
+            signals=signalled.signals_of(given),
+            **{name: given[name] for name in _AS_GIVEN},
         )  # fmt: skip
     if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
     elif not quiet:
         say(merge_line(summary))
-        if summary.units_resumed < summary.units:  # not where it was complete already
-            say("\n".join(next_steps(summary.output)))
     return summary
 
 

@@ -39,6 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WritableHub
         yield server
 
 
+@pytest.mark.slow
 def test_an_upload_from_a_bucket_is_resumed_and_its_run_folder_stays_there(
     bucket: Bucket, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

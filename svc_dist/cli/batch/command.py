@@ -9,7 +9,7 @@ import logging
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -94,7 +94,7 @@ def batch(
     def merge(job: Job, runtime: float | None) -> MergeSummary:
         own = {"max_runtime": runtime} | _of_job(job, merging)
         given = {"recipe": job.recipe, "output": job.output, "changes": job.changes}
-        return cast("MergeSummary", _merge(**merging | own | given))
+        return merge_commands.run_merge(merging | own | given)
 
     try:
         run_batch(record, merge, merging["max_runtime"])

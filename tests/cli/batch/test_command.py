@@ -42,6 +42,7 @@ def test_every_recipe_is_merged_but_the_wrong_one_and_what_is_complete_is_skippe
     done = run(recipes, "merged")
     assert done.exit_code == 2, done.output
     assert "2 of 3 merges complete; report: recipes-batch.json" in done.output
+    assert "next:" not in done.output  # as after a single merge
     assert sorted(path.parent.name for path in tmp_path.glob("merged/*/merge_report.json")) == ["a", "c"]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("merged/*/*")}
     write_recipe(recipes / "b.yaml", sorted((tmp_path / "models").iterdir()))
