@@ -95,8 +95,11 @@ def test_the_proposal_follows_the_number_of_experts_and_the_inspection(tmp_path:
     apart = Findings(0.99, 1.0, 0.0, (0.1, 0.5))
     assert advise(4, 0, apart).calibrate is None
     assert any("differ much in size" in note for note in advise(4, 0, apart).notes)
-    assert advise(4, 0, Findings(0.5, 1.8, 0.4, (0.1, 0.1))).calibrate == "svc"
+    shared = Findings(0.5, 1.8, 0.4, (0.1, 0.1))
+    assert (advise(4, 0, shared).method, advise(4, 4, shared).calibrate) == ("swudi", "svc")
     models = write_llamas(tmp_path / "models")
-    text = proposed(models, tmp_path, inspect=lambda recipe: Findings(0.5, 1.8, 0.4, (0.1, 0.1))).text
+    text = proposed(models, tmp_path, inspect=lambda recipe: shared).text
     assert "counts what the experts learned 1.80 times (gamma 0.50)" in text
+    assert "parameters" not in yaml.safe_load(text)["models"][0]
+    text = proposed(models, tmp_path, inspect=lambda recipe: apart).text
     assert json.dumps(yaml.safe_load(text)["models"][0]["parameters"]) == '{"weight": 1.0}'
