@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from svc_dist.errors import OtherMergeError, OutputError, RecipeError
 from svc_dist.recipe.documents import Stage
 from svc_dist.recipe.paths import PathValues
-from svc_dist.run.hub.upload import Uploading
+from svc_dist.run.hub.upload import SHORT, Uploading
 from svc_dist.run.options import Options
 from svc_dist.run.series.nightly import Checks, Load, Nightly, run_repeated
 from svc_dist.run.session import MergeSummary, held
@@ -82,7 +82,7 @@ class _Upload:
     def _done(self, stages: tuple[Stage, ...], branch: HubBranch, began: float) -> MergeSummary | None:
         """The summary of a merge that the branch holds already, complete. Raises OtherMergeError for another one."""
         there = Output(self.place.location, stages[-1].recipe.access, reading=True)
-        remote = branch.look()
+        remote = branch.look(SHORT)
         if remote is None or remote.head is None or completed(there) is None:
             return None
         if self.options.restart:

@@ -30,6 +30,7 @@ from svc_dist.tensor_names import natural_key
 #: In the staging folder until the upload is complete: the hashes of what was sent.
 UPLOAD_FILE = "merge_upload.json"
 _LARGEST = 64 << 20
+SHORT = 10.0  # seconds of retries for the first request: before hours of merging, a wrong address has to show
 _BETWEEN = 60.0  # seconds between two commits: a hub limits them (128 an hour)
 _POLL = 0.2
 _WEIGHTS = ".safetensors"
@@ -57,7 +58,7 @@ class Uploading:
 
     def require_allowed(self) -> Remote | None:
         """Look at the repository. Raises OutputError where it is public and that was not asked for."""
-        remote = self.branch.look()
+        remote = self.branch.look(SHORT)
         if remote is not None and not remote.private and not self.public:
             raise OutputError(
                 f"{self.place.location} is public: everybody could read the merge",

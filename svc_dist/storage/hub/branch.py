@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svc_dist.errors import LockedError, OutputError, StorageError, SvcDistError
+from svc_dist.errors import LockedError, OutputError, StorageError, SvcDistError, TransientStorageError
 from svc_dist.storage.access import Access
 from svc_dist.storage.hub.cache import COMMIT, parse_hub_id
 from svc_dist.storage.hub.repository import HubStorage
@@ -113,8 +113,11 @@ class HubBranch:
         learn([token])
         return HfApi(endpoint=filesystem.endpoint, token=token)
 
-    def look(self) -> Remote | None:
-        """The repository as it is now; None where there is none that the token may see."""
+    def look(self, deadline: float | None = None) -> Remote | None:
+        """The repository as it is now; None where there is none that the token may see.
+
+        ``deadline``: seconds of retries, where not those of the storage.
+        """
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         def ask() -> Remote | None:
@@ -130,7 +133,7 @@ class HubBranch:
                 head = None
             return Remote(bool(info.private), head)
 
-        return self._calling(ask, "look at")
+        return self._calling(ask, "look at", deadline)
 
     def create(self, existing: Remote | None, public: bool) -> str:
         """Make the repository and the branch where they are missing. Returns the branch's commit."""
@@ -213,7 +216,7 @@ class HubBranch:
         files = self.files(commit)
         return all(same(files.get(one.name), one.content, one.sha256) for one in additions)
 
-    def _calling(self, ask: Callable[[], Answer], what: str) -> Answer:
+    def _calling(self, ask: Callable[[], Answer], what: str, deadline: float | None = None) -> Answer:
         text = f"cannot {what} {self.place.location}"
 
         def attempt() -> Answer:
@@ -223,7 +226,7 @@ class HubBranch:
                 failed = self._translated(error, text)
             raise failed  # outside the handler: its context would be the client's error, which may quote credentials
 
-        return self._storage.retrying(attempt, text)
+        return self._storage.retrying(attempt, text, deadline=deadline)
 
     def _translated(self, error: Exception, what: str) -> Exception:
         if isinstance(error, SvcDistError):
@@ -236,8 +239,8 @@ class HubBranch:
                 "nothing is lost: run the same command again, or name a branch of its own: hf://owner/name@branch",
             )
         failed = self._storage.translate(decisive, what)
-        if isinstance(failed, StorageError) and status in _HINTS:
-            failed.hint = _HINTS[status]
+        if isinstance(failed, StorageError) and (status in _HINTS or isinstance(failed, TransientStorageError)):
+            failed.hint = _HINTS.get(status, "check the network and HF_ENDPOINT")
         return failed
 
 
@@ -260,12 +263,18 @@ def sha256_of(content: Path | bytes) -> str:
 
 
 def _decisive(error: Exception) -> Exception:
-    """Of an error and its causes the one that has the hub's answer, else the first cause."""
+    """Of an error and its causes the one that has the hub's answer, else the one that says why there is none."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
         chain.append(cause)
-    found = next((one for one in chain if _status(one) is not None), chain[-1])
+    answered = [one for one in chain if _status(one) is not None]
+    unanswered = [one for one in chain if isinstance(one, OSError) or _is_of_transport(one)]
+    found = next(iter((*answered, *unanswered)), error)
     return found if isinstance(found, Exception) else error
+
+
+def _is_of_transport(error: BaseException) -> bool:
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)  # of whichever httpx it is built on
 
 
 def _status(error: BaseException) -> Any:

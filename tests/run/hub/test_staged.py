@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from svc_dist.errors import (
 )
 from svc_dist.run.hub import upload
 from svc_dist.run.series.nightly import Nightly
+from svc_dist.storage.access import Access, ClientOptions
 from svc_dist.storage.hub.branch import HubBranch
 from tests.run.hub.conftest import Merging
 from tests.support.hub import TOKEN
@@ -225,6 +227,17 @@ def test_the_token_is_in_no_message_and_no_file(
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(StorageError, match="there is no token for the hub"):
         merging.start()
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_within_seconds(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "SHORT", 0.2)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="cannot look at hf://acme/merged"):
+        merging.start(access=Access({"hf://": ClientOptions(endpoint_url="http://127.0.0.1:9")}))
+    assert time.monotonic() - began < 60
+    assert not merging.staging.exists()
 
 
 def test_a_stop_while_a_file_is_sent_takes_effect_after_it(merging: Merging, monkeypatch: pytest.MonkeyPatch) -> None:
