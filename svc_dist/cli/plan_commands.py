@@ -16,6 +16,8 @@ from svc_dist.cli.streams.terminal import OK, WARNING, WRONG, say, say_json
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
 
+_PATIENCE = 20.0  # seconds for a storage that does not answer a plan, for which somebody waits
+
 
 @takes_models(output="optional")
 def plan(
@@ -47,7 +49,7 @@ def plan(
     """
     from svc_dist.api import make_plans, predict
 
-    access = options.access_of(endpoint_url, profile, anonymous)
+    access = options.access_of(endpoint_url, profile, anonymous, deadline=_PATIENCE)
     if cluster is not None:
         fixed = {"OUTPUT": output, "--threads-per-unit": threads_per_unit, "--device": device != Device.AUTO}
         if excess := [name for name, value in fixed.items() if value]:

@@ -30,8 +30,10 @@ def main() -> None:
         _say(stop.message, str(stop), label="stopped:", failed=False, exit_code=stop.exit_code, code=stop.code)
         _end(stop.exit_code, hard=True)
     except SvcDistError as error:
-        text = str(error) if error.code is None else f"{error}\n  explain: svc-dist recipe explain {error.code}"
-        _say(error.message, text, label="error:", hint=error.hint, exit_code=error.exit_code, code=error.code)
+        hint = error.hint or _cure(error.code)
+        lines = [error.message, *([] if hint is None else [f"  {hint}"])]
+        lines += [] if error.code is None else [f"  explain: svc-dist recipe explain {error.code}"]
+        _say(error.message, "\n".join(lines), label="error:", hint=hint, exit_code=error.exit_code, code=error.code)
         _end(error.exit_code, hard=error.exit_code == ExitCode.TRY_AGAIN)
     except Interrupted:
         text = "interrupted; run the same command again to resume"
@@ -45,6 +47,13 @@ def main() -> None:
         text, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
         _say(text, f"{trace}{text}", trace=trace, exit_code=ExitCode.INTERNAL)
         _end(ExitCode.INTERNAL, hard=False)
+
+
+def _cure(code: str | None) -> str | None:
+    """What to do about an error that does not say it itself: what its code's explanation says."""
+    from svc_dist.recipe.writing.explanations import explanations
+
+    return explanations()[code].do if code in explanations() else None
 
 
 def _run() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from svc_dist.errors import RecipeError
+from svc_dist.errors import RecipeError, printable
 from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed, changed_documents
 from svc_dist.recipe.edits.grids import expanded
@@ -193,10 +193,18 @@ def recipe_from(
         recipe = Recipe.model_validate(_with_preset(data, origin))
     except ValidationError as error:
         problems = error.errors()
+        if not any(key in data for key in _DEFINING):
+            listed = ", ".join(printable(str(key)) for key in list(data)[:_LISTED])
+            raise RecipeError(
+                f"{redact(origin.at())}: not a recipe: it has none of {', '.join(_DEFINING)}, but {listed}, ...",
+                code="not-a-recipe",
+            ) from None
         code = {"extra_forbidden": "unknown-key", "missing": "key-missing"}.get(
             problems[0]["type"], "value-not-allowed"
         )
-        raise RecipeError("\n".join(redact(_explain(one, origin)) for one in problems), code=code) from None
+        lines = [redact(_explain(one, origin)) for one in problems[:_LISTED]]
+        more = [f"and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
+        raise RecipeError("\n".join([*lines, *more]), code=code) from None
     _check_storage(recipe.storage, origin)
     return resolve(
         recipe, origin, Path.cwd() if "://" in str(folder) else Path(folder).absolute(), access, [*ignored, *translated]
@@ -248,6 +256,9 @@ def _with_preset(data: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         raise RecipeError(f"{origin.at('preset')}: {error}", code="preset-for-another-method") from None
 
 
+#: What has none of these keys is no recipe.
+_DEFINING = ("base_model", "models", "checkpoints", "merge_method", "preset")
+_LISTED = 5  # problems of one recipe in a message
 _EXPECTED = {
     "string_type": "text (put quotes around numbers and dates)",
     "list_type": "a list",

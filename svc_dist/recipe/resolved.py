@@ -153,7 +153,7 @@ def resolve(
     recipe = recipe if auto is None else auto.stand_in
     method = find_method(recipe.merge_method, origin.at("merge_method"))
     if recipe.base_model is None and method.base == "origin" and not any(map(takes_the_rest, recipe.rules)):
-        raise RecipeError(f"{origin.at()}: merge_method {method.name} needs base_model", code="base-missing")
+        raise RecipeError(f"{origin.at('merge_method')}: {method.name} needs base_model", code="base-missing")
     options = Access({prefix: ClientOptions(**dict(options)) for prefix, options in recipe.storage.items()})
     access = _combined(options, access)
     models = resolve_models(recipe, origin, folder, access, alone=recipe.base_model is None and method.base in ALONE)

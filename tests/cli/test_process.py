@@ -47,7 +47,7 @@ def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProce
         (
             "raise errors.RecipeError('wrong key', code='unknown-key')",
             ExitCode.USAGE,
-            "error: wrong key\n  explain: svc-dist recipe explain unknown-key\n",
+            "lists all keys.\n  explain: svc-dist recipe explain unknown-key\n",
         ),
         ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short"),
         ("raise errors.LockedError('in use')", ExitCode.LOCKED, "error: in use"),

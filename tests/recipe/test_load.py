@@ -108,7 +108,7 @@ def test_what_is_wrong_is_named_with_its_key_line_and_remedy(line: str, words: s
         (MINIMAL.replace("model: two", "model: 2"), "r.yaml:5 (models[1].model): 2 must be text"),
         (MINIMAL.replace("model: two", "model: ''"), "models[1].model"),
         (MINIMAL.replace("  - model: two\n", "  - two\n"), "r.yaml:5 (models[1]): 'two' must be a mapping"),
-        (MINIMAL.replace("base_model: base\n", ""), "merge_method task_arithmetic needs base_model"),
+        (MINIMAL.replace("base_model: base\n", ""), "task_arithmetic needs base_model"),
         (MINIMAL.replace("task_arithmetic", "task_arithmatic"), "did you mean 'task_arithmetic'?"),
         (
             MINIMAL.replace("task_arithmetic", "slerp").replace("{weight: 0.3}", "{}"),

@@ -21,7 +21,7 @@ def refusal(error: Any) -> RecipeError | None:
         names.insert(0, context.info_name)
         context = context.parent
     command = " ".join(["svc-dist", *names])
-    message = str(error.format_message()).strip()
+    message = str(error.format_message()).strip().replace("Value error, ", "")
     return RecipeError(
         f"{message[:1].lower()}{message[1:].removesuffix('.')}", f"{command} --help lists its arguments and options"
     )
