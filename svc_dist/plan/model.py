@@ -109,7 +109,7 @@ class Plan:
             ("fingerprint", self.fingerprint[:16]),
         ]
         if self.auto is not None:
-            rows.append(("auto chose", f"{self.auto.what} {self.auto.why}"))
+            rows.append(("auto chose", f"{self.auto.what}, {self.auto.why}"))
         warnings = [table.paragraph(f"warning: {warning}") for warning in self.warnings]
         return table.block("Plan", table.fields(rows), *map(self._became, self.results), *warnings)
 

@@ -49,11 +49,18 @@ MERGE_METHODS = (
         when={"adapters": (1, 1)},
     ),
     Row(
-        "any other experts",
-        {"merge_method": "swudi_a", "parameters": {"rank_rule": "participation_sqrt"}, "calibrate": _SVC},
-        "SWUDI-A with SVC was within half a point of the best merge with eight full fine-tunes, and at least as good "
-        "as every other one with four",
+        "six or more experts",
+        {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": _SVC},
+        "TSV-M at lambda 0.5 with SVC was the best of all merges with eight full fine-tunes of an encoder",
         _METHODS,
+        when={"experts": (6, math.inf)},
+    ),
+    Row(
+        "two to five experts",
+        {"merge_method": "swudi", "parameters": {"exp_time": 300, "rank_ratio": 0.3}, "calibrate": _NONE},
+        "SWUDI was the best merge of three full fine-tunes of a language model, and 0.6 points below the best of four "
+        "of an encoder",
+        "docs/choosing.md, In short",
     ),
 )
 

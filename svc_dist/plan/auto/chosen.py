@@ -76,6 +76,6 @@ def feature_line(choice: AutoChoice) -> str:
 def choice_lines(choice: AutoChoice | None) -> Iterator[str]:
     """What ``auto`` chose, why, from which figures, and the keys to paste; nothing for a recipe without ``auto``."""
     if choice is not None:
-        yield f"auto chose {choice.what} {choice.why}"
+        yield f"auto chose {choice.what}, {choice.why}"
         yield feature_line(choice)
         yield f"to fix the choice, write these keys into the recipe: {choice.text}"

@@ -15,6 +15,7 @@ from svc_dist.methods.registry import METHODS
 
 DOCS = Path(__file__).parents[3] / "docs"
 SVC, NONE = {"method": "svc"}, {"method": "none"}
+SWUDI = {"exp_time": 300, "rank_ratio": 0.3}
 HALF = {"method": "svc", "alpha": 0.5}
 
 
@@ -28,8 +29,9 @@ def features(experts: int = 4, adapters: float = 0.0, **values: Any) -> Features
     [
         (features(1), {"merge_method": "task_arithmetic", "parameters": {"lambda": 1.0}, "calibrate": NONE}),
         (features(3, 1.0), {"merge_method": "task_arithmetic", "parameters": {"lambda": 1.0}, "calibrate": SVC}),
-        (features(2), {"merge_method": "swudi_a", "parameters": {"rank_rule": "participation_sqrt"}, "calibrate": SVC}),
-        (features(8), {"merge_method": "swudi_a", "parameters": {"rank_rule": "participation_sqrt"}, "calibrate": SVC}),
+        (features(2), {"merge_method": "swudi", "parameters": SWUDI, "calibrate": NONE}),
+        (features(5, 0.4), {"merge_method": "swudi", "parameters": SWUDI, "calibrate": NONE}),
+        (features(8), {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": SVC}),
     ],
 )
 def test_a_merge_method_for_each_kind_of_experts(found: Features, keys: dict[str, Any]) -> None:
@@ -59,8 +61,8 @@ def test_a_calibration_for_each_method(method: str, experts: int, scale: float, 
 
 def test_a_calibration_that_the_recipe_names_stays() -> None:
     choice = choose({"merge_method": AUTO, "calibrate": {"method": "none"}}, features(4), 1.0)
-    assert choice.keys == {"merge_method": "swudi_a", "parameters": {"rank_rule": "participation_sqrt"}}
-    assert choice.what == "swudi_a (rank_rule participation_sqrt)"
+    assert choice.keys == {"merge_method": "swudi", "parameters": SWUDI}
+    assert choice.what == "swudi (exp_time 300, rank_ratio 0.3)"
 
 
 @pytest.mark.parametrize("row", [*MERGE_METHODS, *CALIBRATIONS], ids=lambda row: row.title)
@@ -85,9 +87,11 @@ def test_the_last_row_takes_all(table: tuple[Row, ...]) -> None:
 
 def test_a_choice_in_words() -> None:
     choice = choose({"merge_method": AUTO, "calibrate": None}, features(4), 1.0)
-    assert choice.what == "swudi_a (rank_rule participation_sqrt), calibrated by svc"
-    assert choice.why.startswith("for 4 full fine-tunes: SWUDI-A with SVC was within half a point")
-    assert choice.why.endswith("(docs/choosing.md, Methods)")
+    assert choice.what == "swudi (exp_time 300, rank_ratio 0.3), without calibration"
+    assert choice.why.startswith("for 4 full fine-tunes: SWUDI was the best merge of three")
+    assert choice.why.endswith("(docs/choosing.md, In short)")
+    many = choose({"merge_method": AUTO, "calibrate": None}, features(8), 1.0)
+    assert many.what == "tsv_m (lambda 0.5), calibrated by svc"
     plain = choose({"merge_method": "wudi", "calibrate": AUTO}, features(4), 1.0)
     assert plain.what == "without calibration"
     unsupported = choose({"merge_method": "breadcrumbs", "calibrate": AUTO}, features(4), 1.0)

@@ -28,7 +28,7 @@ def plan(data: Any) -> Plan:
 def test_the_plan_is_that_of_the_chosen_keys(models: list[Path]) -> None:
     left = plan(recipe_data(models, "auto"))
     assert left.auto is not None
-    assert left.auto.keys["merge_method"] == "swudi_a"
+    assert left.auto.keys["merge_method"] == "swudi"
     named = plan(recipe_data(models, **{"method": left.auto.keys["merge_method"]} | {
         key: left.auto.keys[key] for key in ("parameters", "calibrate")
     }))  # fmt: skip
@@ -67,13 +67,13 @@ def test_a_plan_says_what_was_chosen_and_why(models: list[Path]) -> None:
     lines = list(plan_lines(made))
     number = next(n for n, line in enumerate(lines) if line.startswith("auto chose"))
     assert lines[number].startswith(
-        "auto chose swudi_a (rank_rule participation_sqrt), calibrated by svc for 2 full fine-tunes: SWUDI-A"
+        "auto chose swudi (exp_time 300, rank_ratio 0.3), without calibration, for 2 full fine-tunes: SWUDI was"
     )
     assert lines[number + 1].startswith(
         "    from 23.04 kB of 14 matrices: the plain sum counts what the experts learned "
     )
     warning = next(one for one in made.warnings if warning_code(one) == "auto-experimental")
-    assert "auto is experimental: it chose swudi_a" in warning
+    assert "auto is experimental: it chose swudi" in warning
 
 
 def test_nothing_is_said_without_auto(models: list[Path]) -> None:
@@ -87,7 +87,7 @@ def test_documents_choose_for_themselves(models: list[Path]) -> None:
     last = recipe_data(["first", *models[1:]], "linear")
     plans = svc_dist.make_plans([first, last], device="cpu")
     assert [one.auto is None for one in plans] == [False, True]
-    assert plans[1].stages[0]["merge_method"] == "swudi_a"
+    assert plans[1].stages[0]["merge_method"] == "swudi"
 
 
 def test_a_model_that_is_made_only_afterwards_is_refused(models: list[Path]) -> None:
@@ -99,7 +99,7 @@ def test_a_model_that_is_made_only_afterwards_is_refused(models: list[Path]) -> 
 
 
 def test_several_results_take_one_choice(models: list[Path]) -> None:
-    made = plan(recipe_data(models, "auto", outputs=[{"path": "a"}, {"path": "b", "calibrate": "none"}]))
+    made = plan(recipe_data(models, "auto", outputs=[{"path": "a"}, {"path": "b", "calibrate": "svc"}]))
     methods = [{one.method for one in result.dispositions if one.method} for result in made.results]
-    assert methods == [{"swudi_a", "linear"}] * 2
-    assert [any(one.calibration for one in result.dispositions) for result in made.results] == [True, False]
+    assert methods == [{"swudi", "linear"}] * 2
+    assert [any(one.calibration for one in result.dispositions) for result in made.results] == [False, True]

@@ -69,7 +69,7 @@ def test_a_complete_merge_keeps_the_recorded_choice(
     merge(recipe, tmp_path / "out")
     with_another_table(monkeypatch)
     assert merge(recipe, tmp_path / "out").executor == "none"
-    assert svc_dist.make_plan(recipe, tmp_path / "out", device="cpu").recipe["merge_method"] == "swudi_a"
+    assert svc_dist.make_plan(recipe, tmp_path / "out", device="cpu").recipe["merge_method"] == "swudi"
     assert svc_dist.make_plan(recipe, device="cpu").recipe["merge_method"] == "linear"
 
 
@@ -84,7 +84,7 @@ def test_changed_inputs_are_named_and_so_is_another_choice(
     with pytest.raises(OtherMergeError) as caught:
         merge(recipe, tmp_path / "out")
     assert f"{models[1]}/{file.name}: was" in caught.value.message
-    assert "recipe: merge_method: was swudi_a, is linear" in caught.value.message
+    assert "recipe: merge_method: was swudi, is linear" in caught.value.message
 
 
 def test_the_report_records_the_choice(models: list[Path], tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_the_report_records_the_choice(models: list[Path], tmp_path: Path) -> No
     merge(recipe, tmp_path / "out")
     report = read_report(str(tmp_path / "out"))
     assert report.auto == svc_dist.make_plan(recipe, device="cpu").auto
-    assert report.recipe["merge_method"] == "swudi_a"
+    assert report.recipe["merge_method"] == "swudi"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "\nauto chose swudi_a (rank_rule participation_sqrt), calibrated by svc for 2 full" in card
-    assert "(swudi_a + svc)" in card
+    assert "\nauto chose swudi (exp_time 300, rank_ratio 0.3), without calibration, for 2 full" in card
+    assert "(swudi)" in card
     again = svc_dist.make_plan(str(tmp_path / "out" / "merge_report.json"), device="cpu")
     assert again.fingerprint == report.fingerprint
