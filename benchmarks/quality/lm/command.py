@@ -13,11 +13,14 @@ from benchmarks.quality.lm.grid import (
     CALIBRATED,
     CANDIDATES,
     FIRST,
+    ISO_C,
     MAIN,
     OF_SPARSE,
     REST,
     SECOND,
+    SWUDI,
     SWUDI_A,
+    TIES,
     TSV_M,
 )
 from benchmarks.quality.lm.kinds import KINDS
@@ -39,26 +42,26 @@ class Stage:
 
 #: In order of value: a run that is stopped has answered the first questions.
 STAGES = [
-    Stage(0, "full", FEW, [*FIRST, *SECOND]),
-    Stage(0, "lora", FEW, [*FIRST, *SECOND, *SWUDI_A]),
-    Stage(0, "full", FEW, SWUDI_A),
-    Stage(0, "full", ALL, [*FIRST, *TSV_M]),
-    Stage(0, "sparse", FEW, [*FIRST, *TSV_M, *OF_SPARSE]),
-    Stage(0, "full", FEW, CALIBRATED),
-    Stage(0, "full", ALL, SECOND),
+    Stage(0, "full", FEW, [*FIRST, *TSV_M, *SWUDI, *TIES]),
+    Stage(0, "lora", FEW, [*FIRST, *TSV_M, *SWUDI]),
+    Stage(0, "sparse", FEW, [*FIRST, *SWUDI]),
+    Stage(0, "full", FEW, [*ISO_C, *SWUDI_A, *CALIBRATED]),
+    Stage(0, "lora", FEW, [*TIES, *ISO_C, *SWUDI_A]),
+    Stage(0, "full", ALL, [*FIRST, *SWUDI, *TSV_M]),
+    Stage(0, "sparse", FEW, [*SECOND, *OF_SPARSE]),
     Stage(1, "full", FEW, MAIN),
-    Stage(0, "sparse", FEW, SECOND),
     Stage(0, "lora", ALL, [*FIRST, *SECOND]),
+    Stage(0, "full", ALL, SECOND),
     Stage(0, "full", FEW, [*CANDIDATES, *REST]),
     Stage(0, "sparse", ALL, [*FIRST, *SECOND]),
     Stage(2, "full", FEW, MAIN),
     Stage(0, "lora", FEW, [*CALIBRATED, *CANDIDATES, *REST]),
     *(Stage(seed, kind, FEW, MAIN) for seed in (1, 2) for kind in ("lora", "sparse")),
     *(Stage(seed, kind, ALL, MAIN) for seed in (1, 2) for kind in KINDS),
-    *(Stage(0, kind, ALL, [*CALIBRATED, *CANDIDATES, *REST]) for kind in KINDS),
+    *(Stage(0, kind, ALL, [*CALIBRATED, *SWUDI_A, *CANDIDATES, *REST]) for kind in KINDS),
 ]
 #: How many stages precede the measurement of quantised experts.
-BEFORE_QUANTISED = 5
+BEFORE_QUANTISED = 3
 
 
 def actions(work: Path, seeds: int, brief: bool, docs: Path, processes: int) -> dict[str, Callable[[], None]]:

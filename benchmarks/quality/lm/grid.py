@@ -68,14 +68,14 @@ SECOND: list[Variant] = [*TSV_M, *SWUDI, *TIES, *ISO_C]
 CALIBRATED: list[Variant] = [*TSV_M_SVC, *SWUDI_SVC]
 CANDIDATES: list[Variant] = [*MAGIC, *ACE, *RES_MERGE]
 OF_SPARSE: list[Variant] = [*RAM, *RAM_PLUS]
-REST: list[Variant] = [*DARE, *SWUDI_A, *ISO_CTS, *MODEL_STOCK]
+REST: list[Variant] = [*DARE, *ISO_CTS, *MODEL_STOCK]
 #: The rows of the tables, in their order.
-GRID: list[Variant] = [*FIRST, *SECOND, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
+GRID: list[Variant] = [*FIRST, *SECOND, *SWUDI_A, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
 #: What further sets of experts measure.
 MAIN: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
 BRIEF: list[Variant] = FIRST
 #: What is measured of experts that are stored in codes.
-QUANTISED: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
+QUANTISED: list[Variant] = [*TASK_ARITHMETIC, *SVC, *SWUDI, *AVERAGE, *TSV_M]
 
 #: One expert, whole.
 ALONE = Variant("alone", "task_arithmetic", weight=1.0)

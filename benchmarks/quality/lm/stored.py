@@ -44,25 +44,29 @@ def measure_format(work: Path, kind: str, count: int, name: str) -> None:
 
     The settings are those chosen for the same experts in bfloat16. The merged model is in bfloat16.
     """
-    plain = place(work, 0, kind, count)
+    plain, form = place(work, 0, kind, count), FORMATS[name]
     folder = plain.folder / name
-    models = folder / "models"
+    models, keys = folder / "models", {"quantization": "none"}
+    base, experts = models / "base", [models / task for task in plain.tasks]
+    where = Place(base, folder, plain.tasks, tuple(experts), keys)
     rows = [variant for variant in chosen(work, kind, count, QUANTISED) if plain.file(variant, "test").exists()]
-    base = _stored(plain.base, models / "base", FORMATS[name])
-    experts = tuple(_stored(expert, models / expert.name, FORMATS[name]) for expert in plain.experts)
-    keys = {"quantization": "none"}
-    for task, expert in zip(plain.tasks, experts, strict=True):
-        measure([ALONE], Place(base, folder / "alone" / task, (task,), (expert,), keys), evaluator(work), ["test"])
-    where = Place(base, folder, plain.tasks, experts, keys)
-    for variant in rows:
-        measure([variant], where, evaluator(work), ["test"])
+    wanted = [(where, variant) for variant in rows] + [
+        (Place(base, folder / "alone" / task, (task,), (expert,), keys), ALONE)
+        for task, expert in zip(plain.tasks, experts, strict=True)
+    ]
+    if all(one.file(variant, "test").exists() for one, variant in wanted):
+        return
+    for checkpoint, target in [(plain.base, base), *zip(plain.experts, experts, strict=True)]:
+        _store(checkpoint, target, form)
+    for one, variant in wanted:
+        measure([variant], one, evaluator(work), ["test"])
     shutil.rmtree(models)
 
 
-def _stored(checkpoint: Path, target: Path, form: Format) -> Path:
-    """A copy of a checkpoint with the matrices of its layers in codes, unless the copy exists."""
+def _store(checkpoint: Path, target: Path, form: Format) -> None:
+    """Write a copy of a checkpoint with the matrices of its layers in codes, unless the copy exists."""
     if target.exists():
-        return target
+        return
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -75,7 +79,6 @@ def _stored(checkpoint: Path, target: Path, form: Format) -> Path:
     config["quantization_config"] = form.config
     (partial / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     partial.rename(target)
-    return target
 
 
 def _codes(name: str, weight: Tensor, form: Format) -> dict[str, Tensor]:
