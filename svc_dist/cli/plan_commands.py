@@ -43,7 +43,7 @@ def plan(
     anonymous: options.Anonymous = False,
     every_name: Annotated[bool, typer.Option("--verbose", "-v", help="list every tensor by its name")] = False,
 ) -> None:
-    """Show what a merge would do, or how long it would take. Reads headers, never weights.
+    """Show what a merge would do, or how long it would take. Reads headers only, and rows of some matrices for `auto`.
 
     Example: svc-dist plan recipe.yaml --cluster nodes=4,gpus=8,gpu=h100,net=25Gbps
     """
