@@ -105,12 +105,6 @@ class Diagnosis:
             return float("nan")
         return float(np.average([matrix.summary["gamma_by_energy"] for matrix in chosen], weights=weights))
 
-    def leading(self) -> float:
-        """How many times the leading direction of a matrix is counted: the median over the calibrated matrices; NaN for
-        none. Of an inspection, by the plain sum."""
-        counted = [matrix.summary["inflation"][0] for matrix in self.calibrated if matrix.summary.get("inflation")]
-        return float(np.median(counted)) if counted else float("nan")
-
     def times_counted(self, tensors: Iterable[str] | None = None) -> float:
         """How many times the plain sum of the experts counts what they learnt: ``||sum Di||^2 / sum ||Di||^2`` over
         these tensors; None: those ``compared``; NaN without.

@@ -10,7 +10,6 @@ from svc_dist.report.diagnosis import Diagnosis, Matrix, label
 from svc_dist.report.effect import Effect, Kind
 
 MUCH, SOME, CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
-LEADING = 1.5  # times that it counts leading directions, from which on calibration pays however little is shared
 _DID = {Kind.SHRUNK: "shrank", Kind.LIFTED: "lifted", Kind.HARDLY_TOUCHED: "hardly touched"}
 _WOULD = {Kind.SHRUNK: "would shrink", Kind.LIFTED: "would lift", Kind.HARDLY_TOUCHED: "would hardly touch"}
 
@@ -36,22 +35,10 @@ def _calibration(diagnosis: Diagnosis) -> list[str]:
     if effect is None:
         return ["This merge was not calibrated."] if merged else []
     if not merged:
-        return [*_leading(diagnosis), effect.sentence("Calibrating that sum (calibrate: svc)", _WOULD)]
+        return [effect.sentence("Calibrating that sum (calibrate: svc)", _WOULD)]
     gamma = diagnosis.gamma()
     held = f"Before calibration, the merged deltas counted it {1 / gamma:.2f} times (gamma {gamma:.2f})."
     return [held, effect.sentence("Calibration", _DID)] if gamma > 0 else [effect.sentence("Calibration", _DID)]
-
-
-def _leading(diagnosis: Diagnosis) -> list[str]:
-    """Of an inspection, what a mean over all directions hides."""
-    if not counts_leading(diagnosis) or diagnosis.times_counted() > MUCH:
-        return []
-    return [f"In the median matrix, it counts the leading direction {diagnosis.leading():.2f} times."]
-
-
-def counts_leading(diagnosis: Diagnosis) -> bool:
-    """Whether an inspection shows leading directions that the plain sum counts several times."""
-    return not diagnosis.report.ranges and diagnosis.leading() >= LEADING
 
 
 def by_kind(diagnosis: Diagnosis) -> Iterator[tuple[str, int, float, float, float]]:

@@ -20,7 +20,7 @@ OPPOSED = ([1.0, 0.0], [-0.6, 0.8])
 
 def given(
     vectors: tuple[list[float], ...], method: str = "task_arithmetic", weight: float | None = None, merged: bool = True,
-    gamma: float | None = None, leading: float | None = None, **recipe: Any,
+    gamma: float | None = None, **recipe: Any,
 ) -> Advice:  # fmt: skip
     """The advice for experts with these deltas, merged by this recipe, or inspected; scaled by gamma, if calibrated."""
     parameters = {} if weight is None else {"parameters": {"weight": weight}}
@@ -28,7 +28,6 @@ def given(
     report = of(*vectors).report
     norms = {"norm_merged": 1.0, "norm_calibrated": gamma, "norm_changed": abs((gamma or 1) - 1), "gamma": [gamma]}
     summary = {"tensor": "w", "matrix": 0} | ({} if gamma is None else {"gamma_by_energy": gamma, **norms})
-    summary |= {} if leading is None else {"inflation": [leading, 1.0]}
     made = dataclasses.replace(report, recipe={"models": models, "merge_method": method, **recipe}, matrices=[summary])
     if merged:
         object.__setattr__(made, "ranges", (ReportedRange("u", 0, 0, 1, ""),))
@@ -56,36 +55,26 @@ def test_a_recipe_that_calibrates_already_keeps_it() -> None:
     assert "can be left out" in given(APART, gamma=1.01, calibrate={"method": "svc"}).text
 
 
-def test_experts_that_share_next_to_nothing_want_their_full_weight_or_nothing() -> None:
-    larger = given(APART, weight=0.4)
-    assert larger.text.startswith("Use larger weights")
-    assert "leave 0.40 of what they learned" in larger.text
-    assert larger.keys["merge_method"] == "task_arithmetic"
-    assert [one["parameters"] for one in larger.keys["models"]] == [{"weight": 1.0}] * 2
-    assert given(APART, "linear").keys == larger.keys
-    assert given(APART, weight=1.0) == Advice(
-        "Keep the recipe as it is: the experts share next to nothing. Calibration is optional. svc-dist inspect shows "
-        "whether their sum counts leading directions several times."
+@pytest.mark.parametrize("weight", [0.4, 1.0])
+def test_experts_that_share_little_are_to_be_calibrated_too(weight: float) -> None:
+    """On the project's language model the plain sum counts 1.04 times: SVC gained most there, and weight 1 lost."""
+    for method in ("task_arithmetic", "ties"):
+        found = given(APART, method, weight=weight)
+        assert found.text.startswith(
+            "Calibrate, and compare: the plain sum counts what the experts learned 1.00 times."
+        )
+        assert found.keys == {"calibrate": "svc"}
+    inspected = given(LITTLE, weight=weight, merged=False, gamma=0.92)
+    assert inspected.keys == {"calibrate": "svc"}
+    kept = given(LITTLE, merged=False, gamma=0.84, calibrate="svc")
+    assert kept == Advice("Keep calibrate in the recipe: the plain sum counts what the experts learned 1.10 times.")
+
+
+def test_where_calibration_would_change_nothing_the_recipe_stays() -> None:
+    assert given(APART, merged=False, gamma=1.01) == Advice(
+        "Keep the recipe as it is: the plain sum counts what the experts learned 1.00 times. Calibration would change "
+        "next to nothing."
     )
-    assert given(APART, "ties").keys == {}
-
-
-def test_a_weight_can_make_up_for_little_over_counting() -> None:
-    assert [one["parameters"] for one in given(LITTLE, weight=0.5).keys["models"]] == [{"weight": 0.91}] * 2
-    assert given(LITTLE, weight=0.9).keys == {}
-    inspected = given(LITTLE, weight=1.0, merged=False, gamma=0.92).text
-    assert inspected.endswith("share little. Calibration is optional (a change of 8%).")
-
-
-def test_leading_directions_that_are_counted_often_are_to_be_calibrated_however_little_is_shared() -> None:
-    found = given(LITTLE, weight=0.5, merged=False, gamma=0.84, leading=2.28)
-    assert found.keys == {"calibrate": "svc"}
-    assert (
-        "counts what the experts learned 1.10 times, but the leading direction of the median matrix 2.28" in found.text
-    )
-    kept = given(LITTLE, merged=False, gamma=0.84, leading=2.28, calibrate="svc")
-    assert kept.text.endswith("1.10 times, and the leading direction of a matrix 2.28 times.")
-    assert "optional" in given(LITTLE, merged=False, gamma=0.92, leading=1.4).text
 
 
 def test_weights_far_below_an_equal_share_are_too_small_for_calibration() -> None:
@@ -127,6 +116,6 @@ def test_without_evidence_or_where_an_expert_is_subtracted_there_is_no_advice() 
 
 
 def test_models_that_a_recipe_does_not_list_plainly_make_no_keys() -> None:
-    assert given(APART, "linear", models="elsewhere").keys == {}
+    assert given(SHARED, weight=0.1, gamma=2.0, calibrate="svc", models="elsewhere").keys == {}
     alike = ([1.0, 0.0, 0.0], [1.0, 0.1, 0.4], [0.0, 0.0, 1.0])
     assert given(alike, models=[{"sources": []}] * 3).keys == {}

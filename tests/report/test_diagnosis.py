@@ -85,11 +85,3 @@ def test_without_matrices_those_that_a_spectral_step_would_take_are_compared() -
     assert Diagnosis(made).compared == ["layers.0.up.weight"]
     object.__setattr__(made, "tensors", tensors[:1])
     assert Diagnosis(made).compared == ["embed_tokens.weight"]
-
-
-def test_leading_directions_are_those_of_the_median_matrix() -> None:
-    matrices = [
-        {"tensor": f"w{n}", "gamma_by_energy": 1.0, "inflation": [value, 9.0]} for n, value in enumerate((1, 3, 2))
-    ]
-    assert Diagnosis(report(matrices=[*matrices, {"tensor": "w9"}])).leading() == 2.0
-    assert math.isnan(Diagnosis(report()).leading())

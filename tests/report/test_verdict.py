@@ -51,15 +51,6 @@ def test_an_inspection_says_what_calibrating_would_do() -> None:
     )
 
 
-def test_an_inspection_says_how_often_leading_directions_are_counted_where_little_is_shared() -> None:
-    little = [{"tensor": "w", "base": 1.0, "gram": upper([[1.0, 0.0], [0.1, 0.99499]])}]
-    said = of(little, merged=False, inflation=[2.283, 1.0], **gamma(0.84))
-    assert "1.10 times. In the median matrix, it counts the leading direction 2.28 times. Calibrating that sum" in said
-    for other in (of(little, merged=False, inflation=[1.4], **gamma(0.84)), of(little, inflation=[2.3], **gamma(0.84)),
-                  of(merged=False, inflation=[2.3], **gamma(0.62))):  # fmt: skip
-        assert "leading" not in other
-
-
 def test_a_merge_without_calibration_still_says_what_its_experts_share() -> None:
     assert of() == (
         "Much over-counting: the plain sum of these experts counts what they learned 1.60 times. This merge was not "

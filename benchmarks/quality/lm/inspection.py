@@ -44,6 +44,6 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
         "times": found.times_counted(),
         "gamma": found.gamma(),
         "cosine": found.mean_cosine(found.compared),
-        "leading": found.leading(),
+        "leading": float(np.median([matrix.summary["inflation"][0] for matrix in found.calibrated])),
         "norms": [float(norm) for norm in norms],
     }

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_MANY = 6  # experts, from which on TSV-M was measured best
-_LITTLE = 0.95  # gamma above which a sum is hardly over-counted
+from svc_dist.methods.auto.table import MERGE_METHODS
 
 
 @dataclass(frozen=True)
@@ -36,56 +35,53 @@ class Advice:
 
 
 def advise(experts: int, adapters: int, findings: Findings | None = None) -> Advice:
-    """The proposal for so many experts, of which so many are adapters to the base."""
-    if experts == 1:
-        return Advice(
-            "task_arithmetic", {"lambda": 0.5}, None,
-            ("With one expert nothing is counted twice: the sum needs a scale, and no calibration.",),
-            ("lambda from 0.3 to 1: 0 is the base, 1 the expert",),
-            weight=1.0,
-        )  # fmt: skip
-    notes = () if findings is None else tuple(_shown(findings))
-    if findings is not None and findings.gamma >= _LITTLE:
-        return Advice(
-            "task_arithmetic", {"lambda": 1.0}, None,
-            ("The inspection shows that the experts cancel each other more than they share, so the plain sum of the "
-             "deltas is proposed. Calibration would lift what they cancel." if findings.gamma > 1 / _LITTLE else
-             "The inspection shows little over-counting, so the plain sum of the deltas is proposed. Calibration would "
-             "change it little.",),
-            ("lambda from 0.3 to 1, on validation data of your own", "calibrate: svc", "merge_method: swudi"),
-            weight=1.0, notes=notes,
-        )  # fmt: skip
-    if adapters == experts:
-        return Advice(
-            "task_arithmetic", {"lambda": 1.0}, "svc",
-            ("The sum of the deltas, with shared directions scaled back by SVC. Adapters are merged in factored form. "
-             "The measurements in docs/choosing.md are of full fine-tunes: check the result on data of your own.",),
-            ("preset: swudi-lora in place of merge_method, parameters and calibrate: SWUDI as its authors merge LoRA "
-             "experts (lambda 0.2 for five of them)",
-             "calibrate: {method: svc, alpha: 0.5}"),
-            weight=1.0, notes=notes,
-        )  # fmt: skip
-    if experts < _MANY:
-        return Advice(
-            "swudi", {"lambda": 1.0}, None,
-            ("SWUDI needs no scale and no calibration. With three experts of a language model it gained 25 points over "
-             "the best plain sum and 8 over the sum with SVC; with four of an encoder, 2 over the latter "
-             "(docs/choosing.md).",),
-            ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 17 and 2.5 points over "
-             "the best plain sum there",
-             "merge_method: tsv_m: 2 points less with three experts of a language model",
-             "calibrate: svc: half a point more on SWUDI with four experts of an encoder"),
-            notes=notes,
-        )  # fmt: skip
+    """The proposal for so many experts, of which so many are adapters to the base: what ``merge_method: auto`` stands
+    for, with words about it."""
+    features = {"experts": experts, "adapters": adapters / experts}
+    row = next(row for row in MERGE_METHODS if row.holds(features))
+    calibration = row.keys["calibrate"]["method"]
+    why, following = _WORDS[row.title]
     return Advice(
-        "tsv_m", {"lambda": 0.5}, "svc",
-        ("TSV-M with lambda 0.5 and SVC was the best of all merges with eight experts: 2.3 points over TSV-M alone "
-         "(docs/choosing.md).",),
+        row.keys["merge_method"],
+        row.keys["parameters"],
+        None if calibration == "none" else calibration,
+        (why,),
+        following,
+        weight=1.0 if row.keys["merge_method"] == "task_arithmetic" else None,
+        notes=() if findings is None else tuple(_shown(findings)),
+    )
+
+
+#: By the title of a row: why, and what to try next.
+_WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "one expert": (
+        "With one expert nothing is counted twice, so there is nothing to calibrate. lambda 1 is the expert itself.",
+        ("lambda from 0.3 to 0.7: a mixture of the base and the expert",),
+    ),
+    "LoRA adapters only": (
+        "The sum of the deltas, with shared directions scaled back by SVC. Adapters are merged in factored form. "
+        "The measurements in docs/choosing.md are of full fine-tunes: check the result on data of your own.",
+        ("preset: swudi-lora in place of merge_method, parameters and calibrate: SWUDI as its authors merge LoRA "
+         "experts (lambda 0.2 for five of them)",
+         "calibrate: {method: svc, alpha: 0.5}"),
+    ),
+    "two to five experts": (
+        "SWUDI needs no scale and no calibration. With three experts of a language model it gained 25 points over "
+        "the best plain sum and 8 over the sum with SVC; with four of an encoder, 2 over the latter "
+        "(docs/choosing.md).",
+        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 17 and 2.5 points over "
+         "the best plain sum there",
+         "merge_method: tsv_m: 2 points less with three experts of a language model",
+         "calibrate: svc: half a point more on SWUDI with four experts of an encoder"),
+    ),
+    "six or more experts": (
+        "TSV-M with lambda 0.5 and SVC was the best of all merges with eight experts: 2.3 points over TSV-M alone "
+        "(docs/choosing.md).",
         ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: much faster, 2.4 points less there",
          "merge_method: swudi without calibrate",
          "lambda: 1.0 only with alpha 0.5: with alpha 1/K it lost four points"),
-        notes=notes,
-    )  # fmt: skip
+    ),
+}  # fmt: skip
 
 
 def _shown(findings: Findings) -> list[str]:

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import IO
 
 _PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL
+_POLL = 0.02  # seconds
 
 
 def run_line(
@@ -33,19 +35,22 @@ def run_line(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the session of a line."""
-    for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            if not _is_alive(process.pid):
-                return
+    """End the session of a line: it gets SIGTERM, and after some seconds SIGKILL."""
+    _signal(process.pid, signal.SIGTERM)
+    until = time.monotonic() + _PATIENCE
+    while _signal(process.pid, 0) and time.monotonic() < until:
+        if process.poll() is not None:  # an ended child counts until it is waited for; process 1 inherits them all
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-process.pid, os.WNOHANG)
+        time.sleep(_POLL)
+    _signal(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _is_alive(group: int) -> bool:
+def _signal(group: int, number: int) -> bool:
+    """Send a signal to a session. Returns whether anything of it runs."""
     try:
-        os.killpg(group, 0)
+        os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return False
     return True

@@ -93,7 +93,7 @@ def test_the_proposal_follows_the_number_of_experts_and_the_inspection(tmp_path:
     assert (advise(2, 0).method, advise(5, 0).calibrate) == ("swudi", None)
     assert (advise(8, 0).method, advise(8, 0).parameters) == ("tsv_m", {"lambda": 0.5})
     apart = Findings(0.99, 1.0, 0.0, (0.1, 0.5))
-    assert advise(4, 0, apart).calibrate is None
+    assert advise(4, 0, apart).method == advise(4, 0).method, "how little is shared decides nothing"
     assert any("differ much in size" in note for note in advise(4, 0, apart).notes)
     shared = Findings(0.5, 1.8, 0.4, (0.1, 0.1))
     assert (advise(4, 0, shared).method, advise(4, 4, shared).calibrate) == ("swudi", "svc")
@@ -101,5 +101,10 @@ def test_the_proposal_follows_the_number_of_experts_and_the_inspection(tmp_path:
     text = proposed(models, tmp_path, inspect=lambda recipe: shared).text
     assert "counts what the experts learned 1.80 times (gamma 0.50)" in text
     assert "parameters" not in yaml.safe_load(text)["models"][0]
-    text = proposed(models, tmp_path, inspect=lambda recipe: apart).text
+    text = proposed(models[:2], tmp_path, inspect=lambda recipe: apart).text
     assert json.dumps(yaml.safe_load(text)["models"][0]["parameters"]) == '{"weight": 1.0}'
+
+
+def test_every_row_of_auto_is_a_proposal() -> None:
+    for experts, adapters in ((1, 0), (3, 3), (3, 1), (8, 0)):
+        assert advise(experts, adapters).why

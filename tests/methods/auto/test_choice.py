@@ -51,6 +51,7 @@ def test_a_merge_method_for_each_kind_of_experts(found: Features, keys: dict[str
         ("wudi", 8, 1.0, NONE),
         ("task_arithmetic", 8, 0.3, SVC),
         ("swudi_a", 4, 1.0, SVC),
+        ("swudi", 4, 1.0, NONE),
         ("breadcrumbs", 4, 1.0, NONE),
     ],
 )
