@@ -34,11 +34,13 @@ from svc_dist.storage.reading import Source, can_map
 
 @dataclass
 class Verification:
-    """What was checked and what is wrong. ``skipped``: checks that are not possible here, and why."""
+    """What was checked and what is wrong. ``skipped``: checks that are not possible here, and why. ``unfinished``:
+    whether what is wrong is that a folder holds no finished merge."""
 
     checked: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unfinished: bool = False
 
     def __repr__(self) -> str:
         wrong = f"{counted(len(self.problems), 'problem')}: {self.problems[0]}" if self.problems else "ok"
@@ -62,6 +64,7 @@ class Verification:
         self.checked += [f"{name}: {line}" for line in other.checked]
         self.skipped += [f"{name}: {line}" for line in other.skipped]
         self.problems += [f"{name}: {line}" for line in other.problems]
+        self.unfinished |= other.unfinished
 
     def add(self, passed: str, *problems: str | None) -> None:
         """Add the problems of a check, or ``passed`` where it has found none."""
@@ -94,6 +97,7 @@ def _verify(output: str, deep: bool, access: Access) -> Verification:
     is_adapter = ADAPTER.index in names and not model_files(names)
     if not is_adapter and not any(map(is_index, names)):
         result.problems.append(f"{output} has no {INDEX_FILE}: the merge is not complete, or not made by svc_dist")
+        result.unfinished = True
         if not any(name.endswith(".safetensors") for name in names):
             return result
     adapter = None

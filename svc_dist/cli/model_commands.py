@@ -204,7 +204,9 @@ def verify(
         for line in lines:
             say(line, label=label, colour=colour)
     if not result.ok:
-        raise VerificationError(f"{output} has {counted(len(result.problems), 'problem')}")
+        cure = "merge again into a new folder, or restore the files"
+        cure = "check the path, or run the same merge again to resume" if result.unfinished else cure
+        raise VerificationError(f"{output} has {counted(len(result.problems), 'problem')}", cure)
 
 
 def smoke(

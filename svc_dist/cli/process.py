@@ -19,6 +19,12 @@ from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_charact
 from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
 
 
+#: Codes of errors with many causes: their explanations' general advice misleads about a particular one.
+_SEVERAL_CAUSES = frozenset(
+    ("arguments-refused", "input-changed", "output-refused", "storage-failed", "verification-failed")
+)
+
+
 def main() -> None:
     """Entry point: runs the command and ends the process with the documented exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -50,10 +56,10 @@ def main() -> None:
 
 
 def _cure(code: str | None) -> str | None:
-    """What to do about an error that does not say it itself: what its code's explanation says."""
+    """What to do about an error that does not say it itself: what its code's explanation says, if it has one cause."""
     from svc_dist.recipe.writing.explanations import explanations
 
-    return explanations()[code].do if code in explanations() else None
+    return explanations()[code].do if code in explanations() and code not in _SEVERAL_CAUSES else None
 
 
 def _run() -> int:

@@ -128,6 +128,10 @@ def test_an_empty_folder_is_one_problem(tmp_path: Path) -> None:
     result = verify(str(tmp_path))
     assert len(result.problems) == 1
     assert "the merge is not complete" in result.problems[0]
+    assert result.unfinished
+    failed = CliRunner().invoke(app, ["verify", str(tmp_path)]).exception
+    assert isinstance(failed, VerificationError)
+    assert failed.hint == "check the path, or run the same merge again to resume"
     assert not Verification(problems=["one"]).ok
 
 

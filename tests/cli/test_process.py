@@ -49,7 +49,12 @@ def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProce
             ExitCode.USAGE,
             "lists all keys.\n  explain: svc-dist recipe explain unknown-key\n",
         ),
-        ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short"),
+        (
+            "raise errors.RecipeError('no such layer')",
+            ExitCode.USAGE,
+            "error: no such layer\n  explain: svc-dist recipe explain arguments-refused\n",
+        ),
+        ("raise errors.DamagedInputError('cut short')", ExitCode.INPUT, "error: cut short\n  Download or save"),
         ("raise errors.LockedError('in use')", ExitCode.LOCKED, "error: in use"),
         ("raise errors.DrainedError('not complete')", ExitCode.TRY_AGAIN, "stopped: not complete"),
         ("raise BrokenPipeError", ExitCode.DONE, ""),

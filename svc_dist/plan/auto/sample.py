@@ -76,7 +76,7 @@ def sampled_features(
     recipe: ResolvedRecipe, models: Sequence[PlannedModel], base: Expert, experts: Sequence[Expert]
 ) -> Features:
     """The features of a recipe's experts. Raises RecipeError where no matrix can be sampled, DamagedInputError naming
-    the tensor for NaN or Inf in it, StorageError."""
+    the model and the tensor for NaN or Inf, StorageError."""
     chosen = _matrices(recipe, base, experts)
     inputs = every_location(models)
     reads: list[dict[ByteRange, None]] = [{} for _ in inputs]
@@ -180,11 +180,12 @@ def _sampled(matrix: _Matrix, mapped: Sequence[MappedRanges], models: Sequence[P
             for own, added in zip(stored[1:], factors, strict=True)
         ]))  # fmt: skip
     result = SampledRows(torch.cat(bases), torch.cat(deltas, dim=1), matrix.spec.numel)
-    if not bool(result.base.isfinite().all()) or not bool(result.deltas.isfinite().all()):
-        raise DamagedInputError(
-            f"the tensor {matrix.spec.name!r} of a model holds NaN or Inf",
-            "name a merge method in place of auto: the merge then says which model's",
-        )
+    for model, values in zip(models, (result.base, *result.deltas), strict=True):  # of the base, all deltas would
+        if not bool(values.isfinite().all()):
+            raise DamagedInputError(
+                f"{model.name}: the tensor {matrix.spec.name!r} holds NaN or Inf",
+                "use another checkpoint of this model",
+            )
     return result
 
 

@@ -131,13 +131,16 @@ def test_a_recipe_without_auto_reads_no_weight(tmp_path: Path, monkeypatch: pyte
     assert svc_dist.make_plan(recipe_data(write_llamas(tmp_path), "ties"), device="cpu").auto is None
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 2])
+def test_damage_is_named(number: int, tmp_path: Path) -> None:
     models = write_llamas(tmp_path)
     name = "model.layers.0.self_attn.q_proj.weight"
-    file = next(one for one in sorted(models[1].glob("*.safetensors")) if name.encode() in one.read_bytes()[:4000])
+    file = next(one for one in sorted(models[number].glob("*.safetensors")) if name.encode() in one.read_bytes()[:4000])
     poke(file, name, 3, float("nan"))
-    with pytest.raises(DamagedInputError, match=f"the tensor '{name}'"):
-        found(models)
+    with pytest.raises(DamagedInputError) as caught:
+        svc_dist.make_plan(recipe_data(models, "tsv_m", calibrate="auto"), device="cpu")
+    assert caught.value.message == f"{models[number]}: the tensor '{name}' holds NaN or Inf"
+    assert caught.value.hint == "use another checkpoint of this model"
 
 
 def test_models_without_a_common_matrix_are_refused(tmp_path: Path) -> None:
