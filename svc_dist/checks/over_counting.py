@@ -124,8 +124,9 @@ def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:
 
     rules = tuple(rule if isinstance(rule, KeepChoice) else plain_sum(rule.models) for rule in choices.rules)
     results = (ResultChoices("", plain_sum(choices.default.models), choices.fallback, rules),)
+    plain = recipe.plain if recipe.auto is None else recipe.auto.asked_plain(recipe.plain)
     return dataclasses.replace(
-        recipe, auto=None, results=results, quantization="none", warnings=(), filters=(), output="model"
+        recipe, auto=None, results=results, plain=plain, quantization="none", warnings=(), filters=(), output="model"
     )
 
 

@@ -18,7 +18,6 @@ from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_character
 from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
 
-
 #: Codes of errors with many causes: their explanations' general advice misleads about a particular one.
 _SEVERAL_CAUSES = frozenset(
     ("arguments-refused", "input-changed", "output-refused", "storage-failed", "verification-failed")

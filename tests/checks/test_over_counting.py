@@ -75,6 +75,24 @@ def test_it_sees_what_the_calibrated_merge_reports(tmp_path: Path) -> None:
     assert found.deltas == report["deltas"]
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "said"),
+    [
+        ("auto", {}, {"merge_method": "auto"}),
+        ("auto", {"calibrate": "none"}, {"merge_method": "auto", "calibrate": {"method": "none"}}),
+        ("ties", {"calibrate": "auto"}, {"merge_method": "ties", "calibrate": "auto"}),
+    ],
+)
+def test_a_recipe_with_auto_is_reported_as_it_is(
+    method: str, keys: dict[str, str], said: dict[str, object], tmp_path: Path
+) -> None:
+    models = write_experts(tmp_path, some=0.5)
+    reported = svc_dist.inspect(recipe_data(models, method, **keys), device="cpu").recipe
+    kept = ("merge_method", "parameters", "calibrate")
+    assert {key: reported[key] for key in kept if key in reported} == said | {"parameters": {}}
+    assert [one["model"] for one in reported["models"]] == [str(model) for model in models[1:]]
+
+
 def test_only_the_asked_layers_are_looked_at(tmp_path: Path) -> None:
     models = write_experts(tmp_path, some=0.5)
     found = svc_dist.inspect(recipe_data(models), "0,2-2")

@@ -36,7 +36,7 @@ from svc_dist.tensor_names import depths, natural_key, parse_name
 Kind = Literal["merged", "copied", "tied", "left_out"]
 #: The reason of the decision about a layer for multi-token prediction that some model lacks, before its name.
 LACKS_MTP = "for multi-token prediction, "
-
+FALLBACK = "not a matrix: the fallback"  # the start of the reason where a spectral method cannot merge a tensor
 _CARRIED = "the base's: a scale of activations or of their cache, an estimate for a merged model"
 
 
@@ -213,7 +213,7 @@ class _Deciding:
         batch, least = matrices(spec, self.recipe.embedding_patterns), chosen.least_difference
         reason = "the recipe" if number is None else self.recipe.origin.key("rules", number)
         if batch is None and METHODS[chosen.method].family == "spectral":
-            chosen, reason = chosen.fallback or self.choices.fallback, "not a matrix: the fallback"
+            chosen, reason = chosen.fallback or self.choices.fallback, FALLBACK
         rows = self._row_choices(models).of(spec, vocab)
         if chosen.models is not None and rows.maps is not None:
             return (

@@ -65,6 +65,11 @@ class AutoRequest:
             ]
         return changed
 
+    def asked_plain(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """A resolved recipe's plain data with ``auto`` as the recipe has it, where nothing is chosen."""
+        asked = {key: self.asked.get(key) or {} for key in self.keys}
+        return {key: value for key, value in self.filled_plain(plain, asked).items() if key != "calibrate" or value}
+
     def recorded_for(self, models: Sequence[Any]) -> AutoChoice | None:
         """What it chose for a run before, if the same was asked and no file of the models has changed since."""
         if self.recorded is None or tuple(self.recorded[1]) != tuple(models):
