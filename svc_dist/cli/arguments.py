@@ -55,7 +55,7 @@ _Weight = Annotated[
 ]
 _Scale = Annotated[float | None, _option("--lambda", "L", "with --method: scale of the merged delta")]
 _Density = Annotated[float | None, _option("--density", "D", "with --method: kept share of entries")]
-_Calibrate = Annotated[str | None, _option("--calibrate", "NAME", "with --method: svc or none")]
+_Calibrate = Annotated[str | None, _option("--calibrate", "NAME", "with --method: svc, none or auto")]
 _Dtype = Annotated[str | None, _option("--dtype", "DTYPE", "with --method: dtype of merged tensors")]
 
 

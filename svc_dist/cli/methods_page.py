@@ -25,7 +25,8 @@ def method_lines() -> Iterator[str]:
     yield "presets:"
     for name, preset in PRESETS.items():
         yield f"  {name:18s}{preset.doc} ({preset.source})"
-    yield "auto: `merge_method: auto` and `calibrate: auto` choose by what experts show, experimental (docs/methods.md)"
+    yield "auto: `merge_method: auto` and `calibrate: auto` choose by the number and the kind of the experts"
+    yield "      (experimental; docs/methods.md)"
 
 
 def render() -> str:
@@ -53,7 +54,9 @@ def _auto() -> list[str]:
     lines = ["## auto", ""]
     lines += [
         "`merge_method: auto` chooses a method, its parameters and a calibration when the merge is planned, by the",
-        "first row that fits; `calibrate: auto` chooses a calibration for the method that the recipe names.",
+        "first row that fits; `calibrate: auto` chooses a calibration for the method that the recipe names. The number",
+        "and the kind of the experts select a row; for a calibration alone the method, its lambda and the number of",
+        "experts do. Figures that planning samples from the experts are shown for information.",
         "*Experimental*: see [Choose a method and alpha](choosing.md#auto).",
         "",
     ]

@@ -80,8 +80,7 @@ def plan_lines(plan: Plan, every_name: bool = False) -> Iterator[str]:
     largest = max(plan.units, key=lambda unit: unit.memory)
     holder = printable(plan.tensors[max(largest.pieces, key=lambda piece: piece[2] - piece[1])[0]].name)
     settings = plan.settings
-    for number, line in enumerate(choice_lines(plan.auto)):
-        yield f"    {line}" if number else line
+    yield from choice_lines(plan.auto)
     yield from _adapter_lines(plan)
     yield from _checkpoint_lines(plan)
     for model in every_location(plan.models):

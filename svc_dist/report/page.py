@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from svc_dist.errors import DamagedInputError, printable
-from svc_dist.plan.auto.chosen import choice_lines
+from svc_dist.plan.auto.chosen import choice_sentences
 from svc_dist.plan.tensors.dispositions import Disposition
 from svc_dist.report.diagnosis import Diagnosis
 from svc_dist.report.differences import difference_lines
@@ -174,7 +174,7 @@ def _provenance(report: MergeReport) -> str:
     rows += [
         ("read", format_size(report.bytes_in)),
         ("written", format_size(report.bytes_out) if report.ranges else ""),
-        ("auto", "; ".join(choice_lines(report.auto))),
+        ("auto", "; ".join(choice_sentences(report.auto))),
         ("precision", report.settings.precision),
         ("devices", ", ".join(report.devices)),
         ("hosts", ", ".join(report.hosts)),

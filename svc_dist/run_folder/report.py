@@ -60,7 +60,7 @@ REPORT_KEYS = {
     "matrices": "one summary per matrix that was decomposed",
     "deltas": "how large the task deltas of each tensor are and how far they overlap",
     "only_where": "where a condition asked: how far each expert is from the base, and whether the tensor was merged",
-    "auto": "what `auto` in the recipe chose: the keys, the figures that decided, why, and by which measurement",
+    "auto": "what `auto` in the recipe chose: the keys, why, by which measurement; figures of a sample for information",
     "evaluations": "of the recipe's `evaluate`: name, task, command, metrics, seconds and time of each command",
 }
 

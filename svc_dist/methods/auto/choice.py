@@ -29,19 +29,19 @@ class AutoChoice:
 
     @property
     def what(self) -> str:
-        """``swudi_a (rank_rule: participation_sqrt), calibrated by svc``."""
+        """``tsv_m (lambda 0.5), calibrated by svc``; of a calibration alone ``calibration svc (alpha 0.5)``."""
         calibration = self.keys.get("calibrate")
-        said = None if calibration is None else _calibrated(calibration)
         if "merge_method" not in self.keys:
-            return said or ""
-        parameters = self.keys.get("parameters") or {}
-        method = self.keys["merge_method"] + _listed(parameters)
-        return method if said is None else f"{method}, {said}"
+            return _named(self.keys["calibrate"], "no calibration", "calibration")
+        method = str(self.keys["merge_method"]) + _listed(self.keys.get("parameters") or {})
+        if calibration is None:
+            return method
+        return f"{method}, {_named(calibration, 'without calibration', 'calibrated by')}"
 
     @property
-    def text(self) -> str:
-        """The keys as a recipe has them: ``merge_method: swudi_a; parameters: {...}; calibrate: {method: svc}``."""
-        return "; ".join(f"{key}: {json.dumps(value)}" for key, value in self.keys.items()).replace('"', "")
+    def yaml(self) -> tuple[str, ...]:
+        """The keys as a recipe has them, a line for each."""
+        return tuple(f"{key}: {_in_yaml(value)}" for key, value in self.keys.items())
 
     @property
     def why(self) -> str:
@@ -73,11 +73,19 @@ def _first(table: Sequence[Row], method: str, values: Mapping[str, Any]) -> Row:
     )
 
 
-def _calibrated(calibration: Mapping[str, Any]) -> str:
+def _named(calibration: Mapping[str, Any], none: str, some: str) -> str:
+    """A calibration in words: ``none`` for none, else its name and parameters after ``some``."""
     if calibration["method"] == "none":
-        return "without calibration"
+        return none
     rest = {key: value for key, value in calibration.items() if key != "method"}
-    return f"calibrated by {calibration['method']}{_listed(rest)}"
+    return f"{some} {calibration['method']}{_listed(rest)}"
+
+
+def _in_yaml(value: Any) -> str:
+    """A value as YAML on one line; a calibration without parameters by its name."""
+    if isinstance(value, Mapping) and list(value) == ["method"]:
+        value = value["method"]
+    return json.dumps(value).replace('"', "")
 
 
 def _listed(values: Mapping[str, Any]) -> str:

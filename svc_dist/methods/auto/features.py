@@ -1,4 +1,4 @@
-"""What a sample of the task deltas shows of experts: the figures by which ``auto`` chooses."""
+"""What a sample of the task deltas shows of experts. ``auto`` chooses by some of these figures (``table``)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The choice of a recipe with ``auto``, made when the merge is planned, from some rows of the experts' matrices."""
+"""The choice of a recipe with ``auto``, made when the merge is planned, and a sample of the experts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from svc_dist.checkpoint.adapters.adapter import Expert
@@ -11,6 +12,10 @@ from svc_dist.plan.inputs import PlannedModel
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
 from svc_dist.storage.access import STAGE
+
+_COLUMNS, _INDENT = 80, "    "
+#: What selects a row of the tables: for a calibration alone, and for a merge method with its calibration.
+_DECIDED_BY = ("the merge method, its lambda and the number of experts", "the number and the kind of the experts")
 
 
 def with_choice(
@@ -60,22 +65,39 @@ def auto_warnings(recipe: ResolvedRecipe, choice: AutoChoice | None) -> Iterator
         )
 
 
-def feature_line(choice: AutoChoice) -> str:
-    """The figures that a choice is made from, in words."""
+def choice_sentences(choice: AutoChoice | None) -> Iterator[str]:
+    """What ``auto`` chose, why, and what the experts' sample shows; nothing for a recipe without ``auto``."""
+    if choice is None:
+        return
     found = choice.features
     matrices = "1 matrix" if found.tensors == 1 else f"{found.tensors} matrices"
     norms = sorted(found.norms)
     sizes = f"{norms[0]:.3g}" if norms[0] == norms[-1] else f"{norms[0]:.3g} to {norms[-1]:.3g}"
-    return (
-        f"from {format_size(found.bytes_read)} of {matrices}: the plain sum counts "
-        f"what the experts learned {found.times:.3g} times, mean cosine {found.cosine:.3g}, {found.changed:.1%} of the "
-        f"entries changed, effective rank {found.rank:.1%} of the largest possible, deltas {sizes} of the base's norm"
+    yield f"auto chose {choice.what}, {choice.why}"
+    yield (
+        f"{_DECIDED_BY['merge_method' in choice.keys]} decide; for information, from {format_size(found.bytes_read)} "
+        f"of {matrices}: the plain sum counts what the experts learned {found.times:.3g} times, mean cosine "
+        f"{found.cosine:.3g}, {found.changed:.1%} of the entries changed, effective rank {found.rank:.1%} of the "
+        f"largest possible, deltas {sizes} of the base's norm"
     )
 
 
 def choice_lines(choice: AutoChoice | None) -> Iterator[str]:
-    """What ``auto`` chose, why, from which figures, and the keys to paste; nothing for a recipe without ``auto``."""
-    if choice is not None:
-        yield f"auto chose {choice.what}, {choice.why}"
-        yield feature_line(choice)
-        yield f"to fix the choice, write these keys into the recipe: {choice.text}"
+    """The same for a terminal, and the keys to paste, as lines that do not wrap."""
+    if choice is None:
+        return
+    for number, sentence in enumerate(choice_sentences(choice)):
+        first = _INDENT if number else ""
+        yield from textwrap.wrap(
+            sentence, _COLUMNS, initial_indent=first, subsequent_indent=_INDENT, break_on_hyphens=False
+        )
+    yield f"{_INDENT}to fix the choice, write these keys into the recipe:"
+    yield from (f"{_INDENT * 2}{line}" for line in choice.yaml)
+
+
+def choice_markdown(choice: AutoChoice | None) -> str:
+    """The same for a page in Markdown; empty for a recipe without ``auto``."""
+    if choice is None:
+        return ""
+    said = "".join(f"\n{sentence}.\n" for sentence in choice_sentences(choice))
+    return f"{said}\nThe keys in its place:\n\n```yaml\n{chr(10).join(choice.yaml)}\n```\n"

@@ -1,4 +1,4 @@
-"""Some rows of some matrices, in the base and in every expert: what ``auto`` chooses from.
+"""Some rows of some matrices, in the base and in every expert: what a plan with ``auto`` shows of them.
 
 The same models always give the same rows. At most ``_MATRICES`` matrices are looked at, spread over layers and kinds of
 modules, and of each at most ``_ROWS`` rows and ``_ELEMENTS`` entries in ``_BLOCKS`` places.

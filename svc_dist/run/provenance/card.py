@@ -7,7 +7,7 @@ from typing import Any
 
 from svc_dist import __version__
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
-from svc_dist.plan.auto.chosen import choice_lines
+from svc_dist.plan.auto.chosen import choice_markdown
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.run.provenance.local_paths import is_local, short_names, without_local_paths
@@ -49,7 +49,6 @@ def card(plan: Plan, own: str | None) -> str:
         data.base_model = plan.adapter["base_model_name_or_path"]
     models = "\n".join(f"- `{name}`" for name in names[1:])
     papers = "\n".join(f"- {line}" for line in _papers(plan))
-    chosen = "".join(f"\n{line}.\n" for line in choice_lines(plan.auto))
     text = f"""---
 {data.to_yaml()}
 ---
@@ -65,7 +64,7 @@ with this recipe (precision `{plan.settings.precision}`):
 ```yaml
 {recipe_text(plan, own).rstrip()}
 ```
-{chosen}
+{choice_markdown(plan.auto)}
 Methods:
 
 {papers}

@@ -81,6 +81,11 @@ def test_rows_name_what_exists(row: Row) -> None:
         assert not section or f"\n## {section}\n" in text
 
 
+def test_rows_are_selected_by_what_the_texts_name() -> None:
+    assert {name for row in MERGE_METHODS for name in row.when} <= {"experts", "adapters"}
+    assert {name for row in CALIBRATIONS for name in row.when} <= {"experts", "lambda"}
+
+
 @pytest.mark.parametrize("table", [MERGE_METHODS, CALIBRATIONS])
 def test_the_last_row_takes_all(table: tuple[Row, ...]) -> None:
     assert (table[-1].when, table[-1].methods) == ({}, ())
@@ -94,6 +99,9 @@ def test_a_choice_in_words() -> None:
     many = choose({"merge_method": AUTO, "calibrate": None}, features(8), 1.0)
     assert many.what == "tsv_m (lambda 0.5), calibrated by svc"
     plain = choose({"merge_method": "wudi", "calibrate": AUTO}, features(4), 1.0)
-    assert plain.what == "without calibration"
+    assert plain.what == "no calibration"
+    half = choose({"merge_method": "iso_c", "calibrate": AUTO}, features(4), 1.0)
+    assert half.what == "calibration svc (alpha 0.5)"
+    assert half.yaml == ("calibrate: {method: svc, alpha: 0.5}",)
     unsupported = choose({"merge_method": "breadcrumbs", "calibrate": AUTO}, features(4), 1.0)
     assert unsupported.why.endswith("(no table of docs/choosing.md supports this row yet)")

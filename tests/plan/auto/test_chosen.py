@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import svc_dist
 from svc_dist.cli.texts import plan_lines
 from svc_dist.errors import RecipeError, warning_code
-from svc_dist.plan.auto.chosen import choice_lines
+from svc_dist.plan.auto.chosen import choice_lines, choice_markdown
 from svc_dist.plan.model import Plan
 from tests.support.checkpoints import recipe_data, write_llamas
 
@@ -66,19 +68,42 @@ def test_a_plan_says_what_was_chosen_and_why(models: list[Path]) -> None:
     made = plan(recipe_data(models, "auto"))
     lines = list(plan_lines(made))
     number = next(n for n, line in enumerate(lines) if line.startswith("auto chose"))
-    assert lines[number].startswith(
-        "auto chose swudi (exp_time 300, rank_ratio 0.3), without calibration, for 2 full fine-tunes: SWUDI was"
-    )
-    assert lines[number + 1].startswith(
-        "    from 23.04 kB of 14 matrices: the plain sum counts what the experts learned "
+    assert lines[number].startswith("auto chose swudi (exp_time 300, rank_ratio 0.3), without calibration, for 2 full")
+    own = list(choice_lines(made.auto))
+    assert lines[number : number + len(own)] == own
+    assert max(map(len, own)) <= 80
+    said = " ".join(line.strip() for line in own)
+    assert (
+        "the number and the kind of the experts decide; for information, from 23.04 kB of 14 matrices: the plain"
+        in said
     )
     warning = next(one for one in made.warnings if warning_code(one) == "auto-experimental")
     assert "auto is experimental: it chose swudi" in warning
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "text"),
+    [
+        ("auto", {}, "merge_method: swudi\nparameters: {exp_time: 300, rank_ratio: 0.3}\ncalibrate: none\n"),
+        ("iso_c", {"calibrate": "auto"}, "calibrate: {method: svc, alpha: 0.5}\n"),
+        ("ties", {"calibrate": "auto"}, "calibrate: svc\n"),
+    ],
+)
+def test_the_keys_to_paste_are_a_piece_of_a_recipe(
+    method: str, keys: dict[str, str], text: str, models: list[Path]
+) -> None:
+    data = recipe_data(models, method, **keys)
+    made = plan(data)
+    _, _, pasted = "\n".join(choice_lines(made.auto)).partition("write these keys into the recipe:\n")
+    assert textwrap.dedent(pasted) + "\n" == text
+    assert plan(data | yaml.safe_load(textwrap.dedent(pasted))).fingerprint == made.fingerprint
+    assert f"```yaml\n{text}```" in choice_markdown(made.auto)
+
+
 def test_nothing_is_said_without_auto(models: list[Path]) -> None:
     made = plan(recipe_data(models))
     assert list(choice_lines(made.auto)) == []
+    assert choice_markdown(made.auto) == ""
     assert not any(warning_code(one) == "auto-experimental" for one in made.warnings)
 
 
