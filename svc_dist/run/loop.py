@@ -5,13 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from types import FrameType
 
 from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
@@ -32,6 +30,7 @@ from svc_dist.run.schedule import (
     RunUnit,
     Schedule,
 )
+from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.journal import FailureRecord, describe_failure
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.report import RunRecord
@@ -263,24 +262,3 @@ def _error_of_run(first: SvcDistError, failures: dict[str, FailureRecord], units
         f"{len(failures)} of {units} units failed:\n{listed}",
         "remove the cause, then run the same command again to resume",
     )
-
-
-@contextmanager
-def signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``; a second SIGINT interrupts immediately."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        earlier = before[signal.SIGINT]
-        if stop.is_set() and number == signal.SIGINT and callable(earlier):
-            earlier(number, frame)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import pytest
 
 from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
-from svc_dist.run.loop import _Driver, _longest, drive, signals
+from svc_dist.run.loop import _Driver, _longest, drive
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Booking, Node
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Capacity, Done, Event, Instruction, RunUnit, Schedule
+from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.segments.ledger import Ledger

@@ -15,8 +15,8 @@ import msgspec
 
 from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, DrainedError, OutputError, VerificationError, printable
-from svc_dist.run.loop import signals
 from svc_dist.run.options import Limits
+from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, every_name

@@ -20,7 +20,6 @@ from svc_dist.recipe.documents import Stage, title
 from svc_dist.run.devices.chosen import on_cluster, settings_of
 from svc_dist.run.early_imports import import_torch
 from svc_dist.run.host import detect_device, identify_gpu
-from svc_dist.run.loop import signals
 from svc_dist.run.options import Options
 from svc_dist.run.session import (
     MergeSummary,
@@ -34,6 +33,7 @@ from svc_dist.run.session import (
     run_merge,
     run_planned,
 )
+from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models
