@@ -210,7 +210,7 @@ def test_companion_files_and_provenance_lie_beside_the_shards(tmp_path: Path) ->
 
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert "task_arithmetic" in card.data.tags
-    assert card.data.base_model == [path.name for path in paths]
+    assert card.data.base_model is None  # a hub takes ids of its own models alone
     listed = "\n".join(f"- `{path.name}`" for path in paths[1:])
     assert f"from the base `{paths[0].name}` and\n\n{listed}\n" in card.content
     for file in ("README.md", "merge_recipe.yaml"):

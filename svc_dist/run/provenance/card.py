@@ -13,6 +13,8 @@ from svc_dist.plan.model import Plan
 from svc_dist.run.provenance.local_paths import is_local, short_names, without_local_paths
 from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.storage.access import STAGE
+from svc_dist.storage.hub.branch import SCHEME
+from svc_dist.storage.hub.cache import parse_hub_id
 
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _SHORTENED = (
@@ -39,14 +41,8 @@ def card(plan: Plan, own: str | None) -> str:
     each = calibration if isinstance(calibration, list) else [calibration or {"method": "none"}]
     title = " + ".join([method, *(one["method"] for one in each if one["method"] != "none")])
     library, what = ("transformers", "model") if plan.adapter is None else ("peft", "adapter")
-    relation: dict[str, Any] = {"base_model_relation": "merge"} if plan.adapter is None else {}
-    data = ModelCardData(library_name=library, tags=["merge", "svc-dist", method], **relation)
+    data = ModelCardData(library_name=library, tags=["merge", "svc-dist", method], **_base_models(plan))
     names = _names(plan.models)
-    if plan.adapter is None:
-        merged = [name for name, model in zip(names, plan.models, strict=True) if not model.label.startswith(STAGE)]
-        data.base_model = list(dict.fromkeys(merged))
-    elif not is_local(plan.adapter["base_model_name_or_path"]):
-        data.base_model = plan.adapter["base_model_name_or_path"]
     models = "\n".join(f"- `{name}`" for name in names[1:])
     papers = "\n".join(f"- {line}" for line in _papers(plan))
     text = f"""---
@@ -73,6 +69,19 @@ Methods:
 `svc-dist verify --deep` checks the shards against it.
 """
     return str(ModelCard(text))
+
+
+def _base_models(plan: Plan) -> dict[str, Any]:
+    """What a hub takes as the models that this one was made from: ids of its repositories, and nothing else."""
+    if plan.adapter is not None:
+        base = parse_hub_id(str(plan.adapter["base_model_name_or_path"]))
+        return {} if base is None else {"base_model": base.repository}
+    models = [model for model in plan.models if not model.label.startswith(STAGE)]
+    every = [one for model in models for one in (model, model.adapter) if one is not None]
+    urls = (one.location.removeprefix(SCHEME) if one.location.startswith(SCHEME) else "" for one in every)
+    ids = [parse_hub_id(one.hub or url) for one, url in zip(every, urls, strict=True)]
+    merged = list(dict.fromkeys(one.repository for one in ids if one is not None))
+    return {"base_model": merged, "base_model_relation": "merge"} if merged else {}
 
 
 def _names(models: tuple[PlannedModel, ...]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 import svc_dist
+from svc_dist.run.provenance import card
 from svc_dist.run_folder.report import read_report
 from tests.support.checkpoints import recipe_data, write_llamas, write_recipe
 
@@ -43,13 +46,36 @@ def test_the_recipe_is_the_users_own_with_short_paths_and_what_was_set(made: Pat
 def test_the_card_names_models_and_papers_and_no_path_of_this_machine(made: Path) -> None:
     text = (made / "README.md").read_text()
     data = ModelCard(text).data.to_dict()
-    assert data["base_model"] == ["base", "expert0", "expert1"]
-    assert data["base_model_relation"] == "merge"
+    assert "base_model" not in data  # none has a repository on a hub
+    assert "base_model_relation" not in data
+    assert "from the base `base` and\n\n- `expert0`\n- `expert1`" in text
     assert "# what we merge every night" in text
     assert "- `ties`: Yadav et al. 2023, [arXiv 2306.01708](https://arxiv.org/abs/2306.01708)" in text
     assert "- `svc`: Li et al. 2026, [arXiv 2602.05536](https://arxiv.org/abs/2602.05536)" in text
     assert str(made.parent) not in text
     assert str(made.parent) not in (made / "merge_recipe.yaml").read_text()
+
+
+def test_a_hub_is_told_of_its_own_models_alone() -> None:
+    def model(location: str, hub: str | None = None, adapter: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(location=location, hub=hub, adapter=adapter, label=hub or location)
+
+    models = (
+        model("/cache/models--o--base", "o/base"),
+        model("hf://o/math@" + "a" * 40, "o/math@v2"),
+        model("hf://o/code"),
+        model("s3://bucket/owner/name"),
+        model("/models/owner/name"),
+        model("/cache/models--o--base", "o/base", model("hf://o/lora")),
+        model("stage://name"),
+    )
+    plan: Any = SimpleNamespace(adapter=None, models=models)
+    found = {"base_model": ["o/base", "o/math", "o/code", "o/lora"], "base_model_relation": "merge"}
+    assert card._base_models(plan) == found
+    plan = SimpleNamespace(adapter={"base_model_name_or_path": "s3://bucket/base"}, models=models)
+    assert card._base_models(plan) == {}
+    plan = SimpleNamespace(adapter={"base_model_name_or_path": "o/base@v1"}, models=models)
+    assert card._base_models(plan) == {"base_model": "o/base"}
 
 
 def test_a_recipe_without_absolute_paths_is_stored_as_it_is_and_can_be_used_beside_its_models(tmp_path: Path) -> None:
