@@ -75,6 +75,12 @@ def completes(name: str) -> bool:
     return is_index(name) or name.rpartition("/")[2] == ADAPTER.index
 
 
+def is_last(name: str) -> bool:
+    """Whether weights are a model's only file, or the last shard by number: until it is there, no model looks whole."""
+    match = _SHARD.fullmatch(name.rpartition("/")[2])
+    return name.endswith(".safetensors") and (match is None or int(match["number"]) == int(match["count"]))
+
+
 def missing_shards(names: Iterable[str]) -> tuple[str, int, list[str]] | None:
     """Of files called like shards: one of them, how many there must be, and the names of those that are missing.
 

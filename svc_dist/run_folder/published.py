@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import msgspec
 
 from svc_dist.checkpoint.weight_files import completes
-from svc_dist.errors import DamagedInputError, StorageError
+from svc_dist.errors import DamagedInputError, StorageError, VerificationError, printable
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
@@ -124,13 +125,40 @@ def own_names(output: Output, published: PublishedMerge) -> list[str]:
 def every_name(output: Output, published: PublishedMerge) -> list[str]:
     """The files of a merge, and of those of its other documents whose models stayed: the indexes first."""
     names = own_names(output, published)
+    for name, inner, its in _documents(output, published):
+        names += [f"{name}/{file}" for file in own_names(inner, its)]
+    return sorted(names, key=lambda name: not completes(name))
+
+
+def whole_names(output: Output, published: PublishedMerge) -> list[str]:
+    """``every_name`` of a merge of which nothing is missing. Raises VerificationError naming what is."""
+    names = every_name(output, published)
+    listed = list(published.files)
+    for name, _, its in _documents(output, published):
+        listed += [f"{name}/{file}" for file in its.files]
+    known, there = set(names), set(output.existing(names))
+    lost = next((name for name in (*listed, *names) if name not in known or name not in there), None)
+    if lost is not None:
+        raise VerificationError(
+            f"{output.location} is not whole: {printable(lost)} is missing, or the report that describes it",
+            f"see svc-dist verify {output.location}; --restart merges again",
+        )
+    return names
+
+
+def _documents(output: Output, published: PublishedMerge) -> Iterator[tuple[str, Output, PublishedMerge]]:
+    """The folders of those of its other documents whose models stayed beside a merge, and what was published there."""
     for stage in report_of(output, published).stages:
         name = stage.get("name")
-        if isinstance(name, str) and is_inside(name) and not any(one.startswith(f"{name}/") for one in names):
+        if (
+            isinstance(name, str)
+            and is_inside(name)
+            and not any(file.startswith(f"{name}/") for file in published.files)
+        ):
             inner = Output(f"{output.location}/{name}", output.access)
             its = completed(inner)
-            names += [] if its is None else [f"{name}/{file}" for file in own_names(inner, its)]
-    return sorted(names, key=lambda name: not completes(name))
+            if its is not None:
+                yield name, inner, its
 
 
 def recorded(output: Output) -> PublishedMerge | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 from tests.support.hub import TOKEN, Hub, HubHandler
 
@@ -17,7 +20,8 @@ class WritableHub(Hub):
     """A hub that takes uploads; ``folder``: for the commits that these make.
 
     ``log``: what was asked of it, in order; ``refuse``: statuses to answer the next uploads of large files with;
-    ``lose``: how many answers to commits get lost; ``before_commit``: called before each commit.
+    ``lose``: how many answers to commits get lost; ``before_commit``: called before each commit; ``read_only``: whether
+    the token may only read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,6 +32,7 @@ class WritableHub(Hub):
         self.log: list[str] = []
         self.refuse: list[int] = []
         self.lose = 0
+        self.read_only = False
         self.before_commit: Any = lambda: None
 
     def create(self, repository: str, private: bool) -> str:
@@ -81,8 +86,10 @@ class UploadHandler(HubHandler):
         parts = self._parts()
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._error(401, "")
+        elif self.hub.read_only:
+            self._error(403, "")
         elif parts == ["api", "validate-yaml"]:
-            self._json({"errors": [], "warnings": []})
+            self._validate(json.loads(body)["content"])
         elif parts == ["api", "repos", "create"]:
             self._create(json.loads(body))
         elif parts[:2] == ["api", "models"] and parts[4] == "branch":
@@ -112,6 +119,15 @@ class UploadHandler(HubHandler):
 
     def _parts(self) -> list[str]:
         return [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+
+    def _validate(self, card: str) -> None:
+        """Refuse a card whose models are no ids, as the hub does."""
+        bases = yaml.safe_load(card.split("---\n")[1]).get("base_model", [])
+        wrong = [
+            one for one in ([bases] if isinstance(bases, str) else bases) if not re.fullmatch(r"[\w.-]+/[\w.-]+", one)
+        ]
+        errors = [{"message": f'"base_model" with value "{one}" is not valid'} for one in wrong]
+        self._json({"errors": errors, "warnings": []}, status=400 if errors else 200)
 
     def _create(self, asked: dict[str, Any]) -> None:
         repository = f"{asked['organization']}/{asked['name']}"

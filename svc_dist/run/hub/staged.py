@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from svc_dist.errors import OtherMergeError, OutputError, RecipeError
+from svc_dist.errors import OtherMergeError, OutputError, RecipeError, VerificationError, printable
 from svc_dist.recipe.documents import Stage
 from svc_dist.recipe.paths import PathValues
-from svc_dist.run.hub.upload import SHORT, Uploading
+from svc_dist.run.hub.upload import UPLOAD_FILE, Uploading
 from svc_dist.run.options import Options
 from svc_dist.run.series.nightly import Checks, Load, Nightly, run_repeated
 from svc_dist.run.session import MergeSummary, held
+from svc_dist.run.signals.stopping import recorded_stop
 from svc_dist.run.stages.chain import summary_of_complete
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed
+from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.stages.places import placed
-from svc_dist.storage.hub.branch import CODE, SCHEME, HubBranch, Place, parse_place
+from svc_dist.storage.hub.branch import CODE, SCHEME, HubBranch, Place, Remote, parse_place
+from svc_dist.storage.secrets import redact
 
 UPLOADED = "upload"  #: in place of an executor, of a merge that was complete and is uploaded now
 
@@ -36,14 +41,19 @@ def run_to(
     """Start or resume a merge into any output; see ``api.merge``. Raises SvcDistError."""
     if output.startswith(SCHEME):
         return _Upload(load, output, staging, options, nightly).run(checks)
+    require_hub([output], staging)
+    return run_repeated(load, output, options, nightly, checks)
+
+
+def require_hub(outputs: Sequence[str], staging: Staging) -> None:
+    """Raise RecipeError for options about a hub where no OUTPUT is on one."""
     for option, given in (("--staging", staging.folder is not None), ("--public", staging.public)):
-        if given:
+        if given and not any(output.startswith(SCHEME) for output in outputs):
             raise RecipeError(
-                f"{option} is about an OUTPUT on a hub, but OUTPUT is {output}",
+                f"{option} is about an OUTPUT on a hub, but OUTPUT is {redact(outputs[0])}",
                 "leave it out, or write OUTPUT like hf://owner/name",
                 code="arguments-refused",
             )
-    return run_repeated(load, output, options, nightly, checks)
 
 
 class _Upload:
@@ -62,35 +72,60 @@ class _Upload:
                 )
 
     def run(self, checks: Checks) -> MergeSummary:
+        with recorded_stop() as asked:
+            return self._run(checks, asked)
+
+    def _run(self, checks: Checks, asked: threading.Event) -> MergeSummary:
+        """``asked``: set once the merge was asked to stop, also where it had ended by then."""
         began = time.monotonic()
         stages, location = placed(self.load, self.folder, self.options.restart)
         access = stages[-1].recipe.access
         branch, staged = HubBranch(self.place, access), Output(location, access)
-        uploading = Uploading(branch, staged, self.staging.public, self.options.limits)
-        uploading.require_allowed()
-        if (done := self._done(stages, branch, began)) is not None:
-            return done
+        uploading = Uploading(branch, staged, self.staging.public, self.options, asked)
+        remote = uploading.require_allowed()
+        there = Output(self.place.location, access, reading=True)
+        published = None if remote is None or remote.head is None else completed(there)
+        if remote is not None and published is not None:
+            if self._is_done(branch, remote, published, staged):
+                done = self._summary(stages, there, began)
+                if done is not None:
+                    return done
+        elif self.options.restart or completed(staged) is None:
+            uploading.prepare(remote, [one.path for one in stages[0].recipe.results] if len(stages) == 1 else [])
         summary = run_repeated(self.load, self.folder, self.options, self.nightly, checks)
         staged = Output(summary.output, access)
         with held(staged) as lock:
-            sent = Uploading(branch, staged, self.staging.public, self.options.limits).run(lock, began)
+            sent = Uploading(branch, staged, self.staging.public, self.options, asked).run(lock, began)
         executor = UPLOADED if sent and summary.executor == "none" else summary.executor
         return replace(
             summary, output=self.place.location, executor=executor, seconds=round(time.monotonic() - began, 3)
         )
 
-    def _done(self, stages: tuple[Stage, ...], branch: HubBranch, began: float) -> MergeSummary | None:
-        """The summary of a merge that the branch holds already, complete. Raises OtherMergeError for another one."""
-        there = Output(self.place.location, stages[-1].recipe.access, reading=True)
-        remote = branch.look(SHORT)
-        if remote is None or remote.head is None or completed(there) is None:
-            return None
+    def _is_done(self, branch: HubBranch, remote: Remote, published: PublishedMerge, staged: Output) -> bool:
+        """Whether nothing is left to do for a complete merge on the branch: every file is there, and was compared.
+
+        Raises OutputError, and VerificationError where a file is missing that the staging folder does not have.
+        """
         if self.options.restart:
             raise OutputError(
                 f"{self.place.location} holds a complete merge, which --restart does not replace",
                 f"name another branch, such as {SCHEME}{self.place.repository}@next",
                 code=CODE,
             )
+        if remote.head is None or staged.storage.stat(UPLOAD_FILE) is not None:
+            return False
+        files = branch.files(remote.head)
+        lost = next((name for name in published.files if name not in files), None)
+        if lost is not None and completed(staged) is None:  # another merge would have another report
+            raise VerificationError(
+                f"{self.place.location} holds a complete merge, but no {printable(lost)}, and the merge is not in "
+                f"{staged.location}",
+                f"put the file back, or name another branch, such as {SCHEME}{self.place.repository}@next",
+            )
+        return lost is None
+
+    def _summary(self, stages: tuple[Stage, ...], there: Output, began: float) -> MergeSummary | None:
+        """The summary of a merge that the branch holds already, complete. Raises OtherMergeError for another one."""
         try:
             return summary_of_complete(stages, there, self.options, began)
         except OtherMergeError as error:

@@ -13,17 +13,27 @@ from typing import Any
 
 import msgspec
 
-from svc_dist.checkpoint.weight_files import completes
-from svc_dist.errors import DamagedInputError, DrainedError, OutputError, VerificationError, printable
-from svc_dist.run.options import Limits
+from svc_dist.checkpoint.weight_files import completes, is_last
+from svc_dist.errors import (
+    DamagedInputError,
+    DrainedError,
+    OutputError,
+    StorageError,
+    SvcDistError,
+    VerificationError,
+    printable,
+)
+from svc_dist.run.options import Options
 from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import completed, every_name
+from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, whole_names
 from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.base import FileIdentity
+from svc_dist.storage.base import FileIdentity, os_errors
+from svc_dist.storage.fetching import SCRATCH_HINTS
 from svc_dist.storage.hub.branch import CODE, SCHEME, Addition, HubBranch, Remote, RemoteFile, same
+from svc_dist.storage.hub.refusals import MovedError
 from svc_dist.storage.writing.base import PART
 from svc_dist.tensor_names import natural_key
 
@@ -33,6 +43,7 @@ _LARGEST = 64 << 20
 SHORT = 10.0  # seconds of retries for the first request: before hours of merging, a wrong address has to show
 _BETWEEN = 60.0  # seconds between two commits: a hub limits them (128 an hour)
 _POLL = 0.2
+_MOVES = 5  # times that a commit is tried on top of those of other programs
 _WEIGHTS = ".safetensors"
 _log = logging.getLogger("svc_dist")
 
@@ -48,12 +59,16 @@ _SENT = msgspec.json.Decoder(dict[str, Sent])  # made by the thread that imports
 
 
 class Uploading:
-    """The upload of one staged merge. ``public``: whether a repository that everybody may read is meant."""
+    """The upload of one staged merge. ``public``: whether a repository that everybody may read is meant; ``stop``: set
+    where the merge was asked to stop before it."""
 
-    def __init__(self, branch: HubBranch, staged: Output, public: bool, limits: Limits) -> None:
-        self.branch, self.staged, self.public, self.limits = branch, staged, public, limits
-        self.place = branch.place
-        self._stop, self._until = threading.Event(), float("inf")
+    def __init__(
+        self, branch: HubBranch, staged: Output, public: bool, options: Options, stop: threading.Event
+    ) -> None:
+        self.branch, self.staged, self.public, self.limits = branch, staged, public, options.limits
+        self.place, self._scratch = branch.place, options.scratch
+        self._stop, self._until = stop, float("inf")
+        self._names: list[str] = []
         self._head = ""
 
     def require_allowed(self) -> Remote | None:
@@ -67,18 +82,31 @@ class Uploading:
             )
         return remote
 
+    def prepare(self, remote: Remote | None, folders: list[str]) -> None:
+        """Before hours of merging, make the repository and the branch, and refuse what the upload would refuse after.
+
+        ``folders``: those of the results, as far as they are known. Raises OutputError, StorageError.
+        """
+        there = self.branch.files(self.branch.create(remote, self.public))
+        ours = (CARD_FILE, RECIPE_FILE, REPORT_FILE)
+        reserved = {OUTPUTS_FILE, *(f"{folder}/{name}" if folder else name for folder in folders for name in ours)}
+        for name in sorted(there):
+            if name in reserved or completes(name) or is_last(name):
+                raise self._foreign(name)
+
     def run(self, lock: Lock, began: float) -> int:
         """Send what the branch lacks, and the index with the last commit. Returns how many files were sent.
 
         SIGTERM, SIGINT or the end of the time limit stops between two files. Raises DrainedError, OutputError where
-        the branch holds other files of these names, LockedError where another program commits there.
+        the branch holds other files of these names, VerificationError where the staged merge is not
+        whole, StorageError.
         """
         published = completed(self.staged)
         if published is None:
             raise VerificationError(f"{self.staged.location} is not complete", "run the same command again")
         if self.limits.runtime is not None:
             self._until = began + self.limits.runtime
-        names = every_name(self.staged, published)
+        names = self._names = whole_names(self.staged, published)
         with signals(self._stop):
             remote = self.require_allowed()
             if self.public and (remote is None or not remote.private):
@@ -122,11 +150,13 @@ class Uploading:
         with contextlib.ExitStack() as copies:
             try:
                 self._send_weights(weights, pending, copies, lock)
-                for name in others:
-                    pending.append(self.branch.small(name, self.staged.storage.get(name) or b""))
+                pending += [self.branch.small(name, self._read(name)) for name in others]
                 self._require_time()
             except DrainedError:
-                self._commit([one for one in pending if one.name in weights], "svc_dist: weights, stopped on request")
+                try:
+                    self._commit(_early(pending), "svc_dist: weights, stopped on request")
+                except SvcDistError as error:  # what was sent is known to the hub: the stop matters more
+                    _log.warning(f"warning: {error.message}")
                 raise
             self._commit(pending, "svc_dist: the merge is complete")
 
@@ -135,23 +165,42 @@ class Uploading:
     ) -> None:
         """Send weights. ``pending``: those that no commit has yet; ``copies``: what must stay until one has."""
         sent, last = self._sent(), time.monotonic()
-        between = _BETWEEN if self.staged.storage.path is not None else 0.0  # a copy of a remote file takes space
         for number, name in enumerate(names, 1):
             identity = self.staged.storage.stat(name)
-            pending.append(self._waiting(name, copies.enter_context(self._content(name)), lock))
+            with contextlib.ExitStack() as copy:
+                pending.append(self._waiting(name, copy.enter_context(self._content(name)), lock))
+                if pending[-1].in_commit:
+                    copies.enter_context(copy.pop_all())
             if identity is not None:
                 sent[name] = Sent(identity, pending[-1].sha256)
                 self.staged.storage.put(UPLOAD_FILE, msgspec.json.encode(sent))
                 _log.info(f"uploaded {printable(name)} ({format_size(identity.size)}), {number} of {len(names)}")
-            if number < len(names) and time.monotonic() - last >= between:
-                self._commit(pending, f"svc_dist: weights, {number} of {len(names)} files")
+            if number < len(names) and time.monotonic() - last >= _BETWEEN:
+                self._commit(_early(pending), f"svc_dist: weights, {number} of {len(names)} files")
                 last = time.monotonic()
-                pending.clear()
-                copies.close()
+                pending[:] = [one for one in pending if is_last(one.name)]
 
     def _commit(self, additions: list[Addition], message: str) -> None:
-        if additions:
-            self._head = self.branch.commit(additions, message, self._head)
+        """Commit on top of what others committed meanwhile. Raises OutputError where they put files of a model there,
+        MovedError where they do it again and again."""
+        for left in reversed(range(_MOVES if additions else 0)):
+            try:
+                self._head = self.branch.commit(additions, message, self._head)
+                return
+            except MovedError:
+                if not left:
+                    raise
+            remote = self.require_allowed()
+            if remote is None or remote.head is None:
+                raise StorageError(f"{self.place.location} is gone", "run the same command again to resume")
+            self._head = remote.head
+            self._missing(self._names, self.branch.files(self._head))
+
+    def _read(self, name: str) -> bytes:
+        data = self.staged.storage.get(name)
+        if data is None:
+            raise VerificationError(f"{self.staged.storage.url(name)} is gone", "run the same command again")
+        return data
 
     def _finished(self, names: list[str], count: int) -> int:
         """Check that the branch holds every file as staged. Raises VerificationError."""
@@ -177,11 +226,13 @@ class Uploading:
         identity = storage.stat(name)
         if identity is None:
             raise VerificationError(f"{storage.url(name)} is gone", "run the same command again")
-        with tempfile.TemporaryDirectory(prefix="svc_dist_") as folder:
-            copy = Path(folder) / "file"
-            with copy.open("wb") as file:
-                for first in range(0, identity.size, PART):
-                    file.write(storage.read(name, first, min(first + PART, identity.size)))
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"cannot use scratch space in {self._scratch or tempfile.gettempdir()}", SCRATCH_HINTS):
+                folder = tempfile.TemporaryDirectory(prefix="svc_dist_", dir=self._scratch, ignore_cleanup_errors=True)
+                copy = Path(stack.enter_context(folder)) / "file"
+                with copy.open("wb") as file:
+                    for first in range(0, identity.size, PART):
+                        file.write(storage.read(name, first, min(first + PART, identity.size)))
             yield copy
 
     def _waiting(self, name: str, content: Path, lock: Lock) -> Addition:
@@ -233,6 +284,11 @@ class Uploading:
             f"name a branch of its own, such as {SCHEME}{self.place.repository}@merged, or remove the file",
             code=CODE,
         )
+
+
+def _early(additions: list[Addition]) -> list[Addition]:
+    """The weights that a commit may show before the last one: without those that would make a model look whole."""
+    return [one for one in additions if one.name.endswith(_WEIGHTS) and not is_last(one.name)]
 
 
 def _is_model(name: str) -> bool:

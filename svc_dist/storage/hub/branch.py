@@ -16,9 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from svc_dist.errors import LockedError, OutputError, StorageError, SvcDistError, TransientStorageError
+from svc_dist.errors import OutputError, StorageError
 from svc_dist.storage.access import Access
+from svc_dist.storage.base import os_errors
 from svc_dist.storage.hub.cache import COMMIT, parse_hub_id
+from svc_dist.storage.hub.refusals import HINTS, MovedError, translated
 from svc_dist.storage.hub.repository import HubStorage
 from svc_dist.storage.secrets import learn
 
@@ -28,11 +30,6 @@ SCHEME = "hf://"
 CODE = "hub-output-refused"
 _MAIN = "main"
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_HINTS = {
-    401: "set HF_TOKEN, or use `hf auth login`, with a token that may write",
-    403: "the token may not write there: give it the right to write to this repository, or to create one",
-    429: "the hub limits uploads and commits: run the same command again later to resume",
-}
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,20 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Addition:
-    """A file that was sent, for a commit. ``operation``: the client's."""
+    """A file that was sent, for a commit: its content's size and hashes. ``in_commit``: whether the commit itself sends
+    the content, which must stay until then; ``operation``: the client's."""
 
     name: str
-    content: Path | bytes
+    size: int
     sha256: str
+    blob: str | None
+    in_commit: bool
     operation: Any = field(repr=False)
+
+    def is_there(self, remote: RemoteFile | None) -> bool:
+        if remote is None or remote.size != self.size:
+            return False
+        return remote.blob == self.blob if remote.sha256 is None else remote.sha256 == self.sha256
 
 
 def git_hash(data: bytes) -> str:
@@ -94,7 +99,7 @@ def git_hash(data: bytes) -> str:
 
 
 class HubBranch:
-    """Uploads to one branch. Raises StorageError, LockedError."""
+    """Uploads to one branch. Raises StorageError."""
 
     def __init__(self, place: Place, access: Access) -> None:
         self.place = place
@@ -109,7 +114,7 @@ class HubBranch:
         filesystem = self._storage.filesystem
         token = filesystem.token or get_token()
         if not token:
-            raise StorageError(f"{self.place.location}: there is no token for the hub", _HINTS[401])
+            raise StorageError(f"{self.place.location}: there is no token for the hub", HINTS[401])
         learn([token])
         return HfApi(endpoint=filesystem.endpoint, token=token)
 
@@ -150,7 +155,18 @@ class HubBranch:
             raise StorageError(f"{self.place.location} was created, but is not there", "run the same command again")
         if existing is None and not public and not now.private:  # made by another meanwhile
             raise OutputError(f"{self.place.location} is public now", "name another repository", code=CODE)
+        self._require_writable()
         return now.head
+
+    def _require_writable(self) -> None:
+        """Ask how a small file would be sent, and send none: a token that may only read is refused here."""
+        from huggingface_hub import CommitOperationAdd
+
+        def ask() -> None:
+            operation = CommitOperationAdd("config.json", b"{}")
+            self._api.preupload_lfs_files(self.place.repository, [operation], revision=self.place.branch)
+
+        self._calling(ask, "write to")
 
     def files(self, commit: str) -> dict[str, RemoteFile]:
         """The files of a commit by their path."""
@@ -165,22 +181,20 @@ class HubBranch:
 
         return self._calling(ask, "list")
 
-    def upload(self, name: str, content: Path | bytes, sha256: str | None = None) -> Addition:
-        """Send a file, which stays invisible until a commit names it; nothing where the hub has its content already.
-
-        ``sha256``: of the content, where it is known.
-        """
+    def upload(self, name: str, content: Path) -> Addition:
+        """Send a file, which stays invisible until a commit names it; nothing where the hub has its content already."""
         from huggingface_hub import CommitOperationAdd
 
         def send() -> Addition:
             operation = CommitOperationAdd(name, content)
-            if sha256 is not None:
-                operation.upload_info.sha256 = bytes.fromhex(sha256)
             with _without_bars():
                 self._api.preupload_lfs_files(
                     self.place.repository, [operation], revision=self.place.branch, free_memory=False
                 )
-            return Addition(name, content, operation.upload_info.sha256.hex(), operation)
+            in_commit = getattr(operation, "_upload_mode", None) != "lfs"
+            blob = git_hash(content.read_bytes()) if in_commit else None
+            info = operation.upload_info
+            return Addition(name, info.size, info.sha256.hex(), blob, in_commit, operation)
 
         return self._calling(send, f"upload {name} to")
 
@@ -188,12 +202,12 @@ class HubBranch:
         """A small file, which the commit itself sends."""
         from huggingface_hub import CommitOperationAdd
 
-        return Addition(name, data, sha256_of(data), CommitOperationAdd(name, data))
+        return Addition(name, len(data), sha256_of(data), git_hash(data), True, CommitOperationAdd(name, data))
 
     def commit(self, additions: Sequence[Addition], message: str, parent: str) -> str:
         """Make uploaded files visible, all in one step, on top of a commit. Returns the new commit.
 
-        Raises LockedError where the branch has moved on from its parent.
+        Raises MovedError where the branch has moved on from its parent.
         """
 
         def send() -> str:
@@ -206,7 +220,7 @@ class HubBranch:
 
         try:
             return self._calling(send, "commit to")
-        except LockedError:
+        except MovedError:
             now = self.look()  # an answer that was lost: the commit is ours
             if now is not None and now.head is not None and self._has(now.head, additions):
                 return now.head
@@ -214,7 +228,7 @@ class HubBranch:
 
     def _has(self, commit: str, additions: Sequence[Addition]) -> bool:
         files = self.files(commit)
-        return all(same(files.get(one.name), one.content, one.sha256) for one in additions)
+        return all(one.is_there(files.get(one.name)) for one in additions)
 
     def _calling(self, ask: Callable[[], Answer], what: str, deadline: float | None = None) -> Answer:
         text = f"cannot {what} {self.place.location}"
@@ -223,35 +237,20 @@ class HubBranch:
             try:
                 return ask()
             except Exception as error:
-                failed = self._translated(error, text)
+                failed = translated(self._storage, error, text)
             raise failed  # outside the handler: its context would be the client's error, which may quote credentials
 
         return self._storage.retrying(attempt, text, deadline=deadline)
 
-    def _translated(self, error: Exception, what: str) -> Exception:
-        if isinstance(error, SvcDistError):
-            return error
-        decisive = _decisive(error)
-        status = _status(decisive)
-        if status == 412:
-            return LockedError(
-                f"{self.place.location}: another program committed to this branch meanwhile",
-                "nothing is lost: run the same command again, or name a branch of its own: hf://owner/name@branch",
-            )
-        failed = self._storage.translate(decisive, what)
-        if isinstance(failed, StorageError) and (status in _HINTS or isinstance(failed, TransientStorageError)):
-            failed.hint = _HINTS.get(status, "check the network and HF_ENDPOINT")
-        return failed
 
-
-def same(remote: RemoteFile | None, content: Path | bytes, sha256: str | None = None) -> bool:
-    """Whether a hub's file has this content. ``sha256``: of it, where it is known."""
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if remote is None or remote.size != size:
-        return False
-    if remote.sha256 is None:
-        return remote.blob == git_hash(content if isinstance(content, bytes) else content.read_bytes())
-    return remote.sha256 == (sha256 or sha256_of(content))
+def same(remote: RemoteFile, content: Path) -> bool:
+    """Whether a hub's file has this content. Raises StorageError where that cannot be read."""
+    with os_errors(f"cannot read {content}"):
+        if remote.size != content.stat().st_size:
+            return False
+        if remote.sha256 is None:
+            return remote.blob == git_hash(content.read_bytes())
+        return remote.sha256 == sha256_of(content)
 
 
 def sha256_of(content: Path | bytes) -> str:
@@ -260,25 +259,6 @@ def sha256_of(content: Path | bytes) -> str:
         return hashlib.sha256(content).hexdigest()
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _decisive(error: Exception) -> Exception:
-    """Of an error and its causes the one that has the hub's answer, else the one that says why there is none."""
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None and cause not in chain:
-        chain.append(cause)
-    answered = [one for one in chain if _status(one) is not None]
-    unanswered = [one for one in chain if isinstance(one, OSError) or _is_of_transport(one)]
-    found = next(iter((*answered, *unanswered)), error)
-    return found if isinstance(found, Exception) else error
-
-
-def _is_of_transport(error: BaseException) -> bool:
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)  # of whichever httpx it is built on
-
-
-def _status(error: BaseException) -> Any:
-    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,17 +18,20 @@ import svc_dist
 from svc_dist.errors import (
     DrainedError,
     ExitCode,
-    LockedError,
     OtherMergeError,
     OutputError,
     RecipeError,
     StorageError,
     VerificationError,
 )
-from svc_dist.run.hub import upload
-from svc_dist.run.series.nightly import Nightly
-from svc_dist.storage.access import Access, ClientOptions
-from svc_dist.storage.hub.branch import HubBranch
+from svc_dist.run.hub import staged, upload
+from svc_dist.run.options import Options
+from svc_dist.run.series.nightly import Nightly, run_repeated
+from svc_dist.run.signals.stopping import signals
+from svc_dist.run_folder.output import Output
+from svc_dist.storage.access import DEFAULT_ACCESS, Access, ClientOptions
+from svc_dist.storage.hub.branch import HubBranch, Place
+from svc_dist.storage.open import open_storage
 from tests.run.hub.conftest import Merging
 from tests.support.hub import TOKEN
 
@@ -162,18 +166,58 @@ def test_an_upload_that_fails_for_a_moment_is_repeated(merging: Merging) -> None
     assert merging.there() == merging.staged()
 
 
-def test_a_commit_by_another_program_in_between_is_noticed(merging: Merging) -> None:
-    def intrude() -> None:
-        merging.hub.before_commit = lambda: None
-        merging.hub.change("acme/merged", "main", {"notes.txt": b"mine"})
+def intrude(merging: Merging, name: str, times: int) -> None:
+    """Commit a file before each of the next commits, as another program."""
+    left = [times]
 
-    merging.hub.before_commit = intrude
-    with pytest.raises(LockedError, match="another program committed") as caught:
+    def commit() -> None:
+        if left[0]:
+            left[0] -= 1
+            merging.hub.change("acme/merged", "main", {name: b"%d" % left[0]})
+
+    merging.hub.before_commit = commit
+
+
+def test_commits_of_others_in_between_stay_and_the_upload_goes_on(merging: Merging) -> None:
+    intrude(merging, "notes.txt", 2)
+    merging.start()
+    assert merging.there() == merging.staged() | {"notes.txt": b"0"}
+
+
+def test_a_file_of_the_same_name_that_another_program_commits_in_between_is_kept(merging: Merging) -> None:
+    intrude(merging, "README.md", 1)
+    with pytest.raises(OutputError, match="already holds README"):
         merging.start()
-    assert caught.value.exit_code == ExitCode.LOCKED
-    assert set(merging.there()) == {"notes.txt"}
-    merging.start()  # its file stays
-    assert merging.there() == merging.staged() | {"notes.txt": b"mine"}
+    assert merging.there() == {"README.md": b"0"}
+
+
+def test_a_branch_that_never_rests_is_a_failure_and_not_another_start(merging: Merging) -> None:
+    intrude(merging, "notes.txt", 100)
+    with pytest.raises(StorageError, match="again and again") as caught:
+        merging.start()
+    assert caught.value.exit_code == ExitCode.STORAGE
+    merging.hub.before_commit = lambda: None
+    merging.start()
+    assert set(merging.there()) == set(merging.staged()) | {"notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["README.md", INDEX, "sub/model.safetensors", "model-00009-of-00009.safetensors"])
+def test_what_comes_last_is_refused_before_the_merge(merging: Merging, name: str) -> None:
+    merging.hub.create("acme/merged", private=True)
+    merging.hub.change("acme/merged", "main", {name: b"{}"})
+    with pytest.raises(OutputError, match=f"already holds {name}"):
+        merging.start()
+    assert not merging.staging.exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_token_that_may_not_write_is_refused_before_the_merge(merging: Merging, exists: bool) -> None:
+    if exists:
+        merging.hub.create("acme/merged", private=True)
+    merging.hub.read_only = True
+    with pytest.raises(StorageError, match="the token may not write there"):
+        merging.start()
+    assert not merging.staging.exists()
 
 
 @pytest.mark.parametrize("name", ["README.md", "model-00001-of-00009.safetensors", INDEX, "sub/model.safetensors"])
@@ -257,6 +301,65 @@ def test_a_stop_while_a_file_is_sent_takes_effect_after_it(merging: Merging, mon
     assert merging.there() == merging.staged()
 
 
+@pytest.mark.parametrize("size", ["3kB", "1GB"])
+def test_what_a_stopped_upload_leaves_never_looks_whole(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    merging.recipe["max_shard_size"] = size
+    small = HubBranch.small
+
+    def stopping(self: HubBranch, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return small(self, *arguments)
+
+    monkeypatch.setattr(HubBranch, "small", stopping)  # every weight was sent by then
+    with pytest.raises(DrainedError):
+        merging.start()
+    shards = {name for name in merging.staged() if name.endswith(".safetensors")}
+    assert set(merging.there()) == shards - {max(shards)}
+    sent = merging.hub.log.count("object")
+    monkeypatch.setattr(HubBranch, "small", small)
+    merging.start()
+    assert merging.there() == merging.staged()
+    assert merging.hub.log.count("object") == sent == len(shards)
+
+
+def test_a_stop_stays_one_where_its_commit_fails(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("svc_dist").propagate = True
+    small = HubBranch.small
+
+    def stopping(self: HubBranch, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return small(self, *arguments)
+
+    def failing(self: HubBranch, *arguments: Any) -> str:
+        raise StorageError("the hub is gone")
+
+    monkeypatch.setattr(HubBranch, "small", stopping)
+    monkeypatch.setattr(HubBranch, "commit", failing)
+    with pytest.raises(DrainedError):
+        merging.start()
+    assert "the hub is gone" in caplog.text
+
+
+def test_a_stop_that_the_merge_took_at_its_end_is_one_of_the_upload_too(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def merged(*arguments: Any) -> Any:
+        with signals(threading.Event()):
+            signal.raise_signal(signal.SIGTERM)
+        return run_repeated(*arguments)
+
+    monkeypatch.setattr(staged, "run_repeated", merged)
+    with pytest.raises(DrainedError, match="not yet uploaded"):
+        merging.start()
+    assert not merging.hub.objects
+    monkeypatch.setattr(staged, "run_repeated", run_repeated)
+    merging.start()
+
+
 def test_a_time_limit_covers_the_upload(merging: Merging) -> None:
     svc_dist.merge(merging.recipe, merging.staging, executor="inline")
     with pytest.raises(DrainedError):
@@ -264,15 +367,100 @@ def test_a_time_limit_covers_the_upload(merging: Merging) -> None:
     assert merging.start().executor == "upload"
 
 
-def test_a_file_that_the_repository_ignores_is_found_missing(merging: Merging, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ignored", ["config.json", "model-00001-of-"])
+def test_a_file_that_the_repository_ignores_is_found_missing_until_it_is_there(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
     method = HubBranch.commit
 
-    def without_config(self: HubBranch, additions: Any, message: str, parent: str) -> str:
-        return method(self, [one for one in additions if one.name != "config.json"], message, parent)
+    def without(self: HubBranch, additions: Any, message: str, parent: str) -> str:
+        return method(self, [one for one in additions if not one.name.startswith(ignored)], message, parent)
 
-    monkeypatch.setattr(HubBranch, "commit", without_config)
-    with pytest.raises(VerificationError, match="such as config"):
+    monkeypatch.setattr(HubBranch, "commit", without)
+    for _ in range(2):
+        with pytest.raises(VerificationError, match=f"such as {ignored}"):
+            merging.start()
+    monkeypatch.setattr(HubBranch, "commit", method)
+    merging.start()
+    assert merging.there() == merging.staged()
+    assert merging.start().executor == "none"
+
+
+def test_a_file_that_was_removed_is_sent_again_while_the_staging_folder_has_it(merging: Merging) -> None:
+    merging.start()
+    for name in ("README.md", "model-00001-of-00004.safetensors"):
+        merging.hub.change("acme/merged", "main", {name: None})
+        assert merging.start().executor == "upload"
+        assert merging.there() == merging.staged()
+    merging.hub.change("acme/merged", "main", {"README.md": None})
+    shutil.rmtree(merging.staging)
+    with pytest.raises(VerificationError, match=r"no README\.md(?s:.*)@next"):
         merging.start()
+    assert not merging.staging.exists()
+
+
+def test_killed_before_the_check_the_next_start_checks(merging: Merging, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> int:
+        raise Killed
+
+    finished = upload.Uploading._finished
+    monkeypatch.setattr(upload.Uploading, "_finished", killed)
+    with pytest.raises(Killed):
+        merging.start()
+    monkeypatch.setattr(upload.Uploading, "_finished", finished)
+    assert upload.UPLOAD_FILE in merging.staged()
+    merging.hub.change("acme/merged", "main", {"config.json": b"{}"})
+    with pytest.raises(OutputError, match=r"already holds config\.json"):
+        merging.start()
+    merging.hub.change("acme/merged", "main", {"config.json": merging.staged()["config.json"]})
+    merging.start()
+    assert merging.there() == merging.staged()
+
+
+@pytest.mark.parametrize("lost", ["strong/config.json", "strong/README.md", "strong/merge_report.json"])
+def test_a_staged_merge_that_is_not_whole_is_not_uploaded(merging: Merging, lost: str) -> None:
+    merging.recipe["outputs"] = [{"path": "weak", "lambda": 0.3}, {"path": "strong", "lambda": 0.9}]
+    svc_dist.merge(merging.recipe, merging.staging, executor="inline")
+    if lost.endswith("report.json"):
+        (merging.staging / lost).write_bytes(b"{")
+    else:
+        (merging.staging / lost).unlink()
+    with pytest.raises(VerificationError, match="is not whole: strong/"):
+        merging.start()
+    assert not merging.hub.objects
+
+
+def test_from_a_remote_staging_folder_one_copy_at_a_time_lies_in_the_scratch_folder(
+    merging: Merging, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    svc_dist.merge(merging.recipe, merging.staging, executor="inline")
+    remote = open_storage("memory://staged", DEFAULT_ACCESS)
+    for name, data in merging.staged().items():
+        remote.put(name, data)
+    scratch, copies = tmp_path / "scratch", []
+    scratch.mkdir()
+    method = HubBranch.upload
+
+    def counting(self: HubBranch, name: str, content: Path) -> Any:
+        copies.append((content.is_relative_to(scratch), len(list(scratch.iterdir()))))
+        return method(self, name, content)
+
+    monkeypatch.setattr(HubBranch, "upload", counting)
+    branch = HubBranch(Place("acme/merged", "main"), merging.access)
+
+    def send(folder: Path) -> None:
+        options = Options(executor="inline", scratch=str(folder))
+        sending = upload.Uploading(branch, Output("memory://staged"), False, options, threading.Event())
+        sending.run(SimpleNamespace(require_held=lambda: None), time.monotonic())  # type: ignore[arg-type]
+
+    with pytest.raises(StorageError, match=r"cannot use scratch space in .*missing"):
+        send(tmp_path / "missing")
+    send(scratch)
+    assert merging.there() == merging.staged()
+    assert len(copies) > 2
+    assert set(copies) == {(True, 1)}
+    assert not list(scratch.iterdir())
+    assert sum(line.startswith("commit") for line in merging.hub.log) == 1  # within a minute
 
 
 def test_several_results_go_into_folders(merging: Merging) -> None:

@@ -1,4 +1,4 @@
-"""A branch of a hub: its name, what is the same content, what a refusal says (svc_dist.storage.hub.branch).
+"""A branch of a hub: its name, what is the same content (svc_dist.storage.hub.branch).
 
 What it does with a hub is in tests/run/hub/test_staged.py.
 """
@@ -6,14 +6,13 @@ What it does with a hub is in tests/run/hub/test_staged.py.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from svc_dist.errors import LockedError, OutputError, StorageError, TransientStorageError
-from svc_dist.storage.access import DEFAULT_ACCESS
-from svc_dist.storage.hub.branch import HubBranch, Place, RemoteFile, git_hash, parse_place, same
+from svc_dist.errors import OutputError, StorageError
+from svc_dist.storage.hub.branch import Addition, Place, RemoteFile, git_hash, parse_place, same
 
 
 @pytest.mark.parametrize(
@@ -38,48 +37,17 @@ def test_gits_hash_is_that_of_git() -> None:
 def test_content_is_compared_by_the_hash_that_the_hub_has(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"hello\n")
-    large = RemoteFile(6, hashlib.sha256(b"hello\n").hexdigest(), "of a pointer")
-    small = RemoteFile(6, None, git_hash(b"hello\n"))
+    digest = hashlib.sha256(b"hello\n").hexdigest()
+    large, small = RemoteFile(6, digest, "of a pointer"), RemoteFile(6, None, git_hash(b"hello\n"))
+    sent = Addition("file", 6, digest, git_hash(b"hello\n"), True, None)
     for remote in (large, small):
-        assert same(remote, b"hello\n")
         assert same(remote, file)
-        assert not same(remote, b"hallo\n")
-        assert not same(remote, b"hello")
-    assert not same(None, file)
-    assert same(large, file, large.sha256)
-    assert not same(large, file, "0" * 64)
-
-
-def test_a_lost_connection_is_transient_also_as_the_cause_of_another_error() -> None:
-    class TransportError(Exception):
-        """The name of httpx's base class."""
-
-    error, cause = RuntimeError("Error while uploading"), TransportError("refused")
-    cause.__cause__ = Exception("of a lower layer")
-    error.__cause__ = cause
-    branch = HubBranch(Place("acme/m", "main"), DEFAULT_ACCESS)
-    assert type(branch._translated(error, "cannot upload")) is TransientStorageError
-    error.__cause__ = ConnectionResetError()
-    assert type(branch._translated(error, "cannot upload")) is TransientStorageError
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "hint"),
-    [
-        (401, StorageError, "a token that may write"),
-        (403, StorageError, "may not write"),
-        (412, LockedError, "a branch of its own"),
-        (429, TransientStorageError, "limits uploads"),
-        (503, TransientStorageError, "check the network"),
-    ],
-)
-def test_a_refusal_says_what_to_do_also_as_the_cause_of_another_error(
-    status: int, kind: type[Exception], hint: str
-) -> None:
-    cause = OSError("no")
-    cause.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
-    error = RuntimeError("Error while uploading")
-    error.__cause__ = cause
-    failed = HubBranch(Place("acme/m", "main"), DEFAULT_ACCESS)._translated(error, "cannot upload")
-    assert type(failed) is kind
-    assert hint in str(failed)
+        assert sent.is_there(remote)
+        assert not sent.is_there(replace(remote, size=5))
+    file.write_bytes(b"hallo\n")
+    for remote in (large, small):
+        assert not same(remote, file)
+        assert not replace(sent, sha256="0" * 64, blob="0").is_there(remote)
+    assert not sent.is_there(None)
+    with pytest.raises(StorageError, match=r"cannot read .*gone"):
+        same(large, tmp_path / "gone")
