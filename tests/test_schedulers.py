@@ -62,7 +62,7 @@ def test_the_workflow_repeats_what_another_start_may_mend() -> None:
     retry = workflow()["spec"]["workflowSpec"]["templates"][0]["retryStrategy"]
     assert retry["retryPolicy"] == "Always"
     excluded = set(re.findall(r"'(\d+)'", retry["expression"]))
-    assert excluded == {str(ExitCode.USAGE), str(ExitCode.INPUT)}
+    assert excluded == {str(ExitCode.USAGE), str(ExitCode.INPUT), str(ExitCode.LOCKED)}
     assert workflow()["spec"]["concurrencyPolicy"] == "Forbid"
 
 

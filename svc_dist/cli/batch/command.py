@@ -112,6 +112,7 @@ def _record(
     from svc_dist.run.batch.jobs import read_jobs
     from svc_dist.run.batch.record import BatchRecord
     from svc_dist.run.executors.ray_address import require_head
+    from svc_dist.run.hub.staged import Staging, require_hub
     from svc_dist.run.options import Options
     from svc_dist.run.series.nightly import Nightly
 
@@ -122,6 +123,7 @@ def _record(
     common = parse_changes(changes or ())
     jobs = [dataclasses.replace(job, changes={**job.changes, **common}) for job in read_jobs(source, output, access)]
     Options(executor=merging["executor"], address=merging["address"], slots=merging["slots"])
+    require_hub([job.output for job in jobs], Staging(merging["staging"], merging["public"]))
     for job in jobs:
         if "{date}" not in job.output:
             Nightly(merging["if_changed"], merging["latest"], merging["keep"]).require_date()

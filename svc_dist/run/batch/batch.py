@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from svc_dist.run.batch.jobs import Job
 from svc_dist.run.batch.record import BatchRecord, Row
 from svc_dist.run.session import MergeSummary
 from svc_dist.run.signals.outcome import Outcome
+from svc_dist.run.signals.stopping import recorded_stop
 from svc_dist.sizes import counted
 from svc_dist.storage.secrets import redact
 
@@ -27,23 +29,30 @@ def run_batch(record: BatchRecord, merge: Merge, runtime: float | None = None) -
     an interruption), after the record says so: the same command again resumes. StorageError where the record cannot
     be written.
     """
-    until = None if runtime is None else time.monotonic() + runtime
     record.write()  # where that fails, nothing is merged
     try:
-        for number, row in enumerate(record.rows):
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                raise DrainedError(
-                    f"time is up: {counted(len(record.rows) - number, 'merge')} of the batch have not begun",
-                    "run the same command again to resume",
-                )
-            _log.info(f"merge {number + 1} of {len(record.rows)}: {row.job.name}")
-            record.began(row)
-            _run(record, row, merge, left)
+        with recorded_stop() as asked:
+            _run_all(record, merge, runtime, asked)
     except BaseException:
         record.close(stopped=True)
         raise
     record.close(stopped=False)
+
+
+def _run_all(record: BatchRecord, merge: Merge, runtime: float | None, asked: threading.Event) -> None:
+    """The merges in turn. ``asked``: set once one of them was asked to stop, however it ended."""
+    until = None if runtime is None else time.monotonic() + runtime
+    for number, row in enumerate(record.rows):
+        left = None if until is None else until - time.monotonic()
+        if asked.is_set() or (left is not None and left <= 0):
+            why = "asked to stop" if asked.is_set() else "time is up"
+            raise DrainedError(
+                f"{why}: {counted(len(record.rows) - number, 'merge')} of the batch have not begun",
+                "run the same command again to resume",
+            )
+        _log.info(f"merge {number + 1} of {len(record.rows)}: {row.job.name}")
+        record.began(row)
+        _run(record, row, merge, left)
 
 
 def _run(record: BatchRecord, row: Row, merge: Merge, left: float | None) -> None:

@@ -47,7 +47,15 @@ def read_jobs(source: str, output: str | None, access: Access) -> list[Job]:
     refuse_credentials(source, "FOLDER|FILE")
     jobs = _listed(source, output, access) if source.endswith(_FILES) else _of_folder(source, output, access)
     seen: dict[str, str] = {}
+    names: set[str] = set()
     for job in jobs:
+        if job.name in names:
+            raise RecipeError(
+                f"two merges are called {printable(job.name)}: staging folders, metrics and the report go by the name",
+                "set `name` of one of them",
+                code=_CODE,
+            )
+        names.add(job.name)
         place = job.output.rstrip("/")
         if place in seen:
             raise RecipeError(

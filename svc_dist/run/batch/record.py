@@ -22,14 +22,15 @@ from svc_dist.storage.open import open_storage
 from svc_dist.storage.secrets import redact
 
 #: Exit codes of failed merges, the worst first. Those after which another start may help come before those after which
-#: it cannot, so that a scheduler repeats the batch as long as that is of use.
+#: it cannot, so that a scheduler repeats the batch as long as that is of use. That another start was at work is no
+#: failure, so it hides none.
 WORST = (
     ExitCode.INTERNAL,
     ExitCode.UNITS_FAILED,
     ExitCode.STORAGE,
-    ExitCode.LOCKED,
     ExitCode.INPUT,
     ExitCode.USAGE,
+    ExitCode.LOCKED,
 )
 WAITING, RUNNING = "waiting", "running"
 _LONGEST = 160  # characters of an error in the table

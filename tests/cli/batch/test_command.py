@@ -113,6 +113,8 @@ def test_a_stop_is_raised_with_its_code_after_the_table(recipes: Path, monkeypat
 @pytest.mark.parametrize(
     ("options", "about"),
     [
+        (("--public",), "--public is about an OUTPUT on a hub"),
+        (("--staging", "staged"), "--staging is about an OUTPUT on a hub"),
         (("--keep", "3"), "--keep takes an OUTPUT with {date}"),
         (("--address", "10.0.0.1:6379"), "but executor is inline"),
     ],

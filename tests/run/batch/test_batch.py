@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from svc_dist.run.batch.batch import run_batch
 from svc_dist.run.batch.jobs import Job
 from svc_dist.run.batch.record import BatchRecord
 from svc_dist.run.session import MergeSummary
+from svc_dist.run.signals.stopping import signals
 from svc_dist.storage.access import DEFAULT_ACCESS
 
 
@@ -94,7 +97,24 @@ def test_the_exit_code_is_the_worst_and_says_whether_another_start_may_help(tmp_
         batch = Batch(tmp_path, "abcde")
         run_batch(batch.record, merging(**dict(zip("abcd", errors[:count], strict=False))))
         seen.append(batch.record.exit_code)
-    assert seen == [0, 2, 5, 4, 6]
+    assert seen == [0, 2, 2, 4, 6]
+    batch = Batch(tmp_path, "ab")
+    run_batch(batch.record, merging(a=LockedError("")))
+    assert batch.record.exit_code == ExitCode.LOCKED
+
+
+@pytest.mark.parametrize("error", [None, UnitsFailedError("one")])
+def test_a_stop_that_a_merge_took_at_its_end_stops_the_batch(tmp_path: Path, error: BaseException | None) -> None:
+    def merge(job: Job, runtime: float | None) -> MergeSummary:
+        with signals(threading.Event()):
+            signal.raise_signal(signal.SIGTERM)
+        return merging(**({} if error is None else {"a": error}))(job, runtime)
+
+    batch = Batch(tmp_path, "ab")
+    with pytest.raises(DrainedError, match="asked to stop: 1 merge of the batch"):
+        run_batch(batch.record, merge)
+    assert batch.states() == ["complete" if error is None else "failed", "waiting"]
+    assert batch.record.exit_code == ExitCode.TRY_AGAIN
 
 
 def test_the_time_limit_is_one_for_all(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def test_a_list_gives_its_entries_in_order_with_paths_beside_it(tmp_path: Path) 
         ("- {recipe: 3}", "3 is no text"),
         ("- {recipe: a.yaml, name: ../b}", "'../b' is no name of a folder"),
         ("- {recipe: a.yaml, set: 3}", "must be a mapping"),
-        ("- a.yaml\n- sub/a.yaml", "a and a have the same output"),
+        ("- a.yaml\n- {recipe: sub/a.yaml, output: other}", "two merges are called a:"),
+        ("- {recipe: a.yaml, output: o}\n- {recipe: b.yaml, output: o}", "a and b have the same output"),
     ],
 )
 def test_a_list_that_is_wrong_is_refused_by_line(tmp_path: Path, text: str, about: str) -> None:
