@@ -133,7 +133,7 @@ def merge(
     if log_format == logs.Format.TEXT and not quiet and summary.units_resumed < summary.units:  # merged just now
         from svc_dist.cli.overview.next_steps import next_steps
 
-        say("\n".join(next_steps(summary.output)))
+        say("\n".join(next_steps(summary.output if "{" in output else output)))  # as typed, but for {date}
 
 
 def run_merge(given: Mapping[str, Any]) -> MergeSummary:

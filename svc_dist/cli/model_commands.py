@@ -39,7 +39,7 @@ def inspect(
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
     verbose: verbosity.Verbose = False,
-    quiet: verbosity.Quiet = False,
+    quiet: verbosity.QuietLog = False,
 ) -> None:
     """Show how much the sum of the experts over-counts. Also shows which experts overlap, by layer. Merges nothing.
 

@@ -99,7 +99,7 @@ def batch(
     try:
         run_batch(record, merge, merging["max_runtime"])
     finally:
-        _tell(record)
+        _tell(record, merging["quiet"])
     if record.exit_code:
         raise typer.Exit(record.exit_code)
 
@@ -147,9 +147,9 @@ def _of_job(job: Job, merging: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tell(record: BatchRecord) -> None:
+def _tell(record: BatchRecord, quiet: bool) -> None:
+    """Say how the merges ended; ``quiet``: the log has each failure already, and nothing more is said."""
     if logs.is_json():
         _log.info("batch", extra={"fields": record.data()})
-        return
-    for line in record.table():
-        say(line)
+    elif not quiet:
+        say("\n".join(record.table()))

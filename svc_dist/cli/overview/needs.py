@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,20 @@ from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import STAGE, Access
 from svc_dist.storage.open import open_storage
 
+_COLUMNS = 80
 _UNITS = 20_000  # a plan with more is not simulated here: that takes longer than planning
 
 
 @dataclass(frozen=True)
 class Need:
-    """A row: what is needed of something, and what is here. ``short``: what to do where that is too little."""
+    """A row: what is needed of something, and what is here. ``short``: what to do where that is too little; ``note``:
+    what the row is based on."""
 
     subject: str
     needed: str
     here: str
     short: str | None = None
+    note: str | None = None
 
 
 def needs(plans: Sequence[Plan], output: str | None, access: Access) -> list[Need]:
@@ -48,8 +52,10 @@ def needs(plans: Sequence[Plan], output: str | None, access: Access) -> list[Nee
 
 
 def needs_lines(rows: Sequence[Need]) -> list[str]:
-    """The rows as a table."""
-    return aligned([("", "needed", "here"), *((row.subject, row.needed, row.here) for row in rows)])
+    """The rows as a table, and their notes below it."""
+    table = aligned([("", "needed", "here"), *((row.subject, row.needed, row.here) for row in rows)])
+    notes = [line for row in rows if row.note is not None for line in textwrap.wrap(row.note, _COLUMNS)]
+    return [*table, *notes]
 
 
 def shortages(rows: Sequence[Need]) -> Iterator[str]:
@@ -101,4 +107,5 @@ def _time(plans: Sequence[Plan], remote: bool) -> Need:
         estimates.append(estimate)
     seconds = sum(one.prediction.seconds for one in estimates)
     last = estimates[-1]
-    return Need("time", f"about {span(seconds)}", f"{last.machine}; estimated for {last.basis}, see measure-host")
+    note = f"time estimated for {last.basis} (see measure-host)"
+    return Need("time", f"about {span(seconds)}", last.machine, note=note)

@@ -6,15 +6,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from svc_dist.cli.overview.columns import aligned
-
 _ADAPTER, _MODEL = "adapter_config.json", "config.json"
 
 
 def next_steps(output: str) -> list[str]:
-    """A few lines with commands. ``output``: where the merge went; of several results, the first stands for all."""
-    lines = aligned(list(_steps(output)))
-    return [f"{'next:' if number == 0 else '     '} {line}" for number, line in enumerate(lines)]
+    """Commands, with what each does above it. ``output``: where the merge went; of several results, the first stands
+    for all."""
+    return ["next:", *(f"  {line}" for about, command in _steps(output) for line in (f"# {about}", command))]
 
 
 def _steps(output: str) -> Iterator[tuple[str, str]]:
@@ -23,13 +21,13 @@ def _steps(output: str) -> Iterator[tuple[str, str]]:
     place = shlex.quote(model)
     rest = ", and so each of the results" if several else ""
     if local and not (Path(model) / _ADAPTER).exists():
-        yield f"svc-dist smoke {place}", f"# load it in transformers and run it once{rest}"
+        yield f"load it in transformers and run it once{rest}", f"svc-dist smoke {place}"
     if not local:
-        yield f"svc-dist verify {place} --deep", "# read it back: checksums, NaN and Inf"
+        yield "read it back: checksums, NaN and Inf", f"svc-dist verify {place} --deep"
     if not output.startswith("hf://"):  # a page is written beside the model
-        yield f"svc-dist report {place}", "# a page: what the experts share, what calibration changed"
+        yield "a page: what the experts share, and what the merge made of it", f"svc-dist report {place}"
     if local:
-        yield f"hf upload OWNER/NAME {place}", "# publish it; svc-dist verify COPY --deep checks a copy anywhere"
+        yield "publish it; svc-dist verify COPY --deep checks a copy anywhere", f"hf upload OWNER/NAME {place}"
 
 
 def _first_result(output: str) -> tuple[str, bool]:

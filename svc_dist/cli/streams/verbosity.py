@@ -16,6 +16,16 @@ Verbose = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", rich_help_panel=panels.LOG, help="print warnings and errors only")
 ]
+#: Of a command whose result is what it prints: ``--quiet`` leaves that.
+QuietLog = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        rich_help_panel=panels.LOG,
+        help="print the result and warnings: no log, no progress",
+    ),
+]
 
 
 def level(verbose: bool, quiet: bool) -> int:

@@ -53,6 +53,14 @@ def test_every_recipe_is_merged_but_the_wrong_one_and_what_is_complete_is_skippe
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
+def test_quiet_leaves_the_failures(recipes: Path) -> None:
+    done = run(recipes, "merged", "-q")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.count(" error: b: ") == 1
+    assert "complete" not in done.stderr
+    assert "merged/a" not in done.stderr
+
+
 def test_options_of_a_merge_reach_each(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[Any, ...]] = []
 

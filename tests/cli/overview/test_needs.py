@@ -28,7 +28,11 @@ def test_disk_memory_and_time_stand_beside_what_is_here(plan: Plan, tmp_path: Pa
     assert "available" in memory.here
     assert time.needed.startswith("about ")
     assert not list(shortages(rows))
-    assert [line.split()[0] for line in needs_lines(rows)] == ["needed", "disk", "memory", "time"]
+    *table, note = needs_lines(rows)
+    assert [line.split()[0] for line in table] == ["needed", "disk", "memory", "time"]
+    assert time.here in table[-1]
+    assert max(map(len, (table[-1], note))) <= 80
+    assert note == "time estimated for a typical core and a disk of 1 GB/s (see measure-host)"
 
 
 def test_what_is_too_little_is_said_with_what_to_do(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +47,7 @@ def test_what_is_too_little_is_said_with_what_to_do(plan: Plan, monkeypatch: pyt
 def test_an_object_storage_has_no_free_space_to_compare(plan: Plan) -> None:
     rows = needs([plan], "s3://bucket/merged", DEFAULT_ACCESS)
     assert rows[0].here == "an object storage"
-    assert "a link of" in rows[-1].here
+    assert "a link of" in str(rows[-1].note)
 
 
 def test_a_plan_for_a_gpu_that_is_not_here_is_not_estimated(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
