@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from svc_dist.recipe.writing.explanations import explanations
+from tests.support.adapters import config, llama_modules, lora, write_adapter
 from tests.support.checkpoints import INDEX, llama_config, llama_like, write_checkpoint, write_llamas
 from tests.support.command import Run
 
@@ -203,3 +204,21 @@ def test_a_mistake_has_a_code_a_place_and_a_cure(
         assert part in said
     assert len(said) < 2500, "nobody reads more"
     assert not (world / "OUT" / "model.safetensors").exists()
+
+
+def test_an_adapter_of_another_base_is_a_warning_that_names_both(world: Path, run: Run, tmp_path: Path) -> None:
+    named = config(base_model_name_or_path="org/other-7b")
+    adapter = write_adapter(world / "adapter", lora(llama_modules()), named)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        GOOD.replace("base_model: base", f"base_model: {world / 'base'}")
+        .replace("expert0", str(world / "expert0"))
+        .replace("expert1", str(adapter))
+    )
+    ended = run("plan", recipe)
+    assert ended.code == 0
+    (warning,) = [line for line in ended.out.splitlines() if line.endswith("[adapter-of-another-base]")]
+    assert warning.startswith(f"warning: {adapter}: trained on org/other-7b ")
+    assert f"merged over {world / 'base'}" in warning
+    assert "check that they are the same" in warning
+    assert explanations()["adapter-of-another-base"].do
