@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import svc_dist
 from svc_dist.checkpoint.checkpoint import open_checkpoint
-from svc_dist.checkpoint.weight_files import is_index, missing_shards, names_like
+from svc_dist.checkpoint.weight_files import is_index, is_last, missing_shards, names_like
 from svc_dist.checks.verify import verify
 from svc_dist.errors import DamagedInputError
 from tests.support.checkpoints import recipe_data, write_checkpoint
@@ -52,6 +52,12 @@ def test_shards_that_are_missing() -> None:
     assert missing_shards(["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]) is None
     lone = "m-00002-of-00003.safetensors"
     assert missing_shards([lone]) == (lone, 3, ["m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors"])
+
+
+def test_the_files_without_which_no_model_looks_whole() -> None:
+    whole = ["model.safetensors", "a/m-00003-of-00003.safetensors", "adapter_model.safetensors"]
+    assert all(map(is_last, whole))
+    assert not any(map(is_last, ["m-00001-of-00003.safetensors", "config.json", "m.safetensors.index.json"]))
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,12 @@ class _Upload:
                 f"name another branch, such as {SCHEME}{self.place.repository}@next",
                 code=CODE,
             )
-        if remote.head is None or staged.storage.stat(UPLOAD_FILE) is not None:
+        is_staged = completed(staged) is not None
+        if remote.head is None or (is_staged and staged.storage.stat(UPLOAD_FILE) is not None):
             return False
         files = branch.files(remote.head)
         lost = next((name for name in published.files if name not in files), None)
-        if lost is not None and completed(staged) is None:  # another merge would have another report
+        if lost is not None and not is_staged:  # another merge would have another report
             raise VerificationError(
                 f"{self.place.location} holds a complete merge, but no {printable(lost)}, and the merge is not in "
                 f"{staged.location}",

@@ -98,8 +98,8 @@ class Uploading:
         """Send what the branch lacks, and the index with the last commit. Returns how many files were sent.
 
         SIGTERM, SIGINT or the end of the time limit stops between two files. Raises DrainedError, OutputError where
-        the branch holds other files of these names, VerificationError where the staged merge is not
-        whole, StorageError.
+        the branch holds other files of these names, VerificationError where the staged merge is not whole or the
+        branch differs from it at the end, StorageError.
         """
         published = completed(self.staged)
         if published is None:

@@ -392,6 +392,9 @@ def test_a_file_that_was_removed_is_sent_again_while_the_staging_folder_has_it(m
         merging.hub.change("acme/merged", "main", {name: None})
         assert merging.start().executor == "upload"
         assert merging.there() == merging.staged()
+    (merging.staging / upload.UPLOAD_FILE).write_bytes(b"{}")
+    (merging.staging / INDEX).unlink()
+    assert merging.start().executor == "none"  # what is left of a staging folder is no merge that could be sent
     merging.hub.change("acme/merged", "main", {"README.md": None})
     shutil.rmtree(merging.staging)
     with pytest.raises(VerificationError, match=r"no README\.md(?s:.*)@next"):
