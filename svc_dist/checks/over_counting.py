@@ -57,7 +57,10 @@ def inspect(
     units = [unit for unit in plan.units if _is_inspected(plan, unit, spans)]
     if not units:
         where = "" if layers is None else f" in layers {layers}"
-        raise RecipeError(f"{recipe.origin.at()}: no matrix to inspect{where}")
+        raise RecipeError(
+            f"{recipe.origin.at()}: no matrix to inspect{where}",
+            "inspect looks at what the recipe merges as a matrix: remove rules that keep it, or name other --layers",
+        )
     sources = [Source(model.location, model.files, access) for model in plan.inputs]
     slots = slots or default_slots(plan.settings)
     memory = device_memory(plan.settings.device) or available_memory() // 2
@@ -108,7 +111,8 @@ def _require_layers(plan: Plan, recipe: ResolvedRecipe, spans: Collection[range]
     missing = next((layer for span in spans for layer in span if layer not in layers), None)  # spans may be huge
     if missing is not None:
         has = f"has layers {min(layers)} to {max(layers)}" if layers else "has no layers"
-        raise RecipeError(f"{recipe.origin.at()}: --layers names layer {missing}, but the model {has}")
+        cure = "name other layers, or leave --layers out to inspect all"
+        raise RecipeError(f"{recipe.origin.at()}: --layers names layer {missing}, but the model {has}", cure)
 
 
 def _summed(recipe: ResolvedRecipe) -> ResolvedRecipe:

@@ -88,7 +88,8 @@ def _load(folder: str) -> tuple[Any, str]:
         config = architecture.read_config(folder)
     except (OSError, ValueError) as error:
         raise VerificationError(
-            f"{folder}: transformers cannot read its config.json: {architecture.reason_of(error)}"
+            f"{folder}: transformers cannot read its config.json: {architecture.reason_of(error)}",
+            "svc-dist verify says whether the model is whole; else restore config.json from the base",
         ) from None
     name = str((config.architectures or ["none named"])[0])
     kind = getattr(transformers, name, None)
@@ -106,7 +107,10 @@ def _load(folder: str) -> tuple[Any, str]:
             "svc-dist verify says whether the model is whole; load it with your own code to see more",
         ) from None
     if wrong or unused:
-        raise VerificationError(f"{folder}: {name}: {architecture.summarised(wrong + unused)}")
+        raise VerificationError(
+            f"{folder}: {name}: {architecture.summarised(wrong + unused)}",
+            "svc-dist verify says which tensors differ from the base; see whether the base itself loads",
+        )
     return model.eval(), name
 
 

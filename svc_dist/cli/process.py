@@ -19,9 +19,7 @@ from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_charact
 from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
 
 #: Codes of errors with many causes: their explanations' general advice misleads about a particular one.
-_SEVERAL_CAUSES = frozenset(
-    ("arguments-refused", "input-changed", "output-refused", "storage-failed", "verification-failed")
-)
+_SEVERAL_CAUSES = frozenset(("arguments-refused", "input-changed", "output-refused", "verification-failed"))
 
 
 def main() -> None:

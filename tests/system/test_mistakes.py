@@ -167,6 +167,20 @@ MISTAKES: dict[str, tuple[str, str, int, str, tuple[str, ...]]] = {
     "no base": (GOOD.replace("base_model: base\n", ""), "plan R", 2, "base-missing", ("R:6", "base_model")),
     "no recipe": (GOOD, "plan nowhere.yaml", 2, "recipe-unreadable", ("nowhere.yaml", "Check the path")),
     "an unknown option": (GOOD, "merge R OUT --devise cpu", 2, "arguments-refused", ("--devise", "--help")),
+    "a layer that the model does not have": (
+        GOOD,
+        "inspect R --layers 99",
+        2,
+        "arguments-refused",
+        ("R: --layers names layer 99", "has layers 0 to", "leave --layers out"),
+    ),
+    "a typo in the path of a merge": (
+        GOOD,
+        "verify nowhere",
+        3,
+        "verification-failed",
+        ("nowhere has 1 problem", "check the path"),
+    ),
     "a value that an option does not have": (
         GOOD,
         "merge R OUT --device gpu",
