@@ -126,7 +126,9 @@ class _Recipe:
 
     @property
     def calibrated(self) -> bool:
-        return bool(self._data.get("calibrate"))
+        given = self._data.get("calibrate") or []
+        each = given if isinstance(given, list) else [given]
+        return any((one.get("method") if isinstance(one, dict) else one) != "none" for one in each)
 
     @property
     def weights(self) -> list[float]:

@@ -52,6 +52,8 @@ def test_a_recipe_that_calibrates_already_keeps_it() -> None:
     kept = given(SHARED, gamma=0.6, calibrate={"method": "svc"})
     assert (kept.text.partition(":")[0], kept.keys) == ("Keep the recipe as it is", {})
     assert kept.command == "svc-dist report CALIBRATED --compare PLAIN"
+    for without in ("none", {"method": "none"}, [{"method": "none"}], []):
+        assert given(SHARED, merged=False, gamma=0.6, calibrate=without).text.startswith("Calibrate: ")
     assert "can be left out" in given(APART, gamma=1.01, calibrate={"method": "svc"}).text
 
 
