@@ -96,7 +96,7 @@ def test_the_proposal_follows_the_number_of_experts_and_the_inspection(tmp_path:
     assert advise(4, 0, apart).method == advise(4, 0).method, "how little is shared decides nothing"
     assert any("differ much in size" in note for note in advise(4, 0, apart).notes)
     shared = Findings(0.5, 1.8, 0.4, (0.1, 0.1))
-    assert (advise(4, 0, shared).method, advise(4, 4, shared).calibrate) == ("swudi", "svc")
+    assert (advise(4, 0, shared).method, advise(4, 4, shared).parameters) == ("swudi", {"lambda": 0.5})
     models = write_llamas(tmp_path / "models")
     text = proposed(models, tmp_path, inspect=lambda recipe: shared).text
     assert "counts what the experts learned 1.80 times (gamma 0.50)" in text
