@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from svc_dist.recipe.writing.explanations import explanations
+from svc_dist.storage.s3.client import forget_clients
 from tests.support.adapters import config, llama_modules, lora, write_adapter
 from tests.support.checkpoints import INDEX, llama_config, llama_like, write_checkpoint, write_llamas
 from tests.support.command import Run
@@ -192,6 +194,15 @@ MISTAKES: dict[str, tuple[str, str, int, str, tuple[str, ...]]] = {
 }
 
 
+@pytest.fixture
+def _no_clients() -> Iterator[None]:
+    """Clients keep the credentials that they were made with: neither those of other tests, nor none for others."""
+    forget_clients()
+    yield
+    forget_clients()
+
+
+@pytest.mark.usefixtures("_no_clients")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_has_a_code_a_place_and_a_cure(
     mistake: str, world: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
