@@ -30,6 +30,10 @@ class ExitCode:
     TRY_AGAIN = 75
 
 
+#: What is said of an exception that is none of these errors, above its trace.
+INTERNAL_ERROR = "internal error in svc-dist; please report it with its trace"
+
+
 class SvcDistError(Exception):
     """Base of all errors of this package: a message, and optionally what to do (``hint``), both harmless to print.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +10,14 @@ from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, Settings
 from svc_dist.run.host import available_memory, default_slots, detect_device, device_memory
 from svc_dist.storage.access import STAGE, Access
-from svc_dist.storage.base import os_errors
+from svc_dist.storage.local import disk_usage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import can_map
 
 
 def free_space(folder: Path) -> int:
     """Free bytes of the disk on which a folder is, or will be made."""
-    with os_errors(f"cannot look at the disk of {folder}"):
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        return shutil.disk_usage(existing).free
+    return int(disk_usage(folder).free)
 
 
 def scratch_bytes(plans: Sequence[Plan], slots: int) -> int:

@@ -16,7 +16,7 @@ from svc_dist.cli.app import app
 from svc_dist.cli.help.usage import UsageError, refusal
 from svc_dist.cli.streams import logs
 from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_character
-from svc_dist.errors import DrainedError, ExitCode, Interrupted, SvcDistError
+from svc_dist.errors import INTERNAL_ERROR, DrainedError, ExitCode, Interrupted, SvcDistError
 
 #: Codes of errors with many causes: their explanations' general advice misleads about a particular one.
 _SEVERAL_CAUSES = frozenset(("arguments-refused", "input-changed", "output-refused", "verification-failed"))
@@ -47,7 +47,7 @@ def main() -> None:
     except Exception:  # a bug: show the whole trace
         from svc_dist.storage.secrets import redact
 
-        text, trace = "internal error in svc-dist; please report it with its trace", redact(traceback.format_exc())
+        text, trace = INTERNAL_ERROR, redact(traceback.format_exc())
         _say(text, f"{trace}{text}", trace=trace, exit_code=ExitCode.INTERNAL)
         _end(ExitCode.INTERNAL, hard=False)
 

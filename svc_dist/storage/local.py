@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from svc_dist.errors import DamagedInputError, has_unpaired
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -161,6 +161,13 @@ def is_there(path: str | Path) -> bool:
 def is_folder(path: str | Path) -> bool:
     """The same for a folder."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def disk_usage(folder: Path) -> Any:
+    """The ``total``, ``used`` and ``free`` bytes of the disk on which a folder is, or will be made. Raises
+    StorageError."""
+    with os_errors(f"cannot look at the disk of {folder}"):
+        return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.methods.auto.features import Features
-from svc_dist.methods.auto.table import CALIBRATIONS, MERGE_METHODS, Row
+from svc_dist.methods.auto.table import CALIBRATIONS, MERGE_METHODS
 
 #: The word in a recipe.
 AUTO = "auto"
@@ -57,20 +57,12 @@ def choose(asked: Mapping[str, Any], features: Features, scale: float) -> AutoCh
     """
     values = {**vars(features), "lambda": scale}
     whole = asked["merge_method"] == AUTO
-    row = _first(MERGE_METHODS if whole else CALIBRATIONS, asked["merge_method"], values)
+    table, method = (MERGE_METHODS, None) if whole else (CALIBRATIONS, asked["merge_method"])
+    row = next(row for row in table if row.holds(values, method))
     keys = dict(row.keys)
     if whole and asked.get("calibrate") not in (None, AUTO):
         del keys["calibrate"]  # the recipe says it
     return AutoChoice(dict(asked), keys, row.because, row.evidence, features)
-
-
-def _first(table: Sequence[Row], method: str, values: Mapping[str, Any]) -> Row:
-    return next(
-        row
-        for row in table
-        if (not row.methods or method in row.methods)
-        and all(low <= values[name] <= high for name, (low, high) in row.when.items())
-    )
 
 
 def _named(calibration: Mapping[str, Any], none: str, some: str) -> str:

@@ -26,9 +26,11 @@ class Row:
     when: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
 
-    def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the features of some experts lie in the row's ranges."""
-        return all(low <= values[name] <= high for name, (low, high) in self.when.items())
+    def holds(self, values: Mapping[str, Any], method: str | None = None) -> bool:
+        """Whether the features of some experts lie in the row's ranges, and it is for this merge method."""
+        return (not self.methods or method in self.methods) and all(
+            low <= values[name] <= high for name, (low, high) in self.when.items()
+        )
 
 
 _SVC = {"method": "svc"}

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from svc_dist.errors import DrainedError, ExitCode, SvcDistError
+from svc_dist.errors import INTERNAL_ERROR, DrainedError, ExitCode, SvcDistError
 from svc_dist.run.batch.jobs import Job
 from svc_dist.run.batch.record import BatchRecord, Row
 from svc_dist.run.session import MergeSummary
@@ -70,11 +70,7 @@ def _run(record: BatchRecord, row: Row, merge: Merge, left: float | None) -> Non
         return
     if outcome.exit_code == ExitCode.TRY_AGAIN or not isinstance(raised, Exception):
         raise raised
-    text = str(raised) if isinstance(raised, SvcDistError) else _trace(raised)
+    trace = "".join(traceback.format_exception(raised))
+    text = str(raised) if isinstance(raised, SvcDistError) else f"{INTERNAL_ERROR}\n{trace}"
     fields = {"merge": row.job.name, "exit_code": outcome.exit_code, "code": code}
     _log.error(f"error: {row.job.name}: {redact(text)}", extra={"fields": fields})
-
-
-def _trace(error: BaseException) -> str:
-    trace = "".join(traceback.format_exception(error))
-    return f"internal error in svc-dist; please report it with its trace\n{trace}"

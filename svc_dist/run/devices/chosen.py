@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings
-from svc_dist.run.executors.ray_address import require_head
 from svc_dist.run.executors.ray_cluster import ClusterGpus
 from svc_dist.run.host import settings_here
 from svc_dist.run.options import ExecutorKind, Options
@@ -29,8 +28,6 @@ def on_cluster(options: Options) -> Iterator[Options]:
     if options.connection is not None or not _joins(options):
         yield options
         return
-    assert options.address is not None
-    require_head(options.address)  # before Ray is imported
     from svc_dist.run.executors.ray import connect
 
     connection = connect(options.address)

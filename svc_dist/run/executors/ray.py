@@ -14,6 +14,7 @@ from typing import Any
 
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, DrainedError, SvcDistError, UnitsFailedError
 from svc_dist.plan.model import Plan
+from svc_dist.run.executors.ray_address import require_head
 from svc_dist.run.executors.ray_cluster import warn_of_unused
 from svc_dist.run.executors.ray_connection import RayConnection
 from svc_dist.run.executors.ray_devices import CORES, Device, RayDevices
@@ -206,6 +207,8 @@ class RayExecutor:
 
 def connect(address: str | None, cores: Callable[[], int] = lambda: 1) -> RayConnection:
     """Join the cluster at an address, or start one with so many cores here. Raises RecipeError, StorageError."""
+    if address is not None:
+        require_head(address)  # before seconds of imports
     import ray
 
     return RayConnection(ray, address, cores)

@@ -19,7 +19,6 @@ from typing import Any
 from svc_dist import __version__
 from svc_dist.errors import StorageError
 from svc_dist.plan.settings import Settings
-from svc_dist.run.executors.ray_address import require_head
 from svc_dist.run.executors.ray_folder import temporary_folder
 from svc_dist.run.placement import Node
 
@@ -157,7 +156,6 @@ def last_line(error: BaseException) -> str:
 
 def join(ray: Any, options: dict[str, Any], address: str) -> None:
     """Connect to a cluster. Raises RecipeError, StorageError."""
-    require_head(address)
     try:
         ray.init(**options, address=address)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

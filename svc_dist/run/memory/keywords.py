@@ -43,15 +43,14 @@ def recipe_data(
 ) -> dict[str, Any]:
     """The data of a recipe for these experts from keywords. Raises RecipeError."""
     require_choice("method", method, (*METHODS, AUTO))
-    own_of = METHODS.get(
-        method
-    )  # none for `auto`, which takes no parameters: the recipe is refused where there are any
-    plain: tuple[dict[str, Any], list[dict[str, Any]]] = (dict(keywords), [{} for _ in experts])
-    shared, by_expert = plain if own_of is None else _by_expert(own_of, keywords, len(experts))
-    for parameter in () if own_of is None else own_of.all_parameters:
-        if parameter.per_model and parameter.name in shared:  # under `parameters` it would be the base's too
-            value = shared.pop(parameter.name)
-            by_expert = [{**own, parameter.name: value} for own in by_expert]
+    shared: dict[str, Any] = dict(keywords)  # auto takes none: the recipe is refused with any
+    by_expert: list[dict[str, Any]] = [{} for _ in experts]
+    if method != AUTO:
+        shared, by_expert = _by_expert(METHODS[method], keywords, len(experts))
+        for parameter in METHODS[method].all_parameters:
+            if parameter.per_model and parameter.name in shared:  # under `parameters` it would be the base's too
+                value = shared.pop(parameter.name)
+                by_expert = [{**own, parameter.name: value} for own in by_expert]
     models = [{"model": name, "parameters": own} for name, own in zip(experts, by_expert, strict=True)]
     given = {"calibrate": calibrate, "dtype": dtype}
     data = {"models": models, "merge_method": method, "parameters": shared}

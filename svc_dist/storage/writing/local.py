@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from svc_dist.errors import StorageError
 from svc_dist.sizes import format_size
 from svc_dist.storage.base import os_errors
 from svc_dist.storage.landing import write_all
-from svc_dist.storage.local import NOT_SUPPORTED, open_regular, remove_tree, sync_folder
+from svc_dist.storage.local import NOT_SUPPORTED, disk_usage, open_regular, remove_tree, sync_folder
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.writing.base import LostRangesError, RangeWriter, ShardFile, ShardState
 
@@ -49,8 +48,7 @@ class LocalSink:
 
     def _require_space(self, needed: int) -> None:
         """Raise StorageError where the disk is too small, before it is filled; some file systems do not know."""
-        with os_errors(f"cannot look at the disk of {self.root}"):
-            usage = shutil.disk_usage(next(path for path in (self.root, *self.root.parents) if path.exists()))
+        usage = disk_usage(self.root)
         if usage.total and usage.free < needed:
             raise StorageError(
                 f"cannot make room for {format_size(needed)} in {self.root}: No space left on device: "

@@ -49,7 +49,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
     """What the cluster has. Nothing else may be asked."""
     found = ClusterGpus()
     monkeypatch.setattr(ray_executor, "connect", lambda address: Connection(found))
-    monkeypatch.setattr(chosen, "require_head", lambda address: None)
     monkeypatch.setattr(chosen, "settings_here", lambda *_: pytest.fail("this machine does not decide"))
     caplog.set_level(logging.INFO, "svc_dist")
     return found
