@@ -335,7 +335,7 @@ def speed_of(found: dict[str, Any]) -> Speed:
     best = {kind: max(rates.values()) for kind, rates in found["products"].items()}
     eigen = tuple((int(size), one["seconds"]) for size, one in found["eigen"].items() if "seconds" in one)
     transfer = found["copies"]["pinned"]["to_device"]
-    return Speed(best["float64"], best["float32"], best["bfloat16"], found["additions"], eigen, CORE.decode,
+    return Speed(best["float64"], best["float32"], found["additions"], eigen, CORE.decode,
                  CORE.encode, transfer)  # fmt: skip
 
 

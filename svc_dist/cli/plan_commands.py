@@ -94,7 +94,7 @@ def measure_host(
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
 ) -> None:
-    """Measure how fast this machine reads, computes and writes. Takes a few minutes; run nothing else meanwhile.
+    """Measure how fast this machine reads, computes and writes. Takes a minute or two; run nothing else meanwhile.
 
     Example: svc-dist measure-host host.json && svc-dist plan recipe.yaml --cluster host=host.json
     """

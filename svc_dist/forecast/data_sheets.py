@@ -28,7 +28,6 @@ class Gpu:
 
     float64: float
     float32: float
-    bfloat16: float
     bandwidth: float
     memory: int
     link: float
@@ -41,7 +40,6 @@ class Gpu:
         return Speed(
             double,
             _REACHED * self.float32,
-            _REACHED * self.bfloat16,
             self.bandwidth / _PER_OPERATION,
             eigen,
             CORE.decode,
@@ -51,22 +49,22 @@ class Gpu:
 
 
 GPUS = {
-    "a100": Gpu(19.5e12, 19.5e12, 312e12, 2.039e12, 80 * 10**9, 32e9,
+    "a100": Gpu(19.5e12, 19.5e12, 2.039e12, 80 * 10**9, 32e9,
                 "NVIDIA A100 data sheet (SXM 80 GB; float64 on tensor cores)"),
-    "h100": Gpu(67e12, 67e12, 989e12, 3.35e12, 80 * 10**9, 64e9,
+    "h100": Gpu(67e12, 67e12, 3.35e12, 80 * 10**9, 64e9,
                 "NVIDIA H100 data sheet (SXM; float64 on tensor cores)"),
-    "h200": Gpu(67e12, 67e12, 989e12, 4.8e12, 141 * 10**9, 64e9,
+    "h200": Gpu(67e12, 67e12, 4.8e12, 141 * 10**9, 64e9,
                 "NVIDIA H200 data sheet (SXM; float64 on tensor cores)"),
-    "b200": Gpu(37e12, 75e12, 2250e12, 8.0e12, 180 * 10**9, 64e9,
+    "b200": Gpu(37e12, 75e12, 8.0e12, 180 * 10**9, 64e9,
                 "NVIDIA DGX B200 data sheet and HGX B200 specifications, an eighth of the system"),
-    "l40s": Gpu(1.43e12, 91.6e12, 362e12, 0.864e12, 48 * 10**9, 32e9,
+    "l40s": Gpu(1.43e12, 91.6e12, 0.864e12, 48 * 10**9, 32e9,
                 "NVIDIA L40S data sheet (float64: 1/64 of float32)"),
-    "mi300x": Gpu(163.4e12, 163.4e12, 1307e12, 5.3e12, 192 * 10**9, 64e9,
+    "mi300x": Gpu(163.4e12, 163.4e12, 5.3e12, 192 * 10**9, 64e9,
                   "AMD Instinct MI300X data sheet (matrix cores)"),
 }  # fmt: skip
 
 #: One core with one thread, while the other cores are busy too.
-CORE = Speed(40e9, 80e9, 190e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)), 0.4e9, 0.3e9)
+CORE = Speed(40e9, 80e9, 1.6e9, ((256, 0.012), (512, 0.045), (1024, 0.22), (2048, 1.5)), 0.4e9, 0.3e9)
 CORE_SOURCE = "one of two virtual cores of an AMD EPYC (Zen 4, AVX-512), measured by measure-host"
 
 #: Bytes a second of one connection to S3 (Amazon's performance design patterns: 85 to 90 MB/s a request).

@@ -24,6 +24,7 @@ import torch
 from svc_dist.checkpoint.formats.codecs.fp8_block import Fp8Block
 from svc_dist.checkpoint.tensor_view import tensor_view
 from svc_dist.forecast.rates import Host, Speed, StorageRates
+from svc_dist.forecast.trial_matrix import TrialMatrix, as_in_units
 from svc_dist.forecast.trial_merge import TrialMerge, require_writable
 from svc_dist.linalg.eigen import symmetric_eigen
 from svc_dist.linalg.gram import gram
@@ -82,13 +83,16 @@ def _speeds(lanes: tuple[int, ...], threads: int, elementwise: tuple[float, ...]
     codes = _code_rates(scratch, lanes, threads)
     eigen = (_seconds(functools.partial(_decompose, _spectrum(size)), lanes, threads) for size in _EIGEN)
     by_lanes = zip(*eigen, strict=True)
-    rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32, torch.bfloat16)]
-    return [
-        Speed(float64, float32, bfloat16, operations, tuple(zip(_EIGEN, seconds, strict=True)), decode, encode)
-        for float64, float32, bfloat16, operations, seconds, decode, encode in zip(
+    rates = [_product_rates(kind, lanes, threads) for kind in (torch.float64, torch.float32)]
+    speeds = [
+        Speed(float64, float32, operations, tuple(zip(_EIGEN, seconds, strict=True)), decode, encode)
+        for float64, float32, operations, seconds, decode, encode in zip(
             *rates, elementwise, by_lanes, *codes, strict=True
         )
     ]
+    matrix = TrialMatrix()
+    whole = _seconds(matrix.merge, lanes, threads)
+    return [as_in_units(speed, matrix.work, seconds) for speed, seconds in zip(speeds, whole, strict=True)]
 
 
 def _product_rates(kind: torch.dtype, lanes: tuple[int, ...], threads: int) -> list[float]:

@@ -15,7 +15,7 @@ import msgspec
 from svc_dist.errors import RecipeError
 from svc_dist.methods.costs import Work
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Speed:
 
     float64: float
     float32: float
-    bfloat16: float
     elementwise: float
     eigen: tuple[tuple[int, float], ...]
     decode: float
@@ -38,7 +37,7 @@ class Speed:
 
     def seconds(self, work: Work) -> float:
         """Seconds for some work on data in place."""
-        products = work.float64 / self.float64 + work.float32 / self.float32 + work.bfloat16 / self.bfloat16
+        products = work.float64 / self.float64 + work.float32 / self.float32
         decompositions = sum(count * self.eigen_seconds(size) for size, count in work.eigen)
         codes = work.decoded / self.decode + work.encoded / self.encode
         return products + decompositions + work.elementwise / self.elementwise + codes

@@ -64,6 +64,6 @@ def _cores(settings: Settings, remote: bool) -> Cluster:
 def _several(threads: int) -> Speed:
     """The speed of a unit with so many cores, as if it rose with them."""
     return Speed(
-        CORE.float64 * threads, CORE.float32 * threads, CORE.bfloat16 * threads, CORE.elementwise * threads,
+        CORE.float64 * threads, CORE.float32 * threads, CORE.elementwise * threads,
         tuple((size, seconds / threads) for size, seconds in CORE.eigen), CORE.decode * threads, CORE.encode * threads,
     )  # fmt: skip

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 class Work:
     """Operations by kind, which run at very different rates.
 
-    ``float64``, ``float32``, ``bfloat16``: of matrix products in that dtype; ``elementwise``: in units of a plain
+    ``float64``, ``float32``: of matrix products in that dtype; ``elementwise``: in units of a plain
     addition of cached data; ``eigen``: symmetric eigendecompositions in float64, as pairs of their size n and how many.
     ``decoded``, ``encoded``: entries of quantised weights, those of other formats as so many of FP8 blocks.
     """
 
     float64: float = 0.0
     float32: float = 0.0
-    bfloat16: float = 0.0
     elementwise: float = 0.0
     eigen: tuple[tuple[int, float], ...] = ()
     decoded: float = 0.0
@@ -32,15 +31,7 @@ class Work:
     def flops(self) -> float:
         """All operations together, with ``9 n^3`` for a decomposition and its vectors."""
         decompositions = sum(9.0 * size**3 * count for size, count in self.eigen)
-        return (
-            self.float64
-            + self.float32
-            + self.bfloat16
-            + self.elementwise
-            + decompositions
-            + self.decoded
-            + self.encoded
-        )
+        return self.float64 + self.float32 + self.elementwise + decompositions + self.decoded + self.encoded
 
     def __add__(self, other: Work) -> Work:
         counts = dict(self.eigen)
@@ -49,7 +40,6 @@ class Work:
         return Work(
             self.float64 + other.float64,
             self.float32 + other.float32,
-            self.bfloat16 + other.bfloat16,
             self.elementwise + other.elementwise,
             tuple(counts.items()),
             self.decoded + other.decoded,
@@ -60,7 +50,6 @@ class Work:
         return Work(
             self.float64 * factor,
             self.float32 * factor,
-            self.bfloat16 * factor,
             self.elementwise * factor,
             tuple((size, count * factor) for size, count in self.eigen),
             self.decoded * factor,

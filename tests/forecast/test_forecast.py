@@ -32,7 +32,7 @@ from svc_dist.run.placement import Node
 from svc_dist.storage.reading import ByteRange, request_count
 from tests.support.checkpoints import MODELS, sparse_checkpoint, write_llamas, write_recipe
 
-SPEED = Speed(1e9, 2e9, 4e9, 1e8, ((512, 0.1), (1024, 0.9), (2048, 7.0)), 1e8, 5e7)
+SPEED = Speed(1e9, 2e9, 1e8, ((512, 0.1), (1024, 0.9), (2048, 7.0)), 1e8, 5e7)
 GB = 10**9
 
 
@@ -115,8 +115,8 @@ def test_no_run_is_faster_than_its_resources_or_slower_than_one_after_another(
 
 
 def test_kinds_of_work_have_rates_of_their_own() -> None:
-    work = Work(1e9, 2e9, 4e9, 1e8, ((1024, 2.0),), decoded=1e8, encoded=1e8)
-    assert SPEED.seconds(work) == pytest.approx(1 + 1 + 1 + 1 + 1.8 + 1 + 2)
+    work = Work(1e9, 2e9, 1e8, ((1024, 2.0),), decoded=1e8, encoded=1e8)
+    assert SPEED.seconds(work) == pytest.approx(1 + 1 + 1 + 1.8 + 1 + 2)
 
 
 @pytest.mark.parametrize(("size", "seconds"), [(512, 0.1), (1024, 0.9), (2048, 7.0), (256, 0.0125), (4096, 56.0)])
