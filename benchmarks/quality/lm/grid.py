@@ -35,6 +35,8 @@ TSV_M = _scaled("TSV-M", "tsv_m", (0.5, 0.75, 1.0, 1.5))
 SWUDI = [
     Variant("SWUDI", "swudi", {"exp_time": time, "rank_ratio": ratio}) for time in (300, 1300) for ratio in (0.3, 0.85)
 ]
+#: Of adapters, whose plain sum is too large: SWUDI's own settings have no scale.
+SWUDI_SCALED = _scaled("SWUDI, scaled", "swudi", (0.2, 0.35, 0.5, 0.7), exp_time=300, rank_ratio=0.3)
 SWUDI_A = [
     Variant("SWUDI-A", "swudi_a", {"rank_rule": rule})
     for rule in ("participation_sqrt", "entropy", "cumvar_0.99", "gavish_donoho")
@@ -70,12 +72,12 @@ CANDIDATES: list[Variant] = [*MAGIC, *ACE, *RES_MERGE]
 OF_SPARSE: list[Variant] = [*RAM, *RAM_PLUS]
 REST: list[Variant] = [*DARE, *ISO_CTS, *MODEL_STOCK]
 #: The rows of the tables, in their order.
-GRID: list[Variant] = [*FIRST, *SECOND, *SWUDI_A, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
+GRID: list[Variant] = [*FIRST, *SECOND, *SWUDI_SCALED, *SWUDI_A, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
 #: What further sets of experts measure.
 MAIN: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
 BRIEF: list[Variant] = FIRST
 #: What is measured of experts that are stored in codes.
-QUANTISED: list[Variant] = [*TASK_ARITHMETIC, *SVC, *SWUDI, *AVERAGE, *TSV_M]
+QUANTISED: list[Variant] = [*TASK_ARITHMETIC, *SVC, *SWUDI, *TSV_M]
 
 #: One expert, whole.
 ALONE = Variant("alone", "task_arithmetic", weight=1.0)

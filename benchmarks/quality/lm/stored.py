@@ -31,11 +31,11 @@ class Format:
 
 _INT4 = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 32}}
 FORMATS = {
-    "fp8": Format(lambda shape: Fp8Block(shape, "deepgemm"), {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     "int4": Format(
         lambda shape: PackedIntegers(shape, "compressed-tensors"),
         {"quant_method": "compressed-tensors", "config_groups": {"group_0": _INT4}},
     ),
+    "fp8": Format(lambda shape: Fp8Block(shape, "deepgemm"), {"quant_method": "fp8", "weight_block_size": [128, 128]}),
 }
 
 

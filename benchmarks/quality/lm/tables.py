@@ -149,7 +149,8 @@ def questions(found: Results) -> str:
     """The comparisons, with intervals and by set of experts."""
     pairs = [
         (_REFERENCE, "average"), (_SVC, _REFERENCE), (_SVC, NORM_MATCHED.family), ("SWUDI", _REFERENCE),
-        ("SWUDI", _SVC), ("TSV-M", _SVC), ("SWUDI", "TSV-M"), ("SWUDI", "SWUDI-A"), ("TIES", _REFERENCE),
+        ("SWUDI", _SVC), ("TSV-M", _SVC), ("SWUDI", "TSV-M"), ("SWUDI, scaled", "TSV-M"),
+        ("SWUDI", "SWUDI-A"), ("TIES", _REFERENCE),
         ("Iso-C", _SVC), ("TSV-M + SVC", "TSV-M"), ("SWUDI + SVC", "SWUDI"), ("MAGIC", _SVC),
     ]  # fmt: skip
     rows = []

@@ -52,7 +52,7 @@ def test_adapters(tmp_path: Path) -> None:
     text = proposed([base, *(tmp_path / name for name in "ab")], tmp_path).text
     assert len(adapters) == 2
     assert "a LoRA adapter of rank 2" in text
-    assert "preset: swudi-lora" in text
+    assert "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5" in text
 
 
 def test_towers_are_kept(tmp_path: Path) -> None:
