@@ -15,7 +15,7 @@ from svc_dist.checkpoint.foreign import empty_folder, missing_folder, refuse_for
 from svc_dist.checkpoint.formats.declarations import FILES as QUANTISATION_FILES
 from svc_dist.checkpoint.header import TensorSpec, header_length, json_object, parse_header
 from svc_dist.checkpoint.modules import module_weights
-from svc_dist.checkpoint.placeholder import refuse_placeholder
+from svc_dist.checkpoint.placeholder import copied, refuse_placeholder
 from svc_dist.checkpoint.weight_files import (
     DIFFUSERS,
     INDEX_FILE,
@@ -193,7 +193,7 @@ def _require_there(folder: Storage, files: list[str], names: list[str]) -> None:
         raise DamagedInputError(
             f"{folder.location}: the index names {counted(len(files), 'file')}, {len(missing)} of them missing: "
             f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}",
-            _DOWNLOAD,
+            copied(_DOWNLOAD, folder.location),
         )
 
 
@@ -206,7 +206,7 @@ def _single_file(folder: Storage, names: list[str]) -> str:
         raise DamagedInputError(
             f"{folder.location}: {count - len(missing)} of {count} shards ({shard}), without an index: "
             f"{missing[0]} is missing",
-            _DOWNLOAD,
+            copied(_DOWNLOAD, folder.location),
         )
     if len(files) > 1:  # a component of diffusers may have files in several dtypes: the plain one counts
         files = [name for name in files if name == f"{DIFFUSERS}.safetensors"] or files

@@ -65,4 +65,10 @@ def refuse_placeholder(head: bytes, where: str) -> None:
     """Raise DamagedInputError when the file ``where``, which begins with these bytes, is a placeholder."""
     found = placeholder(head)
     if found is not None:
-        raise DamagedInputError(f"{where}: {found[0]}", found[1])
+        raise DamagedInputError(f"{where}: {found[0]}", copied(found[1], where))
+
+
+def copied(hint: str, where: str) -> str:
+    """What to do about a file: in a bucket, it is a copy of the one to download again."""
+    is_copy = "://" in where and not where.startswith("hf://")
+    return f"{hint}, then copy it to {where.partition('://')[0]}:// again" if is_copy else hint

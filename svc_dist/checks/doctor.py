@@ -69,7 +69,7 @@ class Finding:
         if self.problem is None:
             return f"{self.subject}: {self.seen}"
         remedy = f"; {self.problem.hint}" if self.problem.hint else ""
-        return f"{self.subject}: {self.problem.message}{remedy}".replace("\n", " ")
+        return f"{self.subject}: {self.problem.message.removesuffix('.')}{remedy}".replace("\n", " ")
 
 
 def examine(
@@ -91,6 +91,7 @@ def examine(
     load = functools.partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     stages, output = placed(load, output)
     stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in stages)
+    target = Output(output, stages[-1].recipe.access)
     sound = True
     inputs: dict[str, ResolvedRecipe] = {}
     for stage in stages:
@@ -102,7 +103,6 @@ def examine(
             sound = sound and finding.problem is None
             yield finding
     plans: list[Plan] = []
-    target = Output(output, stages[-1].recipe.access)
     if sound:
         recorded = None
         with contextlib.suppress(SvcDistError):  # `_writes` reports an output that cannot be read

@@ -40,7 +40,7 @@ from svc_dist.plan.files.tokenizer import (
     with_tokens,
 )
 from svc_dist.plan.fingerprint import fingerprint, versions
-from svc_dist.plan.folders import require_folders
+from svc_dist.plan.folders import line_of, require_folders
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import copies_of, inputs_of, model_of
 from svc_dist.plan.model import Plan, Result, Unit
@@ -170,8 +170,11 @@ def _open_models(recipe: ResolvedRecipe) -> tuple[list[OpenedModel], list[Prefix
     known = KnownHeaders()
     with ThreadPoolExecutor(8) as pool:
         opening = {each: pool.submit(open_expert, each[0], recipe.access, each[1], known) for each in distinct}
-        opened = [open_expert(first.location, recipe.access, "model", known)]
-        opened += [opening[model.location, model.use].result() for model in others]
+        with line_of(recipe, 0):
+            opened = [open_expert(first.location, recipe.access, "model", known)]
+        for number, model in enumerate(others, 1):
+            with line_of(recipe, number):
+                opened.append(opening[model.location, model.use].result())
     if not recipe.has_base_model and any(expert.model is None for expert in opened):
         raise RecipeError(
             f"{recipe.origin.at('models')}: an adapter is merged over a base: base_model is missing",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from svc_dist.errors import ChangedInputError
 from svc_dist.plan.model import Plan
 from svc_dist.run.host import available_memory, landing_memory
@@ -39,6 +41,7 @@ class Worker:
         lanes: int = 1,
         host_lanes: int = 1,
     ) -> None:
+        access = replace(access, patience=access.deadline)  # the storages have answered the driver
         self.output = Output(output, access)
         self.journal = self.output.journal
         recorded = plan if plan is not None else self.journal.plan()

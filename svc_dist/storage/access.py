@@ -70,7 +70,8 @@ class Access:
 
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
     for each unit that reads. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``:
-    seconds for which a transient failure of a request is retried. ``stages``: what ``stage://NAME`` stands for, by
+    seconds for which a transient failure of a request is retried. ``patience``: the same for a storage that has not
+    answered this process yet, whose address is probably wrong. ``stages``: what ``stage://NAME`` stands for, by
     name, and a location ``dict://NAME``, by itself.
     """
 
@@ -78,6 +79,7 @@ class Access:
     parallel: int = 16
     timeout: float = 60.0
     deadline: float = 300.0
+    patience: float = 20.0
     stages: Mapping[str, StageFiles] = field(default_factory=dict)
 
     def stage(self, location: str) -> Any:

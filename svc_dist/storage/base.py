@@ -196,7 +196,7 @@ class Storage(ABC):
         attempt: Callable[[], Result],
         what: str,
         retries: Retries | None = None,
-        deadline: float | None = None,
+        deadline: float | Callable[[], float] | None = None,
         admit: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Result:
         """Run an operation with its errors translated, and retry transient failures; ``admit`` as in ``retrying``."""

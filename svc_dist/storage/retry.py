@@ -33,14 +33,14 @@ class Retries:
 
 def retrying(
     attempt: Callable[[], Result],
-    deadline: float,
+    deadline: float | Callable[[], float],
     retries: Retries | None = None,
     admit: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Result:
     """The result of ``attempt``, retried while it raises TransientStorageError, for ``deadline`` seconds in all.
 
-    ``admit``: what each attempt is made in; the time until it lets the attempt begin does not count. Raises
-    StorageError, which is not retried, at the deadline.
+    ``deadline`` may be a question, asked after each attempt. ``admit``: what each attempt is made in; the time until it
+    lets the attempt begin does not count. Raises StorageError, which is not retried, at the deadline.
     """
     began = time.monotonic()
     attempts = 0
@@ -55,14 +55,14 @@ def retrying(
         except TransientStorageError as error:
             pause = min(_LONGEST, _FIRST * 2 ** min(attempts - 1, 16)) * jitter.uniform(0.5, 1.0)
             spent = time.monotonic() - began
-            if spent + pause > deadline:
+            limit = deadline() if callable(deadline) else deadline
+            if spent + pause > limit:
                 raise StorageError(
                     f"{error.message} (failed after {attempts} attempt{'s' * (attempts > 1)} in {spent:.0f} s)",
-                    f"{error.hint}; " * (error.hint is not None)
-                    + "the storage failed for that long; run the same command again to resume",
+                    f"{error.hint or 'the storage failed for that long'}; then run the same command again",
                 ) from None
             if attempts == _QUIET:
-                _log.warning(f"{error.message}: waiting for the storage, for up to {deadline - spent:.0f} s more")
+                _log.warning(f"{error.message}: waiting for the storage, for up to {limit - spent:.0f} s more")
             if retries is not None:
                 retries.add()
             time.sleep(pause)

@@ -15,12 +15,16 @@ TOKEN = "hf_standinTokenOfTheTests"
 
 
 class Hub:
-    """Repositories by ``owner/name``; branches point to commits, each a folder. ``private`` ones want ``TOKEN``."""
+    """Repositories by ``owner/name``; branches point to commits, each a folder. ``private`` ones want ``TOKEN``.
+
+    ``gated`` ones show their names to everybody and their files to nobody.
+    """
 
     def __init__(self, handler: type[HubHandler] | None = None) -> None:
         self.commits: dict[str, dict[str, Path]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.private: set[str] = set()
+        self.gated: set[str] = set()
         self.fail: list[int] = []  # statuses to answer the next ranges with
         self.requests: Counter[str] = Counter()
         bound = type("Handler", (handler or HubHandler,), {"hub": self})
@@ -83,7 +87,9 @@ class HubHandler(BaseHTTPRequestHandler):
         elif len(parts) >= 5 and parts[2] == "resolve":
             folder, _ = self._commit("/".join(parts[:2]), parts[3])
             self.hub.requests["resolve"] += 1
-            if folder is not None:
+            if folder is not None and "/".join(parts[:2]) in self.hub.gated:
+                self._error(403, "GatedRepo")
+            elif folder is not None:
                 self._file(folder.joinpath(*parts[4:]))
         else:
             self._error(404, "EntryNotFound")

@@ -73,7 +73,7 @@ class HubStorage(FsspecStorage):
 
     @cached_property
     def _pinned(self) -> str:
-        return self._pin(self.access.deadline)
+        return self._pin(min(self.access.patience, self.access.deadline))
 
     def _pin(self, deadline: float) -> str:
         """The path with its revision's commit in place of the revision."""
@@ -134,7 +134,9 @@ class HubStorage(FsspecStorage):
             return StorageError(f"{what}: the hub answered {status}", _HINTS.get(status))
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, FileNotFoundError):
-            return StorageError(f"{what}: {reason}", f"{_HINTS[404]}; {_HINTS[401].split('; ')[1]}")
+            return StorageError(f"{what}: {reason.partition('. If the repo')[0]}", f"{_HINTS[404]}; {_token_hint()}")
+        if isinstance(error, ValueError):  # of the client, before it asks
+            return StorageError(f"{what}: {reason}", "write it like hf://owner/name@revision")
         if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of whichever httpx it is built on
             return TransientStorageError(f"{what}: {type(error).__name__}: {reason}", _unreachable())
         return super().translate(error, what)
@@ -162,6 +164,15 @@ def _within(seconds: float, attempt: Callable[[], Answer], what: str) -> Answer:
         return done.result(seconds)
     except FutureTimeoutError:
         raise StorageError(f"{what}: no answer within {seconds:.0f} s", _unreachable()) from None
+
+
+def _token_hint() -> str:
+    """What to do about a repository that a hub may hide."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return "a private or gated repository needs HF_TOKEN, or `hf auth login`"
+    return "of a private or gated repository, check that the token (HF_TOKEN, `hf auth login`) may read it"
 
 
 def _unreachable() -> str:

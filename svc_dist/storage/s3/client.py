@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from svc_dist.errors import RecipeError
-from svc_dist.storage.access import ClientOptions
-from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code
+from svc_dist.storage.access import Access, ClientOptions
+from svc_dist.storage.s3.errors import WITHOUT_BODY, error_code, is_foreign
 from svc_dist.storage.s3.limiter import MOST, Limiter, shared_time
 from svc_dist.storage.s3.ranged import RangedReads
 
@@ -25,6 +25,7 @@ class S3Client:
     credentials: Any
     requester_pays: bool
     ranged: RangedReads
+    options: ClientOptions
 
     def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One operation, as botocore names it. Raises what botocore does."""
@@ -42,9 +43,12 @@ class S3Client:
         try:
             response: dict[str, Any] = getattr(self.client, operation)(**arguments)
         except ClientError as error:
+            if not is_foreign(error):
+                _answered.add(repr(self.options))
             if operation == "head_object" and error_code(error) in WITHOUT_BODY:  # the refusal of a GET says why
                 self.client.get_object(**arguments, Range="bytes=0-0")["Body"].close()
             raise
+        _answered.add(repr(self.options))
         return response
 
     def secrets(self) -> list[str]:
@@ -62,6 +66,7 @@ class S3Client:
 
 _clients: dict[str, S3Client] = {}
 _limiters: dict[str, Limiter] = {}
+_answered: set[str] = set()  # by options: the storages that have answered this process
 _loaders: list[Any] = []  # one, of botocore's descriptions of services: reading them takes most of a client's making
 _lock = threading.Lock()
 
@@ -88,6 +93,11 @@ def limiter_of(options: ClientOptions, bucket: str) -> Limiter:
         return _limiters[key]
 
 
+def seconds_of_retries(options: ClientOptions, access: Access) -> float:
+    """For how long a request to the storage with these options is retried: not long before its first answer."""
+    return access.deadline if repr(options) in _answered else min(access.patience, access.deadline)
+
+
 def signing_secrets() -> list[str]:
     """The credentials of every client of this process."""
     return [secret for client in list(_clients.values()) for secret in client.secrets()]
@@ -99,6 +109,7 @@ def forget_clients() -> None:
     _lock = threading.Lock()
     _clients.clear()
     _limiters.clear()
+    _answered.clear()
 
 
 os.register_at_fork(after_in_child=forget_clients)
@@ -160,4 +171,4 @@ def _create(options: ClientOptions, timeout: float) -> S3Client:
     client.meta.events.unregister("before-call.s3", add_expect_header)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _checksum_first)
-    return S3Client(client, credentials, bool(given.get("requester_pays")), RangedReads(client))
+    return S3Client(client, credentials, bool(given.get("requester_pays")), RangedReads(client), options)

@@ -20,6 +20,9 @@ _TRANSIENT = {
 }  # fmt: skip
 #: Refusals that ask for fewer requests.
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "503", "429"}
+_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION, or `region` under `storage` in the recipe"
+_ENDPOINT = "AWS_ENDPOINT_URL, --endpoint-url, or `endpoint_url` in the recipe"
+_NO_STORE = f"check that an S3 storage answers at the endpoint, not a console or a proxy ({_ENDPOINT})"
 _HINTS = {
     "NoSuchBucket": "check the bucket's name and the endpoint",
     "InvalidObjectState": "the object is archived (Glacier): restore it first (aws s3api restore-object), or copy it "
@@ -31,16 +34,24 @@ _HINTS = {
     "ExpiredToken": "renew the credentials, then run the same command again to resume",
     "InvalidToken": "renew the credentials, then run the same command again to resume",
     "RequestTimeTooSkewed": "set this machine's clock",
-    "PermanentRedirect": "the bucket lies in another region: set AWS_DEFAULT_REGION",
-    "AuthorizationHeaderMalformed": "the bucket lies in another region: set AWS_DEFAULT_REGION",
+    "SignatureDoesNotMatch": "check the credentials: AWS_SECRET_ACCESS_KEY is not the secret of the access key",
+    **dict.fromkeys(
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION
+    ),
 }
 _CREDENTIALS = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, the machine's role) and what they allow"
+_RIGHTS = f"{_CREDENTIALS}; docs/storage.md lists the rights that a merge needs"
 
 
 def error_code(error: Exception) -> str:
     """The code of S3's refusal, such as ``NoSuchKey``; "" where S3 did not answer."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def is_foreign(error: Exception) -> bool:
+    """Whether an answer is none of S3: a page of a console, a proxy or another program, or a refused HEAD."""
+    return not error_code(error).isalpha()
 
 
 def is_throttled(error: Exception) -> bool:
@@ -70,9 +81,13 @@ def s3_error(error: Exception, what: str) -> SvcDistError:
     if type(error).__name__.startswith("Login") and isinstance(error, exceptions.BotoCoreError):
         return StorageError(text, f"sign in again: {_login('aws login')}; then run the same command again to resume")
     if isinstance(error, exceptions.EndpointConnectionError):
-        return TransientStorageError(text, "check the endpoint and the network")
+        return TransientStorageError(text, f"check the endpoint and the network ({_ENDPOINT})")
     if isinstance(error, exceptions.SSLError):
         return StorageError(text, "check the endpoint and the certificates of this machine")
+    if isinstance(error, RecursionError):  # the client follows redirects, and asks about each
+        return StorageError(f"{what}: PermanentRedirect: the store redirects again and again", _REGION)
+    if isinstance(error, ResponseParserError):
+        return TransientStorageError(text, _NO_STORE)
     if isinstance(error, network | garbled | TimeoutError | ConnectionError):
         return TransientStorageError(text)
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
@@ -99,7 +114,10 @@ def _refusal(error: Exception, what: str) -> StorageError:
     response = getattr(error, "response", {})
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = redact(str(response.get("Error", {}).get("Message") or error))
+    if is_foreign(error) and status not in (401, 403):
+        failure = TransientStorageError if status >= 500 or status == 429 else StorageError
+        return failure(f"{what}: HTTP {status}, without an error of S3", _NO_STORE)
     text = f"{what}: {code}: {message}" if code != message else f"{what}: {code}"
     if (status >= 500 and status != 501) or status == 429 or code in _TRANSIENT:
         return TransientStorageError(text)
-    return StorageError(text, _HINTS.get(code, _CREDENTIALS if status in (401, 403) else None))
+    return StorageError(text, _HINTS.get(code, _RIGHTS if status in (401, 403) else None))

@@ -15,7 +15,7 @@ from svc_dist.storage.base import IN_PARALLEL, FileIdentity, MultipartStorage, c
 from svc_dist.storage.landing import Target
 from svc_dist.storage.retry import Retries
 from svc_dist.storage.s3.bodies import Pace, PacedBody, read_body, receive_version
-from svc_dist.storage.s3.client import connect, limiter_of, signing_secrets
+from svc_dist.storage.s3.client import connect, limiter_of, seconds_of_retries, signing_secrets
 from svc_dist.storage.s3.errors import CONDITION_FAILED, NO_UPLOAD, NOT_FOUND, error_code, is_throttled, s3_error
 from svc_dist.storage.secrets import learn, refuse_credentials
 
@@ -265,9 +265,8 @@ class S3Storage(MultipartStorage):
     ) -> Any:
         """One operation on the bucket, as botocore names it; None when the answer's code is one of ``absent``.
 
-        ``parameters``: as they are, or asked for before each attempt.
-        ``consume``: what is made of an answer with a body. ``size``: bytes of a range or part: such requests wait until
-        the store takes more.
+        ``parameters``: as they are, or asked for before each attempt. ``consume``: what is made of an answer with a
+        body. ``size``: bytes of a range or part: such requests wait until the store takes more.
         """
         from botocore.exceptions import ClientError
 
@@ -293,7 +292,8 @@ class S3Storage(MultipartStorage):
             return result
 
         admit = limiter.slot if size else contextlib.nullcontext
-        return self.retrying(attempt, f"cannot {purpose} in {self.location} ({operation})", retries, admit=admit)
+        what = f"cannot {purpose} in {self.location} ({operation})"
+        return self.retrying(attempt, what, retries, lambda: seconds_of_retries(self._options, self.access), admit)
 
     def translate(self, error: Exception, what: str) -> SvcDistError:
         learn(signing_secrets())
