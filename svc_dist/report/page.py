@@ -21,8 +21,8 @@ from svc_dist.report.sections.style import STYLE
 from svc_dist.report.sections.tiles import tiles
 from svc_dist.report.summary import Summary
 from svc_dist.report.verdict import verdict
+from svc_dist.run_folder.experts import passed
 from svc_dist.run_folder.report import MergeReport
-from svc_dist.run_folder.unchanged import passed
 from svc_dist.sizes import counted, format_size
 
 

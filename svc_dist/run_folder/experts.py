@@ -1,0 +1,69 @@
+"""What a finished merge found of its experts: some equal the base, some come from another base, some tensors stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from svc_dist.plan.model import Plan
+from svc_dist.run_folder.receipt import Receipt
+from svc_dist.sizes import counted
+
+#: ``||Di|| / ||W0||`` from which on a tensor was not trained from the base's. Fine-tunes stay below 0.3 or so; of two
+#: models that were trained apart it is the root of 2 where their weights are equally large, and never much below 1.
+_FOREIGN = 0.9
+_LEAST = 4  # tensors; fewer tell nothing
+
+
+def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
+    """The experts whose task deltas are zero in every entry that the receipts sample, as the recipe names them."""
+    experts = [model.name for model in plan.models[1:]]
+    still = dict.fromkeys(range(len(experts)))
+    merged: set[int] = set()
+    for receipt in receipts:
+        for delta in receipt.deltas:
+            for expert, square in _squares(delta, len(experts)):
+                merged.add(expert)
+                if square != 0:
+                    still.pop(expert, None)
+        if not still:
+            return []
+    return [experts[index] for index in still if index in merged]
+
+
+def foreign_experts(experts: Sequence[str], deltas: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The experts that differ from the base by as much as two models that were trained apart, in most of its tensors.
+
+    ``deltas``: those of receipts or of a report (``delta_overlap``).
+    """
+    seen, foreign = [0] * len(experts), [0] * len(experts)
+    for delta in deltas:
+        if delta["base"] > 0:
+            for expert, square in _squares(delta, len(experts)):
+                seen[expert] += 1
+                foreign[expert] += square > _FOREIGN**2 * delta["base"]
+    return [name for name, of, there in zip(experts, foreign, seen, strict=True) if there >= _LEAST and 2 * of > there]
+
+
+def of_another_base(expert: str, base: str) -> str:
+    """What is said of such an expert."""
+    return (
+        f"{expert} differs from {base} by as much as a model that was not trained from it, in most tensors: sums of "
+        "such differences are noise. Check base_model"
+    )
+
+
+def _squares(delta: Mapping[str, Any], experts: int) -> Iterator[tuple[int, float]]:
+    """The experts that a tensor was merged of, and ``||Di||^2`` of each: the diagonal of an upper triangle by rows."""
+    models, position = delta.get("models", range(experts + 1))[1:], 0
+    for index, model in enumerate(models):
+        yield model - 1, delta["gram"][position]
+        position += len(models) - index
+
+
+def passed(merged: Sequence[bool]) -> str:
+    """How many tensors, or matrices of fused ones, a condition let through."""
+    return (
+        f"only_where: {sum(merged):,} of {counted(len(merged), 'tensor')} differ enough from the base and are merged "
+        "(of fused experts, each counts); the others stay as in the base"
+    )
