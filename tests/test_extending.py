@@ -65,7 +65,7 @@ def test_a_method(models: list[Path], tmp_path: Path) -> None:
     run("merge", recipe, tmp_path / "out", home=tmp_path)
     expected = tensor(models[0], NAME) + deltas(models, NAME).median(dim=0).values
     assert torch.equal(tensor(tmp_path / "out", NAME), expected)
-    assert "median" in run("methods", home=tmp_path).stdout
+    assert "median" in run("methods", home=tmp_path).out
 
 
 def test_a_spectral_method_and_a_calibration(models: list[Path], tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_format_is_refused_by_its_name(tmp_path: Path) -> None:
             {"a.trits": codes, "a.steps": torch.ones(4), "b.weight": torch.ones(4, 4)}, model / "model.safetensors"
         )
     recipe = write_recipe(tmp_path / "recipe.yaml", models)
-    said = run("merge", recipe, tmp_path / "out", home=tmp_path, expect=ExitCode.USAGE).stderr
+    said = run("merge", recipe, tmp_path / "out", home=tmp_path, expect=ExitCode.USAGE).err
     assert "a.trits: U8 in" in said
     assert "is quantised (ternary)" in said
     assert "use the bfloat16 checkpoint of the same training run" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from svc_dist.errors import ExitCode
+from tests.support.command import Ended
+from tests.support.forked import forked
 
 #: Runs ``main`` with a command that ends as the arguments say; no command of the package ends so on demand.
 SCRIPT = """
@@ -30,10 +33,10 @@ process.main()
 """
 
 
-def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, statement, log_format], capture_output=True, text=True, check=False, timeout=60
-    )
+def ended(statement: str, log_format: str = "text") -> Ended:
+    with forked(["-c", SCRIPT, statement, log_format], os.environ) as process:
+        out, err = process.communicate(timeout=60)
+    return Ended(process.returncode, out, err)
 
 
 @pytest.mark.parametrize(
@@ -63,35 +66,35 @@ def ended(statement: str, log_format: str = "text") -> subprocess.CompletedProce
 )
 def test_each_end_has_its_code_and_says_why(statement: str, code: int, said: str) -> None:
     done = ended(statement)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_bug_is_shown_whole_but_for_secrets() -> None:
     done = ended("os.environ['AWS_SECRET_ACCESS_KEY'] = 'verySecretKeyOfTests'; raise KeyError('verySecretKeyOfTests')")
-    assert done.returncode == ExitCode.INTERNAL
-    assert "Traceback" in done.stderr
-    assert "please report it" in done.stderr
+    assert done.code == ExitCode.INTERNAL
+    assert "Traceback" in done.err
+    assert "please report it" in done.err
 
 
 def test_in_json_the_reason_is_one_object_with_code_and_hint() -> None:
     done = ended("raise errors.OutputError('not ours', 'name another')", "json")
-    (line,) = done.stderr.splitlines()
+    (line,) = done.err.splitlines()
     entry = json.loads(line)
     assert (entry["message"], entry["hint"], entry["exit_code"]) == ("not ours", "name another", ExitCode.USAGE)
     assert entry["level"] == "error"
 
 
 def test_in_json_a_stop_that_was_asked_for_is_a_warning() -> None:
-    (line,) = ended("raise errors.DrainedError('not complete', 'run again')", "json").stderr.splitlines()
+    (line,) = ended("raise errors.DrainedError('not complete', 'run again')", "json").err.splitlines()
     entry = json.loads(line)
     assert (entry["level"], entry["code"], entry["exit_code"]) == ("warning", "stopped", ExitCode.TRY_AGAIN)
 
 
 def test_threads_that_go_on_do_not_hold_an_interrupted_process() -> None:
     sleep = "import threading, time; threading.Thread(target=time.sleep, args=(50,)).start(); raise errors.Interrupted"
-    assert ended(sleep).returncode == ExitCode.TRY_AGAIN
+    assert ended(sleep).code == ExitCode.TRY_AGAIN
 
 
 def test_the_module_runs_as_the_command_and_an_unknown_one_is_a_usage_error(tmp_path: Path) -> None:

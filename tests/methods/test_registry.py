@@ -17,6 +17,8 @@ from torch import Tensor
 from svc_dist.methods.method import load
 from svc_dist.methods.registry import CALIBRATIONS, METHODS
 from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import Ended
+from tests.support.forked import forked
 
 DECLARATIONS = '''
 """What the package declares. Importing it loads no torch."""
@@ -87,20 +89,24 @@ def models(tmp_path: Path) -> list[Path]:
     return write_llamas(tmp_path / "models", experts=2)
 
 
-def started(installed: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def variables(installed: Path, **more: str) -> dict[str, str]:
     path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", str(Path.cwd()))])
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], env={**os.environ, "PYTHONPATH": path, **variables},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def ran(installed: Path, *arguments: str | Path) -> Ended:
+    """A command of the package, beside the installed one."""
+    with forked(arguments, variables(installed)) as process:
+        out, err = process.communicate()
+    return Ended(process.returncode, out, err)
 
 
 def merged(installed: Path, models: list[Path], output: Path, method: str, **keys: Any) -> dict[str, Tensor]:
     """The tensors that ``svc-dist merge`` writes."""
     recipe = output.with_suffix(".yaml")
     write_recipe(recipe, models, method, dtype="float32", **keys)
-    done = started(installed, "-m", "svc_dist", "merge", recipe, output, "--executor", "inline")
-    assert done.returncode == 0, done.stderr
+    done = ran(installed, "merge", recipe, output, "--executor", "inline")
+    assert done.code == 0, done.err
     return {name: tensor for file in output.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
@@ -147,18 +153,18 @@ def test_a_spectral_method_of_an_installed_package_shares_a_decomposition(
 
 
 def test_the_commands_know_them(installed: Path, models: list[Path], tmp_path: Path) -> None:
-    listed = started(installed, "-m", "svc_dist", "methods").stdout
+    listed = ran(installed, "methods").out
     assert "shared_sum" in listed
     assert "rank 1" in listed
     assert "factor 1/K" in listed
     write_recipe(tmp_path / "r.yaml", models, "leading", calibrate={"method": "shrink", "factor": 0.5})
-    planned = started(installed, "-m", "svc_dist", "plan", tmp_path / "r.yaml")
-    assert "merged by leading" in planned.stdout, planned.stderr
-    assert "calibrated by shrink" in planned.stdout
+    planned = ran(installed, "plan", tmp_path / "r.yaml")
+    assert "merged by leading" in planned.out, planned.err
+    assert "calibrated by shrink" in planned.out
     write_recipe(tmp_path / "r.yaml", models, "leading", calibrate={"method": "shrink", "alpha": 0.5})
-    refused = started(installed, "-m", "svc_dist", "plan", tmp_path / "r.yaml")
-    assert refused.returncode == 2
-    assert "shrink takes no parameter 'alpha'" in refused.stderr
+    refused = ran(installed, "plan", tmp_path / "r.yaml")
+    assert refused.code == 2
+    assert "shrink takes no parameter 'alpha'" in refused.err
 
 
 def test_the_version_of_a_method_is_part_of_the_fingerprint(
@@ -167,25 +173,29 @@ def test_the_version_of_a_method_is_part_of_the_fingerprint(
     write_recipe(tmp_path / "r.yaml", models, "shared_sum")
     code = "import sys, svc_dist; print(svc_dist.make_plan(sys.argv[1]).fingerprint); assert 'torch' not in sys.modules"
     first, second, again = (
-        started(installed, "-c", code, tmp_path / "r.yaml", OWN_VERSION=version) for version in ("1", "2", "1")
-    )
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "r.yaml")], env=variables(installed, OWN_VERSION=version),
+            capture_output=True, text=True, check=False,
+        )
+        for version in ("1", "2", "1")
+    )  # fmt: skip
     assert first.returncode == 0, first.stderr
     assert first.stdout == again.stdout != second.stdout
 
 
 def test_a_package_that_cannot_be_loaded_is_left_out_with_a_warning(installed: Path) -> None:
     (installed / "own_methods" / "__init__.py").write_text("raise ValueError('broken')")
-    listed = started(installed, "-m", "svc_dist", "methods")
-    assert listed.returncode == 0
-    assert "task_arithmetic" in listed.stdout
-    assert "own_methods:DECLARED cannot be loaded: ValueError: broken" in listed.stderr
+    listed = ran(installed, "methods")
+    assert listed.code == 0
+    assert "task_arithmetic" in listed.out
+    assert "own_methods:DECLARED cannot be loaded: ValueError: broken" in listed.err
 
 
 def test_a_name_that_is_taken_stays_with_the_built_in_method(installed: Path) -> None:
     (installed / "own_methods" / "__init__.py").write_text(DECLARATIONS.replace('"shared_sum"', '"svc"'))
-    listed = started(installed, "-m", "svc_dist", "methods")
-    assert "'svc' of own_methods.functions:shared_sum is ignored" in listed.stderr
-    assert "a share of the sum" not in listed.stdout
+    listed = ran(installed, "methods")
+    assert "'svc' of own_methods.functions:shared_sum is ignored" in listed.err
+    assert "a share of the sum" not in listed.out
 
 
 @pytest.mark.parametrize("declared", [*METHODS.values(), *CALIBRATIONS.values()], ids=lambda declared: declared.name)

@@ -1,4 +1,4 @@
-"""The real command line in a process of its own, as a user starts it."""
+"""The command line in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.forked import Forked, forked
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,17 @@ def short_home() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def run(*arguments: str | Path, home: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, home: Path, expect: int = 0) -> Ended:
     """Run a command to its end and hold its exit code."""
-    done = subprocess.run(command(*arguments), env=environment(home), capture_output=True, text=True, check=False)
-    assert done.returncode == expect, f"exit {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
-    return done
+    with forked(arguments, environment(home)) as process:
+        out, err = process.communicate()
+    assert process.returncode == expect, f"exit {process.returncode}, not {expect}\n{out}\n{err}"
+    return Ended(process.returncode, out, err)
 
 
-@contextmanager
-def started(*arguments: str | Path, home: Path) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str | Path, home: Path) -> AbstractContextManager[Forked]:
     """A command that runs alongside; killed at the end, if it is there still."""
-    process = subprocess.Popen(command(*arguments), env=environment(home), stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return forked(arguments, environment(home))
 
 
 def shard_hashes(folder: Path) -> dict[str, str]:

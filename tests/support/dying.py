@@ -5,7 +5,6 @@ The processes are forked off one that has imported everything, so that a start t
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +12,17 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import botocore.session  # noqa: F401
+import rich.progress  # noqa: F401
+import scipy.linalg  # noqa: F401
 import torch  # noqa: F401
+import typer  # noqa: F401
 
 import svc_dist
 from svc_dist.checkpoint import layout
 from svc_dist.run import session, unit, worker  # noqa: F401
 from svc_dist.run_folder.segments import ledger
 from svc_dist.storage.s3.storage import S3Storage
+from tests.support.forked import fork
 
 DIED = 9
 
@@ -36,13 +39,8 @@ class Death:
 
 def start(recipe: Mapping[str, Any], output: str, death: Death | None = None, **more: str) -> ForkServerProcess:
     """Start a merge in a new process, with this one's environment and ``more`` variables."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    environment = {**os.environ, **more}
     sizes = (layout.MAX_RANGE, ledger.SEGMENT)
-    process = context.Process(target=_merge, args=(environment, dict(recipe), output, sizes, death))
-    process.start()
-    return process
+    return fork(_merge, {**os.environ, **more}, dict(recipe), output, sizes, death)
 
 
 def _merge(

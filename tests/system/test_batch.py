@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from svc_dist.errors import ExitCode
 from tests.support.checkpoints import write_llamas, write_recipe
-from tests.support.command import command, environment
+from tests.support.command import environment
+from tests.support.forked import Forked
 from tests.support.ray_cluster import receipts
 
 
-def test_the_same_command_every_hour(tmp_path: Path) -> None:
+def test_the_same_command_every_hour(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     models = write_llamas(tmp_path / "models", experts=2, layers=10, hidden=256, intermediate=512, vocabulary=500)
     recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="300KB")
     output = tmp_path / "out"
-    arguments = command("merge", recipe, output, "--executor", "inline", "--log-format", "json")
+    arguments = ("merge", recipe, output, "--executor", "inline", "--log-format", "json")
 
-    def start() -> subprocess.Popen[str]:
+    def start() -> Forked:
         """As cron does: without a terminal, without input."""
-        return subprocess.Popen(
-            arguments, env=environment(tmp_path / "home"), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        process = Forked(arguments, environment(tmp_path / "home"))
+        request.addfinalizer(process.close)
+        return process
 
-    def ended(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, Any]]]:
+    def ended(process: Forked) -> tuple[int, list[dict[str, Any]]]:
         out, said = process.communicate(timeout=240)
         assert out == ""
         return process.returncode, [json.loads(line) for line in said.splitlines()]

@@ -74,14 +74,14 @@ def test_a_live_run_is_left_alone(recipe: Path, tmp_path: Path) -> None:
             svc_dist.merge(recipe, tmp_path / "out")
         refused = run("merge", recipe, tmp_path / "out", home=tmp_path, expect=ExitCode.LOCKED)
         assert (tmp_path / "out" / ".svc_dist" / "lock").exists(), "it had not planned yet, but it is its folder"
-    assert "another live run" in refused.stderr
+    assert "another live run" in refused.err
 
 
 def test_status_and_json_of_a_finished_merge(recipe: Path, tmp_path: Path) -> None:
     done = run("merge", recipe, tmp_path / "out", "--log-format", "json", home=tmp_path)
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    lines = [json.loads(line) for line in done.err.splitlines()]
     assert lines[-1]["message"] == "done"
     assert lines[-1]["units"] == lines[-1]["units_resumed"] + len(list((tmp_path / "out").glob("model-*")))
-    assert "complete" in run("status", tmp_path / "out", home=tmp_path).stdout
-    state = json.loads(run("status", tmp_path / "out", "--json", home=tmp_path).stdout)
+    assert "complete" in run("status", tmp_path / "out", home=tmp_path).out
+    state = json.loads(run("status", tmp_path / "out", "--json", home=tmp_path).out)
     assert state["state"] == "complete"

@@ -172,7 +172,7 @@ def test_status_of_a_killed_merge_says_what_is_left(stopped: Path) -> None:
     assert status.state.startswith("stopped")
     assert 0 < status.done < status.units
     assert status.done + status.left == status.units
-    assert "run the same command again" in run("status", stopped, home=stopped.parent).stdout
+    assert "run the same command again" in run("status", stopped, home=stopped.parent).out
 
 
 def test_a_changed_recipe_is_refused_with_what_changed(recipe: Path, stopped: Path, tmp_path: Path) -> None:
@@ -214,14 +214,12 @@ def test_receipts_of_a_shard_that_is_gone_count_for_nothing(
 
 def test_sigterm_drains_and_asks_to_be_started_again(recipe: Path, tmp_path: Path, expected: dict[str, str]) -> None:
     output = tmp_path / "out"
-    process = subprocess.Popen(
-        command("merge", recipe, output), env=environment(tmp_path / "home"), stderr=subprocess.PIPE, text=True
-    )
-    while not receipts(output):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    with started("merge", recipe, output, home=tmp_path / "home") as process:
+        while not receipts(output):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == ExitCode.TRY_AGAIN
     assert "run the same command again" in said
     assert 0 < len(receipts(output)) < 90

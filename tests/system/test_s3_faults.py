@@ -241,7 +241,7 @@ def test_the_command_gives_up_in_time(starts: Starts, tmp_path: Path) -> None:
     recipe = merge.write_recipe(tmp_path / "recipe.yaml")
     limits = ("--storage-deadline", "4", "--storage-timeout", "4", "--endpoint-url", proxy.endpoint)
     proxy.faults = [fault(Kind.STALL, 1.0, is_part)]
-    said = run("merge", recipe, merge.url, *limits, home=tmp_path, expect=ExitCode.STORAGE).stderr
+    said = run("merge", recipe, merge.url, *limits, home=tmp_path, expect=ExitCode.STORAGE).err
     assert "(upload_part)" in said
     assert "run the same command again" in said
     proxy.faults = []
@@ -268,7 +268,7 @@ def test_a_slow_connection_is_not_a_stalled_one(tmp_path: Path, monkeypatch: pyt
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, (tmp_path / "body").open("w+b") as file:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         options = ClientOptions(endpoint_url=f"http://127.0.0.1:{server.server_port}")
         objects = S3Storage("s3://bucket/model", Access({"": options}, timeout=0.5, deadline=1))
         planned = FileIdentity("file", len(body), 'etag:"1"')

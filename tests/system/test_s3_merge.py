@@ -146,11 +146,11 @@ def test_every_command_takes_urls(
     assert (none.code, "holds no merge" in none.err) == (ExitCode.USAGE, True)
     assert listing(disk_s3, "deeper") == {}
     merged = run_command("merge", recipe, output, home=tmp_path)
-    assert "verified" in merged.stdout
-    assert "Unclosed" not in merged.stderr
+    assert "verified" in merged.out
+    assert "Unclosed" not in merged.err
     assert model_hashes(disk_s3, "deeper/out") == expected
     done = listing(disk_s3)
-    assert "complete already" in run_command("merge", recipe, output, home=tmp_path).stderr
+    assert "complete already" in run_command("merge", recipe, output, home=tmp_path).err
     report = json.loads(read(disk_s3, "deeper/out/merge_report.json"))
     units, size = len(expected.keys() - {INDEX}), format_size(report["bytes_out"])  # a unit for each shard
     complete = f"{output}: complete, {units} units, {size}, finished {report['finished']}\n"

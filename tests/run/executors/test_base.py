@@ -62,7 +62,7 @@ def test_a_package_adds_an_executor_that_the_command_uses(tmp_path: Path, monkey
     recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc")
     run("merge", recipe, tmp_path / "inline", home=tmp_path)
     refused = run("merge", recipe, tmp_path / "out", "--executor", "serial", home=tmp_path, expect=ExitCode.USAGE)
-    assert "'serial' is not one of 'auto', 'inline', 'ray'" in " ".join(refused.stderr.split())
+    assert "'serial' is not one of 'auto', 'inline', 'ray'" in " ".join(refused.err.split())
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
     run("merge", recipe, tmp_path / "out", "--executor", "serial", home=tmp_path)
     assert shard_hashes(tmp_path / "out") == shard_hashes(tmp_path / "inline")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ import pytest
 from svc_dist.errors import ExitCode, RecipeError, StorageError
 from svc_dist.run.executors.ray_address import PATIENCE, require_head
 from tests.support.checkpoints import write_llamas, write_recipe
+from tests.support.command import run
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # the empty SETTINGS frame of HTTP/2
 Serve = Callable[[bytes], str]
@@ -128,9 +126,8 @@ def test_auto_is_the_cluster_of_the_environment_or_the_last_one_here(
 
 def test_the_command_ends_in_seconds_with_an_exit_code_and_writes_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", write_llamas(tmp_path / "models"))
-    command = [sys.executable, "-m", "svc_dist", "merge", str(recipe), str(tmp_path / "out"), "--address", "10.0.0.1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ})
-    assert done.returncode == ExitCode.USAGE
-    assert "address is '10.0.0.1', but must be HOST:PORT or auto" in done.stderr
+    out = tmp_path / "out"
+    done = run("merge", recipe, out, "--address", "10.0.0.1", home=tmp_path / "home", expect=ExitCode.USAGE)
+    assert "address is '10.0.0.1', but must be HOST:PORT or auto" in done.err
     assert not (tmp_path / "out").exists()
     assert PATIENCE == 15
