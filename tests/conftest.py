@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -21,6 +22,12 @@ settings.register_profile("svc_dist", deadline=None, max_examples=60)
 settings.load_profile("svc_dist")
 
 
+def pytest_collection_finish() -> None:
+    """What is there for good, the libraries and the tests themselves, is nothing for a collection to look through."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
     """A command that runs in this process sends the package's log to standard error: for its own test only."""
@@ -31,7 +38,7 @@ def own_log() -> Iterator[None]:
     log.setLevel(level)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Small tensors on a busy machine: threads would wait for each other most of the time."""
     import torch
@@ -39,12 +46,10 @@ def one_thread() -> Iterator[None]:
 
     from svc_dist.linalg.threads import load_lapack
 
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
     load_lapack()
     with threadpool_limits(1, "blas"):
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

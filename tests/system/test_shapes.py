@@ -24,8 +24,6 @@ from tests.support import spectral_references as plain
 from tests.support.checkpoints import poke, write_checkpoint, write_recipe
 from tests.support.command import Ended, Run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Tensors = dict[str, Tensor]
 
 ELEMENTWISE = tuple(name for name, method in METHODS.items() if method.family == "elementwise")
