@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 import svc_dist
 from svc_dist.linalg.threads import load_lapack
 from svc_dist.run import process
-from tests.support.checkpoints import write_checkpoint, write_recipe
+from tests.support.checkpoints import write_checkpoint, write_llamas, write_recipe
 from tests.support.command import environment
 
 #: Forks processes in which nothing has been computed yet. In each, two to four threads compute the first units.
@@ -131,6 +131,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(folder / "recipe.yaml", models, calibrate="svc")
 
 
+@pytest.fixture(scope="module")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what does not depend on the work: more threads than cores take long over it."""
+    folder = tmp_path_factory.mktemp("small")
+    return write_recipe(folder / "recipe.yaml", write_llamas(folder), calibrate="svc")
+
+
 @pytest.mark.parametrize(
     ("processes", "limited"),
     [
@@ -194,7 +201,7 @@ def settings_of_this_process() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_library_call_leaves_the_process_as_it_was(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:
         raise AssertionError("this cannot be undone")
@@ -202,9 +209,9 @@ def test_a_library_call_leaves_the_process_as_it_was(
     monkeypatch.setattr(process, "return_freed_memory", refuse)
     load_lapack()
     before = settings_of_this_process()
-    svc_dist.merge(recipe, tmp_path / "out", executor="inline", threads_per_unit=3)
+    svc_dist.merge(small_recipe, tmp_path / "out", executor="inline", threads_per_unit=3)
     assert settings_of_this_process() == before
-    svc_dist.inspect(recipe)
+    svc_dist.inspect(small_recipe)
     assert settings_of_this_process() == before
     svc_dist.merge_deltas([torch.ones(8, 8), torch.eye(8)], "iso_c")
     assert settings_of_this_process() == before
@@ -212,7 +219,7 @@ def test_a_library_call_leaves_the_process_as_it_was(
 
 @pytest.mark.usefixtures("two_threads")
 def test_units_compute_with_the_threads_of_the_plan(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import svc_dist.run.unit as unit
 
@@ -225,5 +232,5 @@ def test_units_compute_with_the_threads_of_the_plan(
         return run(*arguments)
 
     monkeypatch.setattr(unit, "run_unit", counted)
-    svc_dist.merge(recipe, tmp_path / "out", executor="inline", threads_per_unit=3)
+    svc_dist.merge(small_recipe, tmp_path / "out", executor="inline", threads_per_unit=3)
     assert numbers == {3}

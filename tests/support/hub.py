@@ -30,7 +30,7 @@ class Hub:
         bound = type("Handler", (handler or HubHandler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def commit(self, repository: str, folder: Path, branch: str = "main") -> str:
         """Make a folder the newest commit of a branch; its hash."""

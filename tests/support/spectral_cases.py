@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +64,11 @@ def fine_tunes(rows: int, columns: int, experts: int, seed: int = 0) -> list[Ten
 
     Multiples of 2^-20 in float32, so that differences are exact and far above what storage rounds.
     """
+    return list(_fine_tunes(rows, columns, experts, seed))
+
+
+@functools.lru_cache(maxsize=4)  # tests with the same ones follow each other
+def _fine_tunes(rows: int, columns: int, experts: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     rank = max(2, min(rows, columns) // 4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,9 +37,17 @@ ROUNDING = 2e-7  # of a result in float32
 quick = settings(max_examples=15, deadline=None, derandomize=True)
 
 
-def plain_svc(name: str, deltas: Tensor, side: str) -> Tensor:
-    """SVC on a method by full decompositions, in the dtype of ``deltas (K, m, n)``."""
-    merged = deltas.sum(0) if name == "task_arithmetic" else getattr(plain, name)(deltas)
+@functools.lru_cache(maxsize=2)  # of one method and shape: both sides are calibrated on the same merge
+def plainly_merged(name: str, shape: tuple[int, int], precision: str) -> tuple[Tensor, Tensor]:
+    """The deltas ``(K, m, n)``, and their merge."""
+    given = taken(fine_tunes(*shape, 4), precision)
+    deltas = stack(given) if precision == "float64" else torch.stack(list(given))
+    return deltas, deltas.sum(0) if name == "task_arithmetic" else getattr(plain, name)(deltas)
+
+
+def plain_svc(name: str, shape: tuple[int, int], precision: str, side: str) -> Tensor:
+    """SVC on a method by full decompositions, in the dtype of the deltas."""
+    deltas, merged = plainly_merged(name, shape, precision)
     if side == "right":
         basis = plain.iso_c_basis(deltas.mT) if name == "iso_c" else None
         return plain.svc(merged.T, deltas.mT, basis=basis).T
@@ -51,8 +61,8 @@ def plain_svc(name: str, deltas: Tensor, side: str) -> Tensor:
 ])  # fmt: skip
 def test_calibration_agrees_with_full_svds_in_float64(method: str, shape: tuple[int, int], side: str) -> None:
     models = fine_tunes(*shape, 4)
-    truth = plain_svc(method, stack(taken(models, "float64")), side)
-    single = error(plain_svc(method, torch.stack(list(taken(models, "mixed"))), side), truth)
+    truth = plain_svc(method, shape, "float64", side)
+    single = error(plain_svc(method, shape, "mixed", side), truth)
     given = parameters(method, 4), {"method": "svc", "alpha": None, "side": side}
     errors = {}
     for precision in Precision:

@@ -75,16 +75,37 @@ def test_memory_that_grows_with_the_experts_would_be_noticed() -> None:
     assert memory.mib > 2 * 12 * 320 * 256 * 4 / MIB
 
 
-@pytest.mark.parametrize("precision", ["mixed", "float64"])
-@pytest.mark.parametrize("shape", [(640, 512), (512, 640), (256, 1600)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "precision"),
+    [
+        ((640, 512), "mixed"),
+        ((512, 640), "float64"),
+        ((256, 1600), "mixed"),
+        pytest.param((640, 512), "float64", marks=pytest.mark.slow),
+        pytest.param((512, 640), "mixed", marks=pytest.mark.slow),
+        pytest.param((256, 1600), "float64", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_registry_knows_the_peak(name: str, shape: tuple[int, int], precision: str) -> None:
     within_promise(name, shape, 3, precision, taken(fine_tunes(*shape, 3), precision))
 
 
-@pytest.mark.parametrize("precision", ["mixed", "float64"])
-@pytest.mark.parametrize("shape", [(640, 512), (512, 640)], ids=str)
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("side", "shape", "precision"),
+    [
+        ("left", (640, 512), "mixed"),
+        ("left", (512, 640), "float64"),
+        ("right", (640, 512), "float64"),
+        ("right", (512, 640), "mixed"),
+        pytest.param("left", (640, 512), "float64", marks=pytest.mark.slow),
+        pytest.param("left", (512, 640), "mixed", marks=pytest.mark.slow),
+        pytest.param("right", (640, 512), "mixed", marks=pytest.mark.slow),
+        pytest.param("right", (512, 640), "float64", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", SPECTRAL)
 def test_a_method_and_its_calibration_take_what_the_larger_one_does(
     name: str, side: str, shape: tuple[int, int], precision: str

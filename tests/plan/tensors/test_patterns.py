@@ -47,9 +47,9 @@ def test_the_first_rule_counts_and_every_pattern_that_matches_is_used() -> None:
     "pattern", ["model.layers.{}.mlp.up_proj.weight", "model.layers.{}.*", "*.{}.mlp.up_proj.weight", "*layers.{}.*"]
 )
 def test_thousands_of_rules_take_no_time(pattern: str) -> None:
-    names = [f"model.layers.{number}.mlp.up_proj.weight" for number in range(10_000)]
-    rules = [RuleEntry(match=[pattern.format(number)], keep="base") for number in range(10_000)]
+    names = [f"model.layers.{number}.mlp.up_proj.weight" for number in range(5_000)]
+    rules = [RuleEntry(match=[pattern.format(number)], keep="base") for number in range(5_000)]
     began = time.process_time()
     first, _ = first_matches(names, rules)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 2.5
     assert first == {name: number for number, name in enumerate(names)}

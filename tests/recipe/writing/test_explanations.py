@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,13 @@ ROOT = Path(svc_dist.__file__).parent
 SOURCES = {file.relative_to(ROOT).as_posix(): file.read_text() for file in sorted(ROOT.rglob("*.py"))}
 
 
+@functools.cache
+def nodes(source: str) -> list[ast.AST]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call | ast.keyword)]
+
+
 def calls(source: str, *names: str) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
             yield node
 
@@ -30,7 +36,7 @@ def test_every_code_that_the_source_names_is_explained() -> None:
         if isinstance(call.args[0], ast.Constant)
     }
     for source in SOURCES.values():
-        for node in ast.walk(ast.parse(source)):
+        for node in nodes(source):
             if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
                 named.add(node.value.value)
     assert named - {None} <= set(explanations())

@@ -55,7 +55,7 @@ def trickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Trickling.seen = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Trickling) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

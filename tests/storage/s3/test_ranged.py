@@ -66,7 +66,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Storage]:
     Answering.seen, Answering.refusals, Answering.needs_signed_range = [], [], False
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         options = ClientOptions(endpoint_url=f"http://127.0.0.1:{server.server_port}")
         yield S3Storage("s3://bucket/model", Access({"": options}, timeout=5.0, deadline=2.0))
         server.shutdown()
