@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
 import secrets
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,6 +30,14 @@ def pytest_collection_finish() -> None:
     """What is there for good, the libraries and the tests themselves, is nothing for a collection to look through."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """typer builds all commands anew for each call, which takes as long as a small plan; a process calls it once."""
+    built = functools.cache(typer.main.get_command)
+    with mock.patch("typer.main.get_command", built), mock.patch("typer.testing._get_command", built):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -175,6 +175,7 @@ def test_from_and_to_s3(tmp_path: Path, s3: Bucket) -> None:
     assert not verify(f"{s3.url}/out", deep=True).problems
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path: Path) -> None:
     base, expert = write_llamas(tmp_path, experts=1)
     keys = recipe(base, [expert], output="adapter", rank=4)

@@ -38,6 +38,7 @@ from tests.support.checkpoints import (
     write_recipe,
 )
 from tests.support.command import Ended, Run
+from tests.support.command import run as run_process
 
 FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 HEAD, EMBED, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
@@ -609,32 +610,25 @@ def test_a_read_only_output_is_a_storage_error(run: Run, world: World) -> None:
 # In a process of its own, as a user starts it.
 
 
-def process(*arguments: str | Path, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-m", "svc_dist", *map(str, arguments)],
-        capture_output=True, text=True, check=False, preexec_fn=limited,
-    )  # fmt: skip
-
-
 def test_the_process_ends_with_the_code_and_says_why_on_stderr(world: World) -> None:
     poke(world.expert / SECOND, HEAD, 77, float("nan"))
-    done = process("merge", world.recipe_file, world.out)
-    assert (done.returncode, done.stdout) == (ExitCode.INPUT, "")
-    assert "nan at element 77" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_process("merge", world.recipe_file, world.out, home=world.folder, expect=ExitCode.INPUT)
+    assert done.out == ""
+    assert "nan at element 77" in done.err
+    assert "Traceback" not in done.err
     world.recipe = {"calibrat": "svc"}
-    done = process("merge", world.recipe_file, world.out)
-    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
-    assert done.stderr.startswith(f"error: {world.folder}/r.yaml:6 (calibrat): unknown key")
+    done = run_process("merge", world.recipe_file, world.out, home=world.folder, expect=ExitCode.USAGE)
+    assert done.out == ""
+    assert done.err.startswith(f"error: {world.folder}/r.yaml:6 (calibrat): unknown key")
 
 
 def test_a_file_size_limit_is_a_storage_error_and_can_be_resumed_without(run: Run, larger: World) -> None:
     expected = merged(run, larger, larger.folder / "undisturbed")
-    done = process("merge", larger.recipe_file, larger.out, limit=200_000)
+    done = subprocess.run(
+        [sys.executable, "-m", "svc_dist", "merge", larger.recipe_file, larger.out],
+        capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )  # fmt: skip
     assert done.returncode == ExitCode.STORAGE, done.stderr
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
