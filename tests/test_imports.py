@@ -85,7 +85,7 @@ def test_only_the_ray_executor_imports_ray() -> None:
         for file in modules().values()
         if any(name.split(".")[0] == "ray" for name in imported(file))
     ]
-    assert {str(user) for user in users} == {"run/executors/ray.py", "run/executors/ray_device.py"}
+    assert {str(user) for user in users} == {"run/executors/ray.py", "run/executors/ray_process.py"}
 
 
 def test_the_root_holds_the_door_and_little_else() -> None:

@@ -24,6 +24,7 @@ from svc_dist.forecast.data_sheets import (
     START,
 )  # fmt: skip
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
+from svc_dist.run.pipeline.shares import shares
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -65,8 +66,9 @@ class Money:
 class Cluster:
     """Identical machines.
 
-    ``nodes``: their number; ``node``: the capacity of each; ``devices``: of each, on each of which ``lanes`` units
-    compute at full speed: a GPU is a device with one lane; the cores of a machine are one device. ``alone``,
+    ``nodes``: their number; ``node``: the capacity of each; ``devices``: of each, with a process each, on each of which
+    ``lanes`` units compute at full speed: a GPU is a device with one lane; so are the cores that share a process, with
+    a lane for each unit that they compute at a time. ``alone``,
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
     the first unit, ``end`` after the last one, ``record`` for the receipt of each unit. ``client``: bytes a second that
     one process can read from storage; ``staged``: that it takes over from its device. ``cores``: of each machine, for
@@ -102,7 +104,7 @@ class Cluster:
     @property
     def beside(self) -> Node | None:
         """The capacity of a machine's cores beside its devices; None where units compute on no device."""
-        return Node(self.cores, self.node.memory // 2) if self.cores else None
+        return Node(self.cores, self.node.memory // 2, ahead=AHEAD * self.cores) if self.cores else None
 
     @property
     def window(self) -> int:
@@ -117,6 +119,11 @@ class Cluster:
     def all_units(self) -> int:
         """Units in flight at a time, those that read ahead or write included."""
         return self.nodes * self.devices * self.process.capacity
+
+    @property
+    def all_devices(self) -> int:
+        """GPUs, or machines without."""
+        return self.nodes * (1 if self.device == "cpu" else self.devices)
 
     @property
     def all_lanes(self) -> int:
@@ -176,12 +183,15 @@ def _cores(keys: dict[str, str], host: Host | None) -> Cluster:
     cores = _count(keys, "cpus")
     threads = 1 if host is None else host.threads_per_unit
     lanes = max(1, cores // threads)
+    processes = len(shares(lanes, 0, 0))
     source = f"estimated: {CORE_SOURCE}" if host is None else f"{host.processor} as measured on {host.measured}"
     speed = CORE if host is None else host.crowded  # cores of a large machine are seldom idle
-    node = Node(_count(keys, "slots", max(2, lanes)), _memory(keys))
+    slots = _count(keys, "slots", lanes)
+    node = Node(slots, _memory(keys), ahead=AHEAD * slots)
+    assumed = f"{CLIENT / 1e9:.2f} GB/s read by a process (assumed)"
     return Cluster(
-        _count(keys, "nodes", 1), node, 1, lanes, speed, speed, _network(keys),
-        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(keys)),
+        _count(keys, "nodes", 1), node, processes, max(1, lanes // processes), speed, speed, _network(keys),
+        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(keys), assumed), CLIENT, STAGED,
     )  # fmt: skip
 
 

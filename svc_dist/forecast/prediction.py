@@ -132,7 +132,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         },
         units=len(plan.units),
         slots=cluster.all_slots,
-        devices=cluster.nodes * cluster.devices,
+        devices=cluster.all_devices,
         bytes_in=plan.bytes_in,
         bytes_out=plan.bytes_out,
         requests=_requests(plan),

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from svc_dist.errors import DamagedInputError, DrainedError, StorageError, SvcDistError, UnitsFailedError
+from svc_dist.errors import (
+    DamagedInputError,
+    DeviceFailedError,
+    DrainedError,
+    StorageError,
+    SvcDistError,
+    UnitsFailedError,
+)
 from svc_dist.plan.model import Plan
 from svc_dist.run.executors.base import Drains, Executor
 from svc_dist.run.options import Limits
@@ -210,14 +217,15 @@ def _described(nodes: Mapping[str, Node]) -> str:
     slots, memory = sum(node.slots for node in usable), sum(node.memory for node in usable)
     devices = [node for node in usable if node.device_memory is not None]
     kind, usable = ("GPU", devices) if devices else ("node", usable)
-    return f"{counted(len(usable), kind)} for {slots} units at a time, {format_size(memory)} of memory"
+    number = counted(len({node.name for node in usable}), kind)
+    return f"{number} for {slots} units at a time, {format_size(memory)} of memory"
 
 
 def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRecord:
     units = [unit for unit in schedule.plan.units if unit.id not in schedule.done]
     return RunRecord(
         executor=executor.name,
-        nodes=tuple(node.name for node in executor.nodes.values() if node.slots),
+        nodes=tuple(dict.fromkeys(node.name for node in executor.nodes.values() if node.slots)),
         seconds=seconds,
         bytes_moved=sum(unit.bytes_in + unit.bytes_out for unit in units),
         units=len(units),
@@ -255,7 +263,7 @@ def _record(failure: Failure, plan: Plan) -> FailureRecord:
 def _error_of_run(first: SvcDistError, failures: dict[str, FailureRecord], units: int) -> SvcDistError:
     """The error that a run raises: its first one where that is a likely common cause, else the list of failures."""
     more = f"\n(and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
-    if isinstance(first, StorageError) or first.exit_code == DamagedInputError.exit_code:
+    if isinstance(first, StorageError | DeviceFailedError) or first.exit_code == DamagedInputError.exit_code:
         return type(first)(first.message + more, first.hint)
     listed = "\n".join(describe_failure(name, record) for name, record in failures.items())
     return UnitsFailedError(

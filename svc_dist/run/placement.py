@@ -37,10 +37,11 @@ class Node:
 
 
 class Need(NamedTuple):
-    """What a unit needs: bytes of the node's ``memory``, and of a ``device``'s."""
+    """What a unit needs: bytes of the node's ``memory``, and of a ``device``'s; ``alone``: no other unit beside it."""
 
     memory: int
     device: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class Placement:
 
     A unit that needs no device goes to cores, and to a device's process only where no node has cores for it. One that
     needs at most half of a device's memory shares the device; a larger one gets it alone. A unit that is too large for
-    every node runs alone on one of the largest. Of the nodes with room, the one with most room gets the unit, or, where
-    units wait behind others, the one with the least work; nodes that did not answer get one only where there is no
-    other. What no booking changes is kept between them, so that a run of many units on many nodes stays quick.
+    every node runs alone on one of the largest; one that is to be alone waits for an empty node. Of the nodes with
+    room, the one with most room gets the unit, or, where units wait behind others, the one with the least work; nodes
+    that did not answer get one only where there is no other. What no booking changes is kept between them, so that a
+    run of many units on many nodes stays quick.
 
     A node that reads ahead takes no more than its share of the work that is left, so that near the end no unit waits
     behind others while another node is idle. The share of one that has done less than others so far is smaller.
@@ -73,6 +75,8 @@ class Placement:
         self._largest = 0.0
         self._used: dict[str, tuple[int, int, float]] = {}
         self._unresponsive: set[str] = set()
+        self.nodes = dict(nodes)
+        self.names: dict[str, str] = {}  # also of nodes that left
         self.resize(nodes)
 
     @property
@@ -81,8 +85,13 @@ class Placement:
         return not self._open
 
     def resize(self, nodes: Mapping[str, Node]) -> None:
-        """Replace the available nodes. Bookings on a node that left remain until they are released."""
+        """Replace the available nodes. Bookings on a node that left remain until they are released.
+
+        One that comes back has answered.
+        """
+        self._unresponsive -= nodes.keys() - self.nodes.keys()
         self.nodes = dict(nodes)
+        self.names.update({key: node.name for key, node in nodes.items()})
         self.slots = sum(node.slots for node in nodes.values())
         self._order = {name: -place for place, name in enumerate(self.nodes)}
         self._free: dict[str, tuple[int, int]] = {}  # slots and bytes that are free on each node
@@ -246,6 +255,8 @@ class Placement:
 
 def _slots(need: Need, node: Node) -> int:
     """How many slots of a node a unit takes."""
+    if need.alone:
+        return node.capacity
     shares = node.device_memory is None or PER_DEVICE * need.device <= node.device_memory
     return 1 if shares else min(PER_DEVICE, node.slots)
 

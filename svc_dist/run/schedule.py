@@ -92,7 +92,7 @@ class Failed:
 
     ``lost``: its worker went away, so another attempt may succeed; ``silent``: it did not answer in time; ``killed``:
     its process was killed, usually for memory, while its node stayed; ``uncounted``: it went away for a reason that
-    says nothing about this instruction, such as the loss of its node.
+    says nothing about this instruction, such as the loss of its node, or a unit beside it; ``too_small``: its GPU is.
     """
 
     instruction: Instruction
@@ -101,6 +101,7 @@ class Failed:
     silent: bool = False
     killed: bool = False
     uncounted: bool = False
+    too_small: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Schedule:
     are in flight where nodes have more, and ``FINISHING`` shards. Setting ``draining`` stops gracefully.
 
     An instruction that fails transiently is tried up to ``max_attempts`` times, on another node where there is one.
-    Attempts that ended with their node do not count among them, up to ``max_uncounted``. Any other failure stops new
+    Attempts that ended with their node do not count among them, up to ``max_uncounted``; nor those whose process was
+    killed with others in it, but from then on the unit gets one to itself. Any other failure stops new
     work, lets the units in flight finish, and is recorded in ``failures``. Units whose ranges the storage lost run
     again like any others, up to ``max_losses`` times for each shard.
     """
@@ -165,7 +167,8 @@ class Schedule:
         self._failed_attempts: dict[Instruction, int] = {}
         self._uncounted: dict[Instruction, int] = {}
         self._lost_on: dict[str, list[str]] = {}
-        self._kills: dict[str, int] = {}
+        self._kills: dict[str, int] = {}  # by unit, those that count
+        self._alone, self._on_host = set[str](), set[str]()  # units that killed a process; that no GPU has room for
         self._losses: dict[int, int] = {}
         self._rewrites: dict[str, None] = {}
         self._ready: deque[Instruction] = deque()  # shards to finish, and publishing
@@ -236,7 +239,9 @@ class Schedule:
         unit = event.instruction.unit
         if booking is not None and event.lost:
             self._lost_on.setdefault(unit, []).append(booking.node)
-        self._kills[unit] = self._kills.get(unit, 0) + event.killed
+        self._kills[unit] = self._kills.get(unit, 0) + (event.killed and not event.uncounted)
+        for units, holds in ((self._alone, event.killed), (self._on_host, event.too_small)):
+            units.update((unit,) if holds else ())
         self.waiting.appendleft(self.plan.unit[unit], self._group(unit))
         return self._issue([])
 
@@ -253,8 +258,8 @@ class Schedule:
         return self._issue([] if event.units else [event.instruction])
 
     def _fail(self, event: Failed | RangesLost, booking: Booking | None = None) -> list[Instruction]:
-        node = self._placement.nodes.get(booking.node) if booking is not None else None
-        attempts, name = self.attempts[event.instruction], node.name if node is not None else ""
+        name = "" if booking is None else self._placement.names.get(booking.node, "")
+        attempts = self.attempts[event.instruction]
         self.failures[event.instruction.title] = Failure(event.instruction, event.error, attempts, name)
         return []
 
@@ -263,7 +268,8 @@ class Schedule:
 
     def _group(self, unit: str) -> Group:
         """What a unit needs, and the nodes that it was lost on."""
-        return Group(self._needs.of(unit), tuple(self._lost_on.get(unit, ())))
+        need = self._needs.of(unit, unit in self._on_host)
+        return Group(need._replace(alone=unit in self._alone), tuple(self._lost_on.get(unit, ())))
 
     def _publish_if_ready(self) -> list[Instruction]:
         return [Publish()] if not self._unfinished and not self.published else []
@@ -290,4 +296,4 @@ class Schedule:
 
     def _start(self, unit: Unit, booking: Booking) -> RunUnit:
         low_memory = self._kills.get(unit.id, 0) == self.max_attempts - 1 > 0
-        return RunUnit(unit.id, booking, low_memory, rewrite=unit.id in self._rewrites)
+        return RunUnit(unit.id, booking, low_memory, unit.id in self._rewrites, unit.id in self._on_host)

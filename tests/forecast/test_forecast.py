@@ -176,7 +176,9 @@ def test_a_hosts_rates_come_back_from_their_file(tmp_path: Path) -> None:
     file.write_text(host().to_json())
     found = parse_cluster(f"host={file},slots=3")
     assert (found.node, found.lanes, found.threads_per_unit) == (Node(3, 6 * 10**9, ahead=6), 2, 2)
-    assert parse_cluster(f"host={file},cpus=16,nodes=2").lanes == 8
+    cores = parse_cluster(f"host={file},cpus=16,nodes=2")
+    assert (cores.devices, cores.lanes) == (2, 4)
+    assert (cores.process.slots, cores.process.ahead, cores.all_devices) == (4, 8, 2)
     assert math.isinf(parse_cluster(f"host={file},cache=warm").storage.read)
 
 

@@ -472,3 +472,51 @@ def test_a_device_that_joins_late_is_not_taken_for_a_slow_one() -> None:
     gpus = {str(number): Node(2, 10**12, 100, ahead=4) for number in range(8)}
     schedule = Schedule(plan_of(*[(0, 1, 10)] * 240, device="cuda"), {name: gpus[name] for name in list(gpus)[:-1]})
     assert busy(schedule, gpus, {}, joins=15.0) > 0.9
+
+
+def killed(unit: str, beside: bool) -> Failed:
+    """The process of a unit was killed, with others ``beside`` it or not."""
+    return Failed(RunUnit(unit), UnitsFailedError("killed"), lost=True, killed=True, uncounted=beside)
+
+
+def test_units_whose_process_was_killed_run_again_alone_and_none_of_them_has_lost_an_attempt() -> None:
+    nodes = {"a": Node(2, 100, ahead=4)}
+    schedule = Schedule(plan_of((0, 3, 1), (0, 2, 1), (0, 1, 1)), nodes)
+    assert len(schedule.start()) == 3
+    schedule.handle(killed("u0", beside=True))
+    schedule.handle(killed("u1", beside=True))
+    (first,) = schedule.handle(Done(RunUnit("u2")))
+    assert isinstance(first, RunUnit)
+    assert first.booking is not None
+    assert first.booking.slots == 6, "all of its process"
+    for _ in range(2):
+        (again,) = schedule.handle(killed(first.unit, beside=False))
+        assert again == first, "it has three attempts by itself"
+        assert isinstance(again, RunUnit)
+    assert again.low_memory
+    schedule.handle(killed(first.unit, beside=False))
+    assert schedule.failures[f"unit {first.unit}"].attempts == 4
+    assert len(schedule.failures) == 1
+
+
+def test_a_unit_that_does_not_fit_onto_its_gpu_runs_on_cores() -> None:
+    nodes = {"a/0": Node(2, 100, device_memory=50), "a/cores/0": Node(2, 100)}
+    schedule = Schedule(plan_of((0, 1, 50), device="cuda"), nodes)
+    (unit,) = schedule.start()
+    error = UnitsFailedError("the unit does not fit onto its GPU")
+    (again,) = schedule.handle(Failed(unit, error, lost=True, uncounted=True, too_small=True))
+    assert isinstance(again, RunUnit)
+    assert again.on_host
+    assert again.booking is not None
+    assert (again.booking.node, again.booking.memory) == ("a/cores/0", 50)
+
+
+def test_a_node_that_did_not_answer_and_comes_back_gets_units_like_any_other() -> None:
+    nodes = {"a": Node(1, 100), "b": Node(1, 50)}
+    schedule = Schedule(plan_of((0, 5, 1), (0, 4, 1), (0, 3, 1), (0, 2, 1)), nodes)
+    on = placed(schedule.start())
+    assert on == {"u0": "a", "u1": "b"}
+    silent = Failed(RunUnit("u0"), UnitsFailedError("no answer"), lost=True, silent=True)
+    schedule.handle(Capacity({"b": nodes["b"]}))
+    assert not schedule.handle(silent)
+    assert placed(schedule.handle(Capacity(nodes))) == {"u2": "a"}, "u0 avoids it"

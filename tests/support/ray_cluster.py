@@ -59,6 +59,10 @@ class RayCluster:
         mark = f"TEST_NODE={self.home}/{node}"
         return [pid for pid in _having(mark) if _title(pid).startswith(f"ray::{task}")]
 
+    def unit_processes(self, node: str = "") -> list[int]:
+        """The processes that run units, or are ready to."""
+        return [pid for task in ("merge_unit", "UnitProcess") for pid in self.workers(task, node)]
+
     @contextmanager
     def merge(self, *arguments: str | Path, program: Sequence[str] = PROGRAM) -> Iterator[Merge]:
         """A merge on the cluster that runs alongside. ``program``: what starts the command."""

@@ -155,7 +155,7 @@ def test_a_chimera_of_all_names_under_ray_from_s3_to_s3(disk_s3: Bucket, tmp_pat
                 hung: list[int] = []
                 while merge.process.poll() is None and not hung:
                     time.sleep(0.02)
-                    hung = cluster.workers("merge_unit", "node2") if receipts() > status.done + 5 else []
+                    hung = cluster.unit_processes("node2") if receipts() > status.done + 5 else []
                 for pid in hung:
                     os.kill(pid, signal.SIGSTOP)
                 code = merge.ends()

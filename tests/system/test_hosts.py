@@ -109,8 +109,9 @@ def test_a_process_that_hangs_on_a_node_that_is_well_is_given_up(merge: HostedMe
 
 
 def units_on(worker: Host) -> list[int]:
-    """Processes of a worker that are at a unit."""
-    return [pid for pid, command in worker.processes().items() if command.startswith("ray::merge_unit")]
+    """Processes of a worker that run units."""
+    names = ("ray::merge_unit", "ray::UnitProcess")
+    return [pid for pid, command in worker.processes().items() if command.startswith(names)]
 
 
 def test_a_driver_whose_head_is_lost_ends_soon_and_the_next_one_goes_on(merge: HostedMerge) -> None:

@@ -168,7 +168,7 @@ def struck(cluster: RayCluster, strikes: Strikes, recipe: Path) -> tuple[int, in
 
 def processes_of_gpus(cluster: RayCluster) -> list[int]:
     """The processes of GPUs, which Ray calls by the unit that came last, where there was one."""
-    return [*cluster.workers("DeviceProcess"), *cluster.workers("merge_unit"), *cluster.workers("get_ready")]
+    return [*cluster.unit_processes(), *cluster.workers("get_ready")]
 
 
 def killed_now(pid: int) -> bool:

@@ -8,9 +8,10 @@ import time
 import traceback
 from collections.abc import Callable
 
-from svc_dist.errors import INTERNAL_ERROR, DrainedError, ExitCode, SvcDistError
+from svc_dist.errors import INTERNAL_ERROR, DeviceFailedError, DrainedError, ExitCode, SvcDistError
 from svc_dist.run.batch.jobs import Job
 from svc_dist.run.batch.record import BatchRecord, Row
+from svc_dist.run.devices.chosen import shared_connection
 from svc_dist.run.session import MergeSummary
 from svc_dist.run.signals.outcome import Outcome
 from svc_dist.run.signals.stopping import recorded_stop
@@ -25,13 +26,14 @@ _log = logging.getLogger("svc_dist")
 def run_batch(record: BatchRecord, merge: Merge, runtime: float | None = None) -> None:
     """Merge what the record lists. What is complete already takes a look; what is unfinished is resumed.
 
+    All merges share one connection to their cluster. After a GPU of this process failed, none begins any more.
     ``runtime``: seconds after which it stops. Raises what stopped a merge before its end (an error of exit code 75, or
     an interruption), after the record says so: the same command again resumes. StorageError where the record cannot
     be written.
     """
     record.write()  # where that fails, nothing is merged
     try:
-        with recorded_stop() as asked:
+        with recorded_stop() as asked, shared_connection():
             _run_all(record, merge, runtime, asked)
     except BaseException:
         record.close(stopped=True)
@@ -53,6 +55,14 @@ def _run_all(record: BatchRecord, merge: Merge, runtime: float | None, asked: th
         _log.info(f"merge {number + 1} of {len(record.rows)}: {row.job.name}")
         record.began(row)
         _run(record, row, merge, left)
+        rest = len(record.rows) - number - 1
+        if row.code == DeviceFailedError.code and rest:
+            _log.error(
+                f"error: {counted(rest, 'merge')} of the batch did not begin: after its GPU failed, CUDA computes "
+                "nothing more in this process\n  run the same command again: it resumes in a new process; if the same "
+                "GPU fails again, leave it out with CUDA_VISIBLE_DEVICES"
+            )
+            return
 
 
 def _run(record: BatchRecord, row: Row, merge: Merge, left: float | None) -> None:

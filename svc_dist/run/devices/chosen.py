@@ -6,7 +6,8 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device, Settings
@@ -15,8 +16,22 @@ from svc_dist.run.host import settings_here
 from svc_dist.run.options import ExecutorKind, Options
 from svc_dist.sizes import counted
 
+if TYPE_CHECKING:
+    from svc_dist.run.executors.ray_connection import RayConnection
+
 _WAIT = 120.0  # seconds for an answer of every node: importing torch takes some
 _log = logging.getLogger("svc_dist")
+
+
+@dataclass
+class _Shared:
+    """The connection of this process, and how many use it."""
+
+    users: int = 0
+    connection: RayConnection | None = None
+
+
+_shared = _Shared()
 
 
 @contextmanager
@@ -30,11 +45,25 @@ def on_cluster(options: Options) -> Iterator[Options]:
         return
     from svc_dist.run.executors.ray import connect
 
-    connection = connect(options.address)
+    with shared_connection():
+        if _shared.connection is None:
+            _shared.connection = connect(options.address)
+        yield replace(options, connection=_shared.connection)
+
+
+@contextmanager
+def shared_connection() -> Iterator[None]:
+    """Have the runs within, which are all on one cluster, share the connection of the first that joins it."""
+    if _shared.users == 0:
+        _shared.connection = None
+    _shared.users += 1
     try:
-        yield replace(options, connection=connection)
+        yield
     finally:
-        connection.close()
+        _shared.users -= 1
+        if _shared.users == 0 and _shared.connection is not None:
+            _shared.connection.close()
+            _shared.connection = None
 
 
 def settings_of(options: Options, recorded: Settings | None) -> Settings:
@@ -51,12 +80,10 @@ def settings_of(options: Options, recorded: Settings | None) -> Settings:
         if recorded is not None or request.device == Device.CPU:
             settings = request.resolve(recorded, lambda: Device.CPU)
             if settings.device != Device.CPU:
-                joined.connection.devices(options.slots or sys.maxsize)
+                joined.connection.processes(options.slots or sys.maxsize)
             return settings
-        found = joined.connection.devices(options.slots or sys.maxsize).kinds(_WAIT)
+        found = joined.connection.processes(options.slots or sys.maxsize).kinds(_WAIT)
         settings = request.resolve(None, lambda: Device.CUDA if found.kinds else Device.CPU, lambda: _kind(found))
-        if settings.device == Device.CPU:
-            joined.connection.give_back()
     _report(found, settings, asked=request.device == Device.CUDA)
     return settings
 

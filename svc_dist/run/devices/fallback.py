@@ -75,7 +75,11 @@ def attempted(plan: Plan, unit: Unit, ways: Sequence[Attempt], run: Callable[[At
                 raise
             reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
             if kind is Trouble.SICK:
-                raise DeviceFailedError(f"{device_name(attempt.device)} failed: {reason}") from None
+                raise DeviceFailedError(
+                    f"{device_name(attempt.device)} failed: {reason}",
+                    "run the same command again to resume; if the same GPU fails again, leave it out with "
+                    "CUDA_VISIBLE_DEVICES",
+                ) from None
         if kind is Trouble.ROUTE:  # with less memory the same library would refuse the same matrix
             left = [way for way in left if way.device != attempt.device]
         release_memory(attempt.device)

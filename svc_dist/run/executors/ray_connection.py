@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from svc_dist.run.executors.ray_devices import RayDevices
 from svc_dist.run.executors.ray_head import HeadWatch
 from svc_dist.run.executors.ray_nodes import environment, join, own_sigterm, start_here, stop_here
+from svc_dist.run.executors.ray_processes import RayProcesses
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,26 +43,23 @@ class RayConnection:
                         join(ray, _START, address)
             self._restoring = restoring.pop_all()
         self.head = HeadWatch(ray.get_runtime_context().gcs_address)
-        self._devices: RayDevices | None = None
+        self._processes: RayProcesses | None = None
 
-    def devices(self, most: int) -> RayDevices:
-        """The GPUs of the cluster, each with a process, ``most`` at first: the same ones for all runs."""
-        if self._devices is None:
-            self._devices = RayDevices(self.ray, most)
-        return self._devices
-
-    def give_back(self) -> None:
-        """End the processes of the devices."""
-        if self._devices is not None:
-            self._devices.close()
-            self._devices = None
+    def processes(self, most: int, gpus: bool = True) -> RayProcesses:
+        """The processes that run units, the same ones for all runs. Those of ``gpus`` get ready, ``most`` a node."""
+        if self._processes is None:
+            self._processes = RayProcesses(self.ray, self.started)
+        if gpus:
+            self._processes.start_gpus(most)
+        return self._processes
 
     def close(self) -> None:
-        """Give the devices back; stop the cluster that was started, or leave the one that was joined."""
+        """Give the processes back; stop the cluster that was started, or leave the one that was joined."""
         with self._restoring:
             if self.head.lost:  # Ray would wait for one
                 return
-            self.give_back()
+            if self._processes is not None:
+                self._processes.close()
             if self.started:
                 stop_here(self.ray)
             elif self._owned:

@@ -16,13 +16,17 @@ class Needs:
         self.plan, self._sink_memory, self._landing = plan, sink_memory, landing
         self._light: dict[int, bool] = {}
 
-    def of(self, unit: str) -> Need:
-        """What a unit needs."""
+    def of(self, unit: str, on_host: bool = False) -> Need:
+        """What a unit needs. ``on_host``: of cores, because it does not fit onto its GPU."""
         planned = self.plan.unit[unit]
         beside = self._sink_memory + planned.bytes_in * self._landing
-        if self.on_host(planned):
+        if on_host or self.on_host(planned):
             return Need(planned.memory + beside)
         return Need(ON_HOST + beside, planned.memory)
+
+    def largest(self) -> int:
+        """The most bytes of a node that a unit needs."""
+        return max((self.of(unit.id).memory for unit in self.plan.units), default=0)
 
     def on_host(self, unit: Unit) -> bool:
         """Whether a unit computes on cores, whatever the run's device: its bytes take longer to a device and back.

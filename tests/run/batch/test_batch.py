@@ -8,12 +8,14 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from svc_dist.errors import (
     ClusterLostError,
+    DeviceFailedError,
     DrainedError,
     ExitCode,
     Interrupted,
@@ -25,6 +27,9 @@ from svc_dist.errors import (
 from svc_dist.run.batch.batch import run_batch
 from svc_dist.run.batch.jobs import Job
 from svc_dist.run.batch.record import BatchRecord
+from svc_dist.run.devices.chosen import on_cluster
+from svc_dist.run.executors import ray as ray_executor
+from svc_dist.run.options import Options
 from svc_dist.run.session import MergeSummary
 from svc_dist.run.signals.stopping import signals
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -167,3 +172,40 @@ def test_the_table_has_a_line_for_each_then_the_errors_then_a_sum(tmp_path: Path
     assert lines[4:] == [
         "a: a is wrong", "b: the merge is not complete", f"0 of 3 merges complete; report: {batch.file}",
     ]  # fmt: skip
+
+
+def test_after_its_gpu_failed_no_merge_begins_in_the_same_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = Batch(tmp_path, "abc")
+    run_batch(batch.record, merging(a=DeviceFailedError("cuda failed: CUDA error: an illegal memory access")))
+    assert batch.states() == ["failed", "waiting", "waiting"]
+    assert batch.data()["exit_code"] == batch.record.exit_code == ExitCode.UNITS_FAILED
+    assert "2 merges of the batch did not begin" in caplog.messages[-1]
+    last = Batch(tmp_path, "ab")
+    run_batch(last.record, merging(b=DeviceFailedError("cuda failed")))
+    assert last.states() == ["complete", "failed"]
+    assert "did not begin" not in caplog.messages[-1]
+
+
+def test_the_merges_share_one_connection_to_their_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SimpleNamespace] = []
+
+    def connect(address: str) -> SimpleNamespace:
+        made.append(SimpleNamespace(address=address, closed=0))
+        made[-1].close = lambda: setattr(made[-1], "closed", made[-1].closed + 1)
+        return made[-1]
+
+    def merge(job: Job, runtime: float | None) -> MergeSummary:
+        with on_cluster(Options(address="head:6379")) as options:
+            seen.append((options.connection, made[-1].closed))
+        return summary(job)
+
+    seen: list[Any] = []
+    monkeypatch.setattr(ray_executor, "connect", connect)
+    batch = Batch(tmp_path, "abc")
+    run_batch(batch.record, merge)
+    assert seen == [(made[0], 0)] * 3
+    assert [one.closed for one in made] == [1]
+    run_batch(Batch(tmp_path, "a").record, merge)
+    assert len(made) == 2

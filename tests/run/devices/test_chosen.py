@@ -29,16 +29,13 @@ class Connection:
         self.done: list[str] = []
         Connection.made.append(self)
 
-    def devices(self, most: int) -> Connection:
+    def processes(self, most: int) -> Connection:
         self.done.append("start")
         return self
 
     def kinds(self, seconds: float) -> ClusterGpus:
         self.done.append("ask")
         return self._found
-
-    def give_back(self) -> None:
-        self.done.append("give back")
 
     def close(self) -> None:
         self.done.append("close")
@@ -107,7 +104,7 @@ def test_gpus_get_ready_while_a_merge_is_planned(cluster: ClusterGpus) -> None:
     with on_cluster(Options(address="head:6379")) as options:
         cluster.kinds.clear()
         assert settings_of(options, None).device == "cpu"
-    assert done() == ["start", "ask", "give back", "close"]
+    assert done() == ["start", "ask", "close"]
 
 
 def test_a_resume_keeps_its_device_and_asks_nothing(cluster: ClusterGpus) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from svc_dist.run.executors.ray_cluster import ClusterGpus, warn_of_unused
-from tests.run.executors.test_ray_devices import Cluster
+from tests.run.executors.test_ray_processes import Cluster
 
 
 def test_gpus_that_cannot_be_used_are_counted_by_reason() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from svc_dist.run.executors import ray_connection
 from svc_dist.run.executors.ray_connection import RayConnection
-from tests.run.executors.test_ray_devices import Cluster
+from tests.run.executors.test_ray_processes import Cluster
 
 
 class Ray(Cluster):
@@ -39,7 +39,7 @@ def test_a_cluster_that_was_joined_is_left_and_its_gpus_are_given_back(joined: l
     ray = Ray(a=2)
     connection = RayConnection(ray, "head:6379")
     assert joined == ["head:6379"]
-    assert connection.devices(64) is connection.devices(1), "all runs get the same processes"
+    assert connection.processes(64) is connection.processes(1), "all runs get the same processes"
     assert len(ray.started) == 2
     connection.close()
     assert ray.killed == ray.started
@@ -50,7 +50,7 @@ def test_a_connection_of_the_callers_own_stays(joined: list[str]) -> None:
     ray = Ray(initialised=True, a=1)
     connection = RayConnection(ray, None)
     assert not connection.started
-    connection.devices(64)
+    connection.processes(64)
     connection.close()
     assert ray.killed == ray.started
     assert (joined, ray.left) == ([], 0)
@@ -59,7 +59,7 @@ def test_a_connection_of_the_callers_own_stays(joined: list[str]) -> None:
 def test_of_a_cluster_whose_head_is_lost_nothing_is_asked() -> None:
     ray = Ray(a=1)
     connection = RayConnection(ray, "head:6379")
-    connection.devices(64)
+    connection.processes(64)
     connection.head = SimpleNamespace(lost=True)  # type: ignore[assignment]
     connection.close()
     assert (ray.killed, ray.left) == ([], 0)

@@ -1,4 +1,4 @@
-"""What ``svc_dist.run.executors.ray`` makes of how a unit on a GPU ended, with Ray's own errors and no cluster."""
+"""What ``svc_dist.run.executors.ray`` makes of how a unit ended, with Ray's own errors and no cluster."""
 
 from __future__ import annotations
 
@@ -11,28 +11,14 @@ from ray import exceptions
 from svc_dist.errors import DeviceFailedError, DeviceTooSmallError, UnitsFailedError
 from svc_dist.plan.settings import Settings
 from svc_dist.run.executors.ray import RayExecutor
-from svc_dist.run.executors.ray_devices import Device, RayDevices
+from svc_dist.run.executors.ray_process import Process
+from svc_dist.run.executors.ray_processes import RayProcesses
 from svc_dist.run.placement import Booking
 from svc_dist.run.schedule import Done, Failed, RunUnit
-from tests.run.executors.test_ray_devices import Cluster, answered, gpus
+from tests.run.executors.test_ray_processes import Cluster, answered, gpus
 from tests.run.test_schedule import plan_of
 
 UNIT, OTHER = RunUnit("u0", Booking("a/0", 1)), RunUnit("u1", Booking("a/0", 1))
-
-
-class Task:
-    """A function of the cluster: notes what it is sent with."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def options(self, **options: Any) -> Task:
-        self.sent.append(options)
-        return self
-
-    def remote(self, _: Any, instruction: RunUnit) -> str:
-        self.sent[-1]["instruction"] = instruction
-        return f"on cores {len(self.sent)}"
 
 
 @pytest.fixture
@@ -40,13 +26,13 @@ def executor() -> RayExecutor:
     """With two units on the first of two GPUs."""
     made: Any = RayExecutor.__new__(RayExecutor)
     cluster: Any = Cluster(a=2)
-    devices: RayDevices = answered(cluster)
+    processes: RayProcesses = answered(cluster)
     cluster.exceptions = exceptions
-    made._ray, made._devices, made._nodes = cluster, devices, devices
+    made._ray, made._processes = cluster, processes
     made._plan = plan_of((0, 1, 50), (0, 1, 50), device="cuda")
-    made._task, made._arguments, made._events = Task(), (), []
+    made._arguments, made._events = (), []
     made._metrics = SimpleNamespace(started=lambda *_: None, ended=lambda *_: None)
-    device = devices.device("a/0")
+    device = processes.process("a/0")
     made._refs, made._on = {"0": UNIT, "1": OTHER}, {"0": device, "1": device}
     executor: RayExecutor = made
     return executor
@@ -68,8 +54,8 @@ def task_error(cause: Exception) -> exceptions.RayTaskError:
     return exceptions.RayTaskError("execute", "traceback", cause)
 
 
-def device(executor: Any, key: str = "a/0") -> Device | None:
-    found: Device | None = executor._devices.device(key)
+def device(executor: Any, key: str = "a/0") -> Process | None:
+    found: Process | None = executor._processes.process(key)
     return found
 
 
@@ -85,19 +71,40 @@ def test_a_device_that_failed_takes_no_more_units_and_only_one_of_its_units_coun
     assert failed.error.message == "GPU 0 of a (10.0.0.1): cuda failed: CUDA error: an illegal memory access"
     assert gpus(executor.nodes) == ["a/1"]
     for error in (exceptions.ActorDiedError(), task_error(DeviceFailedError("the same context"))):
-        executor._refs["1"], executor._on["1"] = OTHER, executor._on.get("1") or Device("a", None, ended="it failed")
+        executor._refs["1"], executor._on["1"] = OTHER, executor._on.get("1") or Process("a", None, ended="it failed")
         beside = end(executor, "1", error)
         assert (beside.lost, beside.uncounted, beside.killed) == (True, True, False)
 
 
-def test_a_process_that_was_killed_counts_and_its_device_comes_back(executor: RayExecutor) -> None:
+def test_of_units_whose_process_was_killed_any_may_be_the_reason_so_none_counts(executor: RayExecutor) -> None:
+    for ref in ("0", "1"):
+        killed = end(executor, ref, exceptions.ActorDiedError())
+        assert (killed.lost, killed.killed, killed.uncounted) == (True, True, True)
+        assert killed.error.message.startswith("the worker was lost: ActorDiedError: ")
+
+
+def test_a_unit_alone_in_a_process_that_was_killed_counts_and_its_device_comes_back(executor: RayExecutor) -> None:
+    del executor._refs["1"], executor._on["1"]
     killed = end(executor, "0", exceptions.ActorDiedError())
     assert (killed.lost, killed.killed, killed.uncounted) == (True, True, False)
     assert gpus(executor.nodes) == ["a/1"]
-    executor._nodes.refresh()
+    executor._processes.refresh()
     executor._ray.get = lambda ref: Cluster().answer(ref[0], ref[1])
-    executor._nodes.refresh(list(executor._nodes.probes))
+    executor._processes.refresh(list(executor._processes.probes))
     assert sorted(gpus(executor.nodes)) == ["a/0", "a/1"]
+
+
+def test_what_was_killed_for_memory_says_so(executor: RayExecutor) -> None:
+    killed = end(executor, "0", exceptions.OutOfMemoryError("the node is low on memory"))
+    assert (killed.killed, killed.uncounted) == (True, True)
+    assert killed.error.message.startswith("the worker was killed for memory: OutOfMemoryError: ")
+
+
+def test_a_process_that_cannot_be_reached_says_nothing_about_its_units(executor: RayExecutor) -> None:
+    for ref in ("0", "1"):
+        lost = end(executor, ref, exceptions.ActorUnavailableError("connection reset", None))
+        assert (lost.lost, lost.killed, lost.uncounted) == (True, False, True)
+    assert gpus(executor.nodes) == ["a/1"]
 
 
 @pytest.mark.parametrize("kind", ["task", "process"])
@@ -112,12 +119,9 @@ def test_a_node_that_went_away_is_no_attempt(executor: RayExecutor, kind: str) -
 
 def test_what_does_not_fit_onto_its_gpu_runs_on_cores_that_are_booked_for_it(executor: RayExecutor) -> None:
     too_small = task_error(DeviceTooSmallError("the unit does not fit onto its GPU: CUDA out of memory"))
-    assert end(executor, "0", too_small) is None
-    (sent,) = executor._task.sent
-    assert (sent["num_cpus"], sent["memory"], sent["scheduling_strategy"]) == (1, 50, "a")
-    assert sent["instruction"] == UNIT
-    assert sent["instruction"].on_host
-    assert executor._refs["on cores 1"] == UNIT
+    sent = end(executor, "0", too_small)
+    assert (sent.lost, sent.uncounted, sent.too_small, sent.killed) == (True, True, True, False)
+    assert device(executor) is not None, "its GPU is well"
 
 
 def test_without_such_cores_it_is_refused_with_what_it_needs(executor: RayExecutor) -> None:
@@ -135,7 +139,7 @@ def test_a_unit_that_does_not_answer_ends_its_process_and_the_other_unit_is_no_a
     assert executor.abandon(UNIT)
     assert list(executor._refs) == ["1"]
     assert on is not None
-    assert executor._ray.killed == [on.process]
+    assert executor._ray.killed == [on.actor]
     beside = end(executor, "1", exceptions.ActorDiedError())
     assert (beside.lost, beside.uncounted) == (True, True)
     assert "unit u0 did not answer" in beside.error.message
@@ -144,7 +148,7 @@ def test_a_unit_that_does_not_answer_ends_its_process_and_the_other_unit_is_no_a
 def test_a_unit_for_a_process_that_has_just_ended_is_no_attempt(executor: RayExecutor) -> None:
     on = device(executor)
     assert on is not None
-    executor._devices.end(on, "its process ended")  # type: ignore[union-attr]
+    executor._processes.end(on, "its process ended")
     executor.submit(RunUnit("u1", Booking("a/0", 1)))
     (failed,) = executor._events
     assert isinstance(failed, Failed)
@@ -152,9 +156,8 @@ def test_a_unit_for_a_process_that_has_just_ended_is_no_attempt(executor: RayExe
     assert Settings(device="cuda") == executor._plan.settings
 
 
-def test_a_unit_that_is_booked_on_cores_is_a_task_there(executor: Any) -> None:
-    executor.submit(RunUnit("u1", Booking("a/cores", 5)))
-    (sent,) = executor._task.sent
-    assert (sent["scheduling_strategy"], sent["num_cpus"], sent["memory"]) == ("a", 1, 5)
-    assert executor._refs["on cores 1"] == RunUnit("u1")
-    assert "on cores 1" not in executor._on
+def test_what_is_in_flight_at_the_end_of_a_run_ends_with_its_process(executor: Any) -> None:
+    executor._own, on = None, device(executor)
+    executor.close()
+    assert on is not None
+    assert executor._ray.killed == [on.actor]

@@ -1,4 +1,4 @@
-"""What a Ray node is asked and told before it gets units."""
+"""What Ray says of its nodes, and what a process there is asked before it gets units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from svc_dist.plan.settings import Settings
 from svc_dist.run.executors import ray_nodes
-from svc_dist.run.executors.ray_nodes import RayNodes, own_sigterm, start_here
+from svc_dist.run.executors.ray_nodes import own_sigterm, start_here
+from svc_dist.run.executors.ray_processes import RayProcesses
 from tests.support.command import short_home
 
 CPUS = 2
@@ -35,29 +36,12 @@ def ray() -> Iterator[Any]:
         ray.shutdown()
 
 
-def asked(ray: Any) -> RayNodes:
-    """The nodes, once they have answered."""
-    nodes = RayNodes(ray, Settings(), 64)
-    nodes.refresh(ray.wait(list(nodes.probes), timeout=120)[0])
-    return nodes
-
-
-def test_units_meet_workers_that_have_imported_what_they_need(ray: Any) -> None:
-    nodes = asked(ray)
-    assert [node.slots for node in nodes.available.values()] == [CPUS]
-
-    @ray.remote(num_cpus=1)
-    def ready() -> bool:
-        time.sleep(1)  # or one worker would do both
-        return "svc_dist.run.unit" in sys.modules and "torch" in sys.modules
-
-    assert ray.get([ready.remote() for _ in range(CPUS)]) == [True] * CPUS
-
-
-def test_the_node_of_a_ray_that_this_command_started_need_not_be_asked(ray: Any) -> None:
-    nodes = RayNodes(ray, Settings(), 64, started_here=True)
-    assert not nodes.probes
-    assert [node.slots for node in nodes.available.values()] == [CPUS]
+def asked(ray: Any) -> RayProcesses:
+    """The processes, once they have answered."""
+    processes = RayProcesses(ray)
+    processes.use(Settings(threads_per_unit=1), 64, 1)
+    processes.refresh(ray.wait(list(processes.probes), timeout=120)[0])
+    return processes
 
 
 def test_a_node_with_another_version_gets_no_units(
@@ -82,20 +66,23 @@ def test_variables_of_the_environment_are_set_for_a_time_and_never_replaced(monk
 
 def test_a_node_that_is_to_end_gets_no_more_units_and_finishes_what_it_runs(ray: Any) -> None:
     """The last test of this cluster: its only node is drained."""
-    nodes = asked(ray)
-
-    @ray.remote(num_cpus=1)
-    def running() -> str:
-        time.sleep(5)
-        return "finished"
-
-    unit = running.remote()
-    (node,) = nodes.available
-    time.sleep(2)
+    until = time.monotonic() + 60
+    while ray_nodes.idle_resources(ray) != {node["NodeID"]: node["Resources"] for node in ray.nodes()}:
+        assert time.monotonic() < until, "the process before has given its cores back"
+        time.sleep(0.1)
+    processes = asked(ray)
+    (key,) = processes.available
+    assert processes.available[key].slots == CPUS
+    assert next(iter(ray_nodes.idle_resources(ray).values())).get("CPU", 0.0) == 0.0
+    process = processes.process(key)
+    assert process is not None
+    running = process.actor.found.remote()
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node, *reason]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", process.node, *reason]
     address = ["--address", ray.get_runtime_context().gcs_address, "--deadline-remaining-seconds", "120"]
     subprocess.run([*command, *address], check=True, capture_output=True)
-    assert nodes.refresh()
-    assert not nodes.available
-    assert ray.get(unit) == "finished"
+    assert processes.refresh()
+    assert not processes.available
+    assert ray.get(running).versions == ray_nodes.own_versions()
+    with pytest.raises(ray.exceptions.RayTaskError, match="DrainedError"):
+        ray.get(process.actor.execute.remote(("", "", None, None), None))

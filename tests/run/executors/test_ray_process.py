@@ -12,7 +12,7 @@ import torch
 
 import svc_dist
 from svc_dist.errors import RecipeError
-from svc_dist.run.executors.ray_device import DeviceProcess
+from svc_dist.run.executors.ray_process import UnitProcess
 from tests.support.checkpoints import write_llamas, write_recipe
 from tests.support.command import shard_hashes
 from tests.support.pretended_gpus import pretend_gpus, ran_on
@@ -22,7 +22,7 @@ from tests.support.ray_cluster import ray_cluster
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_process_whose_torch_can_use_no_gpu_says_why() -> None:
     with pytest.raises(RecipeError, match="torch can use no GPU here: torch"):
-        DeviceProcess(1).found()
+        UnitProcess(1, 2, on_device=True).found()
 
 
 @pytest.mark.slow
