@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from svc_dist.errors import DrainedError, ExitCode, UnitsFailedError
+from svc_dist.errors import DeviceFailedError, DrainedError, ExitCode, UnitsFailedError
 from svc_dist.run.loop import _Driver, _longest, drive
 from svc_dist.run.options import Limits
 from svc_dist.run.placement import Booking, Node
 from svc_dist.run.progress import Progress
-from svc_dist.run.schedule import Capacity, Done, Event, Instruction, RunUnit, Schedule
+from svc_dist.run.schedule import Capacity, Done, Event, Failed, Instruction, RunUnit, Schedule
 from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.lock import Lock
@@ -87,6 +87,19 @@ def test_a_unit_that_never_answers_fails_after_three_attempts(tmp_path: object) 
     with pytest.raises(UnitsFailedError, match=r"unit u1 \(cpu\), 3 attempts: no answer within"):
         run(executor, tmp_path, Limits(unit=0.1, pause=0.1))
     assert executor.started.count(RunUnit("u1")) == 3
+
+
+def test_a_run_whose_gpu_failed_says_so_by_its_kind(tmp_path: object) -> None:
+    """So that a batch knows that this process computes nothing more."""
+
+    class Sick(Stub):
+        def submit(self, instruction: Instruction) -> None:
+            failed = DeviceFailedError("cuda:0 failed: CUDA error: an illegal memory access", "use another GPU")
+            self.answers.append(Failed(instruction, failed))
+
+    with pytest.raises(DeviceFailedError, match=r"cuda:0 failed: .*\n\(and 1 more failed\)") as raised:
+        run(Sick(), tmp_path, Limits())
+    assert raised.value.hint == "use another GPU"
 
 
 def test_where_nothing_can_be_abandoned_the_run_waits(tmp_path: object) -> None:

@@ -119,55 +119,56 @@ def has_ended(process: BaseProcess) -> bool:
     return process.exitcode is not None
 
 
-def test_fifteen_kills_with_the_processes_of_gpus(
-    disk_s3: Bucket, matrices: Models, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_fifteen_kills_with_the_processes_of_a_cluster(
+    disk_s3: Bucket, matrices: Models, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    """In each start processes of GPUs are killed, with all units that they have in their stages, then the command."""
+    """In each start processes are killed, with all units that they have in their stages, then the command."""
     site, notes = pretend_gpus(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")])))
     strikes = Strikes(disk_s3, matrices, proxy, seed=2)
     processes = 0
     with ray_cluster(0) as cluster:
-        cluster.wait_for(cluster.node(1, "--num-cpus=2", "--num-gpus=2"))
+        cluster.wait_for(cluster.node(1, "--num-cpus=2", f"--num-gpus={2 if device == 'cuda' else 0}"))
         while strikes.kills + processes < 15:
-            killed, code = struck(cluster, strikes, tmp_path / "recipe.yaml")
+            killed, code = struck(cluster, strikes, tmp_path / "recipe.yaml", device)
             processes += killed
             strikes.count(code)
             wait_for_the_end_of_processes(cluster)
-        with begun(cluster, strikes, tmp_path / "recipe.yaml") as merge:
+        with begun(cluster, strikes, tmp_path / "recipe.yaml", device) as merge:
             assert merge.ends() == 0, merge.said
         strikes.count(0)
-    assert len({one.device for one in ran_on(notes)}) == 2
+    assert len({one.device for one in ran_on(notes)}) == (2 if device == "cuda" else 0)
     assert processes >= 5
     assert strikes.midway >= 2
 
 
-def begun(cluster: RayCluster, strikes: Strikes, recipe: Path) -> AbstractContextManager[Merge]:
+def begun(cluster: RayCluster, strikes: Strikes, recipe: Path, device: str) -> AbstractContextManager[Merge]:
     """One start on the cluster."""
     arguments = [strikes.merge.write_recipe(recipe), strikes.merge.url, "--endpoint-url", strikes.endpoint]
-    return cluster.merge(*arguments, "--device", "cuda", program=[sys.executable, "-c", COMMAND])
+    return cluster.merge(*arguments, "--device", device, program=[sys.executable, "-c", COMMAND])
 
 
-def struck(cluster: RayCluster, strikes: Strikes, recipe: Path) -> tuple[int, int]:
-    """One start on the cluster. How many processes of GPUs were killed in it, and the exit code of the command."""
-    with begun(cluster, strikes, recipe) as merge:
+def struck(cluster: RayCluster, strikes: Strikes, recipe: Path, device: str) -> tuple[int, int]:
+    """One start on the cluster. How many processes of units were killed in it, and the exit code of the command."""
+    with begun(cluster, strikes, recipe, device) as merge:
 
         def ended() -> bool:
             return merge.process.poll() is not None
 
         killed = 0
         for _ in range(2):  # a unit that a third one struck would end the run, as it should
-            while not ended() and not processes_of_gpus(cluster):
+            while not ended() and not unit_processes(cluster):
                 time.sleep(0.05)
             strikes.wait(ended, 20, 80)
-            killed += 0 if ended() else sum(killed_now(pid) for pid in processes_of_gpus(cluster)[:1])
+            killed += 0 if ended() else sum(killed_now(pid) for pid in unit_processes(cluster)[:1])
         strikes.wait(ended, 20, 120)
         merge.process.kill()
         return killed, merge.process.wait()
 
 
-def processes_of_gpus(cluster: RayCluster) -> list[int]:
-    """The processes of GPUs, which Ray calls by the unit that came last, where there was one."""
+def unit_processes(cluster: RayCluster) -> list[int]:
+    """The processes of units, which Ray calls by the unit that came last, where there was one."""
     return [*cluster.unit_processes(), *cluster.workers("get_ready")]
 
 
@@ -183,6 +184,6 @@ def killed_now(pid: int) -> bool:
 def wait_for_the_end_of_processes(cluster: RayCluster) -> None:
     """Until no process of a GPU is left that a killed command had started."""
     end = time.monotonic() + PATIENCE
-    while processes_of_gpus(cluster):
+    while unit_processes(cluster):
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -129,8 +129,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """End what is in flight: the next run gets the processes. Close a connection of its own."""
-        for process in self._on.values():
-            self._processes.end(process, "the run ended")
+        if self._on and not self._head.lost:  # Ray would wait for one
+            for process in self._on.values():
+                self._processes.end(process, "the run ended")
         if self._own is not None:
             self._own.close()
 

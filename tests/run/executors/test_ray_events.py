@@ -157,7 +157,10 @@ def test_a_unit_for_a_process_that_has_just_ended_is_no_attempt(executor: RayExe
 
 
 def test_what_is_in_flight_at_the_end_of_a_run_ends_with_its_process(executor: Any) -> None:
-    executor._own, on = None, device(executor)
+    executor._own, executor._head, on = None, SimpleNamespace(lost=True), device(executor)
+    executor.close()
+    assert not executor._ray.killed, "a cluster without a head is not asked"
+    executor._head.lost = False
     executor.close()
     assert on is not None
     assert executor._ray.killed == [on.actor]
