@@ -208,7 +208,8 @@ class RayProcesses:
         except self._ray.exceptions.RayError as error:
             self.end(process, "it did not start")
             self._starts[kind] += 1
-            within = isinstance(error, self._ray.exceptions.RayTaskError)  # a traceback, whose end says what
+            # Either is a traceback, whose end says what.
+            within = isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in first_line(error)
             if within or self._starts[kind] >= PROBES:
                 self._refuse(*kind, last_line(error) if within else first_line(error))
             return

@@ -222,6 +222,14 @@ def test_a_process_that_ends_before_it_answers_is_started_a_few_times() -> None:
     assert len(cluster.started) == PROBES
 
 
+def test_a_node_without_this_package_is_told_by_the_end_of_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(a=1, b=1)
+    died = "The actor died because of an error raised in its creation task, ray::X\nFile ...\nModuleNotFoundError: x"
+    cluster.answer = lambda node, number: RayError(died) if node == "a" else found(number)
+    assert gpus(answered(cluster).available) == ["b/0"]
+    assert caplog.messages == ["node a gets no units: ModuleNotFoundError: x"]
+
+
 def test_all_devices_are_given_back_at_the_end() -> None:
     cluster = Cluster(a=2)
     answered(cluster).close()
