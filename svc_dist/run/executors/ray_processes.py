@@ -73,7 +73,7 @@ class RayProcesses:
             self.refresh(ready)
         found, silent = ClusterGpus(), self._silent()
         for node, count in gpus_of_nodes(self._ray).items():
-            kind = next((one.found.kind for one in self._answered() if one.node == node), None)
+            kind = next((one.found.kind for one in self._answered() if one.found and one.node == node), None)
             if kind is not None:
                 found.kinds[kind] += count
             else:
