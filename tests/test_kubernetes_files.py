@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from svc_dist.run.signals.metrics import METRICS, RESULTS
-from tests.test_cluster_files import environment_file
+from tests.test_cluster_files import environment_file, pinned
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "cluster" / "kubernetes"
@@ -111,6 +112,14 @@ def test_kubernetes_own_schemas_take_the_objects(name: str) -> None:
     for entry in built(name):
         if entry["apiVersion"] != "ray.io/v1":  # KubeRay's: tests/test_cluster_files.py
             validator.validate(entry, "1.31", strict=True)
+
+
+def test_no_environment_for_tests_is_without_the_validator() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(one.startswith("kubernetes-validate") for one in extras["test"]), "else CI skips the test above"
+    assert tuple(map(int, pinned("kubernetes-validate").split("."))) >= (1, 31), (
+        "it has the schemas of its version and before"
+    )
 
 
 def test_every_deployment_writes_to_the_output_of_the_settings() -> None:

@@ -218,7 +218,7 @@ def _described(nodes: Mapping[str, Node]) -> str:
     devices = [node for node in usable if node.device_memory is not None]
     kind, usable = ("GPU", devices) if devices else ("node", usable)
     number = counted(len({node.name for node in usable}), kind)
-    return f"{number} for {slots} units at a time, {format_size(memory)} of memory"
+    return f"{number} for {counted(slots, 'unit')} at a time, {format_size(memory)} of memory"
 
 
 def _run_record(schedule: Schedule, executor: Executor, seconds: float) -> RunRecord:
