@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from itertools import chain
@@ -39,6 +40,7 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): file for name, file in files.items() if name != "svc_dist.__init__"}
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """What a file imports, anywhere in it: modules, and names of modules."""
     found: set[str] = set()

@@ -38,6 +38,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def documents(models: list[Path]) -> Documents:
     """Three merges in a row; the last one reads both of the others."""
+    return documents_of(models)
+
+
+def documents_of(models: list[Path]) -> Documents:
     base, one, two = map(str, models)
 
     def experts(*names: str) -> list[dict[str, Any]]:
@@ -60,16 +64,17 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
-@pytest.fixture
-def expected(documents: Documents, tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def expected(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of the last model, merged one document after the other by hand."""
+    documents, folder = documents_of(models), tmp_path_factory.mktemp("apart")
     first, second = ({k: v for k, v in one.items() if k != "name"} for one in (documents[2], documents[1]))
-    folders = {name: str(tmp_path / "apart" / name) for name in ("first", "second")}
+    folders = {name: str(folder / name) for name in ("first", "second")}
     merge(first, Path(folders["first"]))
     merge(second | {"base_model": folders["first"]}, Path(folders["second"]))
     experts = [one | {"model": folders[one["model"]]} for one in documents[0]["models"]]
-    merge(documents[0] | {"models": experts}, tmp_path / "apart" / "last")
-    return weights(tmp_path / "apart" / "last")
+    merge(documents[0] | {"models": experts}, folder / "last")
+    return weights(folder / "last")
 
 
 def test_the_result_is_that_of_one_merge_after_the_other(
