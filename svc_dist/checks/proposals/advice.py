@@ -71,7 +71,7 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "the best plain sum and 8 over the sum with SVC; with four of an encoder, 2 over the latter "
         "(docs/choosing.md).",
         ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 17 and 2.5 points over "
-         "the best plain sum there, and 19 with three sparse updates, on which SWUDI is not measured",
+         "the best plain sum there, and 19 with three sparse updates",
          "merge_method: tsv_m: 2 points less with three experts of a language model",
          "calibrate: svc: half a point more on SWUDI with four experts of an encoder"),
     ),
