@@ -101,7 +101,9 @@ def measure_host(
     options.require_writable_file(file, "FILE")
     options.require_writable_folder(folder, "--folder")
     from svc_dist.forecast.measure_host import measure_host as measure
+    from svc_dist.run.process import return_freed_memory
 
+    return_freed_memory()  # as in the processes that run units, which pay for it
     text = measure(folder, threads_per_unit, storage, options.access_of(endpoint_url, profile)).to_json()
     if file is None:
         say(text, end=False)

@@ -34,6 +34,7 @@ _BYTES = 128 << 20  # of a model
 _LEAST = 8 << 20  # minimal bytes of a unit
 _RUNS = 2  # the first one warms up the page cache and compiles byte code
 _COLUMNS = 4096
+_CHANGE = 0.1  # of an expert, relative to the base
 
 
 def require_writable(url: str, access: Access) -> None:
@@ -76,7 +77,9 @@ class TrialMerge:
             with (folder / model / "model.safetensors").open("wb") as file:
                 file.write(render_header((name, "BF16", shape) for name, shape in self._shapes.items()))
                 for unit in range(units):
-                    file.write(weights.roll(number + unit).view(torch.uint8).numpy().data)
+                    base = weights.roll(unit)
+                    tuned = base + base.roll(number) * _CHANGE if number else base
+                    file.write(tuned.view(torch.uint8).numpy().data)
 
     def merge(self, slots: Sequence[int]) -> list[TrialRates]:
         """Merge by the command, for each number of units in parallel; the run with the least overhead counts."""
