@@ -38,10 +38,11 @@ def foreign_experts(experts: Sequence[str], deltas: Iterable[Mapping[str, Any]])
     """
     seen, foreign = [0] * len(experts), [0] * len(experts)
     for delta in deltas:
-        if delta["base"] > 0:
-            for expert, square in _squares(delta, len(experts)):
+        base = delta["base"]
+        for expert, square in _squares(delta, len(experts)) if base else ():
+            if square is not None:  # of values that are not finite, as of the base's
                 seen[expert] += 1
-                foreign[expert] += square > _FOREIGN**2 * delta["base"]
+                foreign[expert] += square > _FOREIGN**2 * base
     return [name for name, of, there in zip(experts, foreign, seen, strict=True) if there >= _LEAST and 2 * of > there]
 
 
@@ -53,8 +54,11 @@ def of_another_base(expert: str, base: str) -> str:
     )
 
 
-def _squares(delta: Mapping[str, Any], experts: int) -> Iterator[tuple[int, float]]:
-    """The experts that a tensor was merged of, and ``||Di||^2`` of each: the diagonal of an upper triangle by rows."""
+def _squares(delta: Mapping[str, Any], experts: int) -> Iterator[tuple[int, float | None]]:
+    """The experts that a tensor was merged of, and ``||Di||^2`` of each: the diagonal of an upper triangle by rows.
+
+    None where it is not finite.
+    """
     models, position = delta.get("models", range(experts + 1))[1:], 0
     for index, model in enumerate(models):
         yield model - 1, delta["gram"][position]

@@ -55,6 +55,12 @@ def test_a_few_tensors_and_a_base_of_zeros_tell_nothing() -> None:
     assert foreign_experts(["a"], [*[far] * 5, *[{"base": 1.0, "gram": [0.1]}] * 4]) == ["a"]
 
 
+def test_values_that_are_not_finite_tell_nothing() -> None:
+    far, base, expert = {"base": 1.0, "gram": [2.0]}, {"base": None, "gram": [2.0]}, {"base": 1.0, "gram": [None]}
+    assert foreign_experts(["a"], [*[far] * 3, base, base, expert, expert]) == []
+    assert foreign_experts(["a"], [*[far] * 4, base, expert]) == ["a"]
+
+
 def test_each_expert_is_judged_by_the_tensors_that_it_is_merged_into() -> None:
     both = {"base": 1.0, "gram": [0.01, 0.0, 2.0]}
     second = {"base": 1.0, "gram": [0.01], "models": [0, 2]}
