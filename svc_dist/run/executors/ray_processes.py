@@ -28,10 +28,9 @@ from svc_dist.run.executors.ray_nodes import (
 )
 from svc_dist.run.executors.ray_process import Found, Process, UnitProcess
 from svc_dist.run.pipeline import shares
-from svc_dist.run.pipeline.shares import Share
+from svc_dist.run.pipeline.shares import BESIDE_GPUS, Share
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 
-_MEMORY_OF_CORES = 2  # they get this share of a node's memory, and its devices the rest
 _log = logging.getLogger("svc_dist")
 
 
@@ -273,7 +272,7 @@ class RayProcesses:
             lanes, memory = process.share
             return Node(lanes, memory, name=f"cores of {host}" if gpus else host, ahead=AHEAD * lanes)
         process.name = f"GPU {process.found.number} of {host}"
-        memory = int(entry["Resources"].get("memory", 0)) // _MEMORY_OF_CORES // gpus
+        memory = int(entry["Resources"].get("memory", 0)) // BESIDE_GPUS // gpus
         found = process.found
         return Node(PER_DEVICE, memory, found.memory, process.name, found.speed, AHEAD * PER_DEVICE)
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 #: Units that compute at a time in one process, at most: what they do under the interpreter's lock passes unnoticed, and
 #: few units run again where a process ends.
 LANES = 4
+#: Cores beside GPUs get this share of a node's memory, and the processes of the GPUs the rest.
+BESIDE_GPUS = 2
 
 
 class Share(NamedTuple):
@@ -25,9 +27,9 @@ def shares(lanes: int, memory: int, largest: int) -> list[Share]:
 
 
 def of_node(resources: Mapping[str, float], gpus: int, threads: int, most: int, largest: int) -> list[Share]:
-    """The shares of a node, beside the processes of its GPUs: these take a core each, and half of the memory."""
+    """The shares of a node, beside the processes of its GPUs: these take a core each, and their part of the memory."""
     lanes = min((int(resources.get("CPU", 0)) - gpus) // threads, most)
-    return shares(lanes, int(resources.get("memory", 0)) // (2 if gpus else 1), largest)
+    return shares(lanes, int(resources.get("memory", 0)) // (BESIDE_GPUS if gpus else 1), largest)
 
 
 def within(share: Share, idle: Mapping[str, float] | None, threads: int) -> Share:
