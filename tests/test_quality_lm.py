@@ -171,6 +171,18 @@ def test_kinds_change_what_they_should(work: Path, tmp_path: Path, monkeypatch: 
     assert len(load_file(tmp_path / "lora" / "adapter_model.safetensors")) == 2 * 7 * 2
 
 
+@pytest.mark.parametrize(("kind", "alike"), [("lora", True), ("lora-apart", False)])
+def test_adapters_of_a_set_share_their_random_start_or_not(work: Path, tmp_path: Path, kind: str, alike: bool) -> None:
+    items = data.read("dates", work)["train"]
+    one, other = (
+        Training(work / "base-model", items, KINDS[kind], 0, Budget(STEPS), tmp_path / str(number), number).parameters
+        for number in (0, 1)
+    )
+    starts = [name for name in one if "lora_A" in name]
+    assert starts
+    assert all(torch.equal(one[name], other[name]) == alike for name in starts)
+
+
 @pytest.mark.slow
 def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "STEPS", STEPS)

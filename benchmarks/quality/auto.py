@@ -142,8 +142,8 @@ def learned(others: Sequence[Case], left_out: Case) -> str | None:
 def chosen(case: Case) -> str:
     """What ``auto`` chooses for the experts of a benchmark, as its tables call it."""
     features = Features(
-        experts=case.experts, adapters=float(case.kind == "lora"), times=1.2, cosine=0.1,
-        changed=0.02 if case.kind == "sparse" else 1.0, rank=0.2 if case.kind == "lora" else 0.5,
+        experts=case.experts, adapters=float(case.kind.startswith("lora")), times=1.2, cosine=0.1,
+        changed=0.02 if case.kind == "sparse" else 1.0, rank=0.2 if case.kind.startswith("lora") else 0.5,
         norms=(0.02,) * case.experts, tensors=16, bytes_read=1 << 24,
     )  # fmt: skip
     keys = choose({"merge_method": AUTO, "calibrate": None}, features, 1.0).keys

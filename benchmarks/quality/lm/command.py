@@ -15,6 +15,7 @@ from benchmarks.quality.lm.grid import (
     FIRST,
     ISO_C,
     MAIN,
+    MAIN_LORA,
     OF_SPARSE,
     REST,
     SECOND,
@@ -24,11 +25,12 @@ from benchmarks.quality.lm.grid import (
     TIES,
     TSV_M,
 )
-from benchmarks.quality.lm.kinds import KINDS
 from benchmarks.quality.variants import Variant
 
 #: The numbers of experts in a merge. ``--brief`` makes the first.
 FEW, ALL = 3, len(TASKS)
+#: The kinds whose experts share what is random.
+OF_ONE_SCRIPT = ("full", "lora", "sparse")
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,22 @@ class Stage:
 STAGES = [
     Stage(0, "full", FEW, [*FIRST, *TSV_M, *SWUDI, *TIES]),
     Stage(0, "lora", FEW, [*FIRST, *TSV_M, *SWUDI, *SWUDI_SCALED]),
-    Stage(0, "sparse", FEW, [*FIRST, *SWUDI]),
-    Stage(0, "sparse", FEW, TSV_M),
-    Stage(0, "lora", FEW, CALIBRATED),
-    Stage(0, "full", ALL, [*FIRST, *SWUDI, *TSV_M]),
+    Stage(0, "sparse", FEW, [*FIRST, *SWUDI, *TSV_M]),
     Stage(1, "full", FEW, MAIN),
+    Stage(2, "full", FEW, MAIN),
+    Stage(0, "full", ALL, [*FIRST, *SWUDI, *TSV_M]),
+    Stage(0, "lora-apart", FEW, MAIN_LORA),
+    Stage(0, "lora", FEW, CALIBRATED),
+    Stage(0, "full", FEW, [*ISO_C, *SWUDI_A, *CALIBRATED, *REST, *CANDIDATES]),
     Stage(0, "sparse", FEW, [*OF_SPARSE, *TIES, *ISO_C]),
     Stage(0, "lora", FEW, [*TIES, *ISO_C, *SWUDI_A]),
-    Stage(0, "full", FEW, [*ISO_C, *SWUDI_A, *CALIBRATED]),
-    Stage(0, "lora", ALL, [*FIRST, *TSV_M, *SWUDI_SCALED]),
+    *(Stage(seed, kind, FEW, rows) for seed in (1, 2) for kind, rows in (("lora", MAIN_LORA), ("sparse", MAIN))),
+    Stage(0, "lora", ALL, MAIN_LORA),
     Stage(0, "sparse", ALL, [*FIRST, *SECOND]),
     Stage(0, "full", ALL, SECOND),
-    Stage(0, "full", FEW, [*CANDIDATES, *REST]),
-    Stage(2, "full", FEW, MAIN),
     Stage(0, "lora", FEW, [*CANDIDATES, *REST]),
-    *(Stage(seed, kind, FEW, MAIN) for seed in (1, 2) for kind in ("lora", "sparse")),
-    *(Stage(seed, kind, ALL, MAIN) for seed in (1, 2) for kind in KINDS),
-    *(Stage(0, kind, ALL, [*CALIBRATED, *SWUDI_A, *CANDIDATES, *REST]) for kind in KINDS),
+    *(Stage(seed, kind, ALL, MAIN_LORA if kind == "lora" else MAIN) for seed in (1, 2) for kind in OF_ONE_SCRIPT),
+    *(Stage(0, kind, ALL, [*CALIBRATED, *SWUDI_A, *CANDIDATES, *REST]) for kind in OF_ONE_SCRIPT),
 ]
 #: How many stages precede the measurement of quantised experts.
 BEFORE_QUANTISED = 3

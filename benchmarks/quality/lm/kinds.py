@@ -31,11 +31,12 @@ class Expert(Protocol):
 @dataclass(frozen=True)
 class Kind:
     """A kind of expert. ``make``: from the model, a function that gives the gradients of all matrices, and the state
-    of an interrupted training if there is one."""
+    of an interrupted training if there is one. ``apart``: the experts of a set begin with different random numbers."""
 
     name: str
     rate: float
     make: Callable[[Any, Callable[[], None], dict[str, Any] | None], Expert]
+    apart: bool = False
 
 
 class Full:
@@ -145,4 +146,13 @@ def _save(base: Path, target: Path, trained: dict[str, Any]) -> None:
             shutil.copy(base / name, target / name)
 
 
-KINDS = {kind.name: kind for kind in (Kind("full", 1e-4, Full), Kind("lora", 1e-3, Lora), Kind("sparse", 5e-4, Sparse))}
+#: Adapters of one script with one seed share the random start of their factor A; those of different origin do not.
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("full", 1e-4, Full),
+        Kind("lora", 1e-3, Lora),
+        Kind("lora-apart", 1e-3, Lora, apart=True),
+        Kind("sparse", 5e-4, Sparse),
+    )
+}

@@ -39,7 +39,7 @@ def _trained(work: Path, seed: int, kind: str, name: str) -> Path:
 def _train(work: Path, seed: int, kind: str, name: str) -> None:
     train(
         base_model(work), read(name, work)["train"], KINDS[kind], seed, Budget(STEPS),
-        _trained(work, seed, kind, name), f"{name}, {kind}, seed {seed}",
+        _trained(work, seed, kind, name), f"{name}, {kind}, seed {seed}", list(TASKS).index(name),
     )  # fmt: skip
 
 

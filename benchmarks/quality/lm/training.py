@@ -45,13 +45,15 @@ def _loss(model: Any, items: Sequence[Item]) -> torch.Tensor:
 
 
 class Training:
-    """One expert in training. ``folder``: holds the state of an interrupted training."""
+    """One expert in training, the ``number``-th of its set. ``folder``: holds the state of an interrupted training."""
 
-    def __init__(self, base: Path, items: Sequence[Item], kind: Kind, seed: int, budget: Budget, folder: Path) -> None:
+    def __init__(
+        self, base: Path, items: Sequence[Item], kind: Kind, seed: int, budget: Budget, folder: Path, number: int = 0
+    ) -> None:
         self.items, self.kind, self.budget, self.folder, self.seed = items, kind, budget, folder, seed
         self.file = folder / "training.pt"
         state: dict[str, Any] | None = torch.load(self.file) if self.file.exists() else None
-        torch.manual_seed(seed)  # for the first factors of LoRA
+        torch.manual_seed(seed + 1000 * (number + 1) if kind.apart else seed)  # for the first factors of LoRA
         model = load(base)
         self.expert: Expert = kind.make(model, lambda: self._add_gradients(model), state)
         self.parameters = self.expert.parameters()
@@ -116,12 +118,13 @@ class Training:
 
 
 def train(
-    base: Path, items: Sequence[Item], kind: Kind, seed: int, budget: Budget, target: Path, about: str = ""
-) -> None:
+    base: Path, items: Sequence[Item], kind: Kind, seed: int, budget: Budget, target: Path, about: str = "",
+    number: int = 0,
+) -> None:  # fmt: skip
     """Train the expert if the folder ``target`` does not exist yet, or resume its training."""
     if target.exists():
         return
-    training = Training(base, items, kind, seed, budget, target.with_name(f"{target.name}.training"))
+    training = Training(base, items, kind, seed, budget, target.with_name(f"{target.name}.training"), number)
     if training.step:
         print(f"{about}: resumes at step {training.step} of {budget.steps}", flush=True)
     training.run()
