@@ -111,7 +111,10 @@ def test_catalogue_is_read(tmp_path: Path) -> None:
     assert list(translations.messages(file)) == [("Save", "Sichern"), ("day", "Tag"), ("Show", "Zeigen")]
 
 
-def test_scores_are_those_of_texts_one_by_one_and_of_greedy_decoding(work: Path) -> None:
+def test_scores_are_those_of_texts_one_by_one_and_of_greedy_decoding(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "bf16", lambda: False)  # whose rounding depends on the processor and on the batch
     tested = model.load(work / "base-model")
     items = data.read("sql", work)["test"]
     prompt = torch.tensor([items[0].prompt])
@@ -122,7 +125,7 @@ def test_scores_are_those_of_texts_one_by_one_and_of_greedy_decoding(work: Path)
     losses = model.scores(tested, {"x": items}, {"x": model.loss})["x"]
     for item, loss in zip(items, losses, strict=True):
         logits = tested(torch.tensor([[*item.prompt, *item.answer]])).logits[0, len(item.prompt) - 1 : -1]
-        assert loss == pytest.approx(model.loss(logits.detach(), torch.tensor(item.answer)), abs=1e-2)
+        assert loss == pytest.approx(model.loss(logits.detach(), torch.tensor(item.answer)), abs=1e-4)
     assert model.scores(tested, {"x": items}, {"x": model.exact})["x"][-1] == 1.0
 
 
