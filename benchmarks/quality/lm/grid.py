@@ -60,6 +60,11 @@ MAGIC = [
     Variant("MAGIC", "task_arithmetic", {}, weight, alpha, then=("magic",))
     for weight in (1.0, 0.5) for alpha in ("1/K", None)
 ]  # fmt: skip
+#: Weights that grow from the first layer to the last, as LARV scales layers (arXiv 2602.09413), with and without SVC.
+BY_LAYER = [
+    Variant("weights by layer", "task_arithmetic", {"weight": list(ends)}, alpha=alpha)
+    for ends in ((0.3, 0.7), (0.5, 1.0)) for alpha in ("1/K", None)
+]  # fmt: skip
 ACE = _scaled("ACE", "ace", (0.5, 0.75, 1.0, 1.5))
 RES_MERGE = _scaled("ResMerge", "resmerge", (0.5, 1.0, 1.5, 2.0))
 RAM = _scaled("RAM", "ram", (0.3, 0.5, 0.7, 1.0))
@@ -68,7 +73,7 @@ RAM_PLUS = _scaled("RAM+", "ramplus_tl", (0.3, 0.5, 0.7, 1.0))
 FIRST: list[Variant] = [*AVERAGE, *TASK_ARITHMETIC, *SVC]
 SECOND: list[Variant] = [*TSV_M, *SWUDI, *TIES, *ISO_C]
 CALIBRATED: list[Variant] = [*TSV_M_SVC, *SWUDI_SVC]
-CANDIDATES: list[Variant] = [*MAGIC, *ACE, *RES_MERGE]
+CANDIDATES: list[Variant] = [*MAGIC, *BY_LAYER, *ACE, *RES_MERGE]
 OF_SPARSE: list[Variant] = [*RAM, *RAM_PLUS]
 REST: list[Variant] = [*DARE, *ISO_CTS, *MODEL_STOCK]
 #: The rows of the tables, in their order.

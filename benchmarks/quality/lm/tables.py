@@ -152,6 +152,7 @@ def questions(found: Results) -> str:
         ("SWUDI", _SVC), ("TSV-M", _SVC), ("SWUDI", "TSV-M"), ("SWUDI, scaled", "TSV-M"),
         ("SWUDI", "SWUDI-A"), ("TIES", _REFERENCE),
         ("Iso-C", _SVC), ("TSV-M + SVC", "TSV-M"), ("SWUDI + SVC", "SWUDI"), ("MAGIC", _SVC),
+        ("weights by layer", _SVC),
     ]  # fmt: skip
     rows = []
     for kind, count in found.cases:
