@@ -39,7 +39,7 @@ for recipe, output, documents in json.load(sys.stdin):
     arguments = ["--lora-merge-cache", output + ".lora", *options]
     try:
         if documents > 1:
-            multi([recipe, "--intermediate-dir", output + ".stages", "--out-path", output, *arguments],
+            multi([recipe, "--intermediate-dir", output + ".intermediate", "--out-path", output, *arguments],
                   standalone_mode=False)
         else:
             single([recipe, output, *arguments], standalone_mode=False)
@@ -78,9 +78,9 @@ def difference(one: Path, other: Path) -> tuple[float, str]:
 def compared(recipe: PublicRecipe, file: Path, output: Path) -> tuple[str, bool]:
     """A line about one recipe, and whether the results differ."""
     theirs = output.with_name("theirs")
-    stages = output.with_name("theirs.stages")
+    intermediate = output.with_name("theirs.intermediate")
     name = recipe.documents[-1].get("name") if len(recipe.documents) > 1 else None
-    theirs = stages / name if name and (stages / name / "config.json").exists() else theirs
+    theirs = intermediate / name if name and (intermediate / name / "config.json").exists() else theirs
     if not (theirs / "config.json").exists():
         return "mergekit stops, so that nothing is compared", True
     try:

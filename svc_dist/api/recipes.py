@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svc_dist.linalg.precision import Precision
+from svc_dist.plan.documents import plan_documents
 from svc_dist.plan.make import make_plan as _make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, Settings, SettingsRequest
-from svc_dist.plan.stages import plan_stages
-from svc_dist.recipe.load import RecipeSource, load_recipe, load_stages
+from svc_dist.recipe.load import RecipeSource, load_documents, load_recipe
 from svc_dist.run.host import detect_device, identify_gpu
 from svc_dist.run.options import ExecutorKind, Limits, Options
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -86,7 +86,7 @@ def merge(
             executor=executor, address=address, slots=slots, settings=settings, scratch=scratch, restart=restart,
             limits=limits, progress=progress, on_progress=on_progress, watch=reporter.watch,
         )  # fmt: skip
-        load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+        load = partial(load_documents, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
         checks = checks_of(recipe, evaluate, run_commands)
         first = Staging(None if staging is None else str(staging), public)
         reporter.summary = run_to(load, str(output), first, options, nightly or Nightly(), checks)
@@ -132,23 +132,23 @@ def make_plans(
     See ``make_plan`` for the arguments and the errors (SvcDistError).
     """
     request = SettingsRequest(precision, threads_per_unit, device)
-    load = partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    load = partial(load_documents, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     recorded, models = None, None
     if output is None:
-        stages = load()
+        documents = load()
     else:
+        from svc_dist.run_folder.documents.choices import with_recorded_choices
+        from svc_dist.run_folder.documents.places import placed
+        from svc_dist.run_folder.documents.records import settings_of_run
         from svc_dist.run_folder.output import Output
         from svc_dist.run_folder.published import recorded_models
-        from svc_dist.run_folder.stages.choices import with_recorded_choices
-        from svc_dist.run_folder.stages.places import placed
-        from svc_dist.run_folder.stages.records import settings_of_run
 
-        stages, location = placed(load, str(output))
-        earlier = Output(location, stages[-1].recipe.access)
+        documents, location = placed(load, str(output))
+        earlier = Output(location, documents[-1].recipe.access)
         recorded = settings_of_run(earlier)
-        stages = tuple(with_recorded_choices(stages, earlier))
-        models = recorded_models(earlier) if any(stage.recipe.hub_ids for stage in stages) else None
-    return plan_stages(stages, request.resolve(recorded, detect_device, identify_gpu), models or ())
+        documents = tuple(with_recorded_choices(documents, earlier))
+        models = recorded_models(earlier) if any(document.recipe.hub_ids for document in documents) else None
+    return plan_documents(documents, request.resolve(recorded, detect_device, identify_gpu), models or ())
 
 
 def inspect(

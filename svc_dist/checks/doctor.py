@@ -16,19 +16,19 @@ from typing import Any
 from svc_dist.checkpoint.adapters.adapter import open_expert
 from svc_dist.checks.room import free_space, largest_unit, memory_here, scratch_bytes, use_scratch
 from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
+from svc_dist.plan.documents import plan_documents
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.plan.stages import plan_stages
 from svc_dist.recipe.documents import title
-from svc_dist.recipe.load import RecipeSource, load_stages
+from svc_dist.recipe.load import RecipeSource, load_documents
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import cores, default_slots, detect_device, settings_here
+from svc_dist.run_folder.documents.places import placed
+from svc_dist.run_folder.documents.records import settings_of_run
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.stages.places import placed
-from svc_dist.run_folder.stages.records import settings_of_run
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.access import DEFAULT_ACCESS, STAGE, Access
+from svc_dist.storage.access import DEFAULT_ACCESS, DOCUMENT, Access
 from svc_dist.storage.base import MultipartStorage, Storage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import can_map
@@ -85,20 +85,20 @@ def examine(
 ) -> Iterator[Finding]:
     """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong.
 
-    ``changes``: as in ``load_stages``.
+    ``changes``: as in ``load_documents``.
     """
     access = replace(access, timeout=20.0, deadline=10.0)
-    load = functools.partial(load_stages, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    stages, output = placed(load, output)
-    stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in stages)
-    target = Output(output, stages[-1].recipe.access)
+    load = functools.partial(load_documents, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    documents, output = placed(load, output)
+    documents = tuple(replace(document, recipe=located(document.recipe)) for document in documents)
+    target = Output(output, documents[-1].recipe.access)
     sound = True
     inputs: dict[str, ResolvedRecipe] = {}
-    for stage in stages:
-        for location in stage.recipe.locations:
-            inputs.setdefault(location, stage.recipe)
+    for document in documents:
+        for location in document.recipe.locations:
+            inputs.setdefault(location, document.recipe)
     for location, checked in inputs.items():
-        if not location.startswith(STAGE):
+        if not location.startswith(DOCUMENT):
             finding = _finding(f"input {location}", functools.partial(_reads, location, checked))
             sound = sound and finding.problem is None
             yield finding
@@ -108,7 +108,7 @@ def examine(
         with contextlib.suppress(SvcDistError):  # `_writes` reports an output that cannot be read
             recorded = settings_of_run(target)
         try:
-            plans = plan_stages(stages, settings_here(settings, recorded))
+            plans = plan_documents(documents, settings_here(settings, recorded))
         except SvcDistError as error:
             yield Finding("plan", "", error)
     for plan in plans:

@@ -9,7 +9,7 @@ from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Device, Settings
 from svc_dist.run.host import available_memory, default_slots, detect_device, device_memory
-from svc_dist.storage.access import STAGE, Access
+from svc_dist.storage.access import DOCUMENT, Access
 from svc_dist.storage.local import disk_usage
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import can_map
@@ -31,7 +31,7 @@ def use_scratch(plans: Sequence[Plan], access: Access, remote_output: bool) -> b
 
 
 def _fetched(model: PlannedModel, access: Access, remote_output: bool) -> bool:
-    if model.location.startswith(STAGE):
+    if model.location.startswith(DOCUMENT):
         return remote_output
     folder = open_storage(model.location, access).path
     return folder is None or not all(can_map(folder / file.name) for file in model.files[:1])

@@ -14,12 +14,12 @@ from svc_dist.errors import DamagedInputError, ExitCode, OutputError
 from svc_dist.plan.model import Plan
 from svc_dist.recipe.documents import title
 from svc_dist.run.progress import clock
+from svc_dist.run_folder.documents.records import DocumentRecord, pending, recorded_documents
 from svc_dist.run_folder.journal import FailureRecord, describe_failure
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, PublishedMerge, utc
 from svc_dist.run_folder.series.pointer import resolved
-from svc_dist.run_folder.stages.records import StageRecord, pending, read_stages
 from svc_dist.run_folder.starts.record import StartRecord, read_start
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
@@ -36,7 +36,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class StageStatus:
+class DocumentStatus:
     """The state of one of several documents, and how many of its units are done."""
 
     state: State
@@ -54,7 +54,7 @@ class Status:
     """``state``; units done and left, bytes written, share of the estimated work; of the last start its ``run`` id,
     host and process, when it ``started`` and last advanced (``updated``), and the seconds that are left.
 
-    ``exit_code``, ``error`` and ``failed``: how a start ended that failed. ``stages``: of several documents, each.
+    ``exit_code``, ``error`` and ``failed``: how a start ended that failed. ``documents``: each, if several.
     """
 
     output: str
@@ -74,7 +74,7 @@ class Status:
     exit_code: int | None = None
     error: str | None = None
     failed: dict[str, FailureRecord] = field(default_factory=dict)
-    stages: dict[str, StageStatus] = field(default_factory=dict)
+    documents: dict[str, DocumentStatus] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         first, *more = self.text().splitlines()
@@ -92,7 +92,7 @@ class Status:
             f"{len(self.failed):,} failed",
             f"written: {format_size(self.bytes_done)} of {format_size(self.bytes_out)}{eta}",
         ]
-        lines += [f"{name}: {stage.text()}" for name, stage in self.stages.items()]
+        lines += [f"{name}: {one.text()}" for name, one in self.documents.items()]
         return "\n".join(
             lines + ["failed:" + describe_failure(name, record)[1:] for name, record in self.failed.items()]
         )
@@ -111,19 +111,19 @@ def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
     output = Output(location, access, reading=True)
     if (published := completed(output)) is not None:
         return _complete(output, location, published)
-    stages = read_stages(output)
-    plan = output.journal.plan() if stages is None else None
-    if plan is None and stages is None:
+    records = recorded_documents(output)
+    plan = output.journal.plan() if records is None else None
+    if plan is None and records is None:
         state, hint = "merge", "check the path; a merge that has just started may not have a plan yet"
         if output.storage.read_only is not None:
             state = "complete merge"
             hint = "until its upload is complete, the staging folder shows the progress: svc-dist status FOLDER"
         raise OutputError(f"{location} holds no {state}", hint)
     holder = output.lock().holder()
-    parts = [_part(output, plan)] if plan is not None else _parts_of_stages(output, stages or ())
+    parts = [_part(output, plan)] if plan is not None else _parts_of_documents(output, records or ())
     units, done, work, work_done, bytes_out, bytes_done = (sum(column) for column in zip(*parts, strict=True))
-    left = [] if stages is None else pending(output, stages)
-    current = output if stages is None or not left else left[0].output(output)
+    left = [] if records is None else pending(output, records)
+    current = output if records is None or not left else left[0].output(output)
     start = read_start(current.journal.storage)
     failed = {} if holder is not None else current.journal.failures()
     state = State.RUNNING if holder is not None else _ended(start, failed)
@@ -139,7 +139,7 @@ def read_status(location: str, access: Access = DEFAULT_ACCESS) -> Status:
         bytes_done=int(bytes_done),
         work_share=work_done / work if work else 1.0,
         failed=failed,
-        stages=_stages(stages or (), parts, [record.name for record in left], state),
+        documents=_documents(records or (), parts, [record.name for record in left], state),
     )
     return status if start is None else _with_start(status, start)
 
@@ -218,9 +218,9 @@ def _part(output: Output, plan: Plan) -> _Part:
     return len(plan.units), len(done), work, work_done, plan.bytes_out, bytes_done
 
 
-def _parts_of_stages(output: Output, stages: Sequence[StageRecord]) -> list[_Part]:
-    left, parts = pending(output, stages), list[_Part]()
-    for record in stages:
+def _parts_of_documents(output: Output, records: Sequence[DocumentRecord]) -> list[_Part]:
+    left, parts = pending(output, records), list[_Part]()
+    for record in records:
         plan = record.output(output).journal.plan() if record in left else None
         if plan is not None:
             parts.append(_part(record.output(output), plan))
@@ -231,15 +231,15 @@ def _parts_of_stages(output: Output, stages: Sequence[StageRecord]) -> list[_Par
     return parts
 
 
-def _stages(
-    records: Sequence[StageRecord], parts: Sequence[_Part], left: Sequence[str | None], state: State
-) -> dict[str, StageStatus]:
+def _documents(
+    records: Sequence[DocumentRecord], parts: Sequence[_Part], left: Sequence[str | None], state: State
+) -> dict[str, DocumentStatus]:
     """The state of each document: the first that is left has that of the run."""
     states = [
         State.COMPLETE if record.name not in left else state if record.name == left[0] else State.WAITING
         for record in records
     ]
     return {
-        title(record.name): StageStatus(one, int(part[0]), int(part[1]))
+        title(record.name): DocumentStatus(one, int(part[0]), int(part[1]))
         for record, part, one in zip(records, parts, states, strict=False)  # a single merge has a part and no record
     }

@@ -154,7 +154,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
         sidecars=copied,
         left_out=left_out,
         chat_template=template,
-        stages=tuple(dict(one) for one in recipe.stages),
+        documents=tuple(dict(one) for one in recipe.documents),
         adapter=None if adapter is None else adapter.config,
         added_tokens=added,
         auto=choice,

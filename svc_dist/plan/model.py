@@ -70,8 +70,8 @@ class Plan:
 
     ``results``: at least one. All results have the same shards, each in its own folder: ``shards`` lists those of the
     first result, then those of the next. A unit writes its range in each result. Every result gets the ``sidecars``,
-    and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's. ``stages``: the
-    recipes, with names, that make the models ``stage://NAME``. ``adapter``: ``adapter_config.json`` of such results.
+    and none gets the files ``left_out``. ``chat_template``: in Jinja, it replaces the tokenizer's. ``documents``: the
+    recipes, with names, that make the models ``document://NAME``. ``adapter``: ``adapter_config.json`` of such results.
     ``auto``: what ``auto`` in the recipe chose, and why.
     """
 
@@ -89,7 +89,7 @@ class Plan:
     sidecars: tuple[Sidecar, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     chat_template: str | None = None
-    stages: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, Any], ...] = ()
     adapter: dict[str, Any] | None = None
     added_tokens: tuple[AddedToken, ...] = ()
     auto: AutoChoice | None = None

@@ -1,4 +1,4 @@
-"""Several documents in one recipe file: each is a stage, and a later one refers to earlier ones by name."""
+"""Several documents in one recipe file: each is one merge, and a later one refers to earlier ones by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.origin import KeyPath, Origin, nearest
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.storage.access import STAGE
+from svc_dist.storage.access import DOCUMENT
 from svc_dist.storage.base import is_inside
 
 #: Keys whose values are models, wherever they stand in a document.
@@ -20,7 +20,7 @@ _WORDS = {"tokenizer_source": ("base", "union"), "source": ("base", "union"), "k
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a file. ``uses``: the names of the documents whose models it reads, which come before it."""
+    """One document as its file has it. ``uses``: the names of those whose models it reads, which come before it."""
 
     name: str | None
     data: Mapping[str, Any]
@@ -29,11 +29,11 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One merge of a file's: its name, its recipe, and the names of the stages whose models it reads.
+class ResolvedDocument:
+    """A document whose recipe is resolved: one merge, and the names of the documents whose models it reads.
 
-    ``result``: whether its model stays: in OUTPUT, or in a folder there with the stage's name. The models of other
-    stages are removed as soon as no stage needs them any more.
+    ``result``: whether its model stays: in OUTPUT, or in a folder there with the document's name. The models of other
+    documents are removed as soon as no document needs them any more.
     """
 
     name: str | None
@@ -123,7 +123,7 @@ def _refuse_nesting(named: Mapping[str | None, Document], names: Sequence[str]) 
 
 
 def _linked(document: Document, names: Sequence[str]) -> Document:
-    """A document with ``stage://NAME`` in place of the names of documents."""
+    """A document with ``document://NAME`` in place of the names of documents."""
     uses: dict[str, None] = {}
 
     def link(value: Any, path: KeyPath) -> Any:
@@ -134,9 +134,9 @@ def _linked(document: Document, names: Sequence[str]) -> Document:
         key = path[-1] if path else None
         if not isinstance(value, str) or key not in _MODEL_KEYS or value in _WORDS.get(key, ()):
             return value
-        model, plus, adapter = value.removeprefix(STAGE).partition("+")
+        model, plus, adapter = value.removeprefix(DOCUMENT).partition("+")
         if model not in names:
-            if value.startswith(STAGE):
+            if value.startswith(DOCUMENT):
                 where = document.origin.at(*path)
                 raise RecipeError(
                     f"{where}: no document of this recipe is called '{model}'",
@@ -145,7 +145,7 @@ def _linked(document: Document, names: Sequence[str]) -> Document:
                 )
             return value
         uses[model] = None
-        return f"{STAGE}{model}{plus}{adapter}"
+        return f"{DOCUMENT}{model}{plus}{adapter}"
 
     return Document(document.name, link(document.data, ()), document.origin, tuple(uses))
 
@@ -169,11 +169,11 @@ def _append(
     result.append(document)
 
 
-def earlier(stages: Sequence[Stage], stage: Stage) -> Iterator[Stage]:
-    """The stages that one needs, directly or through others, in order."""
-    needed = set(stage.uses)
-    found: list[Stage] = []
-    for one in reversed(stages):
+def earlier(documents: Sequence[ResolvedDocument], document: ResolvedDocument) -> Iterator[ResolvedDocument]:
+    """The documents that one needs, directly or through others, in order."""
+    needed = set(document.uses)
+    found: list[ResolvedDocument] = []
+    for one in reversed(documents):
         if one.name in needed:
             needed |= set(one.uses)
             found.append(one)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from svc_dist.errors import RecipeError, printable
-from svc_dist.recipe.documents import Stage, earlier, is_result, ordered
+from svc_dist.recipe.documents import ResolvedDocument, earlier, is_result, ordered
 from svc_dist.recipe.edits.changes import changed, changed_documents
 from svc_dist.recipe.edits.grids import expanded
 from svc_dist.recipe.evaluation.axes import AxisEntry
@@ -47,25 +47,25 @@ def load_recipe(
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> ResolvedRecipe:
-    """The recipe of one merge; see ``load_stages``. Raises RecipeError, also for several documents."""
-    stages = load_stages(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
-    if len(stages) > 1:
+    """The recipe of one merge; see ``load_documents``. Raises RecipeError, also for several documents."""
+    documents = load_documents(recipe, access=access, max_shard_size=max_shard_size, changes=changes)
+    if len(documents) > 1:
         raise RecipeError(
-            f"{stages[0].recipe.origin.name} has {len(stages)} documents; here one merge is wanted",
+            f"{documents[0].recipe.origin.name} has {len(documents)} documents; here one merge is wanted",
             "write its document to a file of its own, with the path of a model in place of another document's name",
             code="documents-several",
         )
-    return stages[0].recipe
+    return documents[0].recipe
 
 
-def load_stages(
+def load_documents(
     recipe: RecipeSource,
     *,
     access: Access = DEFAULT_ACCESS,
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
     recorded: Mapping[str, str] | None = None,
-) -> tuple[Stage, ...]:
+) -> tuple[ResolvedDocument, ...]:
     """The merges of a recipe, checked and resolved: one for each document, each after those that it uses.
 
     ``recipe``: a file, or the data that its YAML would parse to. ``access``: for storages without options in the
@@ -78,16 +78,17 @@ def load_stages(
             raise RecipeError(
                 "a resolved recipe cannot be changed", "change the recipe that it was made from", code="set-refused"
             )
-        stages: tuple[Stage, ...] = (Stage(None, recipe if access == DEFAULT_ACCESS else recipe.with_access(access)),)
+        one = recipe if access == DEFAULT_ACCESS else recipe.with_access(access)
+        documents: tuple[ResolvedDocument, ...] = (ResolvedDocument(None, one),)
     elif isinstance(recipe, Mapping):
-        stages = _stages([(recipe, UNNAMED)], ".", access, changes, values)
+        documents = _resolved([(recipe, UNNAMED)], ".", access, changes, values)
     elif isinstance(recipe, Sequence) and not isinstance(recipe, str):
-        stages = _stages([(one, UNNAMED) for one in recipe], ".", access, changes, values)
+        documents = _resolved([(one, UNNAMED) for one in recipe], ".", access, changes, values)
     else:
-        stages = parse_stages(*read_text(recipe, access), access, changes, values)
+        documents = parse_documents(*read_text(recipe, access), access, changes, values)
     if max_shard_size is not None:
-        stages = tuple(replace(stage, recipe=stage.recipe.with_shard_size(max_shard_size)) for stage in stages)
-    return stages
+        documents = tuple(replace(one, recipe=one.recipe.with_shard_size(max_shard_size)) for one in documents)
+    return documents
 
 
 def read_recipe(recipe: str | Path | Mapping[str, Any]) -> tuple[Any, Origin]:
@@ -99,65 +100,65 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> tuple[Any, Origin]:
     return data, Origin(name, lines)
 
 
-def parse_stages(
+def parse_documents(
     text: str,
     name: str = "recipe",
     folder: str | Path = ".",
     access: Access = DEFAULT_ACCESS,
     changes: Mapping[str, Any] | None = None,
     values: PathValues | None = None,
-) -> tuple[Stage, ...]:
+) -> tuple[ResolvedDocument, ...]:
     """The merges of YAML text, or of the report of a merge; relative paths are relative to ``folder``.
 
     Raises RecipeError.
     """
     if name.rpartition("/")[2] == _REPORT_FILE:
-        return _stages(_reported(text, name), folder, access, changes, values or PathValues())
-    documents = [(data, Origin(name, lines)) for data, lines in read_documents(text, name)]
-    stages = _stages(documents, folder, access, changes, values or PathValues())
+        return _resolved(_reported(text, name), folder, access, changes, values or PathValues())
+    parsed = [(data, Origin(name, lines)) for data, lines in read_documents(text, name)]
+    documents = _resolved(parsed, folder, access, changes, values or PathValues())
     own = redact(text + "".join(f"\n# --set {key}={value}" for key, value in (changes or {}).items()))
-    return tuple(replace(stage, recipe=replace(stage.recipe, text=own)) for stage in stages)
+    return tuple(replace(document, recipe=replace(document.recipe, text=own)) for document in documents)
 
 
 def _reported(text: str, name: str) -> list[tuple[Any, Origin]]:
     """The documents that a finished merge was made of, resolved. Raises RecipeError."""
     try:
         report = json.loads(text)
-        return [(document, Origin(name)) for document in [*report.get("stages", ()), report["recipe"]]]
+        return [(document, Origin(name)) for document in [*report.get("documents", ()), report["recipe"]]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(f"{name} holds no recipe: {error!r}", code="not-a-recipe") from None
 
 
-def _stages(
-    documents: Sequence[tuple[Any, Origin]],
+def _resolved(
+    parsed: Sequence[tuple[Any, Origin]],
     folder: str | Path,
     access: Access,
     changes: Mapping[str, Any] | None,
     values: PathValues,
-) -> tuple[Stage, ...]:
-    """The merges of documents. Storage options of each hold for all: they read each other's models."""
-    if not documents:
+) -> tuple[ResolvedDocument, ...]:
+    """The documents of a file, resolved. Storage options of each hold for all: they read each other's models."""
+    if not parsed:
         raise RecipeError("a recipe must have at least one document", code="not-a-recipe")
-    changed_ones = changed_documents(documents, changes or {})
+    changed_ones = changed_documents(parsed, changes or {})
     every = ordered([(with_paths(data, origin, str(folder), access, values), origin) for data, origin in changed_ones])
     recipes = [
         replace(recipe_from(one.data, one.origin, folder, access), path_values=dict(values.used)) for one in every
     ]
     options = {prefix: one for recipe in recipes for prefix, one in recipe.access.options.items()}
-    stages = [
-        Stage(one.name, recipe.with_options(options), one.uses, is_result(one, every))
+    documents = [
+        ResolvedDocument(one.name, recipe.with_options(options), one.uses, is_result(one, every))
         for one, recipe in zip(every, recipes, strict=True)
     ]
-    for stage in stages:
-        several = next((one for one in earlier(stages, stage) if one.recipe.results[0].path), None)
+    for document in documents:
+        several = next((one for one in earlier(documents, document) if one.recipe.results[0].path), None)
         if several is not None:
             raise RecipeError(
                 f"{several.recipe.origin.at('outputs')}: {several.title} makes several models, but "
-                f"{stage.title} uses it as one",
+                f"{document.title} uses it as one",
                 "remove `outputs` there, or write a document for each model",
                 code="documents-several",
             )
-    return tuple(stages)
+    return tuple(documents)
 
 
 def parse_recipe(

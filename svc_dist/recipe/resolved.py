@@ -46,7 +46,7 @@ class ResolvedRecipe:
     each result, at least one. ``rules``: their names of methods and models are resolved in ``results``. ``tokenizer``:
     the result's vocabulary. ``untie``: tied output heads become tensors of their own. ``config_source``: None where the
     recipe names no model. ``dtype``: as in recipes, None for each tensor's dtype in the base. ``plain``: plain data
-    with preset and locations resolved, part of a plan's fingerprint. ``stages``: the same of the merges whose models it
+    with preset and locations resolved, part of a plan's fingerprint. ``documents``: the same of those whose models it
     uses. ``filters``: the line of each filter of a parameter, and the text that a tensor's name must contain.
     ``rank``: the largest of an adapter's pairs. ``warnings``: about keys without effect. ``path_values``: what
     variables and the date in its paths stand for.
@@ -72,7 +72,7 @@ class ResolvedRecipe:
     quantization: str | None
     max_shard_size: int
     plain: Mapping[str, Any]
-    stages: tuple[Mapping[str, Any], ...] = ()
+    documents: tuple[Mapping[str, Any], ...] = ()
     access: Access = field(default=DEFAULT_ACCESS, compare=False)
     output: Literal["model", "adapter"] = "model"
     rank: int | None = None
@@ -120,7 +120,7 @@ class ResolvedRecipe:
     def named(self, name: str | None, earlier: Sequence[ResolvedRecipe]) -> ResolvedRecipe:
         """The same recipe as one of several, with its name and those whose models it uses, for the record."""
         plain = self.plain if name is None else {"name": name, **self.plain}
-        return replace(self, plain=plain, stages=tuple(one.plain for one in earlier))
+        return replace(self, plain=plain, documents=tuple(one.plain for one in earlier))
 
     def chosen(self, keys: Mapping[str, Any]) -> ResolvedRecipe:
         """The same recipe with keys in place of ``auto``. Raises RecipeError where others do not go with them."""

@@ -23,18 +23,18 @@ from svc_dist.run.loop import drive
 from svc_dist.run.options import Options
 from svc_dist.run.progress import Progress
 from svc_dist.run.schedule import Schedule
+from svc_dist.run_folder.documents.choices import with_recorded_choice
+from svc_dist.run_folder.documents.records import recorded_documents
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
 from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.segments.ledger import Ledger
-from svc_dist.run_folder.stages.choices import with_recorded_choice
-from svc_dist.run_folder.stages.records import read_stages
 from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 from svc_dist.run_folder.starts.record import RecordedStart
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.access import STAGE
+from svc_dist.storage.access import DOCUMENT
 from svc_dist.storage.open import open_storage, overlap
 from svc_dist.storage.writing.base import Sink
 
@@ -58,7 +58,7 @@ class MergeSummary:
     executor: str
     precision: str
     warnings: tuple[str, ...]
-    stages: tuple[MergeSummary, ...] = ()
+    documents: tuple[MergeSummary, ...] = ()
 
     def __repr__(self) -> str:
         resumed = f", {self.units_resumed:,} of them by earlier runs" if self.units_resumed else ""
@@ -123,7 +123,7 @@ def _planned(recipe: ResolvedRecipe, output: Output, options: Options, restart: 
     ``restart`` removes the earlier merge, but only after the new one could be planned.
     """
     old = None if restart else output.journal.plan()
-    if not restart and read_stages(output) is not None:
+    if not restart and recorded_documents(output) is not None:
         raise other_run(output, "  recipe: had several documents, has one")
     recorded_settings = None if old is None else old.settings
     plan = make_plan(recipe, settings_of(options, recorded_settings))
@@ -282,7 +282,7 @@ def refuse_foreign(output: Output, recipe: ResolvedRecipe) -> None:
 
 def refuse_nesting(output: Output, locations: Sequence[str]) -> None:
     """Raise OutputError when an input lies in the output, or the output in an input."""
-    for location in (location for location in locations if not location.startswith(STAGE)):
+    for location in (location for location in locations if not location.startswith(DOCUMENT)):
         if overlap(output.storage, open_storage(location, output.access)):
             raise OutputError(
                 f"the output {output.location} and the input {location} lie inside one another",

@@ -25,8 +25,8 @@ from svc_dist.storage.local import remove_tree
 from svc_dist.storage.writing.base import LostRangesError, ShardState, Sink
 
 RUN_FOLDER = ".svc_dist"
-#: The plans in short, of a run of several merges.
-STAGES_FILE = "stages.json"
+#: The plans in short, of a run of several documents.
+DOCUMENTS_FILE = "documents.json"
 _PLAN = "plan.json"
 _FAILURES = "failures.json"
 _PATHS = "paths.json"
@@ -85,9 +85,9 @@ class Journal:
         return plan
 
     def is_there(self) -> bool:
-        """Whether the run folder has a plan or stages, readable or not."""
+        """Whether the run folder has a plan or those of several documents, readable or not."""
         try:
-            return any(self.storage.stat(name) is not None for name in (_PLAN, STAGES_FILE))
+            return any(self.storage.stat(name) is not None for name in (_PLAN, DOCUMENTS_FILE))
         except DamagedInputError:
             return True
 

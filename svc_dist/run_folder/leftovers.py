@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from svc_dist.checkpoint.weight_files import completes
 from svc_dist.errors import DamagedInputError, StorageError
 from svc_dist.plan.model import Plan
+from svc_dist.run_folder.documents.records import DocumentRecord, inner_outputs, pending, recorded_documents
 from svc_dist.run_folder.journal import RUN_FOLDER
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import own_files
 from svc_dist.run_folder.receipt import Receipt
-from svc_dist.run_folder.stages.records import StageRecord, inner_outputs, pending, read_stages
 from svc_dist.sizes import format_size
 
 
@@ -21,7 +21,8 @@ from svc_dist.sizes import format_size
 class Remains:
     """What a run that did not end left.
 
-    ``files``: finished parts of the model, under their names; ``stages``: how many documents the run is of, if several.
+    ``files``: finished parts of the model, under their names; ``documents``: how many, if
+    the run is of several.
     """
 
     output: str
@@ -31,14 +32,14 @@ class Remains:
     units_done: int
     bytes_done: int
     plan: Plan | None
-    stages: int = 0
+    documents: int = 0
 
     def text(self) -> str:
         """What would be removed, for a person who decides about it."""
         lines = [f"{self.output}: a merge that was not finished"]
-        if self.stages:
-            lines[0] += f" of {self.stages} documents"
-        if self.plan is not None or self.stages:
+        if self.documents:
+            lines[0] += f" of {self.documents} documents"
+        if self.plan is not None or self.documents:
             size = format_size(self.bytes_done)
             lines.append(f"  {self.units_done} of {self.units} units are done, {size} written")
         else:
@@ -51,13 +52,13 @@ class Remains:
 def remains(output: Output) -> Remains:
     """Look at what a run left that did not end."""
     with contextlib.suppress(DamagedInputError):
-        records = read_stages(output)
+        records = recorded_documents(output)
         if records is not None:
-            return _remains_of_stages(output, records)
+            return _remains_of_documents(output, records)
     return _remains(output)
 
 
-def _remains_of_stages(whole: Output, records: Sequence[StageRecord]) -> Remains:
+def _remains_of_documents(whole: Output, records: Sequence[DocumentRecord]) -> Remains:
     left = pending(whole, records)
     units_done = sum(record.units for record in records if record not in left)
     bytes_done = sum(record.bytes_out for record in records if record not in left)
@@ -101,9 +102,9 @@ def _finished(output: Output) -> list[str]:
 
 def remove_run(output: Output) -> None:
     """Remove a run's uploads, then its run folder with all else that is partial. The caller holds the lock."""
-    records: Sequence[StageRecord] = ()
+    records: Sequence[DocumentRecord] = ()
     with contextlib.suppress(DamagedInputError):
-        records = read_stages(output) or ()
+        records = recorded_documents(output) or ()
     for inner in inner_outputs(output):
         inner.drop_partial()
     for result in (record.output(output) for record in records if record.result and record.name is not None):

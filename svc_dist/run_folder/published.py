@@ -148,8 +148,8 @@ def whole_names(output: Output, published: PublishedMerge) -> list[str]:
 
 def _documents(output: Output, published: PublishedMerge) -> Iterator[tuple[str, Output, PublishedMerge]]:
     """The folders of those of its other documents whose models stayed beside a merge, and what was published there."""
-    for stage in report_of(output, published).stages:
-        name = stage.get("name")
+    for document in report_of(output, published).documents:
+        name = document.get("name")
         if (
             isinstance(name, str)
             and is_inside(name)

@@ -36,7 +36,7 @@ REPORT_KEYS = {
     "finished": "when, in UTC",
     "fingerprint": "the plan's: recipe, settings, versions of the methods, identity of every input file",
     "recipe": "the recipe with preset and paths resolved",
-    "stages": "the recipes, with names, of the merges that made the models `stage://NAME`",
+    "documents": "the recipes, with names, of the merges that made the models `document://NAME`",
     "output": "the folder inside OUTPUT, of a merge with several results",
     "settings": "what results depend on: precision, threads per unit, kind of device",
     "methods": "methods and calibrations used, and their versions",
@@ -87,7 +87,7 @@ def _report(plan: Plan, receipts: dict[str, Receipt], number: int, record: RunRe
         "finished": utc(time.time()),
         "fingerprint": plan.fingerprint,
         "recipe": plan.recipe,
-        "stages": list(plan.stages),
+        "documents": list(plan.documents),
         "output": result.path,
         "settings": dataclasses.asdict(plan.settings),
         "methods": plan.methods,
@@ -214,7 +214,7 @@ class MergeReport(PublishedMerge):
     last_start: dict[str, Any] | None = None
     sidecars: tuple[WrittenSidecar, ...] = ()
     chat_template: str | None = None
-    stages: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, Any], ...] = ()
     shards: tuple[ShardFile, ...] = ()
     dispositions: tuple[Disposition, ...] = ()
     tensors: tuple[ReportedTensor, ...] = ()

@@ -13,15 +13,15 @@ from typing import Any
 
 from svc_dist.checks.verify import verify
 from svc_dist.errors import EvaluationError, RecipeError, VerificationError, printable
-from svc_dist.recipe.documents import Stage
+from svc_dist.recipe.documents import ResolvedDocument
 from svc_dist.recipe.evaluation.entry import EvaluateEntry
-from svc_dist.recipe.load import RecipeSource, load_stages
+from svc_dist.recipe.load import RecipeSource, load_documents
 from svc_dist.run.series.nightly import Checks
+from svc_dist.run_folder.documents.places import placed
+from svc_dist.run_folder.documents.records import document_output
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, Evaluation, MergeReport, utc
-from svc_dist.run_folder.stages.places import placed
-from svc_dist.run_folder.stages.records import stage_output
 from svc_dist.scoring.card import with_scores
 from svc_dist.scoring.command import score
 from svc_dist.storage.access import Access
@@ -30,23 +30,23 @@ from svc_dist.storage.secrets import redact
 _log = logging.getLogger("svc_dist")
 
 
-def require_runnable(stages: Sequence[Stage], recipe: RecipeSource, allowed: bool) -> None:
+def require_runnable(documents: Sequence[ResolvedDocument], recipe: RecipeSource, allowed: bool) -> None:
     """Raise RecipeError, before anything is merged, where the commands of a recipe may not or cannot be run.
 
     ``allowed``: also those of a recipe that is no local file.
     """
-    for stage in stages:
-        if not stage.recipe.evaluate:
+    for document in documents:
+        if not document.recipe.evaluate:
             continue
-        where = stage.recipe.origin.at("evaluate")
-        if not stage.result:
+        where = document.recipe.origin.at("evaluate")
+        if not document.result:
             raise RecipeError(
-                f"{where}: the model of {stage.title} does not stay, so nothing can evaluate it",
+                f"{where}: the model of {document.title} does not stay, so nothing can evaluate it",
                 "move the key to the document whose model stays",
                 code="evaluate-refused",
             )
         if is_foreign(recipe) and not allowed:
-            commands = "\n".join(f"  {one.command}" for one in stage.recipe.evaluate)
+            commands = "\n".join(f"  {one.command}" for one in document.recipe.evaluate)
             raise RecipeError(
                 f"{where}: the recipe is no local file, and it runs commands on this machine:\n{commands}",
                 "read them; then add --run-commands to run them, or --no-evaluate to merge without them",
@@ -62,7 +62,7 @@ def checks_of(recipe: RecipeSource, evaluated: bool, allowed: bool) -> Checks:
 
     if not evaluated:
         return Checks(problems)
-    return Checks(problems, lambda stages: require_runnable(stages, recipe, allowed), evaluate)
+    return Checks(problems, lambda documents: require_runnable(documents, recipe, allowed), evaluate)
 
 
 def is_foreign(recipe: RecipeSource) -> bool:
@@ -74,24 +74,26 @@ def evaluation_lines(
     recipe: RecipeSource, output: str | None, changes: Mapping[str, Any], access: Access
 ) -> Iterator[str]:
     """What a merge would run after it is published, for a plan."""
-    load = partial(load_stages, recipe, access=access, changes=changes)
-    for stage in load() if output is None else placed(load, output)[0]:
-        for entry in stage.recipe.evaluate:
+    load = partial(load_documents, recipe, access=access, changes=changes)
+    for document in load() if output is None else placed(load, output)[0]:
+        for entry in document.recipe.evaluate:
             yield f"then runs, as '{printable(entry.name)}': {printable(entry.command)}"
 
 
-def evaluate(stages: Sequence[Stage], location: str) -> None:
+def evaluate(documents: Sequence[ResolvedDocument], location: str) -> None:
     """Score each published model of a recipe whose scores its report does not have yet.
 
     Raises VerificationError for a model that is not whole, EvaluationError for a command that fails.
     """
-    for stage in stages:
-        if not stage.recipe.evaluate or not stage.result:
+    for document in documents:
+        if not document.recipe.evaluate or not document.result:
             continue
-        output = stage_output(Output(location, stage.recipe.access), stage.name if len(stages) > 1 else None, True)
-        for result in stage.recipe.results:
+        output = document_output(
+            Output(location, document.recipe.access), document.name if len(documents) > 1 else None, True
+        )
+        for result in document.recipe.results:
             folder = f"{output.location}/{result.path}" if result.path else output.location
-            _evaluate(Output(folder, output.access), stage.recipe.evaluate)
+            _evaluate(Output(folder, output.access), document.recipe.evaluate)
 
 
 def _evaluate(model: Output, entries: Sequence[EvaluateEntry]) -> None:

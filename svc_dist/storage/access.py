@@ -12,7 +12,7 @@ from svc_dist.storage.secrets import refuse_credentials
 S3, GOOGLE, AZURE, HUB = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), "hf"  # protocols
 Identity = TypeVar("Identity")
 #: The beginning of the location of a model that an earlier document of a recipe file makes.
-STAGE = "stage://"
+DOCUMENT = "document://"
 #: The same of a state dict in this process's memory.
 MEMORY = "dict://"
 #: The storages that fsspec reaches, and the package of each one's driver.
@@ -46,7 +46,7 @@ class ClientOptions:
         return replace(other, **merged, client={**other.client, **self.client})
 
 
-class StageFiles(Protocol):
+class ModelFiles(Protocol):
     """The model of an earlier document of a recipe file: planned, or made."""
 
     def open(self, access: Access) -> Any:
@@ -71,7 +71,7 @@ class Access:
     ``options``: by URL prefix, of whole names; the longer prefix wins ("" is for all). ``parallel``: requests in flight
     for each unit that reads. ``timeout``: seconds of one request, or without a byte of its answer. ``deadline``:
     seconds for which a transient failure of a request is retried. ``patience``: the same for a storage that has not
-    answered this process yet, whose address is probably wrong. ``stages``: what ``stage://NAME`` stands for, by
+    answered this process yet, whose address is probably wrong. ``models``: what ``document://NAME`` stands for, by
     name, and a location ``dict://NAME``, by itself.
     """
 
@@ -80,11 +80,11 @@ class Access:
     timeout: float = 60.0
     deadline: float = 300.0
     patience: float = 20.0
-    stages: Mapping[str, StageFiles] = field(default_factory=dict)
+    models: Mapping[str, ModelFiles] = field(default_factory=dict)
 
-    def stage(self, location: str) -> Any:
+    def model(self, location: str) -> Any:
         """The storage of an earlier document's model. Raises StorageError where none has the name."""
-        files = self.stages.get(location.removeprefix(STAGE))
+        files = self.models.get(location.removeprefix(DOCUMENT))
         if files is None:
             raise StorageError(
                 f"{location}: made by another document of the recipe, and not kept",
@@ -94,7 +94,7 @@ class Access:
 
     def known(self, location: str, file: Identity) -> Identity:
         """The identity that a planned file has in the storage where it lies."""
-        files = self.stages.get(location.removeprefix(STAGE)) if location.startswith(STAGE) else None
+        files = self.models.get(location.removeprefix(DOCUMENT)) if location.startswith(DOCUMENT) else None
         return file if files is None else cast(Identity, files.known(file))
 
     @classmethod

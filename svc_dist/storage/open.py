@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from svc_dist.errors import RecipeError, StorageError, has_control, printable
-from svc_dist.storage.access import AZURE, DEFAULT_ACCESS, DRIVERS, MEMORY, STAGE, Access
+from svc_dist.storage.access import AZURE, DEFAULT_ACCESS, DOCUMENT, DRIVERS, MEMORY, Access
 from svc_dist.storage.base import Storage
 from svc_dist.storage.local import LocalStorage
 from svc_dist.storage.secrets import redact
@@ -38,8 +38,8 @@ def open_storage(location: str, access: Access = DEFAULT_ACCESS) -> Storage:
     """
     scheme, mark, _ = location.partition("://")
     require_known(location)
-    if location.startswith((STAGE, MEMORY)):
-        return cast(Storage, access.stage(location))
+    if location.startswith((DOCUMENT, MEMORY)):
+        return cast(Storage, access.model(location))
     if not mark:
         return LocalStorage(location, access)
     kind = EntryPoint(scheme, SCHEMES[scheme], GROUP) if scheme in SCHEMES else _added(scheme)[0]
@@ -57,7 +57,7 @@ def require_known(location: str, where: str = "") -> None:
     scheme, mark, _ = location.partition("://")
     if not mark and any(len(part.encode()) > _LONGEST for part in location.split("/")):
         raise RecipeError(f"{where}{printable(location)} is no path: a name in it is too long")
-    if mark and scheme not in SCHEMES and not _added(scheme) and not location.startswith((STAGE, MEMORY)):
+    if mark and scheme not in SCHEMES and not _added(scheme) and not location.startswith((DOCUMENT, MEMORY)):
         known = sorted({*SCHEMES, *(point.name for point in entry_points(group=GROUP))})
         raise RecipeError(
             f"{where}{redact(location)}: svc_dist knows no storage {scheme}://",
@@ -106,7 +106,7 @@ def split_location(
 
 def _exists(location: str, access: Access) -> bool:
     """Whether a path or prefix with a plus in it exists as a whole."""
-    if location.startswith((STAGE, MEMORY)) or "://" in location.partition("+")[2]:
+    if location.startswith((DOCUMENT, MEMORY)) or "://" in location.partition("+")[2]:
         return False
     storage = open_storage(location, access).within(_LOOKING)
     if storage.path is not None:

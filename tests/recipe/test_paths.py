@@ -10,7 +10,7 @@ import pytest
 
 import svc_dist
 from svc_dist.errors import RecipeError
-from svc_dist.recipe.load import load_recipe, parse_recipe, parse_stages
+from svc_dist.recipe.load import load_recipe, parse_documents, parse_recipe
 from tests.support.checkpoints import write_llamas
 
 TEXT = (
@@ -21,13 +21,13 @@ TEXT = (
 def test_variables_of_the_environment_in_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", "/data/models")
     text = TEXT.replace("X", "${MODELS}")
-    (stage,) = parse_stages(text, "r.yaml", "/recipes")
-    assert [model.location for model in stage.recipe.models] == ["/data/models/a", "/recipes/b"]
+    (document,) = parse_documents(text, "r.yaml", "/recipes")
+    assert [model.location for model in document.recipe.models] == ["/data/models/a", "/recipes/b"]
     monkeypatch.delenv("MODELS")
     with pytest.raises(RecipeError, match=r"r\.yaml:3 \(models\[0\]\.model\): the environment variable MODELS is not"):
-        parse_stages(text, "r.yaml", "/recipes")
+        parse_documents(text, "r.yaml", "/recipes")
     with pytest.raises(RecipeError, match="is a credential by its name"):
-        parse_stages(TEXT.replace("X", "${HF_TOKEN}"), "r.yaml", "/recipes")
+        parse_documents(TEXT.replace("X", "${HF_TOKEN}"), "r.yaml", "/recipes")
 
 
 def test_a_recipe_from_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

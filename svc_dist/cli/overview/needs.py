@@ -16,7 +16,7 @@ from svc_dist.forecast.this_machine import EstimateHere, estimate_here
 from svc_dist.plan.model import Plan
 from svc_dist.run.placement import PER_DEVICE
 from svc_dist.sizes import counted, format_size
-from svc_dist.storage.access import STAGE, Access
+from svc_dist.storage.access import DOCUMENT, Access
 from svc_dist.storage.open import open_storage
 
 _COLUMNS = 80
@@ -46,7 +46,7 @@ def needs(plans: Sequence[Plan], output: str | None, access: Access) -> list[Nee
         open_storage(model.location, access).path is None
         for plan in plans
         for model in plan.inputs
-        if not model.location.startswith(STAGE)
+        if not model.location.startswith(DOCUMENT)
     )
     return [*rows, _time(plans, remote)]
 

@@ -11,7 +11,7 @@ from svc_dist.methods.auto.choice import AutoChoice, choose
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.sizes import format_size
-from svc_dist.storage.access import STAGE
+from svc_dist.storage.access import DOCUMENT
 
 _COLUMNS, _INDENT = 80, "    "
 #: What selects a row of the tables: for a calibration alone, and for a merge method with its calibration.
@@ -42,12 +42,12 @@ def with_choice(
 
 def _require_made(recipe: ResolvedRecipe) -> None:
     """Raise RecipeError where a model is made by another document of the recipe, and is not there yet."""
-    made = next((model.location for model in recipe.models if STAGE in model.location), None)
+    made = next((model.location for model in recipe.models if DOCUMENT in model.location), None)
     if made is not None:
         where = "merge_method" if recipe.auto is None else recipe.auto.where
         raise RecipeError(
             f"{recipe.origin.at(where)}: auto looks at weights when the merge is planned, but the document "
-            f"'{made.partition(STAGE)[2].partition('+')[0]}' makes {made} only afterwards",
+            f"'{made.partition(DOCUMENT)[2].partition('+')[0]}' makes {made} only afterwards",
             f"name a {'calibration' if where == 'calibrate' else 'merge method'} here, or write this document to a "
             "recipe of its own and merge it afterwards",
             code="auto-refused",

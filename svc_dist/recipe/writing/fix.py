@@ -46,7 +46,7 @@ def fixed(text: str, name: str, folder: Path) -> Fixed:
     changes: list[str] = []
     left_open = False
     for number, document in enumerate(documents):
-        draft = Draft(document, name, folder, staged=len(documents) > 1)
+        draft = Draft(document, name, folder, of_several=len(documents) > 1)
         for _ in range(_MOST):
             meant = _resolved(draft)
             repair = next((one for one in draft.repairs() if one.other_terms or _is_same(meant, draft, one)), None)

@@ -43,12 +43,12 @@ class Repair:
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe on its way. ``staged``: one of several documents, which others may refer to by its `name`."""
+    """A recipe on its way. ``of_several``: one of several documents, which others may refer to by its `name`."""
 
     text: str
     name: str
     folder: Path
-    staged: bool = False
+    of_several: bool = False
 
     def repairs(self) -> Iterator[Repair]:
         """Changes that the recipe needs, each of which may be made to it as it is now."""
@@ -106,7 +106,7 @@ class Draft:
             path, said = _split(warning, places)
             if code not in _REMOVED or path is None or not Document(self.text).has(path):
                 continue
-            if self.staged and path == ("name",):
+            if self.of_several and path == ("name",):
                 continue
             said = said.removesuffix(f" [{code}]").removeprefix("has no effect: ")
             yield self._removed(path, said, _TYPO.search(said))

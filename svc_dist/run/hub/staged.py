@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from svc_dist.errors import OtherMergeError, OutputError, RecipeError, VerificationError, printable
-from svc_dist.recipe.documents import Stage
+from svc_dist.recipe.documents import ResolvedDocument
 from svc_dist.recipe.paths import PathValues
+from svc_dist.run.documents.chain import summary_of_complete
 from svc_dist.run.hub.upload import UPLOAD_FILE, Uploading
 from svc_dist.run.options import Options
 from svc_dist.run.series.nightly import Checks, Load, Nightly, run_repeated
 from svc_dist.run.session import MergeSummary, held
 from svc_dist.run.signals.stopping import recorded_stop
-from svc_dist.run.stages.chain import summary_of_complete
+from svc_dist.run_folder.documents.places import placed
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed
 from svc_dist.run_folder.report import PublishedMerge
-from svc_dist.run_folder.stages.places import placed
 from svc_dist.storage.hub.branch import CODE, SCHEME, HubBranch, Place, Remote, parse_place
 from svc_dist.storage.secrets import redact
 
@@ -78,8 +78,8 @@ class _Upload:
     def _run(self, checks: Checks, asked: threading.Event) -> MergeSummary:
         """``asked``: set once the merge was asked to stop, also where it had ended by then."""
         began = time.monotonic()
-        stages, location = placed(self.load, self.folder, self.options.restart)
-        access = stages[-1].recipe.access
+        documents, location = placed(self.load, self.folder, self.options.restart)
+        access = documents[-1].recipe.access
         branch, staged = HubBranch(self.place, access), Output(location, access)
         uploading = Uploading(branch, staged, self.staging.public, self.options, asked)
         remote = uploading.require_allowed()
@@ -87,11 +87,11 @@ class _Upload:
         published = None if remote is None or remote.head is None else completed(there)
         if remote is not None and published is not None:
             if self._is_done(branch, remote, published, staged):
-                done = self._summary(stages, there, began)
+                done = self._summary(documents, there, began)
                 if done is not None:
                     return done
         elif self.options.restart or completed(staged) is None:
-            uploading.prepare(remote, [one.path for one in stages[0].recipe.results] if len(stages) == 1 else [])
+            uploading.prepare(remote, [one.path for one in documents[0].recipe.results] if len(documents) == 1 else [])
         summary = run_repeated(self.load, self.folder, self.options, self.nightly, checks)
         staged = Output(summary.output, access)
         with held(staged) as lock:
@@ -125,10 +125,10 @@ class _Upload:
             )
         return lost is None
 
-    def _summary(self, stages: tuple[Stage, ...], there: Output, began: float) -> MergeSummary | None:
+    def _summary(self, documents: tuple[ResolvedDocument, ...], there: Output, began: float) -> MergeSummary | None:
         """The summary of a merge that the branch holds already, complete. Raises OtherMergeError for another one."""
         try:
-            return summary_of_complete(stages, there, self.options, began)
+            return summary_of_complete(documents, there, self.options, began)
         except OtherMergeError as error:
             hint = f"name another branch, such as {SCHEME}{self.place.repository}@next"
             raise OtherMergeError(error.message, hint) from None

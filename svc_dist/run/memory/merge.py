@@ -54,7 +54,7 @@ def merge_in_memory(
         )
         for name, state in given
     }
-    recipe = replace(recipe, access=replace(recipe.access, stages=states))
+    recipe = replace(recipe, access=replace(recipe.access, models=states))
     plan = make_plan(recipe, settings_here(settings, None))
     for warning in plan.warnings:
         _log.warning(warning)

@@ -12,7 +12,7 @@ from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.run.provenance.local_paths import is_local, short_names, without_local_paths
 from svc_dist.run_folder.report import REPORT_FILE
-from svc_dist.storage.access import STAGE
+from svc_dist.storage.access import DOCUMENT
 from svc_dist.storage.hub.branch import SCHEME
 from svc_dist.storage.hub.cache import parse_hub_id
 
@@ -26,7 +26,7 @@ def recipe_text(plan: Plan, own: str | None) -> str:
     """The recipe beside a model: the user's own file, where there was one, without absolute local paths."""
     import yaml
 
-    whole = own or yaml.safe_dump_all([*plan.stages, plan.recipe], sort_keys=False, allow_unicode=True)
+    whole = own or yaml.safe_dump_all([*plan.documents, plan.recipe], sort_keys=False, allow_unicode=True)
     text = without_local_paths(whole)
     text = text if text.endswith("\n") else f"{text}\n"
     return text if text.rstrip("\n") == whole.rstrip("\n") else _SHORTENED + text
@@ -76,7 +76,7 @@ def _base_models(plan: Plan) -> dict[str, Any]:
     if plan.adapter is not None:
         base = parse_hub_id(str(plan.adapter["base_model_name_or_path"]))
         return {} if base is None else {"base_model": base.repository}
-    models = [model for model in plan.models if not model.label.startswith(STAGE)]
+    models = [model for model in plan.models if not model.label.startswith(DOCUMENT)]
     every = [one for model in models for one in (model, model.adapter) if one is not None]
     urls = (one.location.removeprefix(SCHEME) if one.location.startswith(SCHEME) else "" for one in every)
     ids = [parse_hub_id(one.hub or url) for one, url in zip(every, urls, strict=True)]

@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 
 from svc_dist.errors import OtherMergeError, RecipeError, VerificationError, require_count
 from svc_dist.plan.hub_models import located
-from svc_dist.recipe.documents import Stage
+from svc_dist.recipe.documents import ResolvedDocument
+from svc_dist.run.documents.chain import run_documents
 from svc_dist.run.options import Options
 from svc_dist.run.series.retention import remove_older
 from svc_dist.run.session import MergeSummary, discard, held
-from svc_dist.run.stages.chain import run_stages
+from svc_dist.run_folder.documents.places import placed
+from svc_dist.run_folder.documents.records import recorded_documents
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, report_of
 from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.series.dates import Series, series_of
 from svc_dist.run_folder.series.pointer import Pointer
-from svc_dist.run_folder.stages.places import placed
-from svc_dist.run_folder.stages.records import read_stages
 from svc_dist.storage.access import Access
 
 _log = logging.getLogger("svc_dist")
-Load = Callable[..., tuple[Stage, ...]]
+Load = Callable[..., tuple[ResolvedDocument, ...]]
 
 
 @dataclass(frozen=True)
@@ -64,43 +64,43 @@ class Checks:
     raises where a recipe cannot be followed; ``after``: scores the models that it made at a location."""
 
     problems: Callable[[str, Access], list[str]]
-    before: Callable[[Sequence[Stage]], None] = _nothing
-    after: Callable[[Sequence[Stage], str], None] = _nothing
+    before: Callable[[Sequence[ResolvedDocument]], None] = _nothing
+    after: Callable[[Sequence[ResolvedDocument], str], None] = _nothing
 
 
 def run_repeated(load: Load, output: str, options: Options, nightly: Nightly, checks: Checks) -> MergeSummary:
     """Start or resume a merge, of an OUTPUT with a date that of its day; see ``api.merge``.
 
-    ``load``: the stages of the recipe, as for ``placed``.
+    ``load``: the documents of the recipe, as for ``placed``.
     """
     start = _Start(load, output, options, nightly, checks)
     if start.series is None:
         nightly.require_date()
-    checks.before(start.stages)
+    checks.before(start.documents)
     summary = start.merged_if_changed() if nightly.if_changed else start.merged()
-    checks.after(start.stages, summary.output)
+    checks.after(start.documents, summary.output)
     start.settle()
     return summary
 
 
 class _Start:
-    """One start. ``series``: the outputs of each day, where OUTPUT has a date; ``stages``: of its recipe."""
+    """One start. ``series``: the outputs of each day, where OUTPUT has a date; ``documents``: of its recipe."""
 
     def __init__(self, load: Load, output: str, options: Options, nightly: Nightly, checks: Checks) -> None:
         self._load, self._output, self._checks = load, output, checks
         self._options, self._nightly = options, nightly
         restart = options.restart and not nightly.if_changed
-        self.stages, self._location = placed(load, output, restart)
+        self.documents, self._location = placed(load, output, restart)
         self.series: Series | None = series_of(output, self._access)[1]
         has_pointer = nightly.latest and self.series is not None
         self._pointer = Pointer(self.series) if has_pointer and self.series is not None else None
 
     @property
     def _access(self) -> Access:
-        return self.stages[-1].recipe.access
+        return self.documents[-1].recipe.access
 
     def merged(self) -> MergeSummary:
-        return run_stages(self.stages, self._location, self._options)
+        return run_documents(self.documents, self._location, self._options)
 
     def merged_if_changed(self) -> MergeSummary:
         """Merge, unless the last output was made of the same. Resumes an unfinished merge of the same; another one,
@@ -117,20 +117,20 @@ class _Start:
                     return self._later(target)
                 self._settle_before_a_merge()
             try:
-                return run_stages(self.stages, self._location, resumed)
+                return run_documents(self.documents, self._location, resumed)
             except OtherMergeError as error:
                 if self.series is None:
                     return self._replaced(error)
                 _log.warning(f"{error.message}\nit cannot be resumed: it is removed, and a new merge starts")
             abandon(target)
-            self.stages, self._location = placed(self._load, self._output)
+            self.documents, self._location = placed(self._load, self._output)
 
     def _compared(self, last: str, options: Options) -> MergeSummary | None:
         """The summary of the last output, where a merge of now would give the same; else None."""
         # The commits of a hub's models are those of now, not those that the last output was made from.
-        stages = tuple(replace(stage, recipe=located(stage.recipe)) for stage in self.stages)
+        documents = tuple(replace(document, recipe=located(document.recipe)) for document in self.documents)
         try:
-            summary = run_stages(stages, last, options)
+            summary = run_documents(documents, last, options)
         except OtherMergeError as error:
             _log.info(error.message)
             return None
@@ -203,7 +203,7 @@ def _summary_of(output: Output, published: PublishedMerge) -> MergeSummary:
 def abandon(output: Output) -> None:
     """Remove an unfinished merge, of several documents with the models that are complete. Raises LockedError."""
     with held(output):
-        for record in read_stages(output) or ():
+        for record in recorded_documents(output) or ():
             if record.result and record.name is not None:
                 discard(record.output(output))
         discard(output)

@@ -112,13 +112,13 @@ def test_documents_choose_for_themselves(models: list[Path]) -> None:
     last = recipe_data(["first", *models[1:]], "linear")
     plans = svc_dist.make_plans([first, last], device="cpu")
     assert [one.auto is None for one in plans] == [False, True]
-    assert plans[1].stages[0]["merge_method"] == "swudi"
+    assert plans[1].documents[0]["merge_method"] == "swudi"
 
 
 def test_a_model_that_is_made_only_afterwards_is_refused(models: list[Path]) -> None:
     first = {"name": "first", **recipe_data(models, "linear")}
     last = recipe_data([models[0], models[1], "first"], "auto")
-    with pytest.raises(RecipeError, match="but the document 'first' makes stage://first only afterwards") as caught:
+    with pytest.raises(RecipeError, match="but the document 'first' makes document://first only afterwards") as caught:
         svc_dist.make_plans([first, last], device="cpu")
     assert caught.value.code == "auto-refused"
 

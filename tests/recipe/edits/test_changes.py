@@ -8,7 +8,7 @@ import pytest
 
 from svc_dist.errors import RecipeError
 from svc_dist.recipe.edits.changes import parse_changes
-from svc_dist.recipe.load import load_recipe, parse_recipe, parse_stages
+from svc_dist.recipe.load import load_recipe, parse_documents, parse_recipe
 from svc_dist.recipe.resolved import ResolvedRecipe
 from tests.support.recipes import MINIMAL, resolved
 
@@ -116,11 +116,13 @@ def test_of_several_documents_the_named_one_changes_or_the_last() -> None:
         f"name: first\n{MINIMAL}---\nbase_model: base\nmodels: [{{model: first}}, {{model: two}}]\nmerge_method: ties\n"
     )
     given = ["first.parameters.lambda=0.4", "parameters.lambda=0.7", "first.models.one.parameters.weight=0.1"]
-    first, last = (stage.recipe for stage in parse_stages(text, "r.yaml", "/recipes", changes=parse_changes(given)))
+    first, last = (
+        document.recipe for document in parse_documents(text, "r.yaml", "/recipes", changes=parse_changes(given))
+    )
     assert first.plain["parameters"] == {"lambda": 0.4}
     assert first.plain["models"][0]["parameters"] == {"weight": 0.1}
     assert last.plain["parameters"] == {"lambda": 0.7}
     with pytest.raises(
         RecipeError, match=r"--set first\.parameters\.lamda: task_arithmetic takes no parameter 'lamda'"
     ):
-        parse_stages(text, "r.yaml", "/recipes", changes={"first.parameters.lamda": 1})
+        parse_documents(text, "r.yaml", "/recipes", changes={"first.parameters.lamda": 1})

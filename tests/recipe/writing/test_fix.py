@@ -49,9 +49,9 @@ def outcome(plan: Plan) -> Plan:
         replace(result, dispositions=tuple(replace(one, reason="") for one in result.dispositions))
         for result in plan.results
     )
-    # A stage is identified by its recipe, too, which is written in other words.
-    models = tuple(replace(one, files=()) if one.location.startswith("stage://") else one for one in plan.models)
-    return replace(plan, models=models, stages=(), recipe={}, fingerprint="", warnings=(), results=results)
+    # A document is identified by its recipe, too, which is written in other words.
+    models = tuple(replace(one, files=()) if one.location.startswith("document://") else one for one in plan.models)
+    return replace(plan, models=models, documents=(), recipe={}, fingerprint="", warnings=(), results=results)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_a_hub_is_told_of_its_own_models_alone() -> None:
         model("s3://bucket/owner/name"),
         model("/models/owner/name"),
         model("/cache/models--o--base", "o/base", model("hf://o/lora")),
-        model("stage://name"),
+        model("document://name"),
     )
     plan: Any = SimpleNamespace(adapter=None, models=models)
     found = {"base_model": ["o/base", "o/math", "o/code", "o/lora"], "base_model_relation": "merge"}

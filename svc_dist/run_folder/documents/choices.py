@@ -8,11 +8,11 @@ from typing import Protocol
 
 from svc_dist.methods.auto.choice import AutoChoice
 from svc_dist.plan.inputs import PlannedModel
-from svc_dist.recipe.documents import Stage
+from svc_dist.recipe.documents import ResolvedDocument
 from svc_dist.recipe.resolved import ResolvedRecipe
+from svc_dist.run_folder.documents.records import document_output, recorded_documents
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import recorded_run
-from svc_dist.run_folder.stages.records import read_stages, stage_output
 
 
 class Chosen(Protocol):
@@ -29,17 +29,17 @@ def with_recorded_choice(recipe: ResolvedRecipe, output: Output) -> ResolvedReci
     return recipe if recipe.auto is None else _with(recipe, recorded_run(output))
 
 
-def with_recorded_choices(stages: Sequence[Stage], whole: Output) -> list[Stage]:
+def with_recorded_choices(documents: Sequence[ResolvedDocument], whole: Output) -> list[ResolvedDocument]:
     """The same for the recipes of several documents. ``whole``: where all of them are merged."""
-    if all(stage.recipe.auto is None for stage in stages):
-        return list(stages)
-    records = {one.name: one for one in read_stages(whole) or ()}
+    if all(document.recipe.auto is None for document in documents):
+        return list(documents)
+    records = {one.name: one for one in recorded_documents(whole) or ()}
     chosen = []
-    for stage in stages:
-        earlier: Chosen | None = records.get(stage.name)
-        if earlier is None and stage.result and stage.recipe.auto is not None:
-            earlier = recorded_run(stage_output(whole, stage.name, True))
-        chosen.append(replace(stage, recipe=_with(stage.recipe, earlier)))
+    for document in documents:
+        earlier: Chosen | None = records.get(document.name)
+        if earlier is None and document.result and document.recipe.auto is not None:
+            earlier = recorded_run(document_output(whole, document.name, True))
+        chosen.append(replace(document, recipe=_with(document.recipe, earlier)))
     return chosen
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from svc_dist.recipe.documents import Stage
+from svc_dist.recipe.documents import ResolvedDocument
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.series.dates import series_of
 from svc_dist.storage.access import Access
 
 
-def placed(load: Callable[..., tuple[Stage, ...]], output: str, restart: bool = False) -> tuple[tuple[Stage, ...], str]:
-    """The stages of a recipe and the location of their output, as the run there was created with them.
+def placed(
+    load: Callable[..., tuple[ResolvedDocument, ...]], output: str, restart: bool = False
+) -> tuple[tuple[ResolvedDocument, ...], str]:
+    """The documents of a recipe and the location of their output, as the run there was created with them.
 
-    ``load``: the stages, with ``recorded`` values of ``${NAME}`` and ``{date}`` if given. ``restart``: those of now.
+    ``load``: the documents, with ``recorded`` values of ``${NAME}`` and ``{date}`` if given. ``restart``: those of now.
     """
-    stages = load()
-    access = stages[-1].recipe.access
+    documents = load()
+    access = documents[-1].recipe.access
     location = dated(output, access, restart)
-    used = stages[-1].recipe.path_values
+    used = documents[-1].recipe.path_values
     if used and not restart:
         recorded = Output(location, access).journal.paths()
         if any(recorded.get(name, value) != value for name, value in used.items()):
-            stages = load(recorded=recorded)
-    return stages, location
+            documents = load(recorded=recorded)
+    return documents, location
 
 
 def dated(output: str, access: Access, restart: bool = False) -> str:

@@ -14,14 +14,16 @@ from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.make import make_plan
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import Settings
-from svc_dist.recipe.documents import Stage, earlier
+from svc_dist.recipe.documents import ResolvedDocument, earlier
 from svc_dist.recipe.resolved import ResolvedRecipe
-from svc_dist.storage.access import STAGE, Access
+from svc_dist.storage.access import DOCUMENT, Access
 from svc_dist.storage.base import FileIdentity, Storage
 from svc_dist.storage.retry import Retries
 
 
-def plan_stages(stages: Sequence[Stage], settings: Settings, recorded: Sequence[PlannedModel] = ()) -> list[Plan]:
+def plan_documents(
+    documents: Sequence[ResolvedDocument], settings: Settings, recorded: Sequence[PlannedModel] = ()
+) -> list[Plan]:
     """Plan each merge, from the plans of those before it. Raises as ``make_plan``.
 
     ``recorded``: the models of a run that these merges resume; see ``located``.
@@ -29,22 +31,22 @@ def plan_stages(stages: Sequence[Stage], settings: Settings, recorded: Sequence[
     planned: dict[str, PlannedFiles] = {}
     recipes: dict[str | None, ResolvedRecipe] = {}
     plans: list[Plan] = []
-    for stage in stages:
-        recipe = located(stage.recipe, recorded).named(
-            stage.name, [recipes[one.name] for one in earlier(stages, stage)]
+    for document in documents:
+        recipe = located(document.recipe, recorded).named(
+            document.name, [recipes[one.name] for one in earlier(documents, document)]
         )
-        access = replace(recipe.access, stages={**recipe.access.stages, **planned})
-        recipe = recipes[stage.name] = replace(recipe, access=access)
+        access = replace(recipe.access, models={**recipe.access.models, **planned})
+        recipe = recipes[document.name] = replace(recipe, access=access)
         plans.append(make_plan(recipe, settings))
-        recipes[stage.name] = replace(recipe, plain=plans[-1].recipe)
-        if stage.name is not None:
-            planned[stage.name] = PlannedFiles(stage.name, plans[-1], recipe.access)
+        recipes[document.name] = replace(recipe, plain=plans[-1].recipe)
+        if document.name is not None:
+            planned[document.name] = PlannedFiles(document.name, plans[-1], recipe.access)
     return plans
 
 
-def stage_version(plan: Plan) -> str:
-    """What identifies the files of a stage's model, before and after they are made: its plan."""
-    return f"stage:{plan.fingerprint}"
+def document_version(plan: Plan) -> str:
+    """What identifies the files of a document's model, before and after they are made: its plan."""
+    return f"document:{plan.fingerprint}"
 
 
 class PlannedFiles(Storage):
@@ -57,7 +59,7 @@ class PlannedFiles(Storage):
     read_only = "it is another document's model"
 
     def __init__(self, name: str, plan: Plan, access: Access) -> None:
-        super().__init__(f"{STAGE}{name}", access)
+        super().__init__(f"{DOCUMENT}{name}", access)
         self._plan = plan
 
     def open(self, access: Access) -> Storage:
@@ -79,7 +81,7 @@ class PlannedFiles(Storage):
         size = self._plan.shards[shard].size if shard is not None else None
         if size is None and (data := self.get(name)) is not None:
             size = len(data)
-        return None if size is None else FileIdentity(name, size, stage_version(self._plan))
+        return None if size is None else FileIdentity(name, size, document_version(self._plan))
 
     def read(self, name: str, start: int = 0, end: int | None = None, retries: Retries | None = None) -> bytes:
         if name in self._shards:

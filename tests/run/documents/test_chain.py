@@ -16,7 +16,7 @@ from svc_dist.checks.clean import clean, look
 from svc_dist.checks.status import read_status
 from svc_dist.checks.verify import verify
 from svc_dist.errors import ChangedInputError, DrainedError, LockedError, OutputError
-from svc_dist.run.stages import chain
+from svc_dist.run.documents import chain
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.receipt import Receipt
@@ -82,14 +82,14 @@ def test_the_result_is_that_of_one_merge_after_the_other(
 ) -> None:
     summary = merge(documents, tmp_path / "out")
     assert weights(tmp_path / "out") == expected
-    assert len(summary.stages) == 3
-    assert summary.units == sum(one.units for one in summary.stages)
+    assert len(summary.documents) == 3
+    assert summary.units == sum(one.units for one in summary.documents)
     assert not (tmp_path / "out" / ".svc_dist").exists()
     assert verify(str(tmp_path / "out"), deep=True).problems == []
     again = merge(documents, tmp_path / "out")
     assert again.units_resumed == summary.units
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
-    assert [one["name"] for one in report["stages"]] == ["first", "second"]
+    assert [one["name"] for one in report["documents"]] == ["first", "second"]
 
 
 def test_the_report_beside_the_model_makes_it_again(
@@ -156,7 +156,7 @@ def test_stopped_anywhere_a_run_ends_with_the_same_bytes(
         assert len(recorded) == len(set(recorded)), "no unit ran twice"
 
 
-def test_between_stages_a_run_shows_what_is_done_and_is_asked_to_stop(
+def test_between_documents_a_run_shows_what_is_done_and_is_asked_to_stop(
     documents: Documents, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, run = tmp_path / "out", chain.run_planned
@@ -170,13 +170,13 @@ def test_between_stages_a_run_shows_what_is_done_and_is_asked_to_stop(
     with pytest.raises(DrainedError, match="the document 'second' is not merged yet"):
         merge(documents, out)
     status = read_status(str(out))
-    first = status.stages
+    first = status.documents
     assert first["the document 'first'"].state == "complete"
     assert (first["the document 'second'"].state, first["the document 'second'"].done) == ("stopped", 0)
     assert status.state == "stopped"
     assert 0 < status.done < status.units
     assert "the document 'first': complete" in status.text()
-    assert [path.name for path in (out / ".svc_dist" / "stages").iterdir() if path.is_dir()] == ["first"]
+    assert [path.name for path in (out / ".svc_dist" / "documents").iterdir() if path.is_dir()] == ["first"]
     with pytest.raises(DrainedError):
         merge(documents, out)
     monkeypatch.undo()
@@ -192,7 +192,7 @@ def test_models_that_no_document_needs_any_more_are_removed(
     run = chain.run_planned
 
     def looking(*arguments: Any) -> Any:
-        seen.append({path.name for path in (tmp_path / "out" / ".svc_dist" / "stages").glob("*/")})
+        seen.append({path.name for path in (tmp_path / "out" / ".svc_dist" / "documents").glob("*/")})
         return run(*arguments)
 
     monkeypatch.setattr(chain, "run_planned", looking)

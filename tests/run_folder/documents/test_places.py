@@ -10,7 +10,7 @@ import pytest
 import svc_dist
 from svc_dist.errors import DrainedError, RecipeError
 from svc_dist.recipe import paths
-from svc_dist.run_folder.stages.places import dated
+from svc_dist.run_folder.documents.places import dated
 from svc_dist.storage.access import DEFAULT_ACCESS
 from tests.support.checkpoints import tree_state, write_llamas
 

@@ -61,7 +61,7 @@ def test_documents_on_s3(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for bucket in own_bucket(moto, monkeypatch):
         output = f"s3://{bucket.name}/merged"
         assert not stop_after(10, recipe, output)
-        assert len(read_status(output).stages) == 2
+        assert len(read_status(output).documents) == 2
         for _ in range(20):
             if stop_after(5, recipe, output):
                 break

@@ -1,4 +1,4 @@
-"""One start of a merge of several documents: the stages that are left, in order, in one output."""
+"""One start of a merge of several documents: those that are left, in order, in one output."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from svc_dist.errors import DamagedInputError, DrainedError, LockedError, warning_code
+from svc_dist.plan.documents import plan_documents
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
-from svc_dist.plan.stages import plan_stages
-from svc_dist.recipe.documents import Stage, title
+from svc_dist.recipe.documents import ResolvedDocument, title
 from svc_dist.run.devices.chosen import on_cluster, settings_of
 from svc_dist.run.early_imports import import_torch
 from svc_dist.run.host import detect_device, identify_gpu
@@ -34,77 +34,81 @@ from svc_dist.run.session import (
     run_planned,
 )
 from svc_dist.run.signals.stopping import signals
+from svc_dist.run_folder.documents.choices import with_recorded_choices
+from svc_dist.run_folder.documents.records import (
+    DocumentRecord,
+    document_output,
+    made_model,
+    models_of,
+    pending,
+    record_documents,
+    recorded_documents,
+    remove_unneeded,
+)
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models
 from svc_dist.run_folder.report import PublishedMerge
-from svc_dist.run_folder.stages.choices import with_recorded_choices
-from svc_dist.run_folder.stages.records import (
-    StageRecord,
-    made_stage,
-    models_of,
-    pending,
-    read_stages,
-    remove_unneeded,
-    stage_output,
-    write_stages,
-)
 from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 
 _log = logging.getLogger("svc_dist")
 
 
-def run_stages(stages: Sequence[Stage], output: str, options: Options) -> MergeSummary:
+def run_documents(documents: Sequence[ResolvedDocument], output: str, options: Options) -> MergeSummary:
     """Start or resume the merges of one or several documents, or detect that they are done. See ``api.merge``."""
-    if len(stages) == 1:
-        return run_merge(stages[0].recipe, output, options)
+    if len(documents) == 1:
+        return run_merge(documents[0].recipe, output, options)
     began = time.monotonic()
-    whole = Output(output, stages[-1].recipe.access)
+    whole = Output(output, documents[-1].recipe.access)
     import_torch(options)
     exists = whole.exists()
     restart = exists and options.restart
     if exists and not restart:
-        stages = with_recorded_choices(stages, whole)
-    results = [stage_output(whole, stage.name, True) for stage in stages if stage.result]
+        documents = with_recorded_choices(documents, whole)
+    results = [document_output(whole, document.name, True) for document in documents if document.result]
     published = [completed(result) for result in results] if exists and not restart else [None]
     complete = [one for one in published if one is not None]
     if len(complete) == len(results) and not whole.journal.is_there():
-        return _already_complete(stages, whole, complete, options, began)
+        return _already_complete(documents, whole, complete, options, began)
     with held(whole) as lock, on_cluster(options) as options:
         with planning(whole):
-            run = _Run(stages, whole, options, restart)
+            run = _Run(documents, whole, options, restart)
         return run.finish(lock, began)
 
 
-def summary_of_complete(stages: Sequence[Stage], whole: Output, options: Options, began: float) -> MergeSummary | None:
+def summary_of_complete(
+    documents: Sequence[ResolvedDocument], whole: Output, options: Options, began: float
+) -> MergeSummary | None:
     """The summary of these merges where an output holds them, complete, and whose lock nobody needs; else None.
 
     Raises OtherMergeError where it holds others.
     """
-    if len(stages) == 1:
-        recipe, published = stages[0].recipe, completed(whole)
+    if len(documents) == 1:
+        recipe, published = documents[0].recipe, completed(whole)
         if published is None:
             return None
         recipe = located(recipe, recorded_models(whole) if recipe.hub_ids else ())
         return already_complete(recipe, whole, published, options, began)
-    results = [completed(stage_output(whole, stage.name, True)) for stage in stages if stage.result]
+    results = [completed(document_output(whole, document.name, True)) for document in documents if document.result]
     complete = [one for one in results if one is not None]
-    return _already_complete(stages, whole, complete, options, began) if len(complete) == len(results) else None
+    return _already_complete(documents, whole, complete, options, began) if len(complete) == len(results) else None
 
 
 class _Run:
-    """A run of several stages whose lock is held: everything is planned, and nothing is merged yet."""
+    """A run of several documents whose lock is held: everything is planned, and nothing is merged yet."""
 
-    def __init__(self, stages: Sequence[Stage], whole: Output, options: Options, restart: bool) -> None:
+    def __init__(self, documents: Sequence[ResolvedDocument], whole: Output, options: Options, restart: bool) -> None:
         self.whole, self.options = whole, options
-        old = _old_stages(whole, restart)
+        old = _old_documents(whole, restart)
         recorded = () if restart else old or ()
-        self.stages = [replace(one, recipe=located(one.recipe, models_of(recorded))) for one in stages]
-        for stage in self.stages:
-            refuse_nesting(whole, stage.recipe.locations)
+        self.documents = [replace(one, recipe=located(one.recipe, models_of(recorded))) for one in documents]
+        for document in self.documents:
+            refuse_nesting(whole, document.recipe.locations)
         settings = settings_of(options, recorded[0].settings if recorded else None)
-        self.plans = plan_stages(self.stages, settings)
-        self.records = [StageRecord.of(stage, plan) for stage, plan in zip(self.stages, self.plans, strict=True)]
+        self.plans = plan_documents(self.documents, settings)
+        self.records = [
+            DocumentRecord.of(document, plan) for document, plan in zip(self.documents, self.plans, strict=True)
+        ]
         if recorded:
             self._require_same(recorded)
             return
@@ -112,22 +116,22 @@ class _Run:
             raise other_run(whole, "  recipe: had one document, has several")
         self._begin(old or (), restart)
 
-    def _require_same(self, recorded: Sequence[StageRecord]) -> None:
-        """Raise ChangedInputError where the recorded stages are others."""
+    def _require_same(self, recorded: Sequence[DocumentRecord]) -> None:
+        """Raise ChangedInputError where the recorded documents are others."""
         lines: list[str] = []
         if [one.name for one in recorded] != [one.name for one in self.records]:
             names = (", ".join(one.name or "(no name)" for one in records) for records in (recorded, self.records))
             lines.append("  documents: were {}, are {}".format(*names))
         else:
             for old, new in zip(recorded, self.records, strict=True):
-                found = [line for line in changes(old, new).splitlines() if not line.startswith("  stage://")]
+                found = [line for line in changes(old, new).splitlines() if not line.startswith("  document://")]
                 if old.fingerprint != new.fingerprint and found:
                     lines += [f"  {title(new.name)}:", *(f"  {line}" for line in found)]
         if [one.fingerprint for one in recorded] != [one.fingerprint for one in self.records]:
             raise other_run(self.whole, "\n".join(lines))
 
-    def _begin(self, old: Sequence[StageRecord], restart: bool) -> None:
-        """Record the stages in an empty output. ``restart``: after the removal of what an earlier run made."""
+    def _begin(self, old: Sequence[DocumentRecord], restart: bool) -> None:
+        """Record the documents in an empty output. ``restart``: after the removal of what an earlier run made."""
         outputs = [record.output(self.whole) for record in self.records if record.result]
         if restart:
             earlier = [record.output(self.whole) for record in old if record.result]
@@ -135,14 +139,14 @@ class _Run:
                 if one.location != self.whole.location and one.exists():
                     discard(one)
             discard(self.whole)
-        for stage, plan in zip(self.stages, self.plans, strict=True):
-            if stage.result:
-                result = stage_output(self.whole, stage.name, True)
+        for document, plan in zip(self.documents, self.plans, strict=True):
+            if document.result:
+                result = document_output(self.whole, document.name, True)
                 if not self._is_done(result, plan):
-                    refuse_foreign(result, stage.recipe)
+                    refuse_foreign(result, document.recipe)
                     require_free(result, plan)
-        self.whole.journal.record_paths(self.stages[-1].recipe.path_values)
-        write_stages(self.whole, self.records)
+        self.whole.journal.record_paths(self.documents[-1].recipe.path_values)
+        record_documents(self.whole, self.records)
 
     def _is_done(self, result: Output, plan: Plan) -> bool:
         """Whether an earlier run has made this result. Raises ChangedInputError where it has made another one."""
@@ -152,7 +156,7 @@ class _Run:
         return done is not None
 
     def finish(self, lock: Lock, began: float) -> MergeSummary:
-        """Run the stages that are left. SIGTERM, SIGINT or the end of the time limit stops between them, too."""
+        """Run the documents that are left. SIGTERM, SIGINT or the end of the time limit stops between them, too."""
         for plan in self.plans:
             for warning in plan.warnings:
                 _log.warning(warning, extra={"fields": {"code": warning_code(warning)}})
@@ -175,13 +179,13 @@ class _Run:
     def _run(self, number: int, lock: Lock, stop: threading.Event, began: float) -> MergeSummary:
         record, plan = self.records[number], self.plans[number]
         plans = {one.name: (one, its) for one, its in zip(self.records, self.plans, strict=True)}
-        made = {name: made_stage(self.whole, *plans[name]) for name in record.uses}
-        output = record.output(self.whole, replace(self.stages[number].recipe.access, stages=made))
+        made = {name: made_model(self.whole, *plans[name]) for name in record.uses}
+        output = record.output(self.whole, replace(self.documents[number].recipe.access, models=made))
         old = output.journal.plan()
         if old is not None and old.fingerprint != plan.fingerprint:
             raise other_run(output, changes(old, plan))
         if old is None:
-            output.journal.record_recipe(self.stages[number].recipe.text)
+            output.journal.record_recipe(self.documents[number].recipe.text)
         if old != plan:
             output.journal.record_plan(plan)
         limits = self.options.limits
@@ -203,7 +207,7 @@ class _Run:
         if not self.whole.journal.is_empty():
             self.whole.journal.clear()
 
-    def _results(self) -> list[tuple[StageRecord, Plan]]:
+    def _results(self) -> list[tuple[DocumentRecord, Plan]]:
         return [(one, plan) for one, plan in zip(self.records, self.plans, strict=True) if one.result]
 
     def _summary(self, summaries: dict[str | None, MergeSummary], began: float) -> MergeSummary:
@@ -214,24 +218,28 @@ class _Run:
         return _sum(each, self.whole.location, time.monotonic() - began)
 
 
-def _old_stages(whole: Output, restart: bool) -> tuple[StageRecord, ...] | None:
-    """The stages of an earlier run; with ``restart`` none where they cannot be read."""
+def _old_documents(whole: Output, restart: bool) -> tuple[DocumentRecord, ...] | None:
+    """The documents of an earlier run; with ``restart`` none where they cannot be read."""
     with contextlib.suppress(DamagedInputError) if restart else contextlib.nullcontext():
-        return read_stages(whole)
+        return recorded_documents(whole)
     return None
 
 
 def _already_complete(
-    stages: Sequence[Stage], whole: Output, published: Sequence[PublishedMerge], options: Options, began: float
+    documents: Sequence[ResolvedDocument],
+    whole: Output,
+    published: Sequence[PublishedMerge],
+    options: Options,
+    began: float,
 ) -> MergeSummary:
-    results = [stage_output(whole, stage.name, True) for stage in stages if stage.result]
+    results = [document_output(whole, document.name, True) for document in documents if document.result]
     models: tuple[PlannedModel, ...] = ()
-    if any(stage.recipe.hub_ids for stage in stages):
+    if any(document.recipe.hub_ids for document in documents):
         models = tuple(model for result in results for model in recorded_models(result))
     settings = options.settings.resolve(published[0].settings, detect_device, identify_gpu)
     with planned_again(whole):
-        plans = plan_stages(stages, settings, models)
-    of_results = [plan for plan, stage in zip(plans, stages, strict=True) if stage.result]
+        plans = plan_documents(documents, settings, models)
+    of_results = [plan for plan, document in zip(plans, documents, strict=True) if document.result]
     for result, plan, one in zip(results, of_results, published, strict=True):
         if plan.fingerprint != one.fingerprint:
             raise other_merge(result, one, plan)
@@ -243,14 +251,14 @@ def _already_complete(
 
 
 def _done(plan: Plan, location: str) -> MergeSummary:
-    """The summary of a stage that earlier runs made."""
+    """The summary of a document that earlier starts merged."""
     units = len(plan.units)
     sizes = (len(plan.tensors), len(plan.shards), units, units, 0, plan.bytes_in, plan.bytes_out)
     return MergeSummary(location, plan.fingerprint, *sizes, 0.0, "none", plan.settings.precision, plan.warnings)
 
 
 def _sum(each: Sequence[MergeSummary], location: str, seconds: float) -> MergeSummary:
-    """The summary of all stages: tensors and shards are those of the last one."""
+    """The summary of all documents: tensors and shards are those of the last one."""
     ran = next((one.executor for one in each if one.executor != "none"), "none")
     return replace(
         each[-1],
@@ -263,7 +271,7 @@ def _sum(each: Sequence[MergeSummary], location: str, seconds: float) -> MergeSu
         seconds=seconds,
         executor=ran,
         warnings=tuple(warning for one in each for warning in one.warnings),
-        stages=tuple(each),
+        documents=tuple(each),
     )
 
 

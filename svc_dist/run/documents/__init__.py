@@ -1,0 +1,1 @@
+"""Several documents as one run, in one output."""

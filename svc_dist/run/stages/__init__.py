@@ -1,1 +1,0 @@
-"""Several merges as one run: each a stage, in one output."""

@@ -1,0 +1,1 @@
+"""What a run of several documents records of them."""

@@ -1,1 +1,0 @@
-"""What a run of several merges keeps of its stages."""
