@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from svc_dist.errors import printable
 from svc_dist.report.diagnosis import Diagnosis, Matrix, label
 from svc_dist.report.effect import Effect, Kind
-from svc_dist.run_folder.experts import foreign_experts, of_another_base
+from svc_dist.run_folder.experts import foreign_experts
+from svc_dist.run_folder.report import MergeReport
 
 MUCH, SOME, CANCEL = 1.25, 1.05, 0.95  # times that the plain sum counts what experts learnt
 _DID = {Kind.SHRUNK: "shrank", Kind.LIFTED: "lifted", Kind.HARDLY_TOUCHED: "hardly touched"}
@@ -17,7 +18,7 @@ _WOULD = {Kind.SHRUNK: "would shrink", Kind.LIFTED: "would lift", Kind.HARDLY_TO
 
 def verdict(diagnosis: Diagnosis) -> str:
     """Some sentences for a person who decides whether to calibrate. The first is the same before and after a merge."""
-    return " ".join([plain_sum(diagnosis), *_calibration(diagnosis), *_another_base(diagnosis)])
+    return " ".join([plain_sum(diagnosis), *_calibration(diagnosis), *_another_base(diagnosis.report)])
 
 
 def plain_sum(diagnosis: Diagnosis) -> str:
@@ -42,13 +43,9 @@ def _calibration(diagnosis: Diagnosis) -> list[str]:
     return [held, effect.sentence("Calibration", _DID)] if gamma > 0 else [effect.sentence("Calibration", _DID)]
 
 
-def _another_base(diagnosis: Diagnosis) -> list[str]:
+def _another_base(report: MergeReport) -> list[str]:
     """Of experts that were not trained from this base, which the headers of their files do not tell."""
-    models = diagnosis.report.models
-    if any(model.layers is not None for model in models):  # layers may be stacked over others
-        return []
-    foreign = foreign_experts([model.label for model in models[1:]], diagnosis.report.deltas)
-    return [f"{of_another_base(expert, models[0].label)}." for expert in foreign]
+    return [f"{foreign}." for foreign in foreign_experts(report.models, report.deltas)]
 
 
 def by_kind(diagnosis: Diagnosis) -> Iterator[tuple[str, int, float, float, float]]:

@@ -12,7 +12,7 @@ from svc_dist.errors import VerificationError, warned
 from svc_dist.plan.beside import index_text, sidecar_contents
 from svc_dist.plan.model import Plan
 from svc_dist.run.provenance.card import card, recipe_text
-from svc_dist.run_folder.experts import foreign_experts, of_another_base, passed, unchanged_experts
+from svc_dist.run_folder.experts import foreign_experts, passed, unchanged_experts
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
@@ -43,11 +43,9 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
             f"{expert} equals the base in every sampled entry, so it added nothing: an adapter that was never trained "
             "(all lora_B are zero), or the base's own weights?"
         )
-    names = [model.name for model in plan.models[1:] if model.layers is None]  # layers may be stacked over others
-    if len(names) + 1 == len(plan.models):
-        for expert in foreign_experts(names, (one for receipt in receipts.values() for one in receipt.deltas)):
-            text = warned("expert-of-another-base", of_another_base(expert, plan.models[0].name))
-            _log.warning(f"warning: {text}", extra={"fields": {"code": "expert-of-another-base"}})
+    for foreign in foreign_experts(plan.models, (one for receipt in receipts.values() for one in receipt.deltas)):
+        text = warned("expert-of-another-base", foreign)
+        _log.warning(f"warning: {text}", extra={"fields": {"code": "expert-of-another-base"}})
     measured = [one["merged"] for receipt in receipts.values() for one in receipt.differences]
     for result, merged in zip(plan.results, zip(*measured, strict=True), strict=False):
         _log.info(f"{result.path}: {passed(merged)}" if result.path else passed(merged))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.model import Plan
 from svc_dist.run_folder.receipt import Receipt
 from svc_dist.sizes import counted
@@ -31,11 +32,15 @@ def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
     return [experts[index] for index in still if index in merged]
 
 
-def foreign_experts(experts: Sequence[str], deltas: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The experts that differ from the base by as much as two models that were trained apart, in most of its tensors.
+def foreign_experts(models: Sequence[PlannedModel], deltas: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is said of each expert that differs from the base by as much as two models that were trained apart, in most
+    of its tensors. Nothing where layers may be stacked over others: these differ as much.
 
-    ``deltas``: those of receipts or of a report (``delta_overlap``).
+    ``models``: the base, then the experts; ``deltas``: those of receipts or of a report (``delta_overlap``).
     """
+    if any(model.layers is not None for model in models):
+        return []
+    base_model, *experts = (model.name for model in models)
     seen, foreign = [0] * len(experts), [0] * len(experts)
     for delta in deltas:
         base = delta["base"]
@@ -43,15 +48,12 @@ def foreign_experts(experts: Sequence[str], deltas: Iterable[Mapping[str, Any]])
             if square is not None:  # of values that are not finite, as of the base's
                 seen[expert] += 1
                 foreign[expert] += square > _FOREIGN**2 * base
-    return [name for name, of, there in zip(experts, foreign, seen, strict=True) if there >= _LEAST and 2 * of > there]
-
-
-def of_another_base(expert: str, base: str) -> str:
-    """What is said of such an expert."""
-    return (
-        f"{expert} differs from {base} by as much as a model that was not trained from it, in most tensors: sums of "
-        "such differences are noise. Check base_model"
-    )
+    return [
+        f"{expert} differs from {base_model} by as much as a model that was not trained from it, in most tensors: sums "
+        "of such differences are noise. Check base_model"
+        for expert, of, there in zip(experts, foreign, seen, strict=True)
+        if there >= _LEAST and 2 * of > there
+    ]
 
 
 def _squares(delta: Mapping[str, Any], experts: int) -> Iterator[tuple[int, float | None]]:

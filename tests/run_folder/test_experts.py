@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import svc_dist
+from svc_dist.plan.inputs import PlannedModel
 from svc_dist.run_folder.experts import foreign_experts
+from svc_dist.tensor_names import LayerRange
 from tests.support.adapters import llama_modules, lora, write_adapter
 from tests.support.checkpoints import llama_like, write_checkpoint, write_recipe
 
@@ -48,21 +52,34 @@ def test_an_expert_of_another_base_is_named_and_a_strong_fine_tune_is_not(
     assert (said in svc_dist.read_report(tmp_path / "out").verdict) == warned
 
 
+def foreign(experts: str, deltas: list[dict[str, Any]], layers: LayerRange | None = None) -> list[str]:
+    """The names of those that are said to be foreign. ``layers``: of the first."""
+    models = [PlannedModel(name, ()) for name in f"0{experts}"]
+    models[1] = replace(models[1], layers=layers)
+    return [said.split(" differs from 0 ")[0] for said in foreign_experts(models, deltas)]
+
+
 def test_a_few_tensors_and_a_base_of_zeros_tell_nothing() -> None:
     far, zero = {"base": 1.0, "gram": [2.0]}, {"base": 0.0, "gram": [2.0]}
-    assert foreign_experts(["a"], [far] * 3) == []
-    assert foreign_experts(["a"], [zero] * 9) == []
-    assert foreign_experts(["a"], [*[far] * 5, *[{"base": 1.0, "gram": [0.1]}] * 4]) == ["a"]
+    assert foreign("a", [far] * 3) == []
+    assert foreign("a", [zero] * 9) == []
+    assert foreign("a", [*[far] * 5, *[{"base": 1.0, "gram": [0.1]}] * 4]) == ["a"]
 
 
 def test_values_that_are_not_finite_tell_nothing() -> None:
     far, base, expert = {"base": 1.0, "gram": [2.0]}, {"base": None, "gram": [2.0]}, {"base": 1.0, "gram": [None]}
-    assert foreign_experts(["a"], [*[far] * 3, base, base, expert, expert]) == []
-    assert foreign_experts(["a"], [*[far] * 4, base, expert]) == ["a"]
+    assert foreign("a", [*[far] * 3, base, base, expert, expert]) == []
+    assert foreign("a", [*[far] * 4, base, expert]) == ["a"]
 
 
 def test_each_expert_is_judged_by_the_tensors_that_it_is_merged_into() -> None:
     both = {"base": 1.0, "gram": [0.01, 0.0, 2.0]}
     second = {"base": 1.0, "gram": [0.01], "models": [0, 2]}
-    assert foreign_experts(["a", "b"], [both] * 4) == ["b"]
-    assert foreign_experts(["a", "b"], [*[both] * 4, *[second] * 4]) == []
+    assert foreign("ab", [both] * 4) == ["b"]
+    assert foreign("ab", [*[both] * 4, *[second] * 4]) == []
+
+
+def test_layers_that_may_be_stacked_over_others_tell_nothing() -> None:
+    far = {"base": 1.0, "gram": [2.0, 0.0, 2.0]}
+    assert foreign("ab", [far] * 4) == ["a", "b"]
+    assert foreign("ab", [far] * 4, layers=LayerRange(0, 2, at=0)) == []
