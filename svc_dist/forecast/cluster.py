@@ -24,7 +24,7 @@ from svc_dist.forecast.data_sheets import (
     START,
 )  # fmt: skip
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
-from svc_dist.run.pipeline.shares import shares
+from svc_dist.run.pipeline.shares import BESIDE_GPUS, shares
 from svc_dist.run.placement import AHEAD, PER_DEVICE, Node
 from svc_dist.sizes import parse_size
 from svc_dist.storage.access import DEFAULT_ACCESS
@@ -98,13 +98,13 @@ class Cluster:
     def process(self) -> Node:
         """The capacity of one of a machine's processes, of which each device has one."""
         node, share = self.node, self.devices
-        memory = node.memory // share // (2 if self.cores else 1)  # the cores beside devices get half of it
+        memory = node.memory // share // (BESIDE_GPUS if self.cores else 1)
         return replace(node, slots=max(1, node.slots // share), memory=memory, ahead=node.ahead // share)
 
     @property
     def beside(self) -> Node | None:
         """The capacity of a machine's cores beside its devices; None where units compute on no device."""
-        return Node(self.cores, self.node.memory // 2, ahead=AHEAD * self.cores) if self.cores else None
+        return Node(self.cores, self.node.memory // BESIDE_GPUS, ahead=AHEAD * self.cores) if self.cores else None
 
     @property
     def window(self) -> int:

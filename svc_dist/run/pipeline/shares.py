@@ -8,7 +8,7 @@ from typing import NamedTuple
 #: Units that compute at a time in one process, at most: what they do under the interpreter's lock passes unnoticed, and
 #: few units run again where a process ends.
 LANES = 4
-#: Cores beside GPUs get this share of a node's memory, and the processes of the GPUs the rest.
+#: A node's memory is divided by this where it has GPUs: cores beside them get one share, the GPUs' processes another.
 BESIDE_GPUS = 2
 
 
