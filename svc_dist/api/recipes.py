@@ -192,21 +192,25 @@ def doctor(
     max_shard_size: str | int | None = None,
     slots: int | None = None,
     scratch: str | None = None,
+    staging: str | Path | None = None,
+    public: bool = False,
     changes: Mapping[str, Any] | None = None,
     access: Access = DEFAULT_ACCESS,
 ) -> Examination:
     """Check in seconds whether a merge with these options can run here; nothing is merged, no weight is read.
 
     It checks storages, disk space, memory, devices and versions. ``ok`` says whether a merge can run, ``findings`` has
-    one entry for each check, with the error that a merge would meet. Raises RecipeError when the recipe is wrong.
+    one entry for each check, with the error that a merge would meet. ``staging``, ``public``: as in ``merge``. Raises
+    RecipeError when the recipe is wrong.
     """
     from svc_dist.checks.doctor import examine
     from svc_dist.checks.examination import Examination
+    from svc_dist.run.hub.staged import Staging
 
     settings = SettingsRequest(precision, threads_per_unit, device)
     return Examination(tuple(examine(
         recipe, str(output), settings, slots=slots, scratch=scratch, max_shard_size=max_shard_size, changes=changes,
-        access=access,
+        staging=Staging(None if staging is None else str(staging), public), access=access,
     )))  # fmt: skip
 
 

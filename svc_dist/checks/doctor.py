@@ -9,27 +9,32 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from svc_dist.checkpoint.adapters.adapter import open_expert
+from svc_dist.checkpoint.adapters.adapter import OpenedModel, open_expert
+from svc_dist.checks.examination import Finding
 from svc_dist.checks.room import free_space, largest_unit, memory_here, scratch_bytes, use_scratch
-from svc_dist.errors import ExitCode, ResourceError, StorageError, SvcDistError
+from svc_dist.errors import ResourceError, StorageError, SvcDistError
 from svc_dist.plan.documents import plan_documents
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.model import Plan
 from svc_dist.plan.settings import SettingsRequest
-from svc_dist.recipe.documents import title
+from svc_dist.recipe.documents import ResolvedDocument, title
 from svc_dist.recipe.load import RecipeSource, load_documents
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.run.host import cores, default_slots, detect_device, settings_here
+from svc_dist.run.hub.allowed import look_ahead
+from svc_dist.run.hub.staged import NO_STAGING, Staging, place_of, require_hub, staging_of
 from svc_dist.run_folder.documents.places import placed
 from svc_dist.run_folder.documents.records import settings_of_run
 from svc_dist.run_folder.output import Output
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import DEFAULT_ACCESS, DOCUMENT, Access
-from svc_dist.storage.base import MultipartStorage, Storage
+from svc_dist.storage.base import IN_PARALLEL, MultipartStorage, Storage
+from svc_dist.storage.hub.branch import SCHEME
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.reading import can_map
 from svc_dist.storage.retry import Retries
@@ -37,39 +42,6 @@ from svc_dist.storage.writing.probe import has_kernel_locks, require_writes_anyw
 
 _SAMPLE = 8 << 20  # bytes that are read and written to check that it works, and how fast
 _PACKAGES = ("torch", "ray", "fsspec", "botocore", "safetensors", "numpy", "scipy")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check. ``problem``: the error, with its remedy and the exit code, that a merge would meet."""
-
-    subject: str
-    seen: str
-    problem: SvcDistError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        return ExitCode.DONE if self.problem is None else self.problem.exit_code
-
-    def data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        problem = self.problem
-        return {
-            "subject": self.subject,
-            "state": "ok" if problem is None else "wrong",
-            "seen": self.seen,
-            "problem": None if problem is None else problem.message,
-            "hint": None if problem is None else problem.hint,
-            "code": None if problem is None else problem.code,
-            "exit_code": self.exit_code,
-        }
-
-    def text(self) -> str:
-        """One line: the subject, and what the check saw or the problem."""
-        if self.problem is None:
-            return f"{self.subject}: {self.seen}"
-        remedy = f"; {self.problem.hint}" if self.problem.hint else ""
-        return f"{self.subject}: {self.problem.message.removesuffix('.')}{remedy}".replace("\n", " ")
 
 
 def examine(
@@ -81,32 +53,30 @@ def examine(
     scratch: str | None = None,
     max_shard_size: str | int | None = None,
     changes: Mapping[str, Any] | None = None,
+    staging: Staging = NO_STAGING,
     access: Access = DEFAULT_ACCESS,
 ) -> Iterator[Finding]:
-    """Check one by one what a merge with these options needs. Raises RecipeError when the recipe is wrong.
+    """Check what a merge with these options needs. Raises RecipeError when the recipe is wrong.
 
     ``changes``: as in ``load_documents``.
     """
+    place = place_of(output) if output.startswith(SCHEME) else None
+    if place is None:
+        require_hub([output], staging)
+    else:
+        output = staging_of(staging.folder, output)
     access = replace(access, timeout=20.0, deadline=10.0)
     load = functools.partial(load_documents, recipe, access=access, max_shard_size=max_shard_size, changes=changes)
     documents, output = placed(load, output)
     documents = tuple(replace(document, recipe=located(document.recipe)) for document in documents)
     target = Output(output, documents[-1].recipe.access)
-    sound = True
-    inputs: dict[str, ResolvedRecipe] = {}
-    for document in documents:
-        for location in document.recipe.locations:
-            inputs.setdefault(location, document.recipe)
-    for location, checked in inputs.items():
-        if not location.startswith(DOCUMENT):
-            finding = _finding(f"input {location}", functools.partial(_reads, location, checked))
-            sound = sound and finding.problem is None
-            yield finding
+    inputs, reached = _reached(documents, target)
+    yield from inputs
     plans: list[Plan] = []
-    if sound:
+    if all(finding.problem is None for finding in inputs):
         recorded = None
-        with contextlib.suppress(SvcDistError):  # `_writes` reports an output that cannot be read
-            recorded = settings_of_run(target)
+        with contextlib.suppress(SvcDistError):
+            recorded = settings_of_run(target) if reached.problem is None else None
         try:
             plans = plan_documents(documents, settings_here(settings, recorded))
         except SvcDistError as error:
@@ -117,7 +87,12 @@ def examine(
         yield Finding(
             "plan" if len(plans) == 1 else f"plan of {title(plan.recipe.get('name'))}", f"{work} on {device}, {size}"
         )
-    yield from _writes(target)
+    yield reached
+    if reached.problem is None:  # else no write is tried: some stores would create a missing bucket
+        yield from _writes(target)
+    if place is not None:
+        check = functools.partial(look_ahead, place, target, staging.public, documents)
+        yield _finding(f"upload to {place.location}", check)
     if plans:
         remote = target.storage.path is None
         if use_scratch(plans, access, remote):
@@ -146,10 +121,29 @@ def _finding(subject: str, check: Callable[[], str]) -> Finding:
         return Finding(subject, "", error)
 
 
-def _reads(location: str, recipe: ResolvedRecipe) -> str:
+def _reached(documents: Sequence[ResolvedDocument], target: Output) -> tuple[list[Finding], Finding]:
+    """The inputs, and whether the output can be read. All are asked in parallel: a wrong address is waited for once."""
+    recipes: dict[str, ResolvedRecipe] = {}
+    for document in documents:
+        for location in document.recipe.locations:
+            recipes.setdefault(location, document.recipe)
+    with ThreadPoolExecutor(IN_PARALLEL) as pool:
+        exists = pool.submit(target.exists)
+        opened = {
+            location: pool.submit(open_expert, location, recipe.access, recipe.use_of(location))
+            for location, recipe in recipes.items()
+            if not location.startswith(DOCUMENT)
+        }
+    found = [
+        _finding(f"input {location}", functools.partial(_reads, location, recipes[location].access, headers.result))
+        for location, headers in opened.items()
+    ]
+    return found, _finding(f"output {target.location}", lambda: "not empty" if exists.result() else "empty")
+
+
+def _reads(location: str, access: Access, headers: Callable[[], OpenedModel]) -> str:
     """Headers, then one ranged read."""
-    access = recipe.access
-    opened = open_expert(location, access, recipe.use_of(location))
+    opened = headers()
     if opened.model is not None:
         files = opened.model.files
         seen = f"{counted(len(opened.model.tensors), 'tensor')}, {format_size(opened.model.nbytes)}"
@@ -183,10 +177,6 @@ def _writes(output: Output) -> Iterator[Finding]:
         return f"whole files at {rate}"
 
     made = [folder for folder in output.folders() if not folder.exists()]
-    reached = _finding(f"output {output.location}", lambda: "not empty" if output.exists() else "empty")
-    yield reached
-    if reached.problem is not None:  # no write is tried: some stores would create a missing bucket
-        return
     yield _finding("writing", written)
     if storage.path is not None:
         folder = storage.path

@@ -1,13 +1,45 @@
-"""What ``doctor`` saw: its findings together."""
+"""What ``doctor`` saw: each of its findings, and all together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from svc_dist.checks.doctor import Finding
-from svc_dist.errors import ExitCode
+from svc_dist.errors import ExitCode, SvcDistError
 from svc_dist.sizes import counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check. ``problem``: the error, with its remedy and the exit code, that a merge would meet."""
+
+    subject: str
+    seen: str
+    problem: SvcDistError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return ExitCode.DONE if self.problem is None else self.problem.exit_code
+
+    def data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        problem = self.problem
+        return {
+            "subject": self.subject,
+            "state": "ok" if problem is None else "wrong",
+            "seen": self.seen,
+            "problem": None if problem is None else problem.message,
+            "hint": None if problem is None else problem.hint,
+            "code": None if problem is None else problem.code,
+            "exit_code": self.exit_code,
+        }
+
+    def text(self) -> str:
+        """One line: the subject, and what the check saw or the problem."""
+        if self.problem is None:
+            return f"{self.subject}: {self.seen}"
+        remedy = f"; {self.problem.hint}" if self.problem.hint else ""
+        return f"{self.subject}: {self.problem.message.removesuffix('.')}{remedy}".replace("\n", " ")
 
 
 @dataclass(frozen=True)

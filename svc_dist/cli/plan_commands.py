@@ -122,6 +122,8 @@ def doctor(
     max_shard_size: options.ShardSize = None,
     slots: options.Slots = None,
     scratch: options.Scratch = None,
+    staging: uploaded.Staging = None,
+    public: uploaded.Public = False,
     endpoint_url: options.Endpoint = None,
     profile: options.Profile = None,
     anonymous: options.Anonymous = False,
@@ -134,11 +136,13 @@ def doctor(
     from svc_dist.checks.doctor import examine
     from svc_dist.checks.examination import Examination
     from svc_dist.plan.settings import SettingsRequest
+    from svc_dist.run.hub.staged import Staging
 
     findings = []
     for finding in examine(
         recipe, output, SettingsRequest(precision, threads_per_unit, device), slots=slots, scratch=scratch,
-        max_shard_size=max_shard_size, changes=changes, access=options.access_of(endpoint_url, profile, anonymous),
+        max_shard_size=max_shard_size, changes=changes, staging=Staging(staging, public),
+        access=options.access_of(endpoint_url, profile, anonymous),
     ):  # fmt: skip
         label, colour = ("ok    ", OK) if finding.problem is None else ("WRONG ", WRONG)
         if not as_json:

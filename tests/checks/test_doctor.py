@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import typer
 from click.testing import CliRunner, Result
 
 from svc_dist.checks import doctor, room
-from svc_dist.checks.doctor import Finding, examine
+from svc_dist.checks.doctor import examine
+from svc_dist.checks.examination import Finding
 from svc_dist.cli.app import app
 from svc_dist.errors import ExitCode, ResourceError, StorageError
 from svc_dist.plan.settings import Device, SettingsRequest
@@ -51,19 +54,28 @@ def test_an_input_that_is_gone_is_a_finding_and_no_plan_is_tried(recipe: Path, t
     assert found["writing"].problem is None
 
 
+def test_inputs_and_the_output_are_waited_for_together(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(4)
+
+    def waiting(*_: object) -> NoReturn:
+        together.wait(20)  # fails where they come one after another
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(doctor, "open_expert", waiting)
+    monkeypatch.setattr(doctor.Output, "exists", waiting)
+    found = list(examine(recipe, str(tmp_path / "out"), SettingsRequest(device=Device.CPU)))
+    assert [one.subject.split(" ")[0] for one in found] == ["input"] * 3 + ["output", "devices", "versions"]
+    assert [one.text().endswith("no answer") for one in found] == [True] * 4 + [False] * 2
+
+
 def test_an_output_that_is_a_file_is_a_finding(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     found = findings(recipe, tmp_path / "file")
     assert found["output"].exit_code == ExitCode.USAGE
     assert "writing" not in found
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_finding_is_one_line() -> None:
-    problem = StorageError("no room\nat all", "free some")
-    assert Finding("disk", "", problem).text() == "disk: no room at all; free some"
-    assert Finding("disk", "", problem).exit_code == ExitCode.STORAGE
-    assert Finding("disk", "fine").exit_code == ExitCode.DONE
 
 
 def test_low_memory_is_called_what_it_is(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

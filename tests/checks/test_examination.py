@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from svc_dist.checks.doctor import Finding
-from svc_dist.checks.examination import Examination
+from svc_dist.checks.examination import Examination, Finding
 from svc_dist.errors import ExitCode, ResourceError, StorageError
 
 FINE = Finding("plan", "3 units")
 FULL = Finding("space", "", StorageError("no room", "free some"))
 SMALL = Finding("memory", "", ResourceError("1 GB is too little"))
+
+
+def test_a_finding_is_one_line() -> None:
+    problem = StorageError("no room\nat all", "free some")
+    assert Finding("disk", "", problem).text() == "disk: no room at all; free some"
+    assert Finding("disk", "", problem).exit_code == ExitCode.STORAGE
+    assert Finding("disk", "fine").exit_code == ExitCode.DONE
 
 
 def test_the_first_problem_decides_the_exit_code() -> None:

@@ -21,7 +21,7 @@ class WritableHub(Hub):
 
     ``log``: what was asked of it, in order; ``refuse``: statuses to answer the next uploads of large files with;
     ``lose``: how many answers to commits get lost; ``before_commit``: called before each commit; ``read_only``: whether
-    the token may only read.
+    the token may only read; ``owners``: the token's user, and organizations of theirs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +33,7 @@ class WritableHub(Hub):
         self.refuse: list[int] = []
         self.lose = 0
         self.read_only = False
+        self.owners = ["somebody", "acme"]
         self.before_commit: Any = lambda: None
 
     def create(self, repository: str, private: bool) -> str:
@@ -76,8 +77,19 @@ class UploadHandler(HubHandler):
             history = self.hub.history["/".join(parts[2:4])]
             authors = {"authors": [], "date": "2026-11-29T00:00:00.000Z", "title": "", "message": ""}
             self._json([{"id": sha, **authors} for sha in reversed(history)])
+        elif parts == ["api", "whoami-v2"]:
+            self._say_who()
         else:
             super().do_GET()
+
+    def _say_who(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._error(401, "")
+            return
+        user, *others = self.hub.owners
+        role = {"displayName": "tests", "role": "read" if self.hub.read_only else "write"}
+        orgs = [{"type": "org", "name": other, "roleInOrg": "write"} for other in others]
+        self._json({"type": "user", "name": user, "orgs": orgs, "auth": {"type": "access_token", "accessToken": role}})
 
     def do_POST(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

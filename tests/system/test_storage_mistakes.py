@@ -191,8 +191,8 @@ def test_the_doctor_says_of_a_hub_what_a_merge_would(world: World, run: Run) -> 
         (line,) = [line for line in ended.out.splitlines() if f"input hf://{model}" in line]
         assert line.startswith("WRONG" if wrong else "ok")
         assert wrong in line
-    said = mistaken(run, "doctor", world.recipe("s"), "hf://acme/new", exit_code=2, code="output-refused")
-    assert "--staging FOLDER" in said
+    said = mistaken(run, "doctor", world.recipe("s"), "hf://acme/new", exit_code=2, code="hub-output-refused")
+    assert "add --staging FOLDER" in said
 
 
 #: By the mistake: what the store answers to everything, and what the message must say.

@@ -11,6 +11,7 @@ from svc_dist.errors import OtherMergeError, OutputError, RecipeError, Verificat
 from svc_dist.recipe.documents import ResolvedDocument
 from svc_dist.recipe.paths import PathValues
 from svc_dist.run.documents.chain import summary_of_complete
+from svc_dist.run.hub.allowed import require_allowed, require_free
 from svc_dist.run.hub.upload import UPLOAD_FILE, Uploading
 from svc_dist.run.options import Options
 from svc_dist.run.series.nightly import Checks, Load, Nightly, run_repeated
@@ -33,6 +34,9 @@ class Staging:
 
     folder: str | None = None
     public: bool = False
+
+
+NO_STAGING = Staging()
 
 
 def run_to(
@@ -81,8 +85,7 @@ class _Upload:
         documents, location = placed(self.load, self.folder, self.options.restart)
         access = documents[-1].recipe.access
         branch, staged = HubBranch(self.place, access), Output(location, access)
-        uploading = Uploading(branch, staged, self.staging.public, self.options, asked)
-        remote = uploading.require_allowed()
+        remote = require_allowed(branch, self.staging.public)
         there = Output(self.place.location, access, reading=True)
         published = None if remote is None or remote.head is None else completed(there)
         if remote is not None and published is not None:
@@ -91,7 +94,7 @@ class _Upload:
                 if done is not None:
                     return done
         elif self.options.restart or completed(staged) is None:
-            uploading.prepare(remote, [one.path for one in documents[0].recipe.results] if len(documents) == 1 else [])
+            require_free(branch, branch.create(remote, self.staging.public), documents)  # before hours of merging
         summary = run_repeated(self.load, self.folder, self.options, self.nightly, checks)
         staged = Output(summary.output, access)
         with held(staged) as lock:

@@ -17,22 +17,22 @@ from svc_dist.checkpoint.weight_files import completes, is_last
 from svc_dist.errors import (
     DamagedInputError,
     DrainedError,
-    OutputError,
     StorageError,
     SvcDistError,
     VerificationError,
     printable,
 )
+from svc_dist.run.hub.allowed import foreign, require_allowed
 from svc_dist.run.options import Options
 from svc_dist.run.signals.stopping import signals
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, whole_names
+from svc_dist.run_folder.published import completed, whole_names
 from svc_dist.run_folder.report import REPORT_FILE
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.base import FileIdentity, os_errors
 from svc_dist.storage.fetching import SCRATCH_HINTS
-from svc_dist.storage.hub.branch import CODE, SCHEME, Addition, HubBranch, Remote, RemoteFile, same
+from svc_dist.storage.hub.branch import Addition, HubBranch, RemoteFile, same
 from svc_dist.storage.hub.refusals import MovedError
 from svc_dist.storage.writing.base import PART
 from svc_dist.tensor_names import natural_key
@@ -40,7 +40,6 @@ from svc_dist.tensor_names import natural_key
 #: In the staging folder until the upload is complete: the hashes of what was sent.
 UPLOAD_FILE = "merge_upload.json"
 _LARGEST = 64 << 20
-SHORT = 10.0  # seconds of retries for the first request: before hours of merging, a wrong address has to show
 _BETWEEN = 60.0  # seconds between two commits: a hub limits them (128 an hour)
 _POLL = 0.2
 _MOVES = 5  # times that a commit is tried on top of those of other programs
@@ -71,29 +70,6 @@ class Uploading:
         self._names: list[str] = []
         self._head = ""
 
-    def require_allowed(self) -> Remote | None:
-        """Look at the repository. Raises OutputError where it is public and that was not asked for."""
-        remote = self.branch.look(SHORT)
-        if remote is not None and not remote.private and not self.public:
-            raise OutputError(
-                f"{self.place.location} is public: everybody could read the merge",
-                "add --public if that is meant, or name a private repository",
-                code=CODE,
-            )
-        return remote
-
-    def prepare(self, remote: Remote | None, folders: list[str]) -> None:
-        """Before hours of merging, make the repository and the branch, and refuse what the upload would refuse after.
-
-        ``folders``: those of the results, as far as they are known. Raises OutputError, StorageError.
-        """
-        there = self.branch.files(self.branch.create(remote, self.public))
-        ours = (CARD_FILE, RECIPE_FILE, REPORT_FILE)
-        reserved = {OUTPUTS_FILE, *(f"{folder}/{name}" if folder else name for folder in folders for name in ours)}
-        for name in sorted(there):
-            if name in reserved or completes(name) or is_last(name):
-                raise self._foreign(name)
-
     def run(self, lock: Lock, began: float) -> int:
         """Send what the branch lacks, and the index with the last commit. Returns how many files were sent.
 
@@ -108,7 +84,7 @@ class Uploading:
             self._until = began + self.limits.runtime
         names = self._names = whole_names(self.staged, published)
         with signals(self._stop):
-            remote = self.require_allowed()
+            remote = require_allowed(self.branch, self.public)
             if self.public and (remote is None or not remote.private):
                 _log.warning(f"warning: {self.place.location} is public, and {REPORT_FILE} names inputs and hosts")
             self._head = self.branch.create(remote, self.public)
@@ -127,11 +103,11 @@ class Uploading:
             if name not in there:
                 missing.append(name)
             elif not self._same(name, there[name], sent.get(name)):
-                raise self._foreign(name)
+                raise foreign(self.place, name)
         ours = set(names)
         other = next((name for name in sorted(there) if name not in ours and _is_model(name)), None)
         if other is not None:
-            raise self._foreign(other)
+            raise foreign(self.place, other)
         return missing
 
     def _same(self, name: str, remote: RemoteFile, sent: Sent | None) -> bool:
@@ -190,7 +166,7 @@ class Uploading:
             except MovedError:
                 if not left:
                     raise
-            remote = self.require_allowed()
+            remote = require_allowed(self.branch, self.public)
             if remote is None or remote.head is None:
                 raise StorageError(f"{self.place.location} is gone", "run the same command again to resume")
             self._head = remote.head
@@ -277,13 +253,6 @@ class Uploading:
             data = self.staged.storage.get_within(UPLOAD_FILE, _LARGEST)
             return {} if data is None else _SENT.decode(data)
         return {}
-
-    def _foreign(self, name: str) -> OutputError:
-        return OutputError(
-            f"{self.place.location} already holds {printable(name)}, which is not of this merge",
-            f"name a branch of its own, such as {SCHEME}{self.place.repository}@merged, or remove the file",
-            code=CODE,
-        )
 
 
 def _early(additions: list[Addition]) -> list[Addition]:

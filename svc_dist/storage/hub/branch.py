@@ -155,16 +155,29 @@ class HubBranch:
             raise StorageError(f"{self.place.location} was created, but is not there", "run the same command again")
         if existing is None and not public and not now.private:  # made by another meanwhile
             raise OutputError(f"{self.place.location} is public now", "name another repository", code=CODE)
-        self._require_writable()
+        self.require_writable(now)
         return now.head
 
-    def _require_writable(self) -> None:
+    def require_creatable(self) -> None:
+        """Ask for the owner of the token, for a repository that does not exist yet. Raises StorageError where it may
+        not make one there."""
+        user = self._calling(lambda: self._api.whoami(), "ask who may write to")
+        owner, role = self.place.repository.partition("/")[0], user.get("auth", {}).get("accessToken", {}).get("role")
+        owners = {str(one.get("name")).lower() for one in (user, *user.get("orgs", ()))}
+        reason = "the token may only read" if role == "read" else None
+        if role == "write" and owner.lower() not in owners:  # a fine-grained token has rights of its own
+            reason = f"the token's user is neither {owner} nor a member of it"
+        if reason is not None:
+            raise StorageError(f"cannot create {self.place.location}: {reason}", HINTS[403])
+
+    def require_writable(self, remote: Remote) -> None:
         """Ask how a small file would be sent, and send none: a token that may only read is refused here."""
         from huggingface_hub import CommitOperationAdd
 
         def ask() -> None:
             operation = CommitOperationAdd("config.json", b"{}")
-            self._api.preupload_lfs_files(self.place.repository, [operation], revision=self.place.branch)
+            branch = _MAIN if remote.head is None else self.place.branch
+            self._api.preupload_lfs_files(self.place.repository, [operation], revision=branch)
 
         self._calling(ask, "write to")
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from svc_dist.cli.app import app
-from svc_dist.errors import OutputError
+from svc_dist.errors import OutputError, RecipeError
 from tests.support.checkpoints import write_llamas, write_recipe
 
 
@@ -30,14 +30,20 @@ def test_plan_says_where_the_model_is_made_and_where_it_goes(recipe: Path) -> No
     assert "to acme/merged, branch next; a new repository is private unless --public is given" in done.output
 
 
-def test_plan_needs_the_staging_folder_as_the_merge_does(recipe: Path) -> None:
-    done = run("plan", recipe, "hf://acme/merged")
+@pytest.mark.parametrize("command", ["plan", "doctor"])
+def test_what_looks_ahead_needs_the_staging_folder_as_the_merge_does(recipe: Path, command: str) -> None:
+    done = run(command, recipe, "hf://acme/merged")
     assert isinstance(done.exception, OutputError)
     assert "add --staging FOLDER" in str(done.exception)
 
 
-@pytest.mark.parametrize("command", ["doctor", "clean"])
-def test_other_commands_take_the_staging_folder(recipe: Path, command: str) -> None:
-    done = run(command, *([recipe] if command == "doctor" else []), "hf://acme/merged")
+def test_doctor_refuses_options_of_a_hub_for_another_output(recipe: Path, tmp_path: Path) -> None:
+    done = run("doctor", recipe, tmp_path / "out", "--staging", "staged")
+    assert isinstance(done.exception, RecipeError)
+    assert "--staging is about an OUTPUT on a hub" in str(done.exception)
+
+
+def test_other_commands_take_the_staging_folder() -> None:
+    done = run("clean", "hf://acme/merged")
     assert isinstance(done.exception, OutputError)
     assert "other commands take FOLDER" in str(done.exception)

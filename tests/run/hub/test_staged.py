@@ -24,7 +24,7 @@ from svc_dist.errors import (
     StorageError,
     VerificationError,
 )
-from svc_dist.run.hub import staged, upload
+from svc_dist.run.hub import allowed, staged, upload
 from svc_dist.run.options import Options
 from svc_dist.run.series.nightly import Nightly, run_repeated
 from svc_dist.run.signals.stopping import signals
@@ -276,7 +276,7 @@ def test_the_token_is_in_no_message_and_no_file(
 def test_a_hub_that_cannot_be_reached_is_an_error_within_seconds(
     merging: Merging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "SHORT", 0.2)
+    monkeypatch.setattr(allowed, "SHORT", 0.2)
     began = time.monotonic()
     with pytest.raises(StorageError, match="cannot look at hf://acme/merged"):
         merging.start(access=Access({"hf://": ClientOptions(endpoint_url="http://127.0.0.1:9")}))
