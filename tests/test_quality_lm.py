@@ -225,6 +225,11 @@ def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.M
     alone = found.alone(0, "lora", "sql")
     assert alone is not None
     assert len(alone["sql"]) == 24
+    from benchmarks.quality.lm import figures
+
+    figures.draw(found, tmp_path / "figures")
+    drawn = (tmp_path / "figures" / "choosing-lm.svg").read_text()
+    assert all(text in drawn for text in ("full, K = 3", "lora, K = 3", "task arithmetic + SVC", "norms of SVC"))
     record.write_record(found, tmp_path / "results.json")
     cases = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert [(case["experts"], case["count"]) for case in cases] == [("full", 3), ("lora", 3)]
