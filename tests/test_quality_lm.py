@@ -216,8 +216,8 @@ def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.M
     assert "the rank correlation of SVC's gain is" in page.read_text()
     assert [row[2:4] for row in quantised if row[0] == "| full"] == [
         [name, row]
-        for name in ("fp8", "int4")
-        for row in ("(experts)", "average", "task arithmetic", "task arithmetic + SVC")
+        for name in ("int4", "fp8")
+        for row in ("(experts)", "task arithmetic", "task arithmetic + SVC")
     ]  # fmt: skip
     assert page.read_text().endswith("<!-- end -->\nafter\n")
     for folder in ("seed0/full/K3/merged", "seed1/lora/K3/merged", "seed0/full/K3/fp8/merged"):
