@@ -158,9 +158,9 @@ def ranges(
     return result
 
 
-def share(shards: Iterable[Shard]) -> int:
+def share(shards: Iterable[Shard], shares: int = _SHARES) -> int:
     """Bytes that a range of quick work has at least: a large model has thousands of them, not tens of thousands."""
-    return min(3 * MAX_RANGE // 4, sum(shard.size for shard in shards) // _SHARES)
+    return min(3 * MAX_RANGE // 4, sum(shard.size for shard in shards) // shares)
 
 
 def parts(range_size: int, shard_size: int) -> list[int]:

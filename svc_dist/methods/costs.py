@@ -61,7 +61,9 @@ Operations = Callable[[int, int, int, str], Work]
 Memory = Callable[[int, int, int, str], float]
 
 HEAP_SLACK = 32 << 20  #: bytes of small freed blocks that the C library keeps, as workers configure it
-ON_HOST = 256 << 20  #: host bytes of a unit that computes on a device: staged inputs, and what is written
+#: Host bytes of a unit that computes on a device: staged inputs, results of stacks that wait for their turn (those of
+#: at most one unit of ``layout.share``), and what is written.
+ON_HOST = 256 << 20
 BLOCK = 512  #: rows of a Gram matrix, or of projected deltas, that are handled at once
 _PANEL = 192  # reflectors of a tridiagonal form that are applied at once
 _FORMED = 3.0  # element-wise operations that an entry of a task delta takes

@@ -235,11 +235,13 @@ class PieceCosts:
         decided = self._dispositions[tensor.disposition]
         bytes_in = sum(read.end - read.start for _, read in tensor.reads(first, last))
         operations = work(tensor, decided, last - first, self._precision)
-        return (
-            bytes_in,
-            operations.flops,
-            memory(tensor, decided, self._precision, self._device) + workspace(operations, self._device),
-        )
+        return bytes_in, operations.flops, self.memory(tensor, operations)
+
+    def memory(self, tensor: PlannedTensor, operations: Work | None = None) -> int:
+        """The peak of memory in bytes, with the solver's workspace. ``operations``: of a piece; None: of all of it."""
+        decided = self._dispositions[tensor.disposition]
+        operations = operations or work(tensor, decided, math.prod(tensor.shape), self._precision)
+        return memory(tensor, decided, self._precision, self._device) + workspace(operations, self._device)
 
 
 def workspace(operations: Work, device: str) -> int:

@@ -24,6 +24,7 @@ from svc_dist.plan.advice import warnings
 from svc_dist.plan.auto.chosen import auto_warnings, with_choice
 from svc_dist.plan.costs import PieceCosts, grain, takes_matrices
 from svc_dist.plan.devices.solvers import solver_warnings
+from svc_dist.plan.devices.stacks import SHARES, Stacks, stacked
 from svc_dist.plan.files import quantisation
 from svc_dist.plan.files.configs import compared, config_warnings, no_fine_tunes
 from svc_dist.plan.files.conversation import conversation_warnings
@@ -271,10 +272,14 @@ def _plan_units(
         depends = any(together(one.name, one.codec) == together(spec.name, spec.codec) for one in following)
         return depends or (factor is not None and factor.side == "a")
 
-    least = share(layout)
+    least, stacks = share(layout), Stacks(lambda tensor: dispositions[tensor.disposition], settings)
+    of_stacks = share(layout, SHARES)
+    stacking = stacks.within(tensors, of_stacks)
 
     def enough(spec: TensorSpec) -> int:
         tensor = tensors[number_of[spec.name]]
+        if spec.name in stacking:
+            return of_stacks
         return 0 if takes_matrices(tensor, dispositions[tensor.disposition]) else least
 
     costs = PieceCosts(dispositions, settings.precision, settings.device)
@@ -286,6 +291,8 @@ def _plan_units(
             for number, first, last in pieces:
                 read, operations, largest = costs.of(tensors[number], first, last)
                 bytes_in, flops, peak = bytes_in + read, flops + operations, max(peak, largest)
+            for stack in stacks.of(tensors[number] for number, _, _ in pieces):
+                peak = max(peak, costs.memory(stacked(stack)))
             bytes_out = (cut.end - cut.start) * len(dispositions[0])
             position = (shard_number, cut.start, cut.end)
             units.append(Unit(f"{len(units):06d}", *position, pieces, bytes_in, bytes_out, flops, peak))

@@ -13,12 +13,12 @@ import xxhash
 
 from svc_dist.plan.model import Plan, Unit
 from svc_dist.run.devices.fallback import Attempt, attempted, ways_of
-from svc_dist.run.inputs.joined import JoinedViews
 from svc_dist.run.pairs.unit_pairs import UnitPairs
 from svc_dist.run.pipeline.needs import Needs
 from svc_dist.run.pipeline.stages import Passage, Stages
 from svc_dist.run.results.codes import UnitCodes
-from svc_dist.run.results.values import Records, TensorValues
+from svc_dist.run.results.stacks import UnitStacks
+from svc_dist.run.results.values import Records
 from svc_dist.run_folder.receipt import Receipt, WrittenRange
 from svc_dist.storage.access import DEFAULT_ACCESS
 from svc_dist.storage.fetching import Connections
@@ -155,6 +155,7 @@ def _merged(
     matrices, overlaps = computed.matrices, computed.overlaps
     pairs = UnitPairs(plan, mapped, attempt, scratch)
     codes = UnitCodes(plan, unit, mapped, attempt, scratch)
+    stacks = UnitStacks(plan, unit, mapped, attempt, scratch)
     for span in plan.spans(unit):
         if span[0].factor is not None:
             for result, values in pairs.results(span[0], matrices, overlaps):
@@ -163,7 +164,5 @@ def _merged(
         if span[0].codec is not None:
             yield from codes.results(span[0], matrices, overlaps)
             continue
-        with JoinedViews(scratch) as joined:
-            piece = TensorValues(plan, span, mapped, attempt, joined)
-            for result, values in piece.results(matrices, overlaps):
-                yield result, values.view(torch.uint8).numpy().data
+        for result, values in stacks.results(span, matrices, overlaps):
+            yield result, values.view(torch.uint8).numpy().data

@@ -162,6 +162,8 @@ def _pretend(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         given.pop("non_blocking", None)
     bare_args, bare_kwargs = tree_map_only(OnDevice, lambda one: one.elem, (args, given))
     result = func(*bare_args, **bare_kwargs)
+    if kwargs.get("pin_memory"):
+        _note_pinned(result)
     if func._schema.is_mutable:
         return _what_was_given(func, args, kwargs)
     if name in _ASKED or not on_device:
@@ -182,11 +184,14 @@ def _what_was_given(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _pinned(tensor: Tensor, *_: Any) -> Tensor:
-    copied = tensor.clone(memory_format=torch.contiguous_format)
-    place = copied.untyped_storage().data_ptr()
+    return _note_pinned(tensor.clone(memory_format=torch.contiguous_format))
+
+
+def _note_pinned(tensor: Tensor) -> Tensor:
+    place = tensor.untyped_storage().data_ptr()
     COUNTS.pinned.add(place)
-    weakref.finalize(copied, COUNTS.pinned.discard, place)
-    return copied
+    weakref.finalize(tensor, COUNTS.pinned.discard, place)
+    return tensor
 
 
 @contextmanager

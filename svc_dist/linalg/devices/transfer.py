@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,17 @@ def sent(view: Tensor, device: str | torch.device) -> Tensor:
     return staged(view, torch.empty(view.shape, dtype=view.dtype, device=device), pin=f"{device}".startswith("cuda"))
 
 
+def sent_together(views: Sequence[Tensor], device: str | torch.device) -> Tensor:
+    """Tensors of one shape and dtype as one on ``device``, in one copy: together they are at most one block."""
+    pin = f"{device}".startswith("cuda")
+    block = torch.empty((len(views), *views[0].shape), dtype=views[0].dtype, pin_memory=pin)
+    result = torch.empty(block.shape, dtype=block.dtype, device=device)
+    result.copy_(torch.stack(list(views), out=block), non_blocking=pin)
+    if pin:
+        _pace.began(result.device, block.nbytes)
+    return result
+
+
 def staged(view: Tensor, result: Tensor, pin: bool) -> Tensor:
     """``result``, which ``view`` is copied and cast into block by block; ``pin``: each through pinned memory."""
     source, target = view.reshape(-1), result.view(-1)
@@ -51,9 +62,12 @@ def staged(view: Tensor, result: Tensor, pin: bool) -> Tensor:
     return result
 
 
-def received(values: Tensor) -> Iterator[Tensor]:
-    """A flat tensor of a device in the host's memory, in pieces, each in fresh memory: one, unless it is large."""
-    step = max(1, STAGED // values.element_size())
+def received(values: Tensor, whole: int = 1) -> Iterator[Tensor]:
+    """A flat tensor of a device in the host's memory, in pieces, each in fresh memory: one, unless it is large.
+
+    ``whole``: entries that stay together.
+    """
+    step = max(1, STAGED // (values.element_size() * whole)) * whole
     for start in range(0, values.numel(), step):
         piece = values[start : start + step]
         host = torch.empty(piece.shape, dtype=piece.dtype, pin_memory=values.device.type == "cuda")

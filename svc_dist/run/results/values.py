@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class TensorValues:
         self.copies = not merged or self.disposition.kind == "copied"
         self.inputs = TensorInputs(plan, self.tensor, self.first, self.last, mapped, joined)
         self.views, self.base, self.changes = self.inputs.views, self.inputs.base, self.inputs.changes
+        #: The deltas of inputs that lie on the device already, if they do.
+        self.there: TaskDeltas | None = None
         self.dtype = torch_dtype(self.tensor.dtype) if self.tensor.dtype in FLOAT_DTYPES else torch.uint8
 
     def results(self, matrices: list[Records], overlaps: Records) -> Iterator[tuple[int, Tensor]]:
@@ -86,15 +89,46 @@ class TensorValues:
 
     def _merged(self, matrices: list[Records], overlaps: Records) -> Iterator[tuple[int, Tensor]]:
         assert self.disposition.method is not None
-        parameters = [dict(one.parameters or {}) for one in self.dispositions]
-        scales = [float(one.pop("lambda", 1.0)) for one in parameters]
-        calibrations = (one.calibration for one in self.dispositions)
-        results = list(map(ResultParameters, parameters, calibrations))
         batch = None
         if self.tensor.batch is not None and takes_matrices(self.tensor, self.dispositions):
             _, rows, columns = self.tensor.batch
             batch = ((self.last - self.first) // (rows * columns), rows, columns)
-        deltas = TaskDeltas(
+        deltas = self.deltas if self.there is None else self.there
+        summaries: list[Records] = [[] for _ in self.steps]
+        differing = self._differing(deltas)
+        stay = 0
+        if batch is not None and not on_the_cpu(self.attempt.device) and not self.attempt.low_memory:
+            stay = inputs_that_stay(self.tensor, self.dispositions, self.plan.settings.precision)
+        try:
+            for number, chunk in merged_chunks(
+                deltas, self.disposition.method, self.steps, batch, summaries, self.tensor.turned, differing, stay
+            ):
+                for values in self.outputs(chunk, number):
+                    yield number, values
+                del chunk  # free its memory before the next one is computed
+        except NumericsError as error:
+            raise self._damaged(error) from None
+        self.record(summaries, matrices, overlaps)
+        overlaps += differing.records(self.tensor.name, self.disposition.models)
+
+    @cached_property
+    def steps(self) -> list[ResultParameters]:
+        """What each result is merged by."""
+        every = ((one, one.parameters or {}) for one in self.dispositions)
+        return [
+            ResultParameters({key: given[key] for key in given if key != "lambda"}, one.calibration)
+            for one, given in every
+        ]
+
+    @cached_property
+    def scales(self) -> list[float]:
+        """``lambda`` of each result."""
+        return [float((one.parameters or {}).get("lambda", 1.0)) for one in self.dispositions]
+
+    @cached_property
+    def deltas(self) -> TaskDeltas:
+        """The task deltas, formed on the attempt's device from the mapped inputs."""
+        return TaskDeltas(
             self.views[1:],
             self.base,
             changes=self.changes or None,
@@ -105,27 +139,15 @@ class TensorValues:
             offset=self.first,
             row=row_of(self.tensor, self.dispositions),
         )
-        summaries: list[Records] = [[] for _ in results]
-        differing = self._differing(deltas)
-        stay = 0
-        if batch is not None and not on_the_cpu(self.attempt.device) and not self.attempt.low_memory:
-            stay = inputs_that_stay(self.tensor, self.dispositions, self.plan.settings.precision)
-        try:
-            for number, chunk in merged_chunks(
-                deltas, self.disposition.method, results, batch, summaries, self.tensor.turned, differing, stay
-            ):
-                for values in self._outputs(chunk, scales[number]):
-                    yield number, values
-                del chunk  # free its memory before the next one is computed
-        except NumericsError as error:
-            raise self._damaged(error) from None
+
+    def record(self, summaries: Sequence[Records], matrices: list[Records], overlaps: Records) -> None:
+        """Append what a receipt says of the tensor. ``summaries``: of its matrices, by result."""
         for of_result, new in zip(matrices, summaries, strict=True):
             of_result += [{"tensor": self.tensor.name, **summary} for summary in new]
         models = self.disposition.models
-        if not self.disposition.alone and (overlap := delta_overlap(deltas)) is not None:
+        if not self.disposition.alone and (overlap := delta_overlap(self.deltas)) is not None:
             of = {} if models is None else {"models": list(models)}
             overlaps.append({"tensor": self.tensor.name, **of, **overlap})
-        overlaps += differing.records(self.tensor.name, models)
 
     def _differing(self, deltas: TaskDeltas) -> Differing:
         """Which results merge which of the tensor's matrices, or the tensor."""
@@ -135,8 +157,9 @@ class TensorValues:
         size = math.prod(self.tensor.batch[1:])
         return Differing(deltas, least, size, self.first // size)
 
-    def _outputs(self, chunk: MergedChunk, scale: float) -> Iterator[Tensor]:
-        """``W0 + lambda * M`` for a merged chunk, checked and cast, in parts."""
+    def outputs(self, chunk: MergedChunk, result: int) -> Iterator[Tensor]:
+        """``W0 + lambda * M`` for a merged chunk of a result, checked and cast, in parts."""
+        scale = self.scales[result]
         if isinstance(chunk.merged, Tensor | LowRank) and not on_the_cpu(self.attempt.device):
             cast = cast_on_device(chunk, scale, self.dtype)
             if cast is not None:

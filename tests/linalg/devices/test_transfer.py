@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svc_dist.linalg.devices import transfer
-from svc_dist.linalg.devices.transfer import moved, received, sent, staged
+from svc_dist.linalg.devices.transfer import moved, received, sent, sent_together, staged
 from tests.support.pretended_device import COUNTS, OnDevice, Pretending, pretended_device
 
 
@@ -42,3 +42,16 @@ def test_a_tensor_keeps_its_dtype_and_layout_on_the_way() -> None:
     assert len(pieces) == 5
     assert not any(isinstance(piece, OnDevice) for piece in pieces)
     assert torch.equal(torch.cat(pieces), view.reshape(-1))
+
+
+def test_tensors_that_are_sent_together_take_one_copy_and_come_back_whole() -> None:
+    views = [torch.randn(70, generator=torch.Generator().manual_seed(at)).bfloat16() for at in range(3)]
+    with pretended_device(), Pretending():
+        COUNTS.reset()
+        there = sent_together(views, "cuda")
+        assert (COUNTS.launches, COUNTS.waits, COUNTS.sent) == (1, 0, 2 * 3 * 70)
+        pieces = list(received(there.float().view(-1), 70))
+        assert [len(piece) for piece in pieces] == [210]
+        pieces = list(received(there.double().view(-1), 70))
+    assert [len(piece) for piece in pieces] == [70, 70, 70]  # of 1,000 bytes each at most
+    assert torch.equal(torch.cat(pieces), torch.stack(views).double().view(-1))
