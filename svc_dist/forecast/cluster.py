@@ -18,9 +18,9 @@ from svc_dist.forecast.data_sheets import (
     CORES,
     END,
     GPUS,
+    HANDOVER,
     LATENCY,
     NETWORK,
-    STAGED,
     START,
 )  # fmt: skip
 from svc_dist.forecast.rates import Host, Speed, StorageRates, read_host
@@ -71,7 +71,7 @@ class Cluster:
     a lane for each unit that they compute at a time. ``alone``,
     ``crowded``: the speed of one unit by itself, and when all lanes of its device are busy. Seconds: ``start`` before
     the first unit, ``end`` after the last one, ``record`` for the receipt of each unit. ``client``: bytes a second that
-    one process can read from storage; ``staged``: that it takes over from its device. ``cores``: of each machine, for
+    one process can read from storage; ``handover``: that it takes over from its device. ``cores``: of each machine, for
     units that need no device. ``price``: of each machine for an hour.
     """
 
@@ -90,7 +90,7 @@ class Cluster:
     remote: bool
     notes: tuple[str, ...]
     client: float = math.inf
-    staged: float = math.inf
+    handover: float = math.inf
     cores: int = 0
     price: Money | None = None
 
@@ -175,7 +175,7 @@ def _gpus(keys: dict[str, str]) -> Cluster:
     notes = (f"{kind}: estimated from {gpu.source}", _storage_note(keys), assumed)
     return Cluster(
         _count(keys, "nodes", 1), node, count, 1, gpu.speed(), gpu.speed(), _network(keys),
-        START + CONTEXT, END, LATENCY, "cuda", 1, True, notes, CLIENT, STAGED, CORES * count,
+        START + CONTEXT, END, LATENCY, "cuda", 1, True, notes, CLIENT, HANDOVER, CORES * count,
     )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def _cores(keys: dict[str, str], host: Host | None) -> Cluster:
     assumed = f"{CLIENT / 1e9:.2f} GB/s read by a process (assumed)"
     return Cluster(
         _count(keys, "nodes", 1), node, processes, max(1, lanes // processes), speed, speed, _network(keys),
-        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(keys), assumed), CLIENT, STAGED,
+        START, END, LATENCY, "cpu", threads, True, (f"cores: {source}", _storage_note(keys), assumed), CLIENT, HANDOVER,
     )  # fmt: skip
 
 
@@ -209,15 +209,15 @@ def host_cluster(keys: dict[str, str], host: Host) -> Cluster:
         storage, note = host.storage, f"from and to {host.storage_url}"
     if "net" in keys:
         storage, note = _network(keys), _storage_note(keys)
-    slots, staged = _count(keys, "slots", max(2, host.lanes)), STAGED
+    slots, handover = _count(keys, "slots", max(2, host.lanes)), HANDOVER
     if host.storage is None and "net" not in keys:  # a disk: the page cache takes everything from the units themselves
-        staged = storage.write_each if slots == 1 else storage.write / host.lanes
+        handover = storage.write_each if slots == 1 else storage.write / host.lanes
         storage = replace(storage, write_each=math.inf, write=math.inf)
     node = Node(slots, _memory(keys, host.memory // 4 * 3), ahead=AHEAD * slots)
     return Cluster(
         1, node, 1, host.lanes, host.alone, host.crowded, storage, host.start, 0.0, host.record, "cpu",
         host.threads_per_unit, host.storage is not None, (f"{host.name}: measured on {host.measured}", note),
-        staged=staged,
+        handover=handover,
     )  # fmt: skip
 
 

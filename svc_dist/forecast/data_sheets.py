@@ -72,7 +72,7 @@ CONNECTION = 85e6
 #: Bytes a second that one process reads with all its connections beside two merging threads, on two of the cores above
 #: which it shares with the server (benchmarks/s3_reading.py; alone 2.2e9), and hands over of what a device has made (a
 #: checksum and a copy, on one core).
-CLIENT, STAGED = 1.87e9, 4.6e9
+CLIENT, HANDOVER = 1.87e9, 4.6e9
 #: Cores beside each GPU that are left for units which need none (machines of eight H100 have 24 for each).
 CORES = 8
 #: Seconds before a first unit on a cluster: the command until it has joined (imports 1.4, joining 1.0); beside one

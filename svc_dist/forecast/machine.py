@@ -17,14 +17,14 @@ _ROUNDING = 1e-9  # of a phase, or seconds
 class Load:
     """The load of a unit: bytes to read and write, seconds of computing ``alone`` and ``crowded``.
 
-    ``staged``: seconds for which it holds its lane while the host takes over what the device has made.
+    ``handover``: seconds for which it holds its lane while the host takes over what the device has made.
     """
 
     read: float
     alone: float
     crowded: float
     write: float
-    staged: float = 0.0
+    handover: float = 0.0
 
 
 class _Phase(IntEnum):
@@ -34,7 +34,7 @@ class _Phase(IntEnum):
     READ = 1
     LANE = 2
     COMPUTE = 3
-    STAGE = 4
+    HANDOVER = 4
     WRITE = 5
     RECORD = 6
     END = 7
@@ -106,7 +106,8 @@ class Machine:
             return False
         load, phase = running.load, running.phase
         amount = {
-            _Phase.READ: load.read, _Phase.COMPUTE: load.crowded, _Phase.STAGE: load.staged, _Phase.WRITE: load.write,
+            _Phase.READ: load.read, _Phase.COMPUTE: load.crowded, _Phase.HANDOVER: load.handover,
+            _Phase.WRITE: load.write,
         }.get(phase, self.cluster.record)  # fmt: skip
         return amount <= 0 or running.remaining <= _ROUNDING * max(1.0, running.rate)
 
@@ -116,7 +117,7 @@ class Machine:
         running.phase, running.remaining, running.rate = _Phase(ended + 1), 1.0, 0.0
         if ended is _Phase.READ:
             self._move(flow.has_read(running, running.slots))
-        elif ended is _Phase.STAGE:
+        elif ended is _Phase.HANDOVER:
             self._move(flow.has_computed(running))
 
     def _move(self, moves: list[Move]) -> None:
@@ -155,8 +156,8 @@ class Machine:
                     busy, lanes, load = computing[running.process], self._lanes[running.process], running.load
                     crowd = (min(busy, lanes) - 1) / (lanes - 1) if lanes > 1 else 1.0
                     running.rate = min(1.0, lanes / busy) / (load.alone + (load.crowded - load.alone) * crowd)
-                case _Phase.STAGE:
-                    running.rate = 1.0 / running.load.staged
+                case _Phase.HANDOVER:
+                    running.rate = 1.0 / running.load.handover
                 case _Phase.WRITE:
                     running.rate = min(storage.write_each, storage.write / writing) / running.load.write
                 case _Phase.RECORD:

@@ -104,7 +104,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
     trace = simulate(plan, cluster, varied, S3Sink.memory if cluster.remote else 0)
     storage, nodes = cluster.storage, cluster.nodes
     alone = [
-        load.read / storage.read_each + load.alone + load.staged + load.write / storage.write_each + cluster.record
+        load.read / storage.read_each + load.alone + load.handover + load.write / storage.write_each + cluster.record
         for load in loads.values()
     ]
     on_host = cluster.beside is not None and {unit.id for unit in plan.units if needs.on_host(unit)}
@@ -116,7 +116,7 @@ def predict(plan: Plan, cluster: Cluster) -> Prediction:
         "read": sum(load.read for load in loads.values()) / storage.read / nodes,
         "client": sum(load.read for load in of_devices) / cluster.client / nodes / cluster.devices,
         "write": sum(load.write for load in loads.values()) / storage.write / nodes,
-        "handing over": sum(load.staged for load in of_devices) / nodes / cluster.devices / cluster.process.slots,
+        "handing over": sum(load.handover for load in of_devices) / nodes / cluster.devices / cluster.process.slots,
         "running units": sum(alone) / cluster.all_units,
         "the longest unit": max(alone, default=0.0),
         "start and end": cluster.start + cluster.end,
@@ -159,7 +159,7 @@ def _load(plan: Plan, unit: Unit, cluster: Cluster, needs: Needs) -> Load:
     write = 0.0 if math.isinf(cluster.storage.write) else float(unit.bytes_out)
     if cluster.beside is not None and needs.on_host(unit):
         return Load(read, seconds(CORE), seconds(CORE), write)
-    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), write, unit.bytes_out / cluster.staged)
+    return Load(read, seconds(cluster.alone), seconds(cluster.crowded), write, unit.bytes_out / cluster.handover)
 
 
 def _requests(plan: Plan) -> Requests:
@@ -177,7 +177,7 @@ def _varied(unit: str, load: Load) -> Load:
     """
     chance = random.Random(unit)
     read, compute, write = (chance.uniform(1 - _VARIATION, 1 + _VARIATION) for _ in range(3))
-    return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write, load.staged)
+    return Load(load.read * read, load.alone * compute, load.crowded * compute, load.write * write, load.handover)
 
 
 def span(seconds: float) -> str:

@@ -290,7 +290,7 @@ def test_units_read_ahead_as_far_as_the_window_goes() -> None:
 
 
 def test_a_lane_is_held_while_the_host_takes_results_over() -> None:
-    loads = [Load(0, 1, 1, 0, staged=0.5)] * 4
+    loads = [Load(0, 1, 1, 0, handover=0.5)] * 4
     assert max(run(loads, ahead_of()).values()) == pytest.approx(4 * 1.5)
     assert max(run(loads, ahead_of(slots=2)).values()) == pytest.approx(2 * (2 * 1 + 0.5))
 
