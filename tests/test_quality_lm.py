@@ -7,6 +7,9 @@ import itertools
 import json
 import random
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +263,31 @@ def test_several_settings_are_one_merge_with_the_results_of_each(tmp_path: Path)
 
 def _tensors(folder: Path) -> dict[str, Any]:
     return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux only")
+def test_jobs_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from benchmarks.quality.processes import together\n"
+        "def job(name): (Path(sys.argv[1]) / name).write_text(str(os.getpid())); time.sleep(60)\n"
+        "together(job, [('a',), ('b',), ('c',)])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as run:
+        while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+    jobs = [int((tmp_path / name).read_text()) for name in "ab"]
+    deadline = time.monotonic() + 20
+    while any(_runs(job) for job in jobs):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (tmp_path / "c").exists()
+
+
+def _runs(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
