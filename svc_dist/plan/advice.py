@@ -12,7 +12,10 @@ from svc_dist.methods.calibration.chain import steps
 from svc_dist.methods.registry import METHODS
 from svc_dist.plan.files.multi_token import multi_token_warnings
 from svc_dist.plan.files.sidecars import LeftOut
-from svc_dist.plan.tensors.dispositions import Decision
+from svc_dist.plan.inputs import PlannedModel
+from svc_dist.plan.quantised import experts
+from svc_dist.plan.tensor import PlannedTensor
+from svc_dist.plan.tensors.dispositions import Decision, Disposition
 from svc_dist.plan.tensors.patterns import first_matches
 from svc_dist.recipe.choices import MergeChoice
 from svc_dist.recipe.mergekit.filters import unmatched
@@ -68,7 +71,15 @@ def _unknown_modules(recipe: ResolvedRecipe, decisions: Sequence[Decision]) -> I
             )
 
 
-def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Sequence[LeftOut]) -> Iterator[Warned]:
+def warnings(
+    recipe: ResolvedRecipe,
+    decisions: Sequence[Decision],
+    left_out: Sequence[LeftOut],
+    models: Sequence[PlannedModel],
+    tensors: Sequence[PlannedTensor],
+    dispositions: Sequence[Sequence[Disposition]],
+) -> Iterator[Warned]:
+    """``dispositions``: by number, in all results."""
     names = [decision.name for decision in decisions]
     _, used = first_matches(names, recipe.rules)
     for index, rule in enumerate(recipe.rules):
@@ -82,6 +93,7 @@ def warnings(recipe: ResolvedRecipe, decisions: Sequence[Decision], left_out: Se
     if recipe.results[0].default.calibration is not None and not calibrated:
         yield warned("calibrates-nothing", f"{recipe.origin.at('calibrate')}: calibration applies to no tensor")
     yield from _calibration_advice(recipe, decisions)
+    yield from experts.warnings(recipe, models, tensors, dispositions)
     yield from _unknown_modules(recipe, decisions)
     yield from multi_token_warnings(decisions)
     yield from recipe.warnings

@@ -142,7 +142,7 @@ def make_plan(recipe: ResolvedRecipe, settings: Settings) -> Plan:
                 recipe, [*planned_locations, *filter(None, [recipe.tokenizer.other])], tokenizer, template
             ),
             *vocabulary_warnings(recipe, vocabularies, of_tokens, tokenizer, described, vocab_size),
-            *warnings(recipe, decisions, left_out),
+            *warnings(recipe, decisions, left_out, planned, tensors, dispositions),
             *other_bases(models),
             *tied.warnings,
             *quantisation.warnings(described, decisions, stale),

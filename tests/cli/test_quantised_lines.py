@@ -18,7 +18,7 @@ def test_formats_are_named(tmp_path: Path) -> None:
     names, _ = models(tmp_path, "fp8 blocks", ["int4", None])
     (line,) = code_lines(svc_dist.make_plan(recipe(names)))
     assert line == (
-        "reads 2 weights (FP8 in blocks of 16 x 32) and 2 weights (INT4) from codes, "
+        "reads 2 weights (FP8 in blocks of 16 x 32) and 2 weights (INT4 in groups of 32) from codes, "
         "writes 2 weights (FP8 in blocks of 16 x 32) in the base's own format"
     )
     (line,) = code_lines(svc_dist.make_plan(recipe(names, quantization="none")))

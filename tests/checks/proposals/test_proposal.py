@@ -17,6 +17,7 @@ import svc_dist
 from svc_dist.checks.proposals.advice import Findings, advise
 from svc_dist.checks.proposals.proposal import Proposal, propose
 from svc_dist.errors import SvcDistError
+from tests.plan.quantised.test_merges import write_models
 from tests.support.adapters import lora, write_adapter
 from tests.support.checkpoints import write_checkpoint, write_llamas
 
@@ -35,6 +36,13 @@ def test_a_recipe_for_fine_tunes_plans(tmp_path: Path) -> None:
     assert {one.method for one in plan.results[0].dispositions} == {"swudi", "linear"}
     assert "# a full fine-tune\n" in text
     assert yaml.safe_load(text).get("calibrate", "none") == "none"
+
+
+def test_experts_in_codes_are_warned_of(tmp_path: Path) -> None:
+    coded, _ = write_models(tmp_path / "coded", [None, "fp8 blocks", "fp8 blocks"])
+    assert "[quantised-experts]" in proposed(coded, tmp_path).text
+    narrow, _ = write_models(tmp_path / "narrow", ["fp8 blocks", None, None])
+    assert "[quantised-experts]" not in proposed(narrow, tmp_path).text
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
