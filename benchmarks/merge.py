@@ -54,7 +54,8 @@ def measure(command: list[str], checkout: Path | None = None) -> Run:
 
 
 def environment(checkout: Path | None = None) -> dict[str, str]:
-    path = {} if checkout is None else {"PYTHONPATH": str(checkout)}
+    # Not the folder that this runs in, which ``python -m`` puts first.
+    path = {} if checkout is None else {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
     return {**os.environ, **path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
