@@ -29,7 +29,10 @@ OPTIONAL = {
     "transformers": "check",
     "sklearn": "demo",
     "optuna": "search",
+    "numba": "fast",
 }
+#: What only svc_dist/methods/elementwise/compiled/ready.py imports, where their packages are there.
+LOADED_WITH_EXTRAS = {"svc_dist/methods/elementwise/compiled/loops.py"}
 #: Drivers of storages, each named in the message of the URL that needs it.
 DRIVERS = {"azure"}
 #: What runs a notebook. It is imported only there, where it runs already.
@@ -60,7 +63,11 @@ def imports(node: ast.AST, at_start: bool = True) -> Iterator[tuple[str, bool]]:
 
 def used() -> set[tuple[str, bool]]:
     own = {"svc_dist", "__future__", *sys.stdlib_module_names}
-    found = {one for file in (ROOT / "svc_dist").rglob("*.py") for one in imports(ast.parse(file.read_text()))}
+    found = {
+        one
+        for file in (ROOT / "svc_dist").rglob("*.py")
+        for one in imports(ast.parse(file.read_text()), str(file.relative_to(ROOT)) not in LOADED_WITH_EXTRAS)
+    }
     return {(name, at_start) for name, at_start in found if name not in own | DRIVERS | KERNEL}
 
 

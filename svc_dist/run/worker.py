@@ -11,6 +11,7 @@ from svc_dist.run.pipeline.flow import READERS
 from svc_dist.run.pipeline.needs import Needs
 from svc_dist.run.pipeline.stages import Stages
 from svc_dist.run.publish import publish
+from svc_dist.run.results.compiled import load_loops
 from svc_dist.run.schedule import Done, FinishShard, Instruction, Publish, RangesLost, RunUnit
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.shard_check import require_unaltered
@@ -85,6 +86,7 @@ class Worker:
         # Another worker may have begun the upload of a unit that is written again.
         sink = self.output.sink(self.plan.fingerprint) if instruction.rewrite else self.sink
         unit, parallel = self.plan.unit[instruction.unit], self.output.access.parallel
+        load_loops(self.plan, unit)
         ways = ways_of(self._needs, unit, instruction.low_memory, self._has_host, instruction.on_host)
         lanes = 1 if instruction.booking is None else instruction.booking.slots
         on_host = ways[0].device != self.plan.settings.device

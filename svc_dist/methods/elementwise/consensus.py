@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svc_dist.methods.elementwise.compiled.stored import Left
 from svc_dist.methods.parameters import CANCELLED, cancel
 
 
 def weighted_sum(
-    parts: Iterable[Tensor], weight: Sequence[float], normalize: bool, scale: Sequence[float] | None = None
+    parts: Iterable[Tensor] | Left, weight: Sequence[float], normalize: bool, scale: Sequence[float] | None = None
 ) -> Tensor:
     """``sum_i w_i s_i Pi``, divided by ``sum_i w_i`` with ``normalize``, unless the weights cancel.
 
@@ -32,7 +33,7 @@ def weighted_sum(
 
 
 def elected_sum(
-    parts: Iterable[Tensor], weight: Sequence[float], normalize: bool, scale: Sequence[float] | None = None
+    parts: Iterable[Tensor] | Left, weight: Sequence[float], normalize: bool, scale: Sequence[float] | None = None
 ) -> Tensor:
     """Per entry the sum of those ``v_i = w_i s_i Pi`` that have the sign of ``sum_i v_i`` (a zero sum elects +).
 
@@ -45,6 +46,9 @@ def elected_sum(
     factors = _factors(weight, scale)
     common = factors[0] if len(set(factors)) == 1 and factors[0] > 0 else 1.0  # can wait until the parts are added up
     equal = len(set(weight)) == 1 and len(weight) < 256
+    if isinstance(parts, Left) and (equal or not normalize):
+        unit = (weight[0] or 1.0) if normalize else 1.0
+        return parts.elected([factor / common for factor in factors], 0.5 * common / unit, normalize)
     signed: Tensor | None = None
     absolute = torch.empty(0)
     ballot: _Counts | _Weights | None = None

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.compiled import rules
+from svc_dist.methods.elementwise.compiled.stored import Left
 from svc_dist.methods.elementwise.consensus import elected_sum, weighted_sum
 from svc_dist.methods.elementwise.draws import bernoulli, stream_key, uniform
+from svc_dist.methods.elementwise.plain.pieces import stored
 from svc_dist.methods.parameters import require_della_range
 
 
@@ -69,7 +72,22 @@ def _rescaling(density: Sequence[float], rescale: bool) -> list[float]:
     return [1 / share if rescale and share > 0 else 1.0 for share in density]
 
 
-def _dropped(deltas: TaskDeltas, density: Sequence[float], seed: int) -> Iterator[Tensor]:
+def _dropped(deltas: TaskDeltas, density: Sequence[float], seed: int) -> Left | Iterator[Tensor]:
+    fast = stored(deltas)
+    if fast is None:
+        return _dropped_by_torch(deltas, density, seed)
+    return Left(fast, [_rule(deltas, index, share, seed) for index, share in enumerate(density)])
+
+
+def _rule(deltas: TaskDeltas, expert: int, density: float, seed: int) -> rules.Rule:
+    if density >= 1:
+        return rules.everything()
+    if density <= 0:
+        return rules.nothing()
+    return rules.drop(stream_key(seed, deltas.tensor, expert, "dare"), density)
+
+
+def _dropped_by_torch(deltas: TaskDeltas, density: Sequence[float], seed: int) -> Iterator[Tensor]:
     start, end = deltas.offset, deltas.offset + deltas.numel
     for index, share in enumerate(density):
         delta = deltas[index]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from svc_dist.methods.chunking import COLLECTED, SAMPLE
 from svc_dist.methods.deltas import TaskDeltas
-from svc_dist.methods.elementwise.plain.pieces import pieces
+from svc_dist.methods.elementwise.plain.pieces import pieces, stored
 
 Array = np.ndarray[Any, Any]
 
@@ -46,19 +46,24 @@ class Cut:
         if self == NOTHING:
             return values * 0  # not zeros: a NaN or an infinity must show in the result
         flat = values.reshape(-1)
-        ties = min(max(self.until - offset, 0), flat.numel())
+        ties = self.ties(offset, flat.numel())
         shrink = torch.nn.functional.hardshrink
         if overwrite and ties in (0, flat.numel()) and values.is_contiguous():
-            return torch.hardshrink(flat, self._below(flat.dtype) if ties else self.threshold, out=flat).view_as(values)
+            return torch.hardshrink(flat, self.below(flat.dtype) if ties else self.threshold, out=flat).view_as(values)
         if ties == 0:
             kept = shrink(flat, self.threshold)
         elif ties == flat.numel():
-            kept = shrink(flat, self._below(flat.dtype))
+            kept = shrink(flat, self.below(flat.dtype))
         else:
-            kept = torch.cat([shrink(flat[:ties], self._below(flat.dtype)), shrink(flat[ties:], self.threshold)])
+            kept = torch.cat([shrink(flat[:ties], self.below(flat.dtype)), shrink(flat[ties:], self.threshold)])
         return kept.view(values.shape)
 
-    def _below(self, dtype: torch.dtype) -> float:
+    def ties(self, offset: int, count: int) -> int:
+        """Of entries ``offset`` and on, ``count`` in number, how many lie before ``until``."""
+        return min(max(self.until - offset, 0), count)
+
+    def below(self, dtype: torch.dtype) -> float:
+        """The next smaller threshold, above which the equals of this one are."""
         kind: Any = np.float64 if dtype == torch.float64 else np.float32
         return max(0.0, float(np.nextafter(kind(self.threshold), kind(-np.inf))))
 
@@ -105,7 +110,12 @@ def _run(deltas: TaskDeltas, group: list[tuple[int, _Search]], of: Sequence[int]
     for job, search in group:
         by_series.setdefault(of[job], []).append(search)
     for part in pieces(deltas):
+        fast = stored(part) if measure is magnitude else None
         for series, searches in by_series.items():
+            if fast is not None:
+                for search in searches:
+                    search.add(*fast.bracketed(series, search.low, search.high, search.heavy))
+                continue
             magnitudes = _flat(measure(part, series))
             for search in searches:
                 search.feed(magnitudes)
@@ -170,7 +180,6 @@ class _Search:
             self.heavy_counts.append([int(np.count_nonzero(magnitudes == kind(self.low)))])
             return
         above = magnitudes > kind(self.high)
-        self.above += int(np.count_nonzero(above))
         inside = magnitudes >= kind(self.low)
         inside ^= above
         near = magnitudes[places(inside)]
@@ -179,8 +188,13 @@ class _Search:
             light = near[near != value]
             counts.append(len(near) - len(light))
             near = light
-        self.heavy_counts.append(counts)
-        self.collected.append(near)
+        self.add(int(np.count_nonzero(above)), counts, near)
+
+    def add(self, above: int, heavy_counts: list[int], collected: Array) -> None:
+        """What the next chunk has above the bracket, of each heavy value, and else inside."""
+        self.above += above
+        self.heavy_counts.append(heavy_counts)
+        self.collected.append(collected)
 
     def result(self) -> tuple[float, int, list[int]] | None:
         """The value at the rank, how many of its equals are to be kept, and how many each chunk has.

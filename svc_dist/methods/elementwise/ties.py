@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.compiled import rules
+from svc_dist.methods.elementwise.compiled.stored import Left
 from svc_dist.methods.elementwise.consensus import elected_sum, weighted_sum
-from svc_dist.methods.elementwise.selection import Cut, cuts, magnitude
+from svc_dist.methods.elementwise.plain.pieces import stored
+from svc_dist.methods.elementwise.selection import NOTHING, Cut, cuts, magnitude
 
 #: Per expert: the cut above which entries are outliers, and the cut above which they are kept. None cuts nothing.
 Cuts = list[tuple[Cut | None, Cut | None]]
@@ -107,7 +110,22 @@ def _trims(deltas: TaskDeltas, found: Cuts, rescale: bool) -> Trims:
     return Trims(found, [one / other if other else 1.0 for one, other in zip(before, after, strict=True)])
 
 
-def _trimmed(deltas: TaskDeltas, statistics: Cuts) -> Iterator[Tensor]:
+def _trimmed(deltas: TaskDeltas, statistics: Cuts) -> Left | Iterator[Tensor]:
+    fast = stored(deltas)
+    if fast is None or any(outliers is not None for outliers, _ in statistics):
+        return _trimmed_by_torch(deltas, statistics)
+    return Left(fast, [_rule(kept, deltas) for _, kept in statistics])
+
+
+def _rule(cut: Cut | None, deltas: TaskDeltas) -> rules.Rule:
+    if cut is None:
+        return rules.everything()
+    if cut == NOTHING:
+        return rules.nothing()
+    return rules.trim(cut.ties(deltas.offset, deltas.numel), cut.below(deltas.dtype), cut.threshold)
+
+
+def _trimmed_by_torch(deltas: TaskDeltas, statistics: Cuts) -> Iterator[Tensor]:
     for delta, (outliers, kept) in zip(deltas, statistics, strict=True):
         trimmed = delta if kept is None else kept.keep(delta, deltas.offset, overwrite=outliers is None)
         yield trimmed if outliers is None else trimmed.sub_(outliers.keep(delta, deltas.offset))

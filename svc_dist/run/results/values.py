@@ -19,6 +19,7 @@ from svc_dist.methods.apply import MergedChunk, ResultParameters, merged_chunks
 from svc_dist.methods.chunking import CHUNK
 from svc_dist.methods.conditions.difference import Differing
 from svc_dist.methods.deltas import Copy, TaskDeltas
+from svc_dist.methods.elementwise.plain.pieces import stored
 from svc_dist.methods.low_rank import LowRank
 from svc_dist.methods.overlap import delta_overlap
 from svc_dist.plan.costs import inputs_that_stay, row_of, takes_matrices
@@ -171,6 +172,10 @@ class TensorValues:
     def _output(self, chunk: MergedChunk, start: int, end: int, scale: float) -> Tensor:
         """``W0 + lambda * M`` for elements ``[start, end)`` of a merged chunk, checked and cast."""
         merged = chunk.merged
+        if isinstance(merged, Tensor) and end - start == merged.numel() and scale == 1 and self.dtype == torch.bfloat16:
+            fast = stored(chunk.deltas)
+            if fast is not None and (values := fast.added(merged)) is not None:
+                return values
         if isinstance(merged, Tensor | LowRank):
             # The base of a small chunk is still in the cache; of a matrix only these elements are converted.
             deltas = chunk.deltas if chunk.deltas.numel <= CHUNK else chunk.deltas.chunk(start, end)

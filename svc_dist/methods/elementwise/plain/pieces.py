@@ -17,6 +17,8 @@ from torch import Tensor
 
 from svc_dist.methods.chunking import chunks
 from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.compiled.ready import loops
+from svc_dist.methods.elementwise.compiled.stored import Stored
 
 _FIRST = 16  # entries by which deltas are compared first
 _KINDS = {torch.float32: np.float32, torch.float64: np.float64}
@@ -33,6 +35,11 @@ def pieces(deltas: TaskDeltas) -> Iterator[TaskDeltas]:
     return (cut(start, end) for start, end in chunks(deltas.numel, deltas.row))
 
 
+def stored(deltas: TaskDeltas) -> Stored | None:
+    """What compiled loops take of the deltas: of plain pieces in bfloat16, where there are such loops."""
+    return deltas.stored if isinstance(deltas, Piece) else None
+
+
 class Piece(TaskDeltas):
     """The deltas of flat entries ``[start, end)`` of ``whole``, which is plain."""
 
@@ -40,20 +47,32 @@ class Piece(TaskDeltas):
         count = end - start
         self.__dict__ |= whole.__dict__
         self.__dict__.pop("base", None)  # of the whole tensor
+        self.__dict__.pop("stored", None)
         self.experts = [None if view is None else view.narrow(0, start, count) for view in whole.experts]
         self.base_view = None if whole.base_view is None else whole.base_view.narrow(0, start, count)
+        self.whole_size = whole.numel
         self.shape, self.offset = (count,), whole.offset + start
 
     def __getitem__(self, index: int) -> Tensor:
         expert = self.experts[index]
         if expert is None:
             return self._zeros()
+        if self.stored is not None:
+            return self.stored.delta(index)
         delta = self._cast(expert)
         return delta if self.base_view is None else delta.sub_(self.base)
 
     @cached_property
     def base(self) -> Tensor:
         return self._zeros() if self.base_view is None else self._cast(self.base_view)
+
+    @cached_property
+    def stored(self) -> Stored | None:
+        views = [view for view in (self.base_view, *self.experts) if view is not None and view.dtype == torch.bfloat16]
+        if self.dtype != torch.float32 or len(views) <= len(self) or (code := loops(self.whole_size)) is None:
+            return None
+        base, *experts = (view.data_ptr() for view in views)
+        return Stored(code, experts, base, self.numel, self.offset)
 
     def all_zero(self) -> bool:
         base = self.base_view
