@@ -8,6 +8,7 @@ streams, and what CUDA's libraries refuse.
 from __future__ import annotations
 
 import ctypes
+import gc
 import types
 import weakref
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Counts:
     _storages: dict[int, int] = field(default_factory=dict, repr=False)
 
     def reset(self) -> None:
+        gc.collect()  # what an earlier test left in cycles, such as a traceback's tensors
         self.launches = self.waits = self.sent = self.received = 0
         self.peak = self.held
 

@@ -469,6 +469,7 @@ def test_a_result_that_does_not_fit_is_told_with_its_tensor(merge: Merge, method
     ended = merge(method=method, calibrate=calibrate, precision="mixed", parameters={"lambda": 4.0})
     assert ended.code == ExitCode.UNITS_FAILED, ended.err
     assert f"tensor 'large.weight' (by {method}): the result does not fit into float16" in ended.err
+    assert ended.err.count(f"(by {method})") == 1
 
 
 @pytest.mark.parametrize("method", [*(name for name in SPECTRAL if name not in LEAVE_ONES_OUT), "task_arithmetic"])

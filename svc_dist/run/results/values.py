@@ -100,17 +100,22 @@ class TensorValues:
         stay = 0
         if batch is not None and not on_the_cpu(self.attempt.device) and not self.attempt.low_memory:
             stay = inputs_that_stay(self.tensor, self.dispositions, self.plan.settings.precision)
-        try:
-            for number, chunk in merged_chunks(
-                deltas, self.disposition.method, self.steps, batch, summaries, self.tensor.turned, differing, stay
-            ):
-                for values in self.outputs(chunk, number):
-                    yield number, values
-                del chunk  # free its memory before the next one is computed
-        except NumericsError as error:
-            raise self._damaged(error) from None
+        chunks = merged_chunks(
+            deltas, self.disposition.method, self.steps, batch, summaries, self.tensor.turned, differing, stay
+        )
+        for number, chunk in self._named(chunks):
+            for values in self.outputs(chunk, number):
+                yield number, values
+            del chunk  # free its memory before the next one is computed
         self.record(summaries, matrices, overlaps)
         overlaps += differing.records(self.tensor.name, self.disposition.models)
+
+    def _named(self, chunks: Iterator[tuple[int, MergedChunk]]) -> Iterator[tuple[int, MergedChunk]]:
+        """Merged chunks; where they cannot be computed, the error names the tensor."""
+        try:
+            yield from chunks
+        except NumericsError as error:
+            raise self._damaged(error) from None
 
     @cached_property
     def steps(self) -> list[ResultParameters]:
