@@ -100,7 +100,7 @@ def _of_plain_sum(recipe: _Recipe, times: float, effect: Effect | None) -> Advic
             _CALIBRATED,
         )
     return Advice(
-        f"Calibrate, and compare: {shared} Calibration needs no scale, and gained 17 points over the best one for "
+        f"Calibrate, and compare: {shared} Calibration needs no scale, and gained 13 points over the best one for "
         "experts of a language model that share as little, 2.5 to 3.8 for experts that share more (docs/choosing.md).",
         _CALIBRATED,
     )

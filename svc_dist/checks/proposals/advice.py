@@ -59,20 +59,20 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("lambda from 0.3 to 0.7: a mixture of the base and the expert",),
     ),
     "LoRA adapters only": (
-        "TSV-M with lambda 0.5: with three adapters of a language model it was 11 points over the best plain sum and 8 "
-        "over the sum with SVC; lambda 1 lost 14 points on validation items (docs/choosing.md).",
-        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: much faster; 3 points over the "
+        "TSV-M with lambda 0.5: with three adapters of a language model it was 12 points over the best plain sum and 7 "
+        "over the sum with SVC; lambda 1 lost 12 points on validation items (docs/choosing.md).",
+        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: much faster; 5 points over the "
          "best plain sum there",
-         "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5: as good there; at lambda 1 it was 12 "
+         "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5: as good there; at lambda 1 it was 11 "
          "points under the best plain sum"),
     ),
     "two to five experts": (
-        "SWUDI needs no scale and no calibration. With three experts of a language model it gained 25 points over "
-        "the best plain sum and 8 over the sum with SVC; with four of an encoder, 2 over the latter "
+        "SWUDI needs no scale and no calibration. With three experts of a language model it gained 22 points over "
+        "the best plain sum and 9 over the sum with SVC; with four of an encoder, 2 over the latter "
         "(docs/choosing.md).",
-        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 17 and 2.5 points over "
-         "the best plain sum there, and 19 with three sparse updates",
-         "merge_method: tsv_m: 2 points less with three experts of a language model",
+        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 13 and 2.5 points over "
+         "the best plain sum there, and 17 with three sparse updates",
+         "merge_method: tsv_m: 4 points less with three experts of a language model",
          "calibrate: svc: half a point more on SWUDI with four experts of an encoder"),
     ),
     "six or more experts": (

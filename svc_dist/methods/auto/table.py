@@ -50,7 +50,7 @@ MERGE_METHODS = (
     Row(
         "LoRA adapters only",
         {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": _NONE},
-        "TSV-M at lambda 0.5 was 8 points over the calibrated sum with three adapters of a language model, and level "
+        "TSV-M at lambda 0.5 was 7 points over the calibrated sum with three adapters of a language model, and level "
         "with SWUDI at its best scale",
         "docs/choosing.md, A language model",
         when={"adapters": (1, 1)},
