@@ -6,6 +6,7 @@ import datetime
 import itertools
 import json
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.quality import results
-from benchmarks.quality.lm import data, grid, model, record, rules, steps, tables, translations
+from benchmarks.quality.lm import data, grid, model, record, rules, scores, steps, tables, translations
 from benchmarks.quality.lm.data import TASKS, Item
 from benchmarks.quality.lm.kinds import KINDS
 from benchmarks.quality.lm.training import Budget, Training, train
@@ -233,6 +234,16 @@ def test_all_steps_with_tables(work: Path, tmp_path: Path, monkeypatch: pytest.M
     figures.draw(found, tmp_path / "figures")
     drawn = (tmp_path / "figures" / "choosing-lm.svg").read_text()
     assert all(text in drawn for text in ("full, K = 3", "lora, K = 3", "task arithmetic + SVC", "norms of SVC"))
+    scores.pack(work, tmp_path / "scores.tar.xz")
+    scores.pack(work, tmp_path / "again.tar.xz")
+    assert (tmp_path / "scores.tar.xz").read_bytes() == (tmp_path / "again.tar.xz").read_bytes()
+    for folder in ("data", "base-model"):
+        shutil.copytree(work / folder, tmp_path / "elsewhere" / folder)
+    scores.unpack(tmp_path / "elsewhere", tmp_path / "scores.tar.xz")
+    from_scores = tables.Results(tmp_path / "elsewhere", [0, 1])
+    assert tables.methods(from_scores) == tables.methods(found)
+    assert tables.inspected(from_scores) == tables.inspected(found)
+    assert tables.quantised(from_scores) == tables.quantised(found)
     record.write_record(found, tmp_path / "results.json")
     cases = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert [(case["experts"], case["count"]) for case in cases] == [("full", 3), ("lora", 3)]

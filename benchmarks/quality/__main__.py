@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.quality import command
 from benchmarks.quality.lm import command as lm
+from benchmarks.quality.lm import scores
 from benchmarks.quality.processes import PROCESSES
 from benchmarks.quality.sources import SourceMissingError
 
@@ -24,9 +25,15 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=PROCESSES, help="of the language model's benchmark, in parallel"
     )
+    parser.add_argument(
+        "--recorded", action="store_true",
+        help="of the language model's benchmark: begin with the scores in the repository, measure what they lack",
+    )  # fmt: skip
     parser.add_argument("steps", nargs="*", help="steps by name; default: all")
     chosen = parser.parse_args()
     work = chosen.work.absolute()
+    if chosen.recorded:
+        scores.unpack(work / "lm")
     if chosen.benchmark == "lm":
         actions = lm.actions(work / "lm", chosen.seeds, chosen.brief, chosen.docs, chosen.processes)
         names = chosen.steps or tuple(actions)

@@ -76,10 +76,11 @@ def merge_quantised(work: Path, kind: str, count: int, processes: int) -> None:
 
 def write_tables(work: Path, seeds: Sequence[int], docs: Path) -> None:
     """Write the tables of what has been measured, into the work folder and into the marked places of the page; the
-    figure and the record."""
-    from benchmarks.quality.lm import figures, record, tables
+    figure, the record, and the scores of every item."""
+    from benchmarks.quality.lm import figures, record, scores, tables
 
     found = tables.Results(work, seeds)
     figures.draw(found, docs / "figures")
     tables.write_tables(found, work / "tables.md", docs / "choosing.md")
     record.write_record(found, Path(__file__).with_name("results.json"))
+    scores.pack(work)

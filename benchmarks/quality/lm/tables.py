@@ -184,7 +184,7 @@ def settings(found: Results) -> str:
 
 
 def training(found: Results) -> str:
-    """Minutes of training by kind."""
+    """Minutes of training by kind; nothing where only scores are left of a run."""
     rows = []
     for kind in KINDS:
         logs = [
@@ -196,7 +196,8 @@ def training(found: Results) -> str:
             minutes = [log["cpu_seconds"] / 60 for log in logs]
             total = f"{sum(minutes) / 60:.1f}"
             rows.append([kind, str(len(logs)), str(logs[0]["steps"]), f"{statistics.fmean(minutes):.1f}", total])
-    return table(["experts", "number", "steps of 8", "minutes of CPU time each", "hours in all"], rows)
+    header = ["experts", "number", "steps of 8", "minutes of CPU time each", "hours in all"]
+    return table(header, rows) if rows else ""
 
 
 def inspected(found: Results) -> str:
@@ -273,7 +274,7 @@ TABLES = {
 
 def write_tables(found: Results, file: Path, page: Path) -> None:
     """Write all tables into a file, and those that a page has markers for into the page."""
-    made = {name: make(found) for name, make in TABLES.items()}
+    made = {name: content for name, make in TABLES.items() if (content := make(found))}
     file.write_text("".join(f"## {name}\n\n{content}\n\n" for name, content in made.items()), encoding="utf-8")
     print(f"all tables: {file}", flush=True)
     before = text = page.read_text(encoding="utf-8")
