@@ -68,8 +68,8 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "two to five experts": (
         "SWUDI needs no scale and no calibration. With three experts of a language model it gained 22 points over "
-        "the best plain sum and 9 over the sum with SVC; with four of an encoder, 2 over the latter "
-        "(docs/choosing.md).",
+        "the best plain sum and 9 over the sum with SVC, with five 45 and 14; with four of an encoder, 2 over the "
+        "latter (docs/choosing.md).",
         ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: faster; 13 and 2.5 points over "
          "the best plain sum there, and 17 with three sparse updates",
          "merge_method: tsv_m: 4 points less with three experts of a language model",

@@ -65,8 +65,8 @@ MERGE_METHODS = (
     Row(
         "two to five experts",
         {"merge_method": "swudi", "parameters": {"exp_time": 300, "rank_ratio": 0.3}, "calibrate": _NONE},
-        "SWUDI was the best merge of three full fine-tunes of a language model, and 0.6 points below the best of four "
-        "of an encoder",
+        "SWUDI was the best merge of three and of five full fine-tunes of a language model, and 0.6 points below the "
+        "best of four of an encoder",
         "docs/choosing.md, In short",
     ),
 )
