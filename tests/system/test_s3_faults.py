@@ -77,7 +77,8 @@ def test_a_few_requests_go_wrong(starts: Starts, kind: Kind) -> None:
 def test_everything_goes_wrong_now_and_then(starts: Starts) -> None:
     proxy, merge = starts.proxy, starts.merge
     proxy.faults = [fault(kind, 2 * SHARE / len(KINDS)) for kind in KINDS]
-    merge.run(proxy.endpoint, timeout=TIMEOUT)
+    # A store may take minutes to complete an upload: a client waits for a completion that stalls, then tries again.
+    merge.run(proxy.endpoint, timeout=TIMEOUT, deadline=4 * FOREVER)
     assert len(proxy.injected()) > 3
     merge.require_complete()
     assert merge.report()["storage_retries"] > 0
