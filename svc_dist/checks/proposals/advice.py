@@ -59,12 +59,12 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("lambda from 0.3 to 0.7: a mixture of the base and the expert",),
     ),
     "LoRA adapters only": (
-        "TSV-M with lambda 0.5: with three adapters of a language model it was 12 points over the best plain sum and 7 "
-        "over the sum with SVC; lambda 1 lost 12 points on validation items (docs/choosing.md).",
-        ("merge_method: task_arithmetic with weight 1, lambda 1 and calibrate: svc: much faster; 5 points over the "
-         "best plain sum there",
-         "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5: as good there; at lambda 1 it was 11 "
-         "points under the best plain sum"),
+        "TSV-M with lambda 0.5 and SVC: with three adapters of a language model, TSV-M with SVC was 8 to 19 points "
+        "over the best plain sum and 2 to 7 over TSV-M alone (docs/choosing.md).",
+        ("lambda: 1.0 with alpha: 0.5 for adapters that one script trained with one seed: 3 points more there; 12 "
+         "less for others",
+         "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5: level with TSV-M alone for adapters of "
+         "one script, 6 points less for others; at lambda 1 it was 11 points under the best plain sum"),
     ),
     "two to five experts": (
         "SWUDI needs no scale and no calibration. With three experts of a language model it gained 22 points over "

@@ -28,7 +28,7 @@ def features(experts: int = 4, adapters: float = 0.0, **values: Any) -> Features
     ("found", "keys"),
     [
         (features(1), {"merge_method": "task_arithmetic", "parameters": {"lambda": 1.0}, "calibrate": NONE}),
-        (features(3, 1.0), {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": NONE}),
+        (features(3, 1.0), {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": SVC}),
         (features(2), {"merge_method": "swudi", "parameters": SWUDI, "calibrate": NONE}),
         (features(5, 0.4), {"merge_method": "swudi", "parameters": SWUDI, "calibrate": NONE}),
         (features(8), {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": SVC}),
