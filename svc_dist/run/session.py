@@ -243,11 +243,16 @@ def already_complete(
         plan = make_plan(recipe, settings)
     if plan.fingerprint != published.fingerprint:
         raise other_merge(output, published, plan)
-    if not output.journal.is_empty():  # the run that completed it was killed before it removed its run folder
+    leave_complete(output)
+    return _summary(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
+
+
+def leave_complete(output: Output) -> None:
+    """Say that a merge is complete, and remove its run folder if the run that completed it was killed before it did."""
+    if not output.journal.is_empty():
         with contextlib.suppress(LockedError), output.lock():
             output.journal.clear()
     _log.info(f"{output.location} is complete already")
-    return _summary(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
 
 
 def discard(output: Output) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from svc_dist.errors import DamagedInputError, DrainedError, LockedError, warning_code
+from svc_dist.errors import DamagedInputError, DrainedError, warning_code
 from svc_dist.plan.documents import plan_documents
 from svc_dist.plan.hub_models import located
 from svc_dist.plan.inputs import PlannedModel
@@ -26,6 +26,7 @@ from svc_dist.run.session import (
     already_complete,
     discard,
     held,
+    leave_complete,
     planning,
     refuse_foreign,
     refuse_nesting,
@@ -243,10 +244,7 @@ def _already_complete(
     for result, plan, one in zip(results, of_results, published, strict=True):
         if plan.fingerprint != one.fingerprint:
             raise other_merge(result, one, plan)
-    if not whole.journal.is_empty():  # the run that completed it was killed before it removed its run folder
-        with contextlib.suppress(LockedError), whole.lock():
-            whole.journal.clear()
-    _log.info(f"{whole.location} is complete already")
+    leave_complete(whole)
     return _sum([_done(plan, whole.location) for plan in plans], whole.location, time.monotonic() - began)
 
 

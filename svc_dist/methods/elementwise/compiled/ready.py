@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import sys
 from typing import Any
 
 from svc_dist.errors import is_installed
 
+_log = logging.getLogger("svc_dist")
 _WORTH_LOADING = 1 << 20  # entries of a tensor
 
 
@@ -27,5 +29,6 @@ def _loaded() -> Any:
         return None
     try:
         return importlib.import_module("svc_dist.methods.elementwise.compiled.loops")
-    except Exception:  # numba is too old, broken, or made for another numpy: torch does the same
+    except Exception as error:  # numba is too old, broken, or made for another numpy: torch does the same
+        _log.debug(f"numba is not used: {error}")
         return None
