@@ -80,7 +80,7 @@ REST: list[Variant] = [*DARE, *ISO_CTS, *MODEL_STOCK]
 GRID: list[Variant] = [*FIRST, *SECOND, *SWUDI_SCALED, *SWUDI_A, *CALIBRATED, *REST, *CANDIDATES, *OF_SPARSE]
 #: What further sets of experts measure.
 MAIN: list[Variant] = [*FIRST, *TSV_M, *SWUDI]
-MAIN_LORA: list[Variant] = [*FIRST, *TSV_M, *SWUDI_SCALED]
+MAIN_LORA: list[Variant] = [*FIRST, *TSV_M, *TSV_M_SVC, *SWUDI_SCALED]
 BRIEF: list[Variant] = FIRST
 #: What is measured of experts that are stored in codes.
 QUANTISED: list[Variant] = [*TASK_ARITHMETIC, *SVC, *SWUDI, *TSV_M]
