@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svc_dist.methods.deltas import TaskDeltas
+from svc_dist.methods.elementwise.compiled.rules import everything
 from svc_dist.methods.elementwise.compiled.stored import Left
+from svc_dist.methods.elementwise.plain.pieces import stored
 from svc_dist.methods.parameters import CANCELLED, cancel
 
 
@@ -20,16 +23,22 @@ def weighted_sum(
     Overwrites the parts.
     """
     total = sum(weight) if normalize and not cancel(weight) else 1.0
+    shares = [factor / total for factor in _factors(weight, scale)]
+    alike = len(set(shares)) == 1  # one product of the sum is enough
+    factors, common = ([1.0] * len(shares), shares[0]) if alike else (shares, 1.0)
+    fast = stored(parts) if isinstance(parts, TaskDeltas) else None
+    if fast is not None:
+        parts = Left(fast, [everything()] * len(shares))
+    if isinstance(parts, Left):
+        return parts.summed(factors, common)
     merged: Tensor | None = None
-    for part, factor in zip(parts, _factors(weight, scale), strict=True):
-        share = factor / total
-        if merged is None:
-            merged = part if share == 1 else part.mul_(share)
-        else:
-            merged.add_(part, alpha=share)
+    for part, factor in zip(parts, factors, strict=True):
+        if factor != 1:
+            part.mul_(factor)  # not in one step with the sum, which would round otherwise than the compiled loop
+        merged = part if merged is None else merged.add_(part)
     if merged is None:
         raise ValueError("there are no deltas to add up")
-    return merged
+    return merged if common == 1 else merged.mul_(common)
 
 
 def elected_sum(

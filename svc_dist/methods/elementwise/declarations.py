@@ -24,7 +24,7 @@ from svc_dist.methods.parameters import (
 
 ELEMENTWISE = (
     Method(
-        name="linear", function=".elementwise.linear:linear", family="elementwise",
+        name="linear", function=".elementwise.linear:linear", family="elementwise", version=2,
         doc="weighted mean of the models", source="Wortsman et al. 2022, arXiv 2203.05482",
         parameters=(WEIGHT, NORMALIZE), scaled=False, base="listed", zero="tensor",
         requires=require_weights_to_divide_by,
@@ -32,7 +32,7 @@ ELEMENTWISE = (
         work=costs.linear_work, memory=costs.of_result,
     ),
     Method(
-        name="task_arithmetic", function=".elementwise.linear:task_arithmetic", family="elementwise",
+        name="task_arithmetic", function=".elementwise.linear:task_arithmetic", family="elementwise", version=2,
         doc="weighted sum of the task deltas", source="Ilharco et al. 2023, arXiv 2212.04089",
         parameters=(WEIGHT, KEEP_SUM), requires=require_weights_to_divide_by,
         factored=".spectral.factored:task_arithmetic", batched=".batches.forms:task_arithmetic",
@@ -46,7 +46,7 @@ ELEMENTWISE = (
         work=costs.per_entry(16), memory=costs.of_result,
     ),
     Method(
-        name="breadcrumbs", function=".elementwise.ties:breadcrumbs", family="elementwise",
+        name="breadcrumbs", function=".elementwise.ties:breadcrumbs", family="elementwise", version=2,
         doc="without the largest and the smallest entries", source="Davari & Belilovsky 2023, arXiv 2312.06795",
         parameters=(WEIGHT, DENSITY, GAMMA, KEEP_SUM, RESCALE_NORM),
         access="two passes", statistics=".elementwise.ties:breadcrumbs_cuts",
@@ -60,7 +60,7 @@ ELEMENTWISE = (
         work=costs.per_entry(22), memory=costs.of_result,
     ),
     Method(
-        name="dare_linear", function=".elementwise.dare:dare_linear", family="elementwise", version=2,
+        name="dare_linear", function=".elementwise.dare:dare_linear", family="elementwise", version=3,
         doc="random entries dropped, the rest rescaled", source="Yu et al. 2023, arXiv 2311.03099",
         parameters=(WEIGHT, DENSITY, KEEP_SUM, RESCALE, SEED),
         work=costs.per_entry(16), memory=costs.of_result,
@@ -80,7 +80,7 @@ ELEMENTWISE = (
         work=costs.per_entry(300), memory=costs.of_result,
     ),
     Method(
-        name="della_linear", function=".elementwise.dare:della_linear", family="elementwise", version=2,
+        name="della_linear", function=".elementwise.dare:della_linear", family="elementwise", version=3,
         doc="DARE by magnitude rank within rows", source="Deep et al. 2024, arXiv 2406.11617",
         parameters=(WEIGHT, DENSITY, EPSILON, KEEP_SUM, RESCALE, SEED),
         whole_rows=True, requires=require_della_range,
@@ -114,7 +114,7 @@ ELEMENTWISE = (
         work=costs.per_entry(40), memory=costs.of_result,
     ),
     Method(
-        name="nuslerp", function=".elementwise.spherical:nuslerp", family="elementwise",
+        name="nuslerp", function=".elementwise.spherical:nuslerp", family="elementwise", version=2,
         doc="spherical interpolation of two models by weights, or of their deltas around the base",
         source="Shoemake 1985, as in mergekit",
         parameters=(
@@ -128,7 +128,7 @@ ELEMENTWISE = (
         work=costs.per_entry(12), memory=costs.of_result,
     ),
     Method(
-        name="multislerp", function=".elementwise.spherical:combined", family="elementwise",
+        name="multislerp", function=".elementwise.spherical:combined", family="elementwise", version=2,
         doc="the models' weighted mean direction at their mean length, around the base if there is one",
         source="Goddard, as in mergekit",
         parameters=(
@@ -141,7 +141,7 @@ ELEMENTWISE = (
         work=costs.per_entry(10), memory=costs.of_result,
     ),
     Method(
-        name="karcher", function=".elementwise.spherical:combined", family="elementwise",
+        name="karcher", function=".elementwise.spherical:combined", family="elementwise", version=2,
         doc="the mean of base and experts on a sphere", source="Karcher 1977, as in mergekit",
         parameters=(
             Parameter("max_iter", int, 10, "most steps of the iteration", low=0),

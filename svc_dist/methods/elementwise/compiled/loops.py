@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray, config, njit, types
 from numba.extending import intrinsic
 
-from svc_dist.methods.elementwise.compiled.rules import ALONE, AVERAGED, DROP, NOTHING, TRIM
+from svc_dist.methods.elementwise.compiled.rules import ALONE, AVERAGED, DROP, EVERYTHING, NOTHING, SUMMED, TRIM
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT: numba compiles nothing")
@@ -64,6 +64,17 @@ def _decoded(word: Any) -> Any:
 def _subtract(expert: Any, base: Any, part: Any) -> None:
     for at in range(len(part)):
         part[at] = _decoded(expert[at]) - _decoded(base[at])
+
+
+@njit  # type: ignore[untyped-decorator]
+def _add(expert: Any, base: Any, factor: Any, total: Any, first: Any) -> None:
+    """A delta times ``factor`` added to ``total``, or set if it is the first."""
+    if first:
+        for at in range(len(total)):
+            total[at] = (_decoded(expert[at]) - _decoded(base[at])) * factor
+    else:
+        for at in range(len(total)):
+            total[at] += (_decoded(expert[at]) - _decoded(base[at])) * factor
 
 
 @njit  # type: ignore[untyped-decorator]
@@ -151,8 +162,8 @@ def _elect(signed: Any, absolute: Any, positive: Any, negative: Any, common: Any
 def merged(experts: Any, base: Any, offset: Any, rules: Any, factors: Any, common: Any, how: Any, result: Any) -> None:
     """What ``rules`` leave of the deltas, times ``factors``, merged ``how``.
 
-    ALONE: of the only expert. ELECTED: as ``elected_sum`` does, times ``common``. AVERAGED: that, over the number of
-    experts that took part.
+    ALONE: of the only expert. SUMMED: added up. ELECTED: as ``elected_sum`` does. AVERAGED: that, over the number of
+    experts that took part. All but ALONE times ``common``.
     """
     size = len(result)
     words, taken = np.empty(BLOCK // 8 + 1, np.uint64), np.empty(BLOCK, np.uint8)
@@ -161,18 +172,28 @@ def merged(experts: Any, base: Any, offset: Any, rules: Any, factors: Any, commo
     for start in range(0, size, BLOCK):
         output = result[start : start + BLOCK]
         count = len(output)
-        part = output if how == ALONE else rows[0, :count]
-        rows[3:, :] = _ZERO
+        if how == AVERAGED:
+            rows[3:, :] = _ZERO
         for expert in range(len(experts)):
             ours = carray(_pointer(experts[expert]), size)
+            if how == SUMMED and rules[expert, 0] == EVERYTHING:
+                _add(ours[start:], theirs[start:], factors[expert], output, expert == 0)
+                continue
+            part = output if how == ALONE else rows[0, :count]
             _subtract(ours[start:], theirs[start:], part)
             _leave(part, offset + np.uint64(start), start, rules[expert], words, taken)
             if factors[expert] != 1:
                 for at in range(count):
                     part[at] *= factors[expert]
-            if how != ALONE:
+            if how == SUMMED:
+                for at in range(count):
+                    output[at] = part[at] if expert == 0 else output[at] + part[at]
+            elif how != ALONE:
                 _tally(part, rows[1], rows[2], rows[3], rows[4], expert == 0, how == AVERAGED)
-        if how != ALONE:
+        if how == SUMMED and common != 1:
+            for at in range(count):
+                output[at] *= common
+        elif how > SUMMED:
             _elect(rows[1], rows[2], rows[3], rows[4], common, how == AVERAGED, output)
 
 

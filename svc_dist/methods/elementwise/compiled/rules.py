@@ -12,7 +12,7 @@ Rule = np.ndarray[Any, np.dtype[np.uint64]]
 
 EVERYTHING, NOTHING, TRIM, DROP = range(4)
 #: What is made of the parts that are left.
-ALONE, ELECTED, AVERAGED = range(3)
+ALONE, SUMMED, ELECTED, AVERAGED = range(4)
 
 
 def everything() -> Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ctypes import string_at
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svc_dist.methods.elementwise.compiled.rules import ALONE, AVERAGED, ELECTED, Rule, everything
+from svc_dist.methods.elementwise.compiled.rules import ALONE, AVERAGED, ELECTED, SUMMED, Rule, everything
 
 Array = np.ndarray[Any, Any]
 
+_BYTES = 2  # of an entry
+_FIRST = 16  # entries by which deltas are compared first
 _LARGEST = int(np.float32(torch.finfo(torch.bfloat16).max).view(np.uint32))
 
 
@@ -28,6 +31,22 @@ class Stored(NamedTuple):
     base: int
     size: int
     offset: int
+
+    def part(self, start: int, end: int) -> Stored:
+        """Entries ``[start, end)`` of these."""
+        experts = [address + _BYTES * start for address in self.experts]
+        return Stored(self.loops, experts, self.base + _BYTES * start, end - start, self.offset + start)
+
+    def differs_at_once(self) -> bool:
+        """Whether a delta is not zero among the first entries, so that nobody needs to look at all."""
+        base = self._first(self.base)
+        for expert in map(self._first, self.experts):
+            if expert != base and not all((a | b) & 0x7FFF == 0 for a, b in zip(expert, base, strict=True) if a != b):
+                return True
+        return False
+
+    def _first(self, address: int) -> memoryview:
+        return memoryview(string_at(address, _BYTES * min(self.size, _FIRST))).cast("H")
 
     def delta(self, expert: int) -> Tensor:
         """The delta of ``expert``."""
@@ -70,6 +89,10 @@ class Left:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self.stored.merged([expert], [rule], [1.0], 1.0, ALONE) for expert, rule in enumerate(self.rules))
+
+    def summed(self, factors: Sequence[float], common: float) -> Tensor:
+        """The sum of these parts, each times its factor, times ``common``."""
+        return self.stored.merged(range(len(self.rules)), self.rules, factors, common, SUMMED)
 
     def elected(self, factors: Sequence[float], common: float, average: bool) -> Tensor:
         """These parts, each times its factor, as ``elected_sum`` adds them up, times ``common``.

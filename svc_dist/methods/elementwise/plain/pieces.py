@@ -7,7 +7,6 @@ memory of the CPU, goes a shorter way here, by the same arithmetic.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
@@ -20,13 +19,12 @@ from svc_dist.methods.deltas import TaskDeltas
 from svc_dist.methods.elementwise.compiled.ready import loops
 from svc_dist.methods.elementwise.compiled.stored import Stored
 
-_FIRST = 16  # entries by which deltas are compared first
 _KINDS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def cutter(deltas: TaskDeltas) -> Callable[[int, int], TaskDeltas]:
     """What makes the deltas of elements ``[start, end)`` of a flattened tensor."""
-    return partial(Piece, deltas) if _is_plain(deltas) else deltas.chunk
+    return partial(Piece, deltas, _stored(deltas)) if _is_plain(deltas) else deltas.chunk
 
 
 def pieces(deltas: TaskDeltas) -> Iterator[TaskDeltas]:
@@ -41,24 +39,36 @@ def stored(deltas: TaskDeltas) -> Stored | None:
 
 
 class Piece(TaskDeltas):
-    """The deltas of flat entries ``[start, end)`` of ``whole``, which is plain."""
+    """The deltas of flat entries ``[start, end)`` of ``whole``, which is plain. ``fast``: all of these as stored.
 
-    def __init__(self, whole: TaskDeltas, start: int, end: int) -> None:
-        count = end - start
+    Views are made when they are asked for: compiled loops ask for none.
+    """
+
+    def __init__(self, whole: TaskDeltas, fast: Stored | None, start: int, end: int) -> None:
         self.__dict__ |= whole.__dict__
-        self.__dict__.pop("base", None)  # of the whole tensor
-        self.__dict__.pop("stored", None)
-        self.experts = [None if view is None else view.narrow(0, start, count) for view in whole.experts]
-        self.base_view = None if whole.base_view is None else whole.base_view.narrow(0, start, count)
-        self.whole_size = whole.numel
-        self.shape, self.offset = (count,), whole.offset + start
+        for name in ("experts", "base_view", "base"):  # of the whole tensor
+            self.__dict__.pop(name, None)
+        self._whole, self._start = whole, start
+        self.shape, self.offset = (end - start,), whole.offset + start
+        self.stored = None if fast is None else fast.part(start, end)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @cached_property
+    def experts(self) -> list[Tensor | None]:  # type: ignore[override]
+        return [None if view is None else self._narrowed(view) for view in self._whole.experts]
+
+    @cached_property
+    def base_view(self) -> Tensor | None:  # type: ignore[override]
+        return None if self._whole.base_view is None else self._narrowed(self._whole.base_view)
 
     def __getitem__(self, index: int) -> Tensor:
+        if self.stored is not None:
+            return self.stored.delta(index)
         expert = self.experts[index]
         if expert is None:
             return self._zeros()
-        if self.stored is not None:
-            return self.stored.delta(index)
         delta = self._cast(expert)
         return delta if self.base_view is None else delta.sub_(self.base)
 
@@ -66,26 +76,24 @@ class Piece(TaskDeltas):
     def base(self) -> Tensor:
         return self._zeros() if self.base_view is None else self._cast(self.base_view)
 
-    @cached_property
-    def stored(self) -> Stored | None:
-        views = [view for view in (self.base_view, *self.experts) if view is not None and view.dtype == torch.bfloat16]
-        if self.dtype != torch.float32 or len(views) <= len(self) or (code := loops(self.whole_size)) is None:
-            return None
-        base, *experts = (view.data_ptr() for view in views)
-        return Stored(code, experts, base, self.numel, self.offset)
-
     def all_zero(self) -> bool:
-        base = self.base_view
-        for expert in self.experts:
-            if expert is None or base is None or expert.dtype != base.dtype:
-                break
-            first, others = expert[:_FIRST].tolist(), base[:_FIRST].tolist()
-            if first != others and not any(map(math.isnan, first)):
-                return False
+        if self.stored is not None and self.stored.differs_at_once():
+            return False
         return super().all_zero()
+
+    def _narrowed(self, view: Tensor) -> Tensor:
+        return view.narrow(0, self._start, self.numel)
 
     def _cast(self, view: Tensor) -> Tensor:
         return torch.from_numpy(np.empty(view.shape, _KINDS[self.dtype])).copy_(view)
+
+
+def _stored(deltas: TaskDeltas) -> Stored | None:
+    views = [view for view in (deltas.base_view, *deltas.experts) if view is not None and view.dtype == torch.bfloat16]
+    if deltas.dtype != torch.float32 or len(views) <= len(deltas) or (code := loops(deltas.numel)) is None:
+        return None
+    base, *experts = (view.data_ptr() for view in views)
+    return Stored(code, experts, base, deltas.numel, deltas.offset)
 
 
 def _is_plain(deltas: TaskDeltas) -> bool:

@@ -77,7 +77,11 @@ def by_torch(monkeypatch: pytest.MonkeyPatch, compute: Callable[[], Any]) -> Any
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("task_arithmetic", {"weight": [1.0, 1.0, 1.0, 1.0]}),
+    ("task_arithmetic", {"weight": 0.3}),
     ("task_arithmetic", {"weight": [0.3, 0.2, -0.1, 0.7], "normalize": True}),
+    ("task_arithmetic", {"weight": [1.0, 0.0, 1.0, -1 / 3]}),
+    ("task_arithmetic", {"weight": 0.0}),
+    ("linear", {"weight": [0.1, 0.5, 0.2, 0.9], "base_weight": 0.0, "normalize": False}),
     ("linear", {"weight": [0.3, 0.3, 0.3, 0.3], "base_weight": 0.2}),
     ("ties", {"weight": 0.3, "density": 0.2}),
     ("ties", {"weight": 0.3, "density": [0.2, 0.5, 1.0, 0.0], "normalize": False}),
@@ -126,6 +130,19 @@ def test_draws_are_those_of_bernoulli(probability: float, offset: int) -> None:
         (drawn,) = Left(stored(piece), [rules.drop(key, probability)])  # type: ignore[arg-type]
         expected = bernoulli(key, offset, offset + size, probability)
         assert torch.equal(drawn, torch.from_numpy(expected).float())
+
+
+@pytest.mark.parametrize("size", [3, 16, 800])
+def test_whether_deltas_are_zero_is_seen_as_by_torch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = torch.zeros(size).bfloat16()
+    cases = {True: [base.clone(), -base], False: [torch.full_like(base, 1e-40), torch.full_like(base, torch.nan)]}
+    cases[False].append(torch.cat([base[1:], torch.ones(1).bfloat16()]))
+    for zero, experts in cases.items():
+        for expert in experts:
+            deltas = TaskDeltas([base.clone(), expert], base)
+            assert stored(cutter(deltas)(0, size)) is not None
+            assert cutter(deltas)(0, size).all_zero() is zero
+            assert by_torch(monkeypatch, lambda deltas=deltas: cutter(deltas)(0, size).all_zero()) is zero
 
 
 @pytest.mark.parametrize("make", [normal, grid, damaged])
