@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import svc_dist
 from tests.support.checkpoints import write_llamas, write_recipe
 from tests.support.command import environment, shard_hashes, short_home
 from tests.support.s3_servers import free_ports
+from tests.test_kubernetes_files import built
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 
@@ -169,7 +170,7 @@ def test_slurms_warning_stops_a_merge_in_order(
         time.sleep(0.005)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(240) == 75, slurm.log()
-    assert "stopped: the merge is not complete" in slurm.log()
+    assert '"message": "the merge is not complete"' in slurm.log()
     assert slurm.called("scontrol") == ["requeue 7"]
     slurm.assert_nothing_left()
     svc_dist.merge(recipe, output)
@@ -213,28 +214,30 @@ def ray_head(variables: dict[str, str]) -> Iterator[str]:
         head.wait(60)
 
 
-def documents(file: str) -> dict[str, Any]:
-    return {entry["kind"]: entry for entry in yaml.safe_load_all((CLUSTER / file).read_text())}
+def deployed(name: str) -> dict[str, Any]:
+    """The objects of a deployment by kind, the variables in place of its settings."""
+    objects = {entry["kind"]: entry for entry in built(name) if entry["metadata"]["name"] != "svc-dist-recipe"}
+    assert objects["ConfigMap"]["metadata"]["name"] == "svc-dist-env"
+    return objects
 
 
 @pytest.mark.slow
 def test_the_drivers_of_kubernetes_end_with_the_merges_exit_codes(
     recipe: Path, inline: dict[str, str], tmp_path: Path
 ) -> None:
-    found = documents("cronjob.yaml")
+    found = deployed("raycron")
     driver = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    entrypoint = documents("rayjob.yaml")["RayJob"]["spec"]["entrypoint"]
-    output = tmp_path / "out"
+    entrypoint = shlex.split(deployed("rayjob")["RayJob"]["spec"]["entrypoint"])
+    outputs = tmp_path / "merged"
     with short_home() as home:
         variables = environment(home) | found["ConfigMap"]["data"] | {"PATH": tools(home / "bin")}
         variables |= {entry["name"]: entry["value"] for entry in driver["env"]}
         (home / "token").write_text("0123456789abcdef" * 4)
-        variables |= {"RAY_AUTH_TOKEN_PATH": str(home / "token"), "OUTPUT": str(output)}
+        variables |= {"RAY_AUTH_TOKEN_PATH": str(home / "token"), "OUTPUT": f"{outputs}/{{date}}"}
 
         def start(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                command, env=variables | more, text=True, capture_output=True, check=False, timeout=240
-            )
+            here = [word.replace("/scratch", str(tmp_path / "scratch")) for word in command]
+            return subprocess.run(here, env=variables | more, text=True, capture_output=True, check=False, timeout=240)
 
         try:
             with ray_head({name: value for name, value in variables.items() if name != "RAY_ADDRESS"}) as address:
@@ -247,10 +250,15 @@ def test_the_drivers_of_kubernetes_end_with_the_merges_exit_codes(
                 done = start(cron, RAY_ADDRESS=address, RECIPE=str(recipe))
                 assert done.returncode == 0, done.stderr
                 assert '"executor": "ray"' in done.stderr
+                (output,) = outputs.glob("20*")
+                assert (outputs / "latest").resolve() == output
                 assert shard_hashes(output) == inline
-                submitted = entrypoint.replace("/etc/svc-dist/recipe.yaml", str(recipe))
-                submitted = submitted.replace("s3://my-bucket/merged", str(output))
-                done = start(["/bin/bash", "-c", submitted], RAY_ADDRESS=address)
+                done = start(cron, RAY_ADDRESS=address, RECIPE=str(recipe))
+                assert done.returncode == 0, done.stderr
+                assert list(outputs.glob("20*")) == [output], "nothing has changed"
+                assert entrypoint[2:4] == ["/etc/svc-dist/recipe.yaml", found["ConfigMap"]["data"]["OUTPUT"]]
+                entrypoint[2:4] = [str(recipe), str(output)]
+                done = start(entrypoint, RAY_ADDRESS=address)
                 assert done.returncode == 0, done.stderr
                 assert "complete" in done.stderr
         finally:
