@@ -18,6 +18,7 @@ from svc_dist.errors import MissingExtraError, RecipeError
 from svc_dist.scoring.search.space import Dimension, Space
 
 _TRIES = 10_000  # draws for a combination that was not tried yet
+_ASKED_AGAIN = 20  # times that a model may propose what was tried
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
 
 
@@ -107,7 +108,10 @@ def _optuna() -> Any:
 
 
 def _bayes(space: Space, seed: int, minimise: bool, tried: Sequence[Tried], count: int) -> list[dict[str, Any]]:
-    """What a tree-structured Parzen estimator expects most of; several at a time keep apart from each other."""
+    """What a tree-structured Parzen estimator expects most of; several at a time keep apart from each other.
+
+    None twice: where it proposes what was tried, it is asked again, and at last values spread over the space follow.
+    """
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {one.name: _distribution(optuna, one) for one in space.dimensions}
@@ -126,8 +130,16 @@ def _bayes(space: Space, seed: int, minimise: bool, tried: Sequence[Tried], coun
                     params=values, distributions=distributions, value=None if fails else one.score, state=state
                 )
             )
-        asked = [study.ask(distributions).params for _ in range(count)]
-    return [{one.name: _decoded(one, values[one.name]) for one in space.dimensions} for values in asked]
+        seen: list[Mapping[str, Any]] = [one.values for one in tried]
+        found: list[dict[str, Any]] = []
+        for _ in range(count + _ASKED_AGAIN):
+            if len(found) < count:
+                asked = study.ask(distributions).params
+                values = {one.name: _decoded(one, asked[one.name]) for one in space.dimensions}
+                if values not in seen:
+                    found.append(values)
+                    seen.append(values)
+    return found + _spread(space, seed, [Tried(one, None) for one in seen], count - len(found))
 
 
 def _distribution(optuna: Any, one: Dimension) -> Any:

@@ -61,6 +61,13 @@ def test_bayes_proposes_the_same_after_a_resume(space: Space) -> None:
 
 
 @with_optuna
+def test_bayes_tries_nothing_twice() -> None:
+    found = run(Sampler.BAYES, LISTS, 99, 4)
+    assert len(found) == 6
+    assert all(one in found for one in LISTS.combinations())
+
+
+@with_optuna
 def test_bayes_comes_closer_to_the_best_value() -> None:
     found = run(Sampler.BAYES, RANGES, 56, 4)
     early, late = (sum(abs(one["x"] - 0.3) for one in part) for part in (found[:8], found[-8:]))
