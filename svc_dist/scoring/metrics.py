@@ -29,8 +29,8 @@ def printed(text: str) -> dict[str, float]:
             "the command printed nothing", 'its last line must be a number, or JSON like {"acc": 0.7}'
         )
     try:
-        data = json.loads(lines[-1])
-    except ValueError:
+        data = json.loads(lines[-1], parse_int=_whole)
+    except (ValueError, RecursionError):
         data = _number(lines[-1])
     if isinstance(data, int | float) and not isinstance(data, bool):
         return {SCORE: float(data)}
@@ -48,7 +48,7 @@ def written(folder: Path) -> dict[str, float]:
     if files[-1].stat().st_size > _LARGEST:
         raise EvaluationError(f"{files[-1].name} has more than {_LARGEST:,} bytes: it is no file of scores")
     try:
-        data = json.loads(files[-1].read_bytes())
+        data = json.loads(files[-1].read_bytes(), parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"the file {files[-1].name}, which the command wrote, is not JSON: {error}") from None
     what = f"the file {files[-1].name}, which the command wrote,"
@@ -84,6 +84,11 @@ def chosen(metrics: Mapping[str, float], name: str | None) -> float | None:
             )
     value = metrics[names[0]]
     return value if math.isfinite(value) else None
+
+
+def _whole(text: str) -> int | float:
+    """A whole number; infinity where no float is that large."""
+    return int(text) if math.isfinite(float(text)) else float(text)
 
 
 def _number(text: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from svc_dist.scoring.metrics import chosen, printed, written
         ("loading\n0.5\n\n", {"score": 0.5}),
         ("7", {"score": 7.0}),
         ("1e-3\n", {"score": 0.001}),
+        ("1" + "0" * 400, {"score": math.inf}),
+        ('{"acc": -1%s}' % ("0" * 400), {"acc": -math.inf}),
         ('{"acc": 0.5, "name": "x", "deep": {"f1": 1, "ok": true}}', {"acc": 0.5, "deep.f1": 1.0}),
     ],
 )
@@ -25,7 +28,7 @@ def test_the_last_line(text: str, metrics: dict[str, float]) -> None:
     assert printed(text) == metrics
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "done", "true", "[1, 2]", "{}", '{"acc": "high"}'])
+@pytest.mark.parametrize("text", ["", "\n \n", "done", "[" * 100_000, "true", "[1, 2]", "{}", '{"acc": "high"}'])
 def test_a_last_line_without_a_score(text: str) -> None:
     with pytest.raises(EvaluationError):
         printed(text)
