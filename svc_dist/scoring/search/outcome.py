@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import printable
-from svc_dist.scoring.search.trials import State, Trial
+from svc_dist.scoring.search.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,8 @@ class Outcome:
         if len(ranked) > most:
             yield f"... and {len(ranked) - most} more in {self.folder}/trials.csv"
         for one in self.trials:
-            if one.state is State.FAILED:
-                yield f"{one.number}: {printable((one.error or '').splitlines()[0])}"
-            elif one.state is State.SCORED and self.score(one) is None:
-                yield f"{one.number}: its score is not finite"
+            if (reason := one.reason(self.metric)) is not None:
+                yield f"{one.number}: {printable(reason.partition(chr(10))[0])}"
 
     def _row(self, trial: Trial) -> list[str]:
         score = self.score(trial)
@@ -69,7 +67,8 @@ class Outcome:
             values = [one.values.get(name, "") for name in self.names]
             numbers = [one.metrics.get(name) for name in metrics]
             score = self.score(one)
-            rows.writerow([one.number, one.state.value, score, *values, *numbers, f"{one.seconds:.1f}", one.error])
+            rest = [f"{one.seconds:.1f}", one.reason(self.metric)]
+            rows.writerow([one.number, one.state.value, score, *values, *numbers, *rest])
         return text.getvalue()
 
     def data(self) -> dict[str, Any]:

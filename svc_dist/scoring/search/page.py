@@ -33,7 +33,8 @@ def render(outcome: Outcome, title: str, command: str) -> str:
         shown = f"{score:.6g}" if score is not None else "" if trial.state is State.PROPOSED else "failed"
         values = [str(trial.values[name]) if trial.values else "as in the recipe" for name in outcome.names]
         cells = "".join(f"<td>{html.escape(one)}</td>" for one in (str(trial.number), shown, *values))
-        rows.append(f"<tr>{cells}<td>{html.escape((trial.error or '').partition(chr(10))[0])}</td></tr>")
+        reason = (trial.reason(outcome.metric) or "").partition("\n")[0]
+        rows.append(f"<tr>{cells}<td>{html.escape(reason)}</td></tr>")
     best = outcome.best
     said = "no trial has a score yet"
     if best is not None:

@@ -24,7 +24,7 @@ from svc_dist.scoring.search.best import best_recipe
 from svc_dist.scoring.search.outcome import Outcome
 from svc_dist.scoring.search.samplers import Sampler, Tried, chosen, proposer
 from svc_dist.scoring.search.searched import Searched
-from svc_dist.scoring.search.trials import State, Trial, TrialFolder
+from svc_dist.scoring.search.trials import State, Trial, TrialFolder, require_metric
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import Access
 from svc_dist.storage.secrets import redact_command
@@ -36,6 +36,7 @@ PAGE_FILE = "search.html"
 TABLE_FILE = "trials.csv"
 TRIALS = 20  # where ranges are searched
 _BATCH = 4
+_SAMPLER = "sampler or seed"  # a key of what scores depend on
 _MODELS = "merged"  # in the folder of a search: the models of each pass
 _RESERVE = 0.95  # share of the free disk space that models may take
 _HOPELESS = 3  # trials without a score, from the first on, after which a search ends
@@ -87,11 +88,12 @@ class _Search:
         self.title = f"Search of {Path(str(recipe)).name}"
         self.command, self.timeout = _command(recipe, searched.recipe, request)
         self.space = searched.space(request.over)
-        self.sampler = chosen(Sampler(request.sampler), self.space, request.trials)
+        self.records = TrialFolder(target.storage)
+        self.sampler = self._begun_with() or chosen(Sampler(request.sampler), self.space, request.trials)
         self.propose = proposer(self.sampler, self.space, request.seed, request.minimise)
         size = self.space.size
         self.count = request.trials or (size if self.sampler is Sampler.GRID and size is not None else TRIALS)
-        self.records = TrialFolder(target.storage)
+        self.count = self.count if size is None else min(self.count, size)
 
     def run(self) -> Outcome:
         as_it_is = self.searched.with_outputs([self.space.entry({}, "trial-0000")])
@@ -100,17 +102,30 @@ class _Search:
             "recipe or its inputs (fingerprint)": plan.fingerprint[:16],
             "space": self.space.describe(),
             "score command": redact_command(self.command),
-            "sampler or seed": f"{self.sampler} {self.request.seed}",
+            _SAMPLER: f"{self.sampler} {self.request.seed}",
         }
-        if self.records.open(identity, self.request.restart, self.request.retry_failed):
+        if self.records.open(identity, self.request.restart):
             shutil.rmtree(self.path / _MODELS, ignore_errors=True)
+            for name in (BEST_FILE, PAGE_FILE, TABLE_FILE):
+                self.target.storage.delete(name)
+        require_metric(self.records.trials, self.request.metric)
+        again = self._without_score() if self.request.retry_failed else []
+        batch = self._batch(plan.bytes_out, len(again))
+        self.records.retry(again, batch)
         self._remove_scored()
-        batch = self._batch(plan.bytes_out)
         while pending := self._pending(batch):
             self._try(pending)
             self._report()
             self._require_hope()
         return self._report()
+
+    def _begun_with(self) -> Sampler | None:
+        """The sampler that ``auto`` chose when the search began: another number of trials continues it."""
+        recorded = self.records.recorded(self.request.restart) or {}
+        if self.request.sampler != Sampler.AUTO or recorded.get("space") != self.space.describe():
+            return None
+        name = str(recorded.get(_SAMPLER)).partition(" ")[0]
+        return next((one for one in (Sampler.GRID, Sampler.RANDOM) if one == name), None)
 
     def _pending(self, size: int) -> list[Trial]:
         """The trials of the next pass: those that an earlier start recorded, else new ones."""
@@ -122,7 +137,7 @@ class _Search:
             new = [Trial(0, 1, {})]
             new += self._proposed(min(size - 1, self.count), 1, 1)
         else:
-            new = self._proposed(min(size, self.count + 1 - len(trials)), len(trials), trials[-1].batch + 1)
+            new = self._proposed(min(size, self.count + 1 - len(trials)), len(trials), self.records.next_batch)
         self.records.record(new)
         return new
 
@@ -171,9 +186,10 @@ class _Search:
             done = trial.failed(error.message)
             _log.warning(f"trial {trial.number} has no score: {error.message}")
         self.records.record([done])
+        require_metric(self.records.trials, self.request.metric)
         if done.state is State.SCORED:
             value = done.score(self.request.metric)
-            shown = "its score is not finite" if value is None else f"score {value:.6g}"
+            shown = done.reason(self.request.metric) if value is None else f"score {value:.6g}"
             values = ", ".join(f"{name} {one}" for name, one in trial.values.items()) or "the recipe as it is"
             _log.info(f"trial {trial.number}: {values}: {shown} ({done.seconds:.1f} s)")
 
@@ -185,9 +201,15 @@ class _Search:
         if (self.path / _MODELS).is_dir() and not any((self.path / _MODELS).iterdir()):
             (self.path / _MODELS).rmdir()
 
-    def _batch(self, model: int) -> int:
-        """How many models one pass makes. Raises StorageError where the disk has no room for one, or for those kept."""
-        left = self.count + 1 - sum(one.state is not State.PROPOSED for one in self.records.trials)
+    def _without_score(self) -> list[Trial]:
+        return [one for one in self.records.trials if one.reason(self.request.metric) is not None]
+
+    def _batch(self, model: int, again: int) -> int:
+        """How many models one pass makes, where so many trials are tried again.
+
+        Raises StorageError where the disk has no room for one, or for those kept.
+        """
+        left = self.count + 1 - sum(one.state is not State.PROPOSED for one in self.records.trials) + again
         if left <= 0:
             return 1
         free = int(shutil.disk_usage(self.path).free * _RESERVE)
@@ -226,13 +248,13 @@ class _Search:
         return outcome
 
     def _require_hope(self) -> None:
-        """Raise EvaluationError where every trial so far failed, and there were some."""
+        """Raise EvaluationError where no trial so far has a score, and there were some."""
         trials = [one for one in self.records.trials if one.state is not State.PROPOSED]
-        failed = [one for one in trials if one.state is State.FAILED]
+        failed = self._without_score()
         if len(failed) == len(trials) and len(failed) >= min(_HOPELESS, self.count + 1):
             raise EvaluationError(
                 f"none of the first {counted(len(failed), 'trial')} has a score; trial {failed[0].number}: "
-                f"{failed[0].error}",
+                f"{failed[0].reason(self.request.metric)}",
                 "correct the score command and start again: a search without any score begins anew",
             )
 

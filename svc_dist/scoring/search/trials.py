@@ -6,13 +6,14 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from svc_dist.errors import ChangedInputError, DamagedInputError, OutputError
+from svc_dist.errors import ChangedInputError, DamagedInputError, OutputError, RecipeError
 from svc_dist.scoring import metrics
 from svc_dist.storage.base import Storage
 
@@ -49,7 +50,21 @@ class Trial:
         return f"trial-{self.number:04d}"
 
     def score(self, metric: str | None) -> float | None:
-        """The number that counts; None where it has none. Raises RecipeError where it is not clear which counts."""
+        """The number that counts; None where it has none, or not that one (see ``require_metric``)."""
+        with suppress(RecipeError):
+            return self._chosen(metric)
+        return None
+
+    def reason(self, metric: str | None) -> str | None:
+        """Why an ended trial has no score; None where it has one, or did not end."""
+        if self.state is State.FAILED:
+            return self.error or "it failed"
+        try:
+            return "its score is not finite" if self.state is State.SCORED and self._chosen(metric) is None else None
+        except RecipeError as error:
+            return error.message
+
+    def _chosen(self, metric: str | None) -> float | None:
         if self.state is not State.SCORED:
             return None
         return metrics.chosen({key: math.nan if one is None else one for key, one in self.metrics.items()}, metric)
@@ -65,6 +80,20 @@ class Trial:
 _TRIAL = msgspec.json.Decoder(Trial)
 
 
+def require_metric(trials: Sequence[Trial], metric: str | None) -> None:
+    """Raise RecipeError where trials have numbers, and it is clear for none of them which one counts."""
+    problem: RecipeError | None = None
+    for trial in trials:
+        if trial.state is State.SCORED:
+            try:
+                trial._chosen(metric)
+                return
+            except RecipeError as error:
+                problem = problem or error
+    if problem is not None:
+        raise problem
+
+
 class TrialFolder:
     """The records of one search."""
 
@@ -72,14 +101,13 @@ class TrialFolder:
         self.storage = storage
         self.trials: list[Trial] = []
 
-    def open(self, search: dict[str, Any], restart: bool, retry: bool = False) -> bool:
+    def open(self, search: dict[str, Any], restart: bool) -> bool:
         """Read the trials of this search, or begin it. Returns whether it begins anew.
 
-        ``search``: what its scores depend on, by name; ``retry``: trials that failed are to be tried again. A search
-        without any score begins anew. Raises OutputError where the folder holds something else, ChangedInputError where
-        it has scores of another search, DamagedInputError.
+        ``search``: what its scores depend on, by name. A search without any score begins anew. Raises OutputError where
+        the folder holds something else, ChangedInputError where it has scores of another search, DamagedInputError.
         """
-        recorded = self._recorded()
+        recorded = self.recorded(restart)
         others = [one for one in (*self.storage.names(), *self.storage.folders()) if not one.startswith(".")]
         if recorded is None and others:
             raise OutputError(
@@ -93,7 +121,7 @@ class TrialFolder:
             for key, value in (search.items() if recorded is not None else ())
             if recorded is not None and recorded.get(key) != value
         ]
-        any_scored = any(one.state is State.SCORED for one in trials)
+        any_scored = any(value is not None for one in trials for value in one.metrics.values())
         if changed and any_scored:
             raise ChangedInputError(
                 f"{self.storage.location} holds a search of something else; since then this changed:\n"
@@ -107,11 +135,23 @@ class TrialFolder:
             self.storage.put(_SEARCH, json.dumps(search, indent=1).encode())
             return True
         self.trials = trials
-        if retry:
-            batch = max((one.batch for one in trials), default=0) + 1
-            failed = [one for one in trials if one.state is State.FAILED]
-            self.record([dataclasses.replace(one, batch=batch, state=State.PROPOSED, error=None) for one in failed])
         return False
+
+    def retry(self, trials: Sequence[Trial], size: int) -> None:
+        """Have these trials tried again, in passes of ``size`` models.
+
+        One whose pass is not complete stays in it: a pass merges what it began with.
+        """
+        incomplete = {one.batch for one in self.trials if one.state is State.PROPOSED}
+        closed = [one.number for one in trials if one.batch not in incomplete]
+        first = self.next_batch
+        batches = {number: first + place // size for place, number in enumerate(closed)}
+        self.record([Trial(one.number, batches.get(one.number, one.batch), one.values) for one in trials])
+
+    @property
+    def next_batch(self) -> int:
+        """The number of a new pass."""
+        return max((one.batch for one in self.trials), default=0) + 1
 
     def record(self, trials: Sequence[Trial]) -> None:
         """Write trials, new or changed."""
@@ -122,10 +162,13 @@ class TrialFolder:
         kept = [one for one in self.trials if one.number not in numbers]
         self.trials = sorted([*kept, *trials], key=lambda one: one.number)
 
-    def _recorded(self) -> dict[str, Any] | None:
+    def recorded(self, restart: bool = False) -> dict[str, Any] | None:
+        """What the scores in the folder depend on; None without a search. ``restart``: they are to be discarded."""
         data = self.storage.get_within(_SEARCH, _LARGEST)
+        if data is None or restart:
+            return None if data is None else {}
         try:
-            return None if data is None else dict(json.loads(data))
+            return dict(json.loads(data))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(_SEARCH, error) from None
 

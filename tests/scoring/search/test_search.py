@@ -180,6 +180,70 @@ def test_a_trial_that_fails_is_said_and_the_search_goes_on(searched: Search) -> 
     assert searched.run(retry_failed=True).trials[2].state is State.SCORED
 
 
+def test_more_trials_after_some_were_tried_again_are_a_pass_of_their_own(
+    searched: Search, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched.script.write_text(SCORE + 'if sys.argv[1].endswith("2"): sys.exit("no memory")\n')
+    searched.run()
+    searched.script.write_text(SCORE)
+    searched.run(retry_failed=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "score", interrupt_in(module.score, 2))
+        with pytest.raises(Interrupted):
+            searched.run(trials=7)
+    assert len(searched.run(trials=7).ranked) == 8
+    assert passes == [4, 2, 1, 2, 2]
+
+
+def test_an_interrupted_pass_stays_whole_where_a_trial_of_it_is_tried_again(
+    searched: Search, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched.script.write_text(SCORE + 'if sys.argv[1].endswith("1"): sys.exit("no memory")\n')
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "score", interrupt_in(module.score, 3))
+        with pytest.raises(Interrupted):
+            searched.run(trials=3)
+    searched.script.write_text(SCORE)
+    assert len(searched.run(trials=3, retry_failed=True).ranked) == 4
+    assert passes == [4, 4]
+
+
+def test_a_trial_without_the_metric_is_one_without_a_score(searched: Search) -> None:
+    searched.script.write_text(
+        SCORE.replace('"loss": 1.0}', '"loss": 1.0} if "2" not in sys.argv[1][-4:] else {"loss": 1}')
+    )
+    outcome = searched.run()
+    assert [one.number for one in outcome.trials if outcome.score(one) is None] == [2]
+    assert "2: --metric acc is none of the metrics that the score command gives: loss" in outcome.table()
+    searched.script.write_text(SCORE)
+    assert len(searched.run(retry_failed=True).ranked) == 6
+
+
+def test_scores_that_are_not_finite_end_a_search_early(searched: Search) -> None:
+    searched.script.write_text("print('nan')")
+    with pytest.raises(EvaluationError, match="none of the first 4 trials has a score; trial 0: its score is not fin"):
+        searched.run(metric=None, trials=20)
+    searched.script.write_text("print(1)")
+    assert len(searched.run(metric=None, trials=3).ranked) == 4
+
+
+def test_a_larger_number_of_trials_continues_whichever_sampler_that_is(searched: Search) -> None:
+    searched.recipe.write_text(RECIPE.replace("[0.2, 1.0]", "{grid: [0.2, 1.0]}"))
+    first = searched.run(trials=1)
+    assert len(first.trials) == 2
+    every = searched.run(trials=9)
+    assert every.trials[:2] == first.trials
+    assert len(every.trials) == 5
+
+
+def test_what_a_search_found_before_goes_when_it_starts_over(searched: Search) -> None:
+    searched.run(trials=1)
+    searched.script.write_text("raise SystemExit('broken')")
+    with pytest.raises(EvaluationError):
+        searched.run(trials=1, restart=True)
+    assert not (searched.out / "best.yaml").exists()
+
+
 def test_a_search_ends_early_where_nothing_has_a_score(searched: Search) -> None:
     searched.script.write_text("raise SystemExit('broken')")
     with pytest.raises(EvaluationError, match=r"(?s)none of the first 4 trials has a score.*broken"):
