@@ -7,6 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from svc_dist.recipe.load import parse_recipe
 from svc_dist.recipe.resolved import ResolvedRecipe
 from svc_dist.recipe.writing.json_schema import modeline
 from svc_dist.recipe.writing.repairs import with_comment
+from svc_dist.recipe.yaml_lines import read_yaml
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 
 Inspect = Callable[[ResolvedRecipe], Findings]
@@ -190,7 +192,11 @@ def _relative(model: str, folder: Path) -> str:
 
 
 def _scalar(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    """A text as YAML: in quotes where it would not be read as one, such as a folder called 500."""
+    with suppress(RecipeError):
+        if _PLAIN.fullmatch(text) and read_yaml(text, "")[0] == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _comment(text: str, indent: str = "") -> list[str]:

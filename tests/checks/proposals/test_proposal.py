@@ -52,6 +52,18 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     assert yaml.safe_load(text)["base_model"] == "models/base"
 
 
+@pytest.mark.parametrize("name", ["500", "1e3", "no", "@new", "a b"])
+def test_a_folder_whose_name_is_no_plain_text_is_quoted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, first, *_ = write_llamas(tmp_path / "models")
+    first.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    proposal = propose(str(base), [name], tmp_path)
+    assert yaml.safe_load(proposal.text)["models"][0]["model"] == name
+    assert not proposal.notes
+
+
 def test_adapters(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base", {NAME: torch.ones(8, 8)})
     shapes = {NAME.removesuffix(".weight"): (8, 8)}
