@@ -228,6 +228,9 @@ class _Request:
             raise self._error("calibrations are names", "write {grid: [none, svc]}")
         if parameter is None:
             values = ["none" if one is None else one for one in values]
+            for one in values:
+                if one not in ("none", *CALIBRATIONS):
+                    raise self._error(f"there is no calibration '{one}'", nearest(one, ["none", *CALIBRATIONS]))
         if entry.grid is not None:
             one = Dimension(self.key, values=tuple(values), whole=whole)
         else:

@@ -63,6 +63,7 @@ def test_weights() -> None:
         (MINIMAL, "weight=0:1", "the models have weights of their own"),
         (MINIMAL, "weight.three=0:1", "no model is called 'three'"),
         (PLAIN, "calibrate=0.5:1", "a calibration is one of a list"),
+        (PLAIN, "calibrate=none,svd", "--over calibrate: there is no calibration 'svd'\n  did you mean 'svc'?"),
         (PLAIN + "calibrate: svc\n", "alpha=-1:1", "--over alpha: alpha is -1"),
         (PLAIN + "calibrate: svc\n", "side=0:1", "side is 0"),
         (PLAIN + "calibrate: svc\n", "alpha={range: [0.5, 1], layers: 2}", "does not vary by tensor"),
