@@ -81,7 +81,7 @@ def drive(
         with suppress(StorageError):  # on a full disk the reason matters more than its record
             ledger.journal.record_failures(records)
         first = next(iter(schedule.failures.values())).error
-        raise _error_of_run(first, records, len(schedule.plan.units))
+        raise _error_of_run(first, records, len(schedule.plan.units)) from first
     raise DrainedError("the merge is not complete", "run the same command again to resume")
 
 

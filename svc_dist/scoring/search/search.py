@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svc_dist.errors import EvaluationError, OutputError, RecipeError, StorageError
+from svc_dist.errors import EvaluationError, NumericsError, OutputError, RecipeError, StorageError, UnitsFailedError
 from svc_dist.plan.make import make_plan
 from svc_dist.recipe.evaluation.entry import require_command
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -155,11 +155,27 @@ class _Search:
             _log.info(f"trials {numbers} of {self.count}: merged in one pass")
             entries = [self.space.entry(one.values, one.name) for one in possible]
             models = self.path / _MODELS / f"batch-{trials[0].batch:04d}"
-            run_merge(self.searched.with_outputs(entries), str(models), self.options)
+            try:
+                run_merge(self.searched.with_outputs(entries), str(models), self.options)
+            except UnitsFailedError as error:
+                if not isinstance(error.__cause__, NumericsError):
+                    raise
+                shutil.rmtree(models, ignore_errors=True)
+                self._set_apart([one for one in possible if one.state is State.PROPOSED], error.__cause__.message)
+                return
             for one in possible:
                 if one.state is State.PROPOSED:
                     self._score(one, models / one.name)
         self._remove_scored()
+
+    def _set_apart(self, trials: Sequence[Trial], why: str) -> None:
+        """Have each trial of a pass merged by itself, because a result did not fit; one alone has failed."""
+        if len(trials) > 1:
+            _log.warning(f"a trial of this pass cannot be merged: {why}; each is merged by itself")
+            self.records.retry(trials, 1, apart=True)
+            return
+        self.records.record([trials[0].failed(why)])
+        _log.warning(f"trial {trials[0].number} cannot be merged: {why}")
 
     def _checked(self, trial: Trial) -> Trial:
         """A trial, recorded as failed where its values do not go together."""

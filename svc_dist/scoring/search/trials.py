@@ -137,12 +137,12 @@ class TrialFolder:
         self.trials = trials
         return False
 
-    def retry(self, trials: Sequence[Trial], size: int) -> None:
+    def retry(self, trials: Sequence[Trial], size: int, apart: bool = False) -> None:
         """Have these trials tried again, in passes of ``size`` models.
 
-        One whose pass is not complete stays in it: a pass merges what it began with.
+        One whose pass is not complete stays in it, unless ``apart``: a pass merges what it began with.
         """
-        incomplete = {one.batch for one in self.trials if one.state is State.PROPOSED}
+        incomplete = {one.batch for one in self.trials if one.state is State.PROPOSED and not apart}
         closed = [one.number for one in trials if one.batch not in incomplete]
         first = self.next_batch
         batches = {number: first + place // size for place, number in enumerate(closed)}

@@ -236,20 +236,16 @@ def test_a_larger_number_of_trials_continues_whichever_sampler_that_is(searched:
     assert len(every.trials) == 5
 
 
-def test_what_a_search_found_before_goes_when_it_starts_over(searched: Search) -> None:
-    searched.run(trials=1)
-    searched.script.write_text("raise SystemExit('broken')")
-    with pytest.raises(EvaluationError):
-        searched.run(trials=1, restart=True)
-    assert not (searched.out / "best.yaml").exists()
-
-
 def test_a_search_ends_early_where_nothing_has_a_score(searched: Search) -> None:
     searched.script.write_text("raise SystemExit('broken')")
     with pytest.raises(EvaluationError, match=r"(?s)none of the first 4 trials has a score.*broken"):
         searched.run(trials=20)
     searched.script.write_text(SCORE)
     assert len(searched.run().ranked) == 6
+    searched.script.write_text("raise SystemExit('broken')")
+    with pytest.raises(EvaluationError):
+        searched.run(trials=1, restart=True)
+    assert not (searched.out / "best.yaml").exists(), "that of the search before it"
 
 
 def test_values_that_do_not_go_together_are_a_trial_without_a_score(searched: Search) -> None:
@@ -262,6 +258,17 @@ def test_values_that_do_not_go_together_are_a_trial_without_a_score(searched: Se
     assert [one.state for one in outcome.trials] == [State.SCORED, State.FAILED, State.SCORED]
     assert "density - epsilon must be above 0" in (outcome.trials[1].error or "")
     assert searched.run(metric=None, trials=None).trials == outcome.trials
+
+
+def test_a_trial_whose_result_does_not_fit_is_one_without_a_score(searched: Search, passes: list[int]) -> None:
+    recipe = RECIPE.split("search:")[0] + "dtype: float16\nsearch: {lambda: {grid: [0.4, 1.0e+9, 0.6]}}\n"
+    searched.recipe.write_text(recipe)
+    outcome = searched.run(trials=None)
+    assert [one.state is State.SCORED for one in outcome.trials] == [True, True, False, True]
+    assert "does not fit into float16" in (outcome.trials[2].error or "")
+    assert passes == [4, 1, 1, 1, 1]
+    assert searched.run(trials=None).trials == outcome.trials
+    assert not (searched.out / "merged").exists()
 
 
 def test_the_recipe_s_own_command_counts_where_none_is_given(searched: Search) -> None:
