@@ -119,8 +119,10 @@ class RayProcesses:
         spared, leaving = self._spared(gpus), draining(self._ray)
         starting = [node for node in alive if node not in leaving]
         for node in [node for node in starting if (node, True) not in self._refused]:
-            running = sum(one.node == node and one.share is None for one in self._processes)
-            for _ in range(min(gpus[node] - spared.get(node, 0), self._most) - running):
+            running = [one.key for one in self._processes if one.node == node and one.share is None]
+            healthy = sum(key not in self._failed for key in running)  # Ray may give a failed device to a new process
+            missing = min(gpus[node] - spared.get(node, 0), self._most) - healthy
+            for _ in range(min(missing, gpus[node] - len(running))):
                 self._begin(Process(node, None), gpus[node], PER_DEVICE, {"num_gpus": 1, "num_cpus": 1})
         if self._settings is None:
             return False
@@ -250,8 +252,7 @@ class RayProcesses:
 
     def _silent(self) -> set[str]:
         """The nodes none of whose processes of GPUs has answered yet."""
-        asked = {one.node for one in self.probes.values() if one.share is None}
-        return asked - {one.node for one in self._answered()}
+        return {one.node for one in self.probes.values() if one.share is None} - {one.node for one in self._answered()}
 
     def _refuse(self, node: str, on_device: bool, reason: str) -> None:
         if (node, on_device) not in self._refused:

@@ -177,6 +177,26 @@ def test_a_device_that_failed_is_named_and_left_alone(caplog: pytest.LogCaptureF
     assert gpus(devices.available) == ["a/1"]
 
 
+def test_a_process_that_is_replaced_beside_a_failed_device_gets_its_own_back() -> None:
+    """The first replacement comes to the device that failed, as the lowest that is free, and stays without units."""
+    cluster = Cluster(a=2)
+    devices = answered(cluster)
+    sick, killed = devices.process("a/0"), devices.process("a/1")
+    assert sick is not None
+    assert killed is not None
+    devices.end(sick, "CUDA error: uncorrectable ECC error", failed=True)
+    devices.refresh()
+    devices.end(killed, "its process ended")
+    devices.refresh()
+    devices.refresh(list(devices.probes))
+    assert gpus(devices.available) == []
+    devices.refresh(list(devices.probes))
+    assert gpus(devices.available) == ["a/1"]
+    assert len(cluster.started) == 4
+    devices.refresh()
+    assert len(cluster.started) == 4
+
+
 def test_the_only_device_is_tried_again() -> None:
     devices = answered(Cluster(a=1))
     sick = devices.process("a/0")
