@@ -34,7 +34,7 @@ def printed(text: str) -> dict[str, float]:
         data = _number(lines[-1])
     if isinstance(data, int | float) and not isinstance(data, bool):
         return {SCORE: float(data)}
-    return _named(data, f"the last line of the command's output is {lines[-1][:80]!r}")
+    return _named(data, f"the last line of the command's output, {lines[-1][:80]!r},")
 
 
 def written(folder: Path) -> dict[str, float]:

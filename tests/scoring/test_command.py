@@ -36,7 +36,7 @@ def test_a_failure_shows_what_was_said_without_credentials(monkeypatch: pytest.M
 
 
 def test_a_command_that_says_no_number() -> None:
-    with pytest.raises(EvaluationError, match="'fine' holds no score"):
+    with pytest.raises(EvaluationError, match="the last line of the command's output, 'fine', holds no score"):
         score("echo fine # {output}", "model")
 
 

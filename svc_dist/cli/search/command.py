@@ -20,7 +20,7 @@ from svc_dist.scoring.search.samplers import Sampler
 def search(
     recipe: Annotated[str, typer.Argument(help="recipe (YAML)", metavar="RECIPE", callback=options.require_text)],
     folder: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="local folder of the search; default: the recipe's name with -search", metavar="FOLDER"),
     ] = None,
     score: Annotated[
@@ -107,10 +107,10 @@ def search(
         progress=not quiet and sys.stderr.isatty(),
         settings=SettingsRequest(precision, threads_per_unit, device),
     )  # fmt: skip
-    where = folder or Path(f"{Path(recipe).stem}-search")
+    where = folder or f"{Path(recipe).stem}-search"
     access = options.access_of(endpoint_url, profile, anonymous)
     with logs.prints_logged():
-        outcome = run(recipe, str(where), request, merging, parse_changes(changes or ()), access)
+        outcome = run(recipe, where, request, merging, parse_changes(changes or ()), access)
     if as_json:
         say_json(json.dumps(outcome.data()))
         return

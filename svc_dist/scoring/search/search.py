@@ -152,7 +152,7 @@ class _Search:
         possible = [one for one in trials if one.state is not State.FAILED or not self._refused(one)]
         if any(one.state is State.PROPOSED for one in possible):
             numbers = ", ".join(str(one.number) for one in possible)
-            _log.info(f"trials {numbers} of {self.count}: merged in one pass")
+            _log.info(f"trial{'s' * (len(possible) > 1)} {numbers} of {self.count}: merged in one pass")
             entries = [self.space.entry(one.values, one.name) for one in possible]
             models = self.path / _MODELS / f"batch-{trials[0].batch:04d}"
             try:

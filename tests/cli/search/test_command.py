@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from svc_dist.cli.app import app
-from svc_dist.errors import RecipeError
+from svc_dist.errors import OutputError, RecipeError
 from tests.support.checkpoints import write_llamas, write_recipe
 
 
@@ -29,6 +29,11 @@ def test_the_table_and_where_things_are(arguments: list[str], tmp_path: Path) ->
     data = json.loads(again.stdout)
     assert [one["score"] for one in data["trials"]] == [0.5, 0.5, 0.5]
     assert data["recipe"] == str(tmp_path / "mine-search" / "best.yaml")
+
+
+def test_a_url_is_no_folder_for_a_search(arguments: list[str]) -> None:
+    with pytest.raises(OutputError, match="s3://bucket/found is a URL"):
+        CliRunner().invoke(app, [*arguments[:2], "s3://bucket/found", *arguments[2:]], catch_exceptions=False)
 
 
 def test_an_option_that_is_wrong_is_named(arguments: list[str]) -> None:
