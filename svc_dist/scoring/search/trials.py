@@ -126,7 +126,8 @@ class TrialFolder:
             raise ChangedInputError(
                 f"{self.storage.location} holds a search of something else; since then this changed:\n"
                 + "\n".join(changed),
-                "undo the change to resume it, name another FOLDER, or start over with --restart",
+                "undo the change to resume it (the fingerprint covers --device, --precision and --threads-per-unit), "
+                "name another FOLDER, or start over with --restart",
             )
         anew = recorded != search or not (any_scored or all(one.state is State.PROPOSED for one in trials))
         if anew or restart:

@@ -33,7 +33,9 @@ def test_trials_are_there_again(tmp_path: Path) -> None:
 
 def test_scores_of_another_search_are_refused(tmp_path: Path) -> None:
     folder(tmp_path, SCORED)
-    with pytest.raises(ChangedInputError, match=r"(?s)since then this changed:\n  space: was .*1, 2.*, is .*3"):
+    with pytest.raises(
+        ChangedInputError, match=r"(?s)since then this changed:\n  space: was .*1, 2.*, is .*3.*--precision"
+    ):
         folder(tmp_path, space={"x": [3]})
     assert folder(tmp_path, space={"x": [3]}, restart=True).trials == []
 
