@@ -43,8 +43,11 @@ class Tried:
 Propose = Callable[[Sequence[Tried], int], list[dict[str, Any]]]
 
 
-def chosen(sampler: Sampler, space: Space, trials: int | None) -> Sampler:
-    """The sampler that ``auto`` stands for: ``grid`` where every combination is tried. Raises RecipeError."""
+def chosen(sampler: Sampler, space: Space, trials: int | None, before: str = "") -> Sampler:
+    """The sampler that ``auto`` stands for: ``grid`` where every combination is tried. Raises RecipeError.
+
+    ``before``: that of the search in the folder, if any: with another number of trials, ``auto`` continues with it.
+    """
     size = space.size
     if sampler is Sampler.GRID and size is None:
         name = next(one.name for one in space.dimensions if not one.values)
@@ -53,6 +56,8 @@ def chosen(sampler: Sampler, space: Space, trials: int | None) -> Sampler:
         )
     if sampler is not Sampler.AUTO:
         return sampler
+    if before in (Sampler.GRID, Sampler.RANDOM):
+        return Sampler(before)
     return Sampler.GRID if size is not None and (trials is None or trials >= size) else Sampler.RANDOM
 
 

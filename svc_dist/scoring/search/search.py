@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svc_dist.errors import EvaluationError, NumericsError, OutputError, RecipeError, StorageError, UnitsFailedError
+from svc_dist.errors import (
+    EvaluationError,
+    NumericsError,
+    OutputError,
+    PlanError,
+    RecipeError,
+    StorageError,
+    UnitsFailedError,
+)
 from svc_dist.plan.make import make_plan
 from svc_dist.recipe.evaluation.entry import require_command
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -89,7 +97,9 @@ class _Search:
         self.command, self.timeout = _command(recipe, searched.recipe, request)
         self.space = searched.space(request.over)
         self.records = TrialFolder(target.storage)
-        self.sampler = self._begun_with() or chosen(Sampler(request.sampler), self.space, request.trials)
+        earlier = self.records.recorded(request.restart) or {}
+        before = str(earlier.get(_SAMPLER)) if earlier.get("space") == self.space.describe() else ""
+        self.sampler = chosen(Sampler(request.sampler), self.space, request.trials, before.partition(" ")[0])
         self.propose = proposer(self.sampler, self.space, request.seed, request.minimise)
         size = self.space.size
         self.count = request.trials or (size if self.sampler is Sampler.GRID and size is not None else TRIALS)
@@ -109,7 +119,7 @@ class _Search:
             for name in (BEST_FILE, PAGE_FILE, TABLE_FILE):
                 self.target.storage.delete(name)
         require_metric(self.records.trials, self.request.metric)
-        again = self._without_score() if self.request.retry_failed else []
+        again = self.records.without_score(self.request.metric) if self.request.retry_failed else []
         batch = self._batch(plan.bytes_out, len(again))
         self.records.retry(again, batch)
         self._remove_scored()
@@ -118,14 +128,6 @@ class _Search:
             self._report()
             self._require_hope()
         return self._report()
-
-    def _begun_with(self) -> Sampler | None:
-        """The sampler that ``auto`` chose when the search began: another number of trials continues it."""
-        recorded = self.records.recorded(self.request.restart) or {}
-        if self.request.sampler != Sampler.AUTO or recorded.get("space") != self.space.describe():
-            return None
-        name = str(recorded.get(_SAMPLER)).partition(" ")[0]
-        return next((one for one in (Sampler.GRID, Sampler.RANDOM) if one == name), None)
 
     def _pending(self, size: int) -> list[Trial]:
         """The trials of the next pass: those that an earlier start recorded, else new ones."""
@@ -157,19 +159,19 @@ class _Search:
             models = self.path / _MODELS / f"batch-{trials[0].batch:04d}"
             try:
                 run_merge(self.searched.with_outputs(entries), str(models), self.options)
-            except UnitsFailedError as error:
-                if not isinstance(error.__cause__, NumericsError):
+            except (PlanError, UnitsFailedError) as error:
+                reason = error.__cause__ if isinstance(error, UnitsFailedError) else error
+                if not isinstance(reason, NumericsError | PlanError):
                     raise
                 shutil.rmtree(models, ignore_errors=True)
-                self._set_apart([one for one in possible if one.state is State.PROPOSED], error.__cause__.message)
-                return
+                return self._set_apart([one for one in possible if one.state is State.PROPOSED], reason.message)
             for one in possible:
                 if one.state is State.PROPOSED:
                     self._score(one, models / one.name)
         self._remove_scored()
 
     def _set_apart(self, trials: Sequence[Trial], why: str) -> None:
-        """Have each trial of a pass merged by itself, because a result did not fit; one alone has failed."""
+        """Have each trial of a pass merged by itself, because one cannot be merged; one alone has failed."""
         if len(trials) > 1:
             _log.warning(f"a trial of this pass cannot be merged: {why}; each is merged by itself")
             self.records.retry(trials, 1, apart=True)
@@ -217,9 +219,6 @@ class _Search:
         if (self.path / _MODELS).is_dir() and not any((self.path / _MODELS).iterdir()):
             (self.path / _MODELS).rmdir()
 
-    def _without_score(self) -> list[Trial]:
-        return [one for one in self.records.trials if one.reason(self.request.metric) is not None]
-
     def _batch(self, model: int, again: int) -> int:
         """How many models one pass makes, where so many trials are tried again.
 
@@ -266,7 +265,7 @@ class _Search:
     def _require_hope(self) -> None:
         """Raise EvaluationError where no trial so far has a score, and there were some."""
         trials = [one for one in self.records.trials if one.state is not State.PROPOSED]
-        failed = self._without_score()
+        failed = self.records.without_score(self.request.metric)
         if len(failed) == len(trials) and len(failed) >= min(_HOPELESS, self.count + 1):
             raise EvaluationError(
                 f"none of the first {counted(len(failed), 'trial')} has a score; trial {failed[0].number}: "

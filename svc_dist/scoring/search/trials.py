@@ -149,6 +149,10 @@ class TrialFolder:
         batches = {number: first + place // size for place, number in enumerate(closed)}
         self.record([Trial(one.number, batches.get(one.number, one.batch), one.values) for one in trials])
 
+    def without_score(self, metric: str | None) -> list[Trial]:
+        """The trials that ended without a score."""
+        return [one for one in self.trials if one.reason(metric) is not None]
+
     @property
     def next_batch(self) -> int:
         """The number of a new pass."""

@@ -47,6 +47,8 @@ def test_what_auto_stands_for() -> None:
     assert chosen(Sampler.AUTO, LISTS, 6) is Sampler.GRID
     assert chosen(Sampler.AUTO, LISTS, 5) is Sampler.RANDOM
     assert chosen(Sampler.AUTO, RANGES, None) is Sampler.RANDOM
+    assert chosen(Sampler.AUTO, LISTS, 6, before="random") is Sampler.RANDOM
+    assert chosen(Sampler.AUTO, LISTS, 5, before="bayes") is Sampler.RANDOM
     with pytest.raises(RecipeError, match="x is a range"):
         chosen(Sampler.GRID, RANGES, None)
 

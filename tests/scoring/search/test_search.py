@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import svc_dist
@@ -21,7 +22,8 @@ from svc_dist.scoring.search.outcome import Outcome
 from svc_dist.scoring.search.search import SearchRequest, search
 from svc_dist.scoring.search.trials import State
 from svc_dist.storage.access import DEFAULT_ACCESS
-from tests.support.checkpoints import write_llamas
+from tests.support.adapters import lora, write_adapter
+from tests.support.checkpoints import write_checkpoint, write_llamas
 
 RECIPE = """\
 # mine
@@ -269,6 +271,22 @@ def test_a_trial_whose_result_does_not_fit_is_one_without_a_score(searched: Sear
     assert passes == [4, 1, 1, 1, 1]
     assert searched.run(trials=None).trials == outcome.trials
     assert not (searched.out / "merged").exists()
+
+
+def test_a_trial_that_cannot_be_planned_is_one_without_a_score(searched: Search, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj"
+    write_checkpoint(tmp_path / "base", {f"{name}.weight": torch.ones(8, 8)})
+    for seed in (1, 2):
+        data = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+        write_adapter(tmp_path / f"a{seed}", lora({name: (8, 8)}, seed=seed), data)
+    searched.recipe.write_text(
+        "base_model: base\nmodels: [{model: a1}, {model: a2}]\nmerge_method: task_arithmetic\noutput: adapter\n"
+        "search: {calibrate: {grid: [magic, svc]}}\n"
+    )
+    searched.script.write_text("print(1)")
+    outcome = searched.run(metric=None, trials=None)
+    assert [one.state for one in outcome.trials] == [State.SCORED, State.FAILED, State.SCORED]
+    assert "is not of low rank" in (outcome.trials[1].error or "")
 
 
 def test_the_recipe_s_own_command_counts_where_none_is_given(searched: Search) -> None:
