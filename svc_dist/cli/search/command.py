@@ -107,7 +107,7 @@ def search(
         progress=not quiet and sys.stderr.isatty(),
         settings=SettingsRequest(precision, threads_per_unit, device),
     )  # fmt: skip
-    where = folder or f"{Path(recipe).stem}-search"
+    where = folder or f"{'recipe' if recipe == '-' else Path(recipe).stem}-search"
     access = options.access_of(endpoint_url, profile, anonymous)
     with logs.prints_logged():
         outcome = run(recipe, where, request, merging, parse_changes(changes or ()), access)

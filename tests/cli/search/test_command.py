@@ -31,6 +31,12 @@ def test_the_table_and_where_things_are(arguments: list[str], tmp_path: Path) ->
     assert data["recipe"] == str(tmp_path / "mine-search" / "best.yaml")
 
 
+def test_a_recipe_from_standard_input_has_a_folder_that_is_no_option(arguments: list[str], tmp_path: Path) -> None:
+    text = (tmp_path / "mine.yaml").read_text()
+    CliRunner().invoke(app, ["search", "-", *arguments[2:]], input=text, catch_exceptions=False)
+    assert (tmp_path / "recipe-search" / "best.yaml").exists()
+
+
 def test_a_url_is_no_folder_for_a_search(arguments: list[str]) -> None:
     with pytest.raises(OutputError, match="s3://bucket/found is a URL"):
         CliRunner().invoke(app, [*arguments[:2], "s3://bucket/found", *arguments[2:]], catch_exceptions=False)
