@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svc_dist.errors import printable
+from svc_dist.scoring.metrics import SCORE
 from svc_dist.scoring.search.trials import Trial
 
 
@@ -60,9 +61,13 @@ class Outcome:
     def csv(self) -> str:
         """Every trial with its values and metrics, for other programs."""
         metrics = list(dict.fromkeys(name for one in self.trials for name in one.metrics))
+        if metrics == [SCORE]:  # the command prints a number without a name
+            metrics = []
+        others = ("trial", "state", "score", *self.names, "seconds", "error")
+        named = [f"metric {name}" if name in others else name for name in metrics]
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["trial", "state", "score", *self.names, *metrics, "seconds", "error"])
+        rows.writerow(["trial", "state", "score", *self.names, *named, "seconds", "error"])
         for one in self.trials:
             values = [one.values.get(name, "") for name in self.names]
             numbers = [one.metrics.get(name) for name in metrics]

@@ -153,7 +153,7 @@ class _Search:
         trials = [self._checked(one) for one in trials]
         possible = [one for one in trials if one.state is not State.FAILED or not self._refused(one)]
         if any(one.state is State.PROPOSED for one in possible):
-            numbers = ", ".join(str(one.number) for one in possible)
+            numbers = ", ".join(str(one.number) if one.values else "0 (the recipe as it is)" for one in possible)
             _log.info(f"trial{'s' * (len(possible) > 1)} {numbers} of {self.count}: merged in one pass")
             entries = [self.space.entry(one.values, one.name) for one in possible]
             models = self.path / _MODELS / f"batch-{trials[0].batch:04d}"

@@ -51,6 +51,24 @@ def test_the_table_for_other_programs() -> None:
     assert data["trials"][3]["score"] is None
 
 
+@pytest.mark.parametrize(
+    ("metrics", "columns"),
+    [
+        ({"score": 0.5}, ["trial", "state", "score", "lambda", "seconds", "error"]),
+        (
+            {"acc": 0.5, "score": 0.4, "lambda": 1.0},
+            ["trial", "state", "score", "lambda", "acc", "metric score", "metric lambda", "seconds", "error"],
+        ),
+    ],
+)
+def test_no_two_columns_have_one_name(metrics: dict[str, float], columns: list[str]) -> None:
+    trial = Trial(1, 1, {"lambda": 0.3}).scored(metrics, 1.0)
+    metric = "acc" if "acc" in metrics else None
+    header, row = csv.reader(io.StringIO(Outcome("folder", ("lambda",), (trial,), metric, False).csv()))
+    assert header == columns
+    assert row[:4] == ["1", "scored", "0.5", "0.3"]
+
+
 @pytest.mark.parametrize("trials", [TRIALS, TRIALS[:1], TRIALS[2:3]])
 def test_the_page_shows_every_trial_and_draws_what_has_a_score(trials: tuple[Trial, ...]) -> None:
     """svc_dist.scoring.search.page"""
