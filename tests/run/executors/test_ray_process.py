@@ -31,9 +31,9 @@ def test_units_share_the_process_of_their_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sick: tuple[str, ...]
 ) -> None:
     models = write_llamas(tmp_path / "models", experts=2, layers=6, hidden=64, intermediate=128, vocabulary=1000)
-    recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="100KB")
+    recipe = write_recipe(tmp_path / "recipe.yaml", models, calibrate="svc", max_shard_size="20KB")
     svc_dist.merge(recipe, tmp_path / "inline", executor="inline", device="cpu")
-    site, notes = pretend_gpus(tmp_path / "site", sick)
+    site, notes = pretend_gpus(tmp_path / "site", sick, seconds=(1, 2))  # units are left for the last process
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")])))
     with ray_cluster(0) as cluster:
         cluster.wait_for(cluster.node(1, "--num-cpus=6", "--num-gpus=3"))
