@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from svc_dist.errors import DamagedInputError, has_unpaired
+from svc_dist.errors import DamagedInputError, OutputError, has_unpaired
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
 from svc_dist.storage.base import FileIdentity, Storage, complete, os_errors, storage_error, too_large
 from svc_dist.storage.retry import Retries
@@ -87,6 +87,7 @@ class LocalStorage(Storage):
 
     def put(self, name: str, data: bytes) -> None:
         target = self.path / name
+        require_replaceable(target)
         staged = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex}")  # no longer than the longest name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -210,3 +211,15 @@ def sync_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in (*NOT_SUPPORTED, errno.EISDIR, errno.EBADF):
             raise
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise OutputError for a device, and for a link to an open file: a rename would put a file in its place.
+
+    Root may do that to /dev/null and /dev/stdout, and no other program has them after that.
+    """
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        stream = path.is_symlink() and path.readlink().is_relative_to("/proc")
+        if stream or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise OutputError(f"{path} is a device or an open stream, which cannot be replaced", "name a file")

@@ -10,9 +10,10 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from svc_dist.errors import StorageError
+from svc_dist.errors import OutputError, StorageError
 from svc_dist.run.signals.outcome import Ended, Outcome
 from svc_dist.storage.base import os_errors
+from svc_dist.storage.local import require_replaceable
 
 #: Every metric, each a gauge with the label ``output``, and what it is.
 METRICS = {
@@ -123,8 +124,11 @@ def push_path(output: str) -> str:
     return f"metrics/job/svc_dist/merge@base64/{label}"
 
 
-def require_folder(file: Path) -> None:
-    """Raise StorageError, before any work, where a metrics file could not be written."""
+def require_writable(file: Path) -> None:
+    """Raise StorageError or OutputError, before any work, where a metrics file could not be written."""
+    if not file.name:
+        raise OutputError("--metrics-file names no file", "name one, such as merge.prom")
+    require_replaceable(file)
     folder = file.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"--metrics-file: {folder} is no folder that this user may write to", "create it first")

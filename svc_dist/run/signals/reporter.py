@@ -48,7 +48,7 @@ class Signals:
         if not 0 < self.hook_timeout < math.inf:
             raise RecipeError(f"hook_timeout is {self.hook_timeout!r}, but must be a number of seconds above 0")
         if self.metrics_file is not None:
-            metrics.require_folder(self.metrics_file)
+            metrics.require_writable(self.metrics_file)
 
 
 @contextlib.contextmanager

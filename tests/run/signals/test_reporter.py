@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import svc_dist
-from svc_dist.errors import DrainedError, LockedError, RecipeError, StorageError
+from svc_dist.errors import DrainedError, LockedError, OutputError, RecipeError, StorageError
 from svc_dist.run.session import MergeSummary
 from svc_dist.run.signals import posting, reporter
 from svc_dist.run.signals.metrics import METRICS, push_path
@@ -224,6 +224,11 @@ def test_a_file_that_cannot_be_written_is_refused_before_and_a_warning_after(
 ) -> None:
     with pytest.raises(StorageError, match="--metrics-file"):
         Signals(metrics_file=tmp_path / "missing" / "x.prom")
+    (tmp_path / "null").symlink_to("/dev/null")
+    with pytest.raises(OutputError, match="device"):
+        Signals(metrics_file=tmp_path / "null")
+    with pytest.raises(OutputError, match="names no file"):
+        Signals(metrics_file=Path(""))  # noqa: PTH201  (what a variable that is not set makes of the option)
     (tmp_path / "folder.prom").mkdir()
     end(Signals(metrics_file=tmp_path / "folder.prom"))
     assert "metrics were not written" in caplog.text
