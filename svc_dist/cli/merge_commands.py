@@ -16,7 +16,7 @@ from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.help import panels
 from svc_dist.cli.hub import uploaded
 from svc_dist.cli.streams import logs, verbosity
-from svc_dist.cli.streams.terminal import say
+from svc_dist.cli.streams.terminal import tell
 from svc_dist.cli.unattended import repeated, signalled
 from svc_dist.errors import RecipeError
 from svc_dist.plan.settings import Device
@@ -133,7 +133,7 @@ def merge(
     if log_format == logs.Format.TEXT and not quiet and summary.units_resumed < summary.units:  # merged just now
         from svc_dist.cli.overview.next_steps import next_steps
 
-        say("\n".join(next_steps(summary.output if "{" in output else output)))  # as typed, but for {date}
+        tell("\n".join(next_steps(summary.output if "{" in output else output)))  # as typed, but for {date}
 
 
 def run_merge(given: Mapping[str, Any]) -> MergeSummary:
@@ -163,7 +163,7 @@ def run_merge(given: Mapping[str, Any]) -> MergeSummary:
     if log_format == logs.Format.JSON:
         logging.getLogger("svc_dist").info("done", extra={"fields": dataclasses.asdict(summary)})
     elif not quiet:
-        say(merge_line(summary))
+        tell(merge_line(summary))
     return summary
 
 
@@ -206,14 +206,14 @@ def clean(
     from svc_dist.run_folder.output import Output
 
     target = Output(output, options.access_of(endpoint_url, profile))
-    say(look(target).text())
+    tell(look(target).text())
     if not yes:
         try:
             sure = typer.confirm("remove?")
         except typer.Abort:
             raise RecipeError("nothing was removed: nobody confirmed", "add --yes to run without a terminal") from None
         if not sure:
-            say("nothing was removed")
+            tell("nothing was removed")
             return
     remove(target)
-    say("removed")
+    tell("removed")

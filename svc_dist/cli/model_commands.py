@@ -13,7 +13,7 @@ import typer
 from svc_dist.cli import options
 from svc_dist.cli.arguments import takes_models
 from svc_dist.cli.streams import logs, verbosity
-from svc_dist.cli.streams.terminal import OK, WARNING, WRONG, say, say_json
+from svc_dist.cli.streams.terminal import OK, WARNING, WRONG, say, say_json, tell
 from svc_dist.errors import VerificationError
 from svc_dist.plan.settings import Device
 from svc_dist.recipe.resolved import ResolvedRecipe
@@ -149,7 +149,7 @@ def extract(
         say_json(json.dumps({"error": errors.total, "matrices": errors.matrices}))
         return
     if not quiet:
-        say("\n".join([merge_line(summary), *errors.lines()]))
+        tell("\n".join([merge_line(summary), *errors.lines()]))
 
 
 def report(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,8 +17,8 @@ import typer
 from svc_dist.cli.app import app
 from svc_dist.cli.help.usage import UsageError, refusal
 from svc_dist.cli.streams import logs
-from svc_dist.cli.streams.terminal import WARNING, WRONG, say, write_any_character
-from svc_dist.errors import INTERNAL_ERROR, DrainedError, ExitCode, Interrupted, SvcDistError
+from svc_dist.cli.streams.terminal import WARNING, WRONG, require_output, say, write_any_character
+from svc_dist.errors import INTERNAL_ERROR, DrainedError, ExitCode, Interrupted, StorageError, SvcDistError
 
 #: Codes of errors with many causes: their explanations' general advice misleads about a particular one.
 _SEVERAL_CAUSES = frozenset(("arguments-refused", "input-changed", "output-refused", "verification-failed"))
@@ -28,7 +30,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     write_any_character()
     try:
-        sys.exit(_run())
+        _end(_ended(), hard=False)
     except DrainedError as stop:  # as asked: no failure
         _say(stop.message, str(stop), label="stopped:", failed=False, exit_code=stop.exit_code, code=stop.code)
         _end(stop.exit_code, hard=True)
@@ -52,6 +54,18 @@ def main() -> None:
         _end(ExitCode.INTERNAL, hard=False)
 
 
+def _ended() -> int:
+    """Run the command. Once it has ended, no signal keeps it from saying why, nor changes its exit code."""
+    try:
+        code = _run()
+        if code == ExitCode.DONE:
+            require_output()
+        return code
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _cure(code: str | None) -> str | None:
     """What to do about an error that does not say it itself: what its code's explanation says, if it has one cause."""
     from svc_dist.recipe.writing.explanations import explanations
@@ -62,13 +76,18 @@ def _cure(code: str | None) -> str | None:
 def _run() -> int:
     """Run the command. What typer refuses of its arguments is an error like all others."""
     try:
+        Path.cwd()
+    except OSError:
+        raise StorageError("the working folder no longer exists", "run the command in another folder") from None
+    try:
         ended = app(standalone_mode=False)
         return ended if isinstance(ended, int) else ExitCode.DONE  # what a command returns is for callers in Python
     except UsageError as error:
         refused = refusal(error)
         if refused is not None:
             raise refused from None
-        error.show()
+        with contextlib.suppress(OSError):  # nobody can read it: the exit code is the same
+            error.show()
         return ExitCode.USAGE
     except typer.Abort:
         return ExitCode.USAGE
@@ -88,7 +107,10 @@ def _say(message: str, text: str, label: str = "", failed: bool = True, **fields
 
 
 def _end(code: int, hard: bool) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(code))  # all is said
     if hard and threading.active_count() > 1:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os._exit(code)  # units that outlived the grace period must not keep the process
     sys.exit(code)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from svc_dist.cli.streams.terminal import say, say_json, take_back
+from svc_dist.cli.streams.terminal import is_cut_off, say, say_json, take_back
 from svc_dist.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def watch(read: Callable[[], Status], as_json: bool, every: float) -> int:
     while True:
         status = read()
         show(status, as_json)
-        sys.stdout.flush()
+        if is_cut_off():
+            return ExitCode.DONE
         if status.state is not State.RUNNING:
             break
         time.sleep(every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -76,3 +77,27 @@ def test_without_torch_nothing_is_said(monkeypatch: pytest.MonkeyPatch, capfd: p
 
     load_library()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_closed_stream_is_nowhere_and_no_file_gets_its_number() -> None:
+    code = (
+        "import os, tempfile; os.close(2); import sys; sys.stderr = None; "
+        "from svc_dist.cli.entry import open_closed_streams; open_closed_streams(); "
+        "file = tempfile.TemporaryFile(); os.system('echo stray >&2'); os.write(2, b'stray'); "
+        "print('stray', file=sys.stderr, flush=True); file.seek(0); print(file.fileno() > 2, file.read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True b''\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_libraries_are_imported_asks_for_another_start(number: signal.Signals) -> None:
+    code = (
+        "import os, sys; from svc_dist.cli import entry\n"
+        "class Importing:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == 'svc_dist.cli.process': os.kill(os.getpid(), {number:d})\n"
+        "sys.meta_path.insert(0, Importing()); entry.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (75, "interrupted; run the same command again to resume\n")

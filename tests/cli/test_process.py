@@ -103,3 +103,59 @@ def test_the_module_runs_as_the_command_and_an_unknown_one_is_a_usage_error(tmp_
     )
     assert done.returncode == ExitCode.USAGE
     assert "nosuch" in done.stderr
+
+
+#: Ends with an error, and gets a signal while the command says so.
+SIGNALLED = """
+process.say = lambda *words, say=process.say, **how: (os.kill(os.getpid(), signal.SIGTERM), say(*words, **how))
+raise errors.DamagedInputError("cut short")
+"""
+
+
+def test_a_signal_after_the_end_changes_neither_code_nor_message() -> None:
+    done = ended(SIGNALLED)
+    assert done.code == ExitCode.INPUT
+    assert "error: cut short\n" in done.err
+    assert "Traceback" not in done.err
+
+
+#: Stops as asked while a unit still runs.
+DRAINED = (
+    "import threading, time; from svc_dist import errors; from svc_dist.cli import process; "
+    "threading.Thread(target=time.sleep, args=(50,)).start(); "
+    "process.app = lambda **_: (_ for _ in ()).throw(errors.DrainedError(str(7))); process.main()"
+)
+
+
+def redirected(arguments: str, redirection: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    what = arguments if arguments.startswith("-c") else f"-m svc_dist {arguments}"
+    line = f"{sys.executable} {what} {redirection}"
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "code", "said"),
+    [
+        ("methods", ">/dev/full", ExitCode.STORAGE, "error: cannot write standard output: No space left on device\n"),
+        ("methods", "| head -c 1", ExitCode.DONE, ""),
+        ("plan nowhere.yaml", "2>/dev/full", ExitCode.USAGE, ""),
+        ("nosuch", "2>/dev/full", ExitCode.USAGE, ""),
+        (f"-c '{DRAINED}'", "2>/dev/full", ExitCode.TRY_AGAIN, ""),
+        ("merge nowhere.yaml out", "2>&-", ExitCode.USAGE, ""),
+        ("methods", "<&- >&- 2>&-", ExitCode.DONE, ""),
+    ],
+)
+def test_words_that_cannot_be_written_leave_the_exit_code(
+    arguments: str, redirection: str, code: int, said: str, tmp_path: Path
+) -> None:
+    done = redirected(arguments, redirection + ("; exit ${PIPESTATUS[0]}" if "|" in redirection else ""), tmp_path)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"cd gone && rmdir ../gone && {sys.executable} -m svc_dist status {tmp_path}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (4, "error: the working folder no longer exists")

@@ -43,3 +43,8 @@ def test_on_a_terminal_the_text_is_replaced(
     running, complete = capsys.readouterr().out.split("\x1b[3A\x1b[J")
     assert running.startswith("out: running\n")
     assert complete.startswith("out: complete")
+
+
+def test_it_ends_when_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_cut_off", lambda: True)
+    assert watch(lambda: Status("out", State.RUNNING), True, 3600) == 0

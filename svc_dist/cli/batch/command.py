@@ -15,7 +15,7 @@ import typer
 
 from svc_dist.cli import merge_commands, options
 from svc_dist.cli.streams import logs, verbosity
-from svc_dist.cli.streams.terminal import say
+from svc_dist.cli.streams.terminal import tell
 from svc_dist.cli.unattended import signalled
 from svc_dist.storage.hub.branch import SCHEME
 from svc_dist.storage.secrets import refuse_credentials
@@ -152,4 +152,4 @@ def _tell(record: BatchRecord, quiet: bool) -> None:
     if logs.is_json():
         _log.info("batch", extra={"fields": record.data()})
     elif not quiet:
-        say("\n".join(record.table()))
+        tell("\n".join(record.table()))

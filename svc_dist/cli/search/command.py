@@ -11,7 +11,7 @@ import typer
 
 from svc_dist.cli import options
 from svc_dist.cli.streams import logs, verbosity
-from svc_dist.cli.streams.terminal import say, say_json
+from svc_dist.cli.streams.terminal import say_json, tell
 from svc_dist.plan.settings import Device
 from svc_dist.run.options import ExecutorKind
 from svc_dist.scoring.search.samplers import Sampler
@@ -117,9 +117,9 @@ def search(
     if quiet:
         return
     for line in outcome.table():
-        say(line)
+        tell(line)
     best = outcome.best
     if best is not None:
         which = "the recipe as it is" if not best.values else f"trial {best.number}"
-        say(f"best: {which}, score {outcome.score(best):.6g}; its recipe is {outcome.recipe}")
-    say(f"plots: {where}/{PAGE_FILE}")
+        tell(f"best: {which}, score {outcome.score(best):.6g}; its recipe is {outcome.recipe}")
+    tell(f"plots: {where}/{PAGE_FILE}")

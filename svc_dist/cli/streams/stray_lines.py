@@ -25,7 +25,8 @@ def stray_lines_logged(format_record: Callable[[logging.LogRecord], str]) -> Ite
 
     Also those that code outside of Python writes, and that of child processes.
     """
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # lines that the log could not take before
+        sys.stderr.flush()
     original = os.dup(_STANDARD_ERROR)
     reading, writing = os.pipe()
     ended = threading.Event()
@@ -48,7 +49,8 @@ def stray_lines_logged(format_record: Callable[[logging.LogRecord], str]) -> Ite
     try:
         yield
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os.dup2(original, _STANDARD_ERROR)  # before the end: what comes after it might not be read any more
         _write(writing, _END)
         os.close(writing)

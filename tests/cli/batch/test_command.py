@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -140,3 +142,25 @@ def test_what_is_wrong_for_all_is_said_once_before_the_first(
 def test_a_report_in_no_folder_is_refused(recipes: Path) -> None:
     (recipes.parent / "file").write_text("")
     assert isinstance(run(recipes, "merged", "--report", "file/x.json").exception, StorageError)
+
+
+class Full(io.StringIO):
+    """A standard output that takes nothing."""
+
+    def __init__(self, why: type[OSError]) -> None:
+        super().__init__()
+        self.why = why
+
+    def write(self, text: str) -> int:
+        raise self.why(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("why", [OSError, BrokenPipeError])
+def test_a_table_that_cannot_be_written_changes_nothing(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: type[OSError]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["svc-dist", "batch", str(recipes), "merged", "--device", "cpu"])
+    monkeypatch.setattr("sys.stdout", Full(why))
+    assert app(standalone_mode=False) == 2  # of the wrong recipe, not of the output
+    report = json.loads((tmp_path / "recipes-batch.json").read_text())
+    assert [one["state"] for one in report["merges"]] == ["complete", "failed", "complete"]
