@@ -16,6 +16,7 @@ from svc_dist.run_folder.experts import foreign_experts, passed, unchanged_exper
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import CARD_FILE, OUTPUTS_FILE, RECIPE_FILE, completed, own_files, result_files
 from svc_dist.run_folder.report import REPORT_FILE, RunRecord, WrittenSidecar, reports
+from svc_dist.sizes import counted
 
 _log = logging.getLogger("svc_dist")
 
@@ -33,7 +34,8 @@ def publish(plan: Plan, output: Output, record: RunRecord | None = None) -> None
     missing = [unit.id for unit in plan.units if unit.id not in receipts]
     if missing:
         raise VerificationError(
-            f"{output.location}: {len(missing)} units have no receipt ({missing[0]}, ...)", "start again"
+            f"{output.location}: {counted(len(missing), 'unit')} without a receipt ({missing[0]}, ...)",
+            "run the same command again to resume",
         )
     from svc_dist.run_folder.shard_check import check_shards
 

@@ -16,6 +16,8 @@ from svc_dist.storage.secrets import redact
 _LONGEST = 255  # bytes of a file's name on every common file system
 #: The beginning of a URL or of an absolute path.
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9.-]*://|/|~")
+#: What is left of a URL where a program took it for a path and joined its slashes.
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9.-]*):/(?!/)")
 _LOOKING = 20.0  # seconds in which a location with a plus must answer
 
 #: The class of each URL scheme, imported when it is first needed. Installed packages add schemes by entry points.
@@ -57,6 +59,11 @@ def require_known(location: str, where: str = "") -> None:
     scheme, mark, _ = location.partition("://")
     if not mark and any(len(part.encode()) > _LONGEST for part in location.split("/")):
         raise RecipeError(f"{where}{printable(location)} is no path: a name in it is too long")
+    if not mark and (slip := _ONE_SLASH.match(location)) and (slip[1] in SCHEMES or _added(slip[1])):
+        raise RecipeError(
+            f"{where}{slip[0]}... is no URL: it has one slash after the colon",
+            f"write {slip[1]}://..., or ./{slip[0]}... for a folder of this name",
+        )
     if mark and scheme not in SCHEMES and not _added(scheme) and not location.startswith((DOCUMENT, MEMORY)):
         known = sorted({*SCHEMES, *(point.name for point in entry_points(group=GROUP))})
         raise RecipeError(

@@ -84,6 +84,13 @@ def test_a_location_with_control_characters_is_a_usage_error(location: str) -> N
     assert str(raised.value).isprintable()
 
 
+@pytest.mark.parametrize("url", ["s3:/bucket/merged", str(Path("hf://owner/name")), "file:/models/base"])
+def test_a_url_that_lost_a_slash_is_no_folder(url: str) -> None:
+    with pytest.raises(RecipeError, match=r":/\.\.\. is no URL: it has one slash"):
+        open_storage(url)
+    assert open_storage(f"./{url}").path == Path(url)
+
+
 def test_a_driver_that_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(*_: object, **__: object) -> None:
         raise ImportError
