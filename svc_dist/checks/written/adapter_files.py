@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from svc_dist.checkpoint.adapters.adapter import Adapter, OpenedModel, attach, open_adapter
 from svc_dist.checkpoint.checkpoint import ADAPTER_FILE, Checkpoint, open_checkpoint, open_file
+from svc_dist.checkpoint.formats.decoded import decoded_checkpoint
 from svc_dist.errors import SvcDistError
 from svc_dist.plan.inputs import PlannedModel
 from svc_dist.plan.tensors.alias_groups import alias_groups, with_absent_heads
@@ -28,7 +29,8 @@ def base_problem(adapter: Adapter, base: PlannedModel, access: Access) -> str | 
 
     Raises SvcDistError where the base cannot be opened.
     """
-    model = _with_heads(open_checkpoint(base.location, access).renamed(base.renames))
+    model = decoded_checkpoint(open_checkpoint(base.location, access), access)
+    model = _with_heads(model.renamed(base.renames))
     try:
         attach(OpenedModel(adapter.location, None, adapter), model)
     except SvcDistError as error:

@@ -11,6 +11,7 @@ import svc_dist
 from svc_dist.checks.verify import verify
 from tests.support.adapters import PREFIX, llama_modules, lora, write_adapter
 from tests.support.checkpoints import poke, recipe_data, write_llamas
+from tests.support.quantised import FAMILIES, tensors_of, write_quantised
 
 
 @pytest.fixture
@@ -43,3 +44,12 @@ def test_another_rank_in_the_configuration(adapter: Path) -> None:
 def test_without_its_configuration_it_is_incomplete(adapter: Path) -> None:
     (adapter / "adapter_config.json").unlink()
     assert not verify(str(adapter)).ok
+
+
+@pytest.mark.parametrize("family", ["fp8 blocks", "mxfp4", "int4"])
+def test_over_a_quantised_base(family: str, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj"
+    write_quantised(tmp_path / "base", tensors_of(0, {f"{name}.weight": (16, 64), "norm": (64,)}), FAMILIES[family])
+    one = write_adapter(tmp_path / "one", lora({name: (16, 64)}))
+    svc_dist.merge(recipe_data([tmp_path / "base", one], output="adapter"), tmp_path / "out")
+    assert verify(str(tmp_path / "out")).problems == []
