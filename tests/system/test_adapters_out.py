@@ -215,3 +215,42 @@ def test_an_extracted_adapter_of_full_rank_is_the_model(make: Callable[[], Any],
         base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
         actual = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(tokens).logits
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "task"),
+    [
+        ([], "SEQ_CLS"),
+        ([{"match": "classifier.*", "keep": "base"}], None),
+        ([{"match": "classifier.*.weight", "rank": 16}], None),
+        ([{"match": "*", "rank": "full"}], "SEQ_CLS"),
+    ],
+    ids=["head trained", "head of the base", "head in factors", "no factors"],
+)
+def test_peft_loads_adapters_of_classifiers(rules: list[Any], task: str | None, tmp_path: Path) -> None:
+    """PEFT's class for this task wraps the whole head, whose two layers lie in a module of their own."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 40}
+    RobertaForSequenceClassification(RobertaConfig(**sizes, num_attention_heads=2)).save_pretrained(tmp_path / "base")
+    experts = []
+    for number in range(2):
+        base = RobertaForSequenceClassification.from_pretrained(tmp_path / "base")
+        model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2)
+        experts.append(tmp_path / f"expert{number}")
+        model.save_pretrained(experts[-1])
+    kept = [rule for rule in rules if "keep" in rule]
+    svc_dist.merge(recipe(tmp_path / "base", experts, rules=kept), tmp_path / "dense")
+    svc_dist.merge(recipe(tmp_path / "base", experts, output="adapter", rules=rules), tmp_path / "adapter")
+    assert not verify(str(tmp_path / "adapter"), deep=True).problems
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == task
+    base = RobertaForSequenceClassification.from_pretrained(tmp_path / "base")
+    PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "loaded")
+    expected = tensors(tmp_path / "dense")
+    for name, tensor in tensors(tmp_path / "loaded").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)

@@ -19,6 +19,14 @@ _PEFT_VERSION = "0.19.0"
 #: The order in which modules define parameters, in which PEFT wraps them: the first is the innermost.
 _DEFINED = ("gate_up_proj", "gate_proj", "up_proj", "down_proj", "input_linear", "output_linear", "w1", "w2", "w3")
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+#: The modules that PEFT's classes for a task save whole, and look for in every adapter of that task.
+_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+#: What PEFT takes as the target modules of an adapter without pairs.
+_NO_TARGETS = "dummy-target-modules"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -97,9 +105,10 @@ def adapter_config(parts: Parts, base: Checkpoint, experts: Sequence[Expert]) ->
     patterns: dict[str, int] = {}
     for other in sorted(set(others.values())):
         patterns |= dict.fromkeys(suffixes.covering([name for name, own in others.items() if own == other]), other)
+    task, saved = _with_heads(_task(base, experts), parts.saved, base)
     return {
         "peft_type": "LORA",
-        "task_type": _task(base, experts),
+        "task_type": task,
         "base_model_name_or_path": _base_name(base, experts),
         "peft_version": _PEFT_VERSION,
         "inference_mode": True,
@@ -107,9 +116,9 @@ def adapter_config(parts: Parts, base: Checkpoint, experts: Sequence[Expert]) ->
         "lora_alpha": rank,
         "rank_pattern": patterns,
         "alpha_pattern": dict(patterns),
-        "target_modules": suffixes.covering(modules),
+        "target_modules": suffixes.covering(modules) if parts.pairs else _NO_TARGETS,
         "target_parameters": suffixes.covering(parameters) or None,
-        "modules_to_save": sorted(parts.saved) or None,
+        "modules_to_save": sorted(saved) or None,
         "bias": "all" if parts.biases else "none",
         "use_rslora": False,
         "use_dora": False,
@@ -156,6 +165,22 @@ def _task(base: Checkpoint, experts: Sequence[Expert]) -> str | None:
     architectures = (base.config or {}).get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     return next((task for ending, task in _TASKS.items() if str(first).endswith(ending)), None)
+
+
+def _with_heads(task: str | None, saved: Sequence[str], base: Checkpoint) -> tuple[str | None, list[str]]:
+    """The task, and the modules that are saved whole, each of the task's heads as one of them.
+
+    No task where a head is not saved whole: PEFT's class for the task would look for it in vain.
+    """
+    heads: dict[str, set[str]] = {}
+    for module in {name.rpartition(".")[0] for name in base.tensors}:
+        for head in _HEADS.get(task or "", ()):
+            if (found := re.match(rf"(?:.+\.)?{head}(?=\.|$)", module)) is not None:
+                heads.setdefault(found[0], set()).add(module)
+    inside = set().union(*heads.values())
+    if not inside <= set(saved):
+        return None, list(saved)
+    return task, [*heads, *(module for module in saved if module not in inside)]
 
 
 def _base_name(base: Checkpoint, experts: Sequence[Expert]) -> str:
