@@ -190,19 +190,20 @@ class _Group:
 
     def _adapters(self, head: str, result: Ties) -> Literal["one", "untied"]:
         """Whether adapters leave the head tied, as PEFT's merge does."""
-        for model in self.models:
-            why = model.separates(self.group.shared, head)
-            if why is not None and scales_tied_logits(self.base.config):
+        separating = [
+            (model, why) for model in self.models if (why := model.separates(self.group.shared, head)) is not None
+        ]
+        for model, why in separating:
+            if scales_tied_logits(self.base.config):
                 raise self._error(f"{model.location} {why}")
-            if why is not None:
-                result.warnings.append(
-                    warned(
-                        "head-untied",
-                        f"{model.location} {why}: the result has a head of its own, {head}, and its config says "
-                        "tie_word_embeddings: false (docs/tied.md)",
-                    )
+            result.warnings.append(
+                warned(
+                    "head-untied",
+                    f"{model.location} {why}: the result has a head of its own, {head}, and its config says "
+                    "tie_word_embeddings: false (docs/tied.md)",
                 )
-        if result.warnings:
+            )
+        if separating:
             return "untied"
         for model in self.models:
             if model.trains_embedding_alone(self.group.shared):

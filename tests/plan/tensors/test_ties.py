@@ -269,3 +269,13 @@ def test_a_saved_module_that_is_equal_for_both_stays_tied(merge: Merge) -> None:
     out = merge.merged(base, adapter, parameters={"weight": 1.0})
     assert HEAD not in out
     assert torch.allclose(out[E].float(), weights(5)[E].float(), atol=2e-3)
+
+
+def test_lora_on_one_of_two_embeddings_leaves_the_other_s_head_tied(merge: Merge) -> None:
+    tensors = {f"{part}.{name}": one for part in ("talker", "thinker") for name, one in weights(0, "copy").items()}
+    base = merge.model("base", tensors, {"tie_word_embeddings": True})
+    adapter = write_adapter(merge.folder / "a", {f"{PREFIX}talker.{name}": one for name, one in LORA_E.items()})
+    out = merge.merged(base, adapter)
+    assert torch.allclose(out[f"talker.{HEAD}"], changed(weights(0)[E]))
+    assert torch.equal(out[f"thinker.{HEAD}"], weights(0)[E])
+    assert merge.config["tie_word_embeddings"] is True
