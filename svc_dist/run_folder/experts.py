@@ -17,9 +17,14 @@ _LEAST = 4  # tensors; fewer tell nothing
 
 
 def unchanged_experts(plan: Plan, receipts: Iterable[Receipt]) -> list[str]:
-    """The experts whose task deltas are zero in every entry that the receipts sample, as the recipe names them."""
+    """The experts whose task deltas are zero in every entry that the receipts sample, as the recipe names them.
+
+    None of those that tensors are copied from, or merged over: what these give to the result is no delta.
+    """
     experts = [model.name for model in plan.models[1:]]
-    still = dict.fromkeys(range(len(experts)))
+    dispositions = [one for result in plan.results for one in result.dispositions]
+    given = {one.source for one in dispositions} | {one.models[0] for one in dispositions if one.models}
+    still = dict.fromkeys(index for index in range(len(experts)) if index + 1 not in given)
     merged: set[int] = set()
     for receipt in receipts:
         for delta in receipt.deltas:

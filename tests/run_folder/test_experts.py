@@ -31,6 +31,16 @@ def test_an_adapter_that_was_never_trained(trained: bool, tmp_path: Path, caplog
     assert [warning.split(" ")[0] for warning in warned] == ([] if trained else [f"{tmp_path}/a"])
 
 
+def test_an_expert_that_tensors_are_kept_from_adds_something(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = llama_like(0)
+    expert = {name: weight + 1 if "mlp" in name else weight for name, weight in base.items()}
+    models = [write_checkpoint(tmp_path / "base", base), write_checkpoint(tmp_path / "expert", expert)]
+    rules = [{"match": "*mlp*", "keep": "expert"}]
+    with caplog.at_level(logging.WARNING, "svc_dist"):
+        svc_dist.merge(write_recipe(tmp_path / "r.yaml", models, rules=rules), tmp_path / "out")
+    assert "added nothing" not in caplog.text
+
+
 @pytest.mark.parametrize(("own", "warned"), [(0.03, False), (0.3, False), (None, True)])
 def test_an_expert_of_another_base_is_named_and_a_strong_fine_tune_is_not(
     own: float | None, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
