@@ -16,7 +16,7 @@ from svc_dist.checkpoint.formats.written import together
 from svc_dist.checkpoint.header import TensorSpec
 from svc_dist.checkpoint.layout import Shard, pack, ranges, share
 from svc_dist.checkpoint.weight_files import ADAPTER
-from svc_dist.errors import PlanError, RecipeError
+from svc_dist.errors import PlanError, RecipeError, printable
 from svc_dist.plan.adapters.bases import other_bases
 from svc_dist.plan.adapters.pairs import as_adapter
 from svc_dist.plan.adapters.sidecars import adapter_sidecars
@@ -195,10 +195,11 @@ def _layout(
     """The shards of one result. Raises RecipeError where there is nothing to write."""
     specs = [(d.name, d.dtype or d.spec.dtype, d.spec.shape, d.codec) for d in decisions if d.spec is not None]
     if not specs:
-        raise RecipeError(
-            f"{recipe.origin.at()}: nothing to write: the base {base.location} holds no tensors",
-            code="nothing-to-write",
-        )
+        why = f"the base {base.location} holds no tensors"
+        if decisions:
+            first = decisions[0]
+            why = f"every tensor is left out, {printable(first.name)} because: {first.disposition.reason}"
+        raise RecipeError(f"{recipe.origin.at()}: nothing to write: {why}", code="nothing-to-write")
     if recipe.output == "adapter":
         return pack(specs, sys.maxsize, ADAPTER)
     modules = {folder for model in (base, *experts) for folder in model.modules}

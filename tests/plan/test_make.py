@@ -189,6 +189,19 @@ def test_a_base_without_tensors_is_nothing_to_write(tmp_path: Path) -> None:
         plan(write_recipe(tmp_path / "r.yaml", models))
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"rules": [{"match": "*", "keep": "none"}]}, "left out by rules"),
+        ({"rules": [{"match": "*", "keep": "base"}], "output": "adapter"}, "kept from the base by rules"),
+    ],
+)
+def test_nothing_to_write_names_what_leaves_all_tensors_out(keys: dict[str, Any], why: str, tmp_path: Path) -> None:
+    models = [write_checkpoint(tmp_path / name, llama_like(0)) for name in ("base", "one")]
+    with pytest.raises(RecipeError, match=rf"nothing to write: every tensor is left out, .* because: .*{why}"):
+        plan(write_recipe(tmp_path / "r.yaml", models, **keys))
+
+
 def bytes_read() -> int:
     """Bytes that this process has read so far, wherever from."""
     return int(Path("/proc/self/io").read_text().split()[1])
