@@ -173,6 +173,11 @@ def test_results_scale_with_deltas_of_any_size(method: str, given: dict[str, Any
         assert error(scaled.double() / scale, expected) <= 1e-5, scale
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (2, 0, 3), (0, 2, 3)])
+def test_deltas_without_entries_merge_to_one_without_entries(shape: tuple[int, ...]) -> None:
+    assert svc_dist.merge_deltas([torch.zeros(shape)] * 2, "tsv_m", calibrate="svc").shape == shape
+
+
 @pytest.mark.parametrize("method", ["della", "della_linear"])
 def test_della_ranks_the_entries_of_a_kernel_within_the_rows_of_its_matrix(method: str) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -40,6 +40,8 @@ def merged_delta(
     row = batch[2] if batch is not None and METHODS[method].whole_rows else None
     data = TaskDeltas([delta.contiguous() for delta in deltas], precision=precision, device=device, row=row)
     result = torch.zeros(shape, dtype=data.dtype, device=device)
+    if not result.numel():
+        return result
     flat = result.view(-1)
     results = [ResultParameters(complete, calibration)]
     with threads_fixed():
