@@ -85,6 +85,8 @@ class _Adapting:
             touching = [number for number in touching if number == kept.source - 1]
         if not touching and name in self.base.tensors and not self._acts_on_base(decided):
             self.left[name] = "no expert changes it" if kept.kind == "merged" else kept.reason
+        elif not spec.numel:
+            self.left[name] = "it has no entries"
         elif name not in self.base.tensors:
             self.impossible.append((name, "the base does not have it"))
         elif first.rows is not None or spec.shape != self.base.tensors[name].shape or spec.dtype not in FLOAT_DTYPES:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import svc_dist
 from svc_dist.cli.texts import plan_lines
@@ -116,3 +117,10 @@ def test_the_two_factors_of_a_pair_are_in_one_unit(tmp_path: Path) -> None:
     made = plan([base, one])
     assert len(made.units) == 2
     assert all(len(unit.pieces) == 2 for unit in made.units)
+
+
+def test_a_tensor_without_entries_is_not_written(tmp_path: Path) -> None:
+    """PEFT refuses an empty tensor in an adapter, and so does svc_dist."""
+    models = [write_checkpoint(tmp_path / str(n), llama_like(n) | {"empty.weight": torch.zeros(0, 4)}) for n in (0, 1)]
+    made = plan(models, rank=2)
+    assert dict(made.not_written)["empty.weight"] == "it has no entries"
