@@ -121,7 +121,7 @@ def _config_must_say(heads: Sequence[tuple[str, str]], base: Checkpoint, describ
     """The value of ``tie_word_embeddings`` that contradicts the config that is copied (of ``described``), if any."""
     for outcome, head in heads or [("none", "")]:
         says, of_base = ties(described.config, head), ties(base.config, head)
-        if outcome == "untied" and says is not False:
+        if outcome in ("untied", "parted") and says is not False:
             return False
         if outcome == "apart" and says and head in base.tensors:
             return False
@@ -140,10 +140,14 @@ class _Group:
         rules = [rule for rule in recipe.rules if not rule.kind]  # a head is of none
         rule = next((rule for rule in rules if group.head and matches(group.head, rule.match)), None)
         self.drops_heads = rule is not None and rule.keep in ("base", "none")
+        self.without_head = rule is not None and rule.keep == "none"
         self.whole = [model for model in models if model.tensors is not None]
 
-    def tie(self, result: Ties) -> Literal["one", "apart", "untied", "none"]:
-        """Join the group's names, or give the head its own tensor. ``none``: the names are no group after all."""
+    def tie(self, result: Ties) -> Literal["one", "apart", "parted", "untied", "none"]:
+        """Join the group's names, or give the head its own tensor. ``none``: the names are no group after all.
+
+        ``parted``: two tensors in the result, but one in the base, whose config does not say so.
+        """
         names = self.group.names
         specs = [model.tensors[name] for model in self.whole for name in model.stored(names) if model.tensors]
         if not self.models[0].stored(names) or any(spec.dtype not in FLOAT_DTYPES for spec in specs):
@@ -155,7 +159,7 @@ class _Group:
             self._join(names if outcome == "one" else self.group.shared, result)
         return outcome
 
-    def _head(self, result: Ties) -> Literal["one", "apart", "untied", "none"]:
+    def _head(self, result: Ties) -> Literal["one", "apart", "parted", "untied", "none"]:
         """Whether the output head is the embedding in the result."""
         head, shared, base = self.group.head, self.group.shared, self.models[0]
         if head is None:
@@ -179,8 +183,8 @@ class _Group:
                 )
             return "apart"
         untied = [model.location for model in self.whole[1:] if model.differing(self.group.names)]
-        if untied and configured is None:
-            return "apart"
+        if untied and configured is None and not scales_tied_logits(self.base.config):
+            return "apart" if self.without_head else "parted"
         if untied:
             raise self._error(
                 f"stored in {', '.join(untied)} as a matrix of its own, but tied in the base {base.location}: there it "

@@ -202,6 +202,20 @@ def test_a_config_from_an_expert_says_what_the_result_is(head: str, merge: Merge
     assert merge.config["tie_word_embeddings"] is of_base["tie_word_embeddings"]
 
 
+@pytest.mark.parametrize("stored", ["none", "copy"])
+def test_an_expert_s_head_beside_a_base_whose_config_does_not_say_is_declared(stored: str, merge: Merge) -> None:
+    """Gemma's configs leave the key out, and loaders then tie: they would drop the head."""
+    base = merge.model("base", weights(0, stored), {})
+    expert = merge.model("expert", weights(1, "own"), UNTIED)
+    out = merge.merged(base, expert, rules=[{"match": HEAD, "keep": "expert"}])
+    assert torch.equal(out[HEAD], weights(1, "own")[HEAD])
+    assert merge.config["tie_word_embeddings"] is False
+    merge.out = merge.folder / "headless"
+    out = merge.merged(base, expert, rules=[{"match": HEAD, "keep": "none"}])
+    assert HEAD not in out
+    assert merge.config == {}
+
+
 # --- Adapters: what PEFT's merge makes of them ---------------------------------------------------------------------
 
 LORA_E = {f"model.embed_tokens.lora_embedding_{side}": torch.full(shape, 0.1) for side, shape in
