@@ -28,7 +28,7 @@ from svc_dist.run_folder.documents.records import recorded_documents
 from svc_dist.run_folder.leftovers import remains, remove_run
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models
+from svc_dist.run_folder.published import completed, own_files, own_names, recorded, recorded_models, require_shards
 from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.segments.ledger import Ledger
 from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
@@ -243,6 +243,7 @@ def already_complete(
         plan = make_plan(recipe, settings)
     if plan.fingerprint != published.fingerprint:
         raise other_merge(output, published, plan)
+    require_shards(output, plan)
     leave_complete(output)
     return _summary(plan, output.location, len(plan.units), 0, time.monotonic() - began, "none")
 

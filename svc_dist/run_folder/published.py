@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -21,6 +22,7 @@ from svc_dist.storage.open import open_storage
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 RECIPE_FILE = "merge_recipe.yaml"
 CARD_FILE = "README.md"
+_AT_A_TIME = 16  # files that are asked about in parallel
 
 
 class _Outputs(msgspec.Struct):
@@ -102,6 +104,19 @@ def completed(output: Output) -> PublishedMerge | None:
         return None
     indexes = [name for name in published.files if completes(name)]
     return published if indexes and len(output.existing(indexes)) == len(indexes) else None
+
+
+def require_shards(output: Output, plan: Plan) -> None:
+    """Raise VerificationError where a shard of a complete merge is missing or has another size. Reads no data."""
+    with ThreadPoolExecutor(_AT_A_TIME, "shards") as pool:
+        identities = pool.map(output.storage.stat, (shard.file for shard in plan.shards))
+        for shard, identity in zip(plan.shards, identities, strict=True):
+            if identity is None or identity.size != shard.size:
+                what = "is missing" if identity is None else f"has {identity.size:,} bytes, not {shard.size:,}"
+                raise VerificationError(
+                    f"{output.location} was complete, but {shard.file} {what}",
+                    "restore the file, or merge again with --restart",
+                )
 
 
 def own_names(output: Output, published: PublishedMerge) -> list[str]:

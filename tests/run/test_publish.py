@@ -49,7 +49,7 @@ def test_nothing_is_published_while_a_unit_has_no_receipt(recipe: Path, tmp_path
     plan = output.journal.plan()
     assert plan is not None
     before = tree_state(tmp_path / "out")
-    with pytest.raises(VerificationError, match=r"1 unit without a receipt \(000002"):
+    with pytest.raises(VerificationError, match="1 unit without a receipt"):
         publish(plan, output)
     assert tree_state(tmp_path / "out") == before
 

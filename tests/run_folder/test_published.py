@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import svc_dist
+from svc_dist.errors import VerificationError
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.published import completed, own_files, recorded, recorded_settings, result_files
 from tests.support.checkpoints import INDEX, recipe_data, write_llamas
@@ -19,9 +20,9 @@ TWO = [{"path": "half", "lambda": 0.5}, {"path": "whole"}]
 def merge(tmp_path: Path) -> Any:
     models = write_llamas(tmp_path / "models")
 
-    def merge(**keys: Any) -> tuple[svc_dist.Plan, Output]:
+    def merge(restart: bool = False, **keys: Any) -> tuple[svc_dist.Plan, Output]:
         recipe = recipe_data(models, **keys)
-        svc_dist.merge(recipe, tmp_path / "out", executor="inline", device="cpu", precision="fast")
+        svc_dist.merge(recipe, tmp_path / "out", executor="inline", device="cpu", precision="fast", restart=restart)
         plan = svc_dist.make_plan(recipe, device="cpu", precision="fast")
         return plan, Output(str(tmp_path / "out"))
 
@@ -49,6 +50,22 @@ def test_without_one_of_its_indexes_a_merge_is_not_finished(merge: Any, keys: di
     output.storage.delete(index)
     assert completed(output) is None
     assert recorded(output) is not None
+
+
+@pytest.mark.parametrize(("keys", "folder"), [({}, ""), ({"outputs": TWO}, "half/")], ids=["one result", "two results"])
+def test_a_complete_merge_whose_shard_is_cut_short_or_gone_is_not_said_to_be_verified(
+    merge: Any, keys: dict[str, Any], folder: str
+) -> None:
+    plan, output = merge(**keys)
+    file = f"{folder}model.safetensors"
+    output.storage.put(file, output.storage.read(file)[:-1])
+    with pytest.raises(VerificationError, match=f"{file} has {plan.shards[0].size - 1:,} bytes, not "):
+        merge(**keys)
+    output.storage.delete(file)
+    with pytest.raises(VerificationError, match=f"was complete, but {file} is missing"):
+        merge(**keys)
+    merge(**keys, restart=True)
+    assert merge(**keys)[1].storage.stat(file).size == plan.shards[0].size
 
 
 def test_a_report_that_cannot_be_read_and_an_empty_folder_are_no_merge(merge: Any, tmp_path: Path) -> None:

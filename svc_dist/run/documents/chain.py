@@ -48,7 +48,7 @@ from svc_dist.run_folder.documents.records import (
 )
 from svc_dist.run_folder.lock import Lock
 from svc_dist.run_folder.output import Output
-from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models
+from svc_dist.run_folder.published import OUTPUTS_FILE, completed, own_files, recorded_models, require_shards
 from svc_dist.run_folder.report import PublishedMerge
 from svc_dist.run_folder.starts.changed import changes, other_merge, other_run, planned_again
 
@@ -244,6 +244,7 @@ def _already_complete(
     for result, plan, one in zip(results, of_results, published, strict=True):
         if plan.fingerprint != one.fingerprint:
             raise other_merge(result, one, plan)
+        require_shards(result, plan)
     leave_complete(whole)
     return _sum([_done(plan, whole.location) for plan in plans], whole.location, time.monotonic() - began)
 

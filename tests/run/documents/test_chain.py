@@ -15,7 +15,7 @@ import svc_dist
 from svc_dist.checks.clean import clean, look
 from svc_dist.checks.status import read_status
 from svc_dist.checks.verify import verify
-from svc_dist.errors import ChangedInputError, DrainedError, LockedError, OutputError
+from svc_dist.errors import ChangedInputError, DrainedError, LockedError, OutputError, VerificationError
 from svc_dist.run.documents import chain
 from svc_dist.run_folder.journal import Journal
 from svc_dist.run_folder.output import Output
@@ -272,3 +272,13 @@ def test_recipe_files_with_several_documents(documents: Documents, tmp_path: Pat
     (tmp_path / "r.yaml").write_text(yaml.safe_dump_all(documents))
     merge(tmp_path / "r.yaml", tmp_path / "out")
     assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_shard_that_a_complete_run_lost_is_named(documents: Documents, tmp_path: Path) -> None:
+    for document, name in zip(documents, ("last", "second", "first"), strict=True):
+        document["name"] = name
+    merge(documents, tmp_path / "out")
+    shard = next((tmp_path / "out" / "first").glob("*.safetensors"))
+    shard.unlink()
+    with pytest.raises(VerificationError, match=f"first was complete, but {shard.name} is missing"):
+        merge(documents, tmp_path / "out")
