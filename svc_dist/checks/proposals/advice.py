@@ -64,8 +64,8 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("lambda: 1.0 with alpha: 0.5 for adapters that one script trained with one seed: 3 points more there; 12 "
          "less for others",
          "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5 (0.35 for five): 2 points less than "
-         "TSV-M alone for three adapters of one script, 2 more for five, 6 less for others; at lambda 1 it was 11 points "
-         "under the best plain sum"),
+         "TSV-M alone for three adapters of one script, 2 more for five, 6 less for others; at lambda 1 it was 11 "
+         "points under the best plain sum"),
     ),
     "two to five experts": (
         "SWUDI needs no scale and no calibration. With three experts of a language model it gained 22 points over "
