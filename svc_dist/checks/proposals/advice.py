@@ -60,11 +60,11 @@ _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "LoRA adapters only": (
         "TSV-M with lambda 0.5 and SVC: with three adapters of a language model, TSV-M with SVC was 8 to 19 points "
-        "over the best plain sum and 2 to 5 over TSV-M alone, with five 23 and 1 (docs/choosing.md).",
+        "over the best plain sum and 3 to 5 over TSV-M alone, with five 23 and 1 (docs/choosing.md).",
         ("lambda: 1.0 with alpha: 0.5 for adapters that one script trained with one seed: 3 points more there; 12 "
          "less for others",
          "merge_method: swudi with exp_time 300, rank_ratio 0.3 and lambda 0.5 (0.35 for five): 2 points less than "
-         "TSV-M alone for three adapters of one script, 2 more for five, 6 less for others; at lambda 1 it was 11 "
+         "TSV-M alone for three adapters of one script, 2 more for five, 5 less for others; at lambda 1 it was 11 "
          "points under the best plain sum"),
     ),
     "two to five experts": (

@@ -50,7 +50,7 @@ MERGE_METHODS = (
     Row(
         "LoRA adapters only",
         {"merge_method": "tsv_m", "parameters": {"lambda": 0.5}, "calibrate": _SVC},
-        "TSV-M with SVC was the best merge of three adapters of a language model, of one training script or not, 2 to "
+        "TSV-M with SVC was the best merge of three adapters of a language model, of one training script or not, 3 to "
         "5 points over TSV-M alone, and level with it for five; lambda 0.5 is the scale that suited all",
         "docs/choosing.md, A language model",
         when={"adapters": (1, 1)},
