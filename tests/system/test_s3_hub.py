@@ -40,9 +40,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WritableHub
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("between", [0.0, 60.0])
 def test_an_upload_from_a_bucket_is_resumed_and_its_run_folder_stays_there(
-    bucket: Bucket, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: float
 ) -> None:
+    """``between``: seconds between commits. The hub knows what was sent without one."""
+    monkeypatch.setattr("svc_dist.run.hub.upload._BETWEEN", between)
     recipe = recipe_data(write_llamas(tmp_path / "models"), max_shard_size="3kB")
     access = Access({"hf://": ClientOptions(endpoint_url=hub.endpoint)})
     upload, left = HubBranch.upload, [2]
@@ -61,7 +64,8 @@ def test_an_upload_from_a_bucket_is_resumed_and_its_run_folder_stays_there(
     with pytest.raises(Killed):
         start()
     there = [name for name in hub.tree("acme/merged") if name != ".gitattributes"]
-    assert there == ["model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"]
+    assert hub.log.count("object") == 2
+    assert there == ([] if between else ["model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"])
     left[0] = 100
     assert start().executor == "upload"
     assert hub.log.count("object") == 4
