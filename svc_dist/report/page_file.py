@@ -9,6 +9,7 @@ from pathlib import Path
 from svc_dist.errors import OutputError, StorageError, printable
 from svc_dist.run_folder.report import MergeReport
 from svc_dist.storage.access import DEFAULT_ACCESS, Access
+from svc_dist.storage.local import require_replaceable
 from svc_dist.storage.open import open_storage
 
 PAGE_FILE = "merge_report.html"  # beside a model
@@ -30,6 +31,7 @@ class PageFile:
             self._storage, self._name = open_storage(beside or ".", access), PAGE_FILE
             self.location = f"{self._storage.location}/{PAGE_FILE}"
         else:
+            require_replaceable(file)
             self._storage, self._name = open_storage(str(file.absolute().parent)), file.name
             self.location = str(file)
         if self._storage.read_only is not None:

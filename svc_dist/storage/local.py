@@ -87,7 +87,6 @@ class LocalStorage(Storage):
 
     def put(self, name: str, data: bytes) -> None:
         target = self.path / name
-        require_replaceable(target)
         staged = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex}")  # no longer than the longest name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,9 +213,11 @@ def sync_folder(path: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise OutputError for a device, and for a link to an open file: a rename would put a file in its place.
+    """Raise OutputError for a file that a user names, where it is a device or a link to an open file: a rename would put
+    a file in its place.
 
-    Root may do that to /dev/null and /dev/stdout, and no other program has them after that.
+    Root may do that to /dev/null and /dev/stdout, and no other program has them after that. What stands in the way
+    inside a run folder is replaced.
     """
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode

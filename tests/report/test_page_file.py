@@ -71,6 +71,12 @@ def test_a_file_that_is_no_page_stays(tmp_path: Path) -> None:
     assert mine.read_text() == "<p>mine</p>"
 
 
+def test_a_device_is_not_replaced_by_a_page(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to("/dev/null")
+    with pytest.raises(OutputError, match="device"):
+        PageFile(None, tmp_path / "null")
+
+
 def test_the_command_writes_beside_each_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = write_llamas(tmp_path / "models")
     (tmp_path / "cwd").mkdir()

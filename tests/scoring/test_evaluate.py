@@ -91,11 +91,15 @@ def test_a_score_that_is_not_finite_is_none(merge: Merge) -> None:
         merge.run()
 
 
-def test_a_model_that_is_not_whole_is_not_evaluated(merge: Merge) -> None:
+@pytest.mark.parametrize(
+    ("start", "rest", "said"), [(b"", slice(-8), "was complete, but"), (b"\xff" * 8, slice(8, None), "is not evaluated")]
+)
+def test_a_model_that_is_not_whole_is_not_evaluated(merge: Merge, start: bytes, rest: slice, said: str) -> None:
+    """Cut short, and of the right size with a damaged header."""
     merge.run(evaluate=False)
     shard = next(merge.out.glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-8])
-    with pytest.raises(VerificationError, match="is not evaluated"):
+    shard.write_bytes(start + shard.read_bytes()[rest])
+    with pytest.raises(VerificationError, match=said):
         merge.run()
     assert merge.count == 0
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from svc_dist import __version__
@@ -18,6 +19,7 @@ from svc_dist.run_folder.report import utc
 from svc_dist.run_folder.starts.run_id import RUN_ID
 from svc_dist.sizes import counted, format_size
 from svc_dist.storage.access import Access
+from svc_dist.storage.local import require_replaceable
 from svc_dist.storage.open import open_storage
 from svc_dist.storage.secrets import redact
 
@@ -60,6 +62,8 @@ class BatchRecord:
     def __init__(self, jobs: Sequence[Job], location: str, access: Access) -> None:
         self.rows = [Row(job) for job in jobs]
         self.location = location
+        if "://" not in location:
+            require_replaceable(Path(location))
         folder, _, self._name = location.rpartition("/")
         self._storage = open_storage(folder or ("/" if location.startswith("/") else "."), access)
         self._began, self._ended, self._stopped = time.time(), 0.0, False

@@ -20,6 +20,7 @@ from svc_dist.errors import (
     ExitCode,
     Interrupted,
     LockedError,
+    OutputError,
     RecipeError,
     StorageError,
     UnitsFailedError,
@@ -209,3 +210,9 @@ def test_the_merges_share_one_connection_to_their_cluster(tmp_path: Path, monkey
     assert [one.closed for one in made] == [1]
     run_batch(Batch(tmp_path, "a").record, merge)
     assert len(made) == 2
+
+
+def test_a_device_is_not_replaced_by_the_record(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to("/dev/null")
+    with pytest.raises(OutputError, match="device"):
+        BatchRecord([], str(tmp_path / "null"), DEFAULT_ACCESS)
