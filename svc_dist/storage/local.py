@@ -213,11 +213,10 @@ def sync_folder(path: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise OutputError for a file that a user names, where it is a device or a link to an open file: a rename would put
-    a file in its place.
+    """Raise OutputError where a file that a user names is a device or a link to an open file.
 
-    Root may do that to /dev/null and /dev/stdout, and no other program has them after that. What stands in the way
-    inside a run folder is replaced.
+    A rename would put a file in its place. Root may do that to /dev/null and /dev/stdout, and no other program has
+    them after that. What stands in the way inside a run folder is replaced.
     """
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode

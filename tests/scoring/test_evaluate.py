@@ -92,7 +92,8 @@ def test_a_score_that_is_not_finite_is_none(merge: Merge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "rest", "said"), [(b"", slice(-8), "was complete, but"), (b"\xff" * 8, slice(8, None), "is not evaluated")]
+    ("start", "rest", "said"),
+    [(b"", slice(-8), "was complete, but"), (b"\xff" * 8, slice(8, None), "is not evaluated")],
 )
 def test_a_model_that_is_not_whole_is_not_evaluated(merge: Merge, start: bytes, rest: slice, said: str) -> None:
     """Cut short, and of the right size with a damaged header."""
