@@ -16,13 +16,12 @@ from svc_dist.plan.settings import Settings
 from svc_dist.run_folder.output import Output
 from svc_dist.run_folder.report import LARGEST, REPORT_FILE, MergeReport, PublishedMerge, read_report
 from svc_dist.storage.access import Access
-from svc_dist.storage.base import is_inside
+from svc_dist.storage.base import IN_PARALLEL, is_inside
 from svc_dist.storage.open import open_storage
 
 OUTPUTS_FILE = "merge_outputs.json"  # in OUTPUT, of a merge with several results: all of them are complete
 RECIPE_FILE = "merge_recipe.yaml"
 CARD_FILE = "README.md"
-_AT_A_TIME = 16  # files that are asked about in parallel
 
 
 class _Outputs(msgspec.Struct):
@@ -108,7 +107,7 @@ def completed(output: Output) -> PublishedMerge | None:
 
 def require_shards(output: Output, plan: Plan) -> None:
     """Raise VerificationError where a shard of a complete merge is missing or has another size. Reads no data."""
-    with ThreadPoolExecutor(_AT_A_TIME, "shards") as pool:
+    with ThreadPoolExecutor(IN_PARALLEL) as pool:
         identities = pool.map(output.storage.stat, (shard.file for shard in plan.shards))
         for shard, identity in zip(plan.shards, identities, strict=True):
             if identity is None or identity.size != shard.size:

@@ -102,8 +102,8 @@ class _Search:
         self.sampler = chosen(Sampler(request.sampler), self.space, request.trials, before.partition(" ")[0])
         self.propose = proposer(self.sampler, self.space, request.seed, request.minimise)
         size = self.space.size
-        self.count = request.trials or (size if self.sampler is Sampler.GRID and size is not None else TRIALS)
-        self.count = self.count if size is None else min(self.count, size)
+        count = request.trials or (size if self.sampler is Sampler.GRID and size is not None else TRIALS)
+        self.count = count if size is None else min(count, size)
 
     def run(self) -> Outcome:
         as_it_is = self.searched.with_outputs([self.space.entry({}, "trial-0000")])
